@@ -1,0 +1,217 @@
+"""Annotations in memory: flat arrays, whatever the source was.
+
+Lists of dicts cost 13 times the memory and are copied into every loader worker by reference counting; arrays are
+shared. COCO's 118,000 images with 860,000 boxes take about 45 MB here (`benchmarks/annotations.py`).
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, Problem
+from lightning_det.structures import ImageRecord
+
+TOLERANCE = 1.0
+"""Pixels by which a box may leave its image before it counts as a problem: rounding of annotation tools."""
+
+
+class Strings(Sequence[str]):
+    """Immutable strings in two arrays.
+
+    Args:
+        data: uint8, the UTF-8 bytes of all strings.
+        offsets: int64, where each begins, and the end.
+    """
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self.data = data
+        self.offsets = offsets
+
+    @classmethod
+    def pack(cls, strings: Sequence[str]) -> "Strings":
+        """Packs strings."""
+        encoded = [s.encode() for s in strings]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        start, stop = self.offsets[index % len(self)], self.offsets[index % len(self) + 1]
+        return self.data[start:stop].tobytes().decode()
+
+
+@dataclass
+class AnnotationStore:
+    """Images and boxes of one split of a dataset.
+
+    Boxes of image ``i`` are rows ``offsets[i]`` to ``offsets[i + 1]`` of the flat arrays.
+    """
+
+    root: Path
+    """Folder that ``files`` are relative to."""
+    files: Strings
+    ids: Strings
+    """Image ids as the source writes them; `source_id` has their type."""
+    widths: np.ndarray
+    heights: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    """(M, 4) float64 ``xyxy``, pixels, inside the image up to `TOLERANCE`."""
+    labels: np.ndarray
+    """(M,) int32, classes counted from 0."""
+    ignored: np.ndarray
+    """(M,) bool, crowd and difficult."""
+    areas: np.ndarray
+    """(M,) float64: COCO's area (of the mask), by which its evaluation sorts sizes; elsewhere the box's."""
+    label_map: LabelMap
+    integer_ids: bool = False
+    """Whether image ids are numbers, as in COCO."""
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    @property
+    def num_boxes(self) -> int:
+        """Number of boxes, ignored ones included."""
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        """File of an image."""
+        return self.root / self.files[index]
+
+    def source_id(self, index: int) -> int | str:
+        """Id of an image as in the source."""
+        return int(self.ids[index]) if self.integer_ids else self.ids[index]
+
+    def record(self, index: int) -> ImageRecord:
+        """Size and boxes of an image; arrays are not copied."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return ImageRecord(
+            int(self.widths[index]),
+            int(self.heights[index]),
+            self.boxes[part],
+            self.labels[part],
+            self.ignored[part],
+        )
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Records of all images."""
+        return (self.record(i) for i in range(len(self)))
+
+    def select(self, images: np.ndarray) -> "AnnotationStore":
+        """A store of some images, in the given order.
+
+        Args:
+            images: int64 positions.
+        """
+        images = np.asarray(images, np.int64)
+        counts = (self.offsets[1:] - self.offsets[:-1])[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][images] - offsets[:-1], counts)
+        return AnnotationStore(
+            self.root,
+            Strings.pack([self.files[i] for i in images]),
+            Strings.pack([self.ids[i] for i in images]),
+            self.widths[images],
+            self.heights[images],
+            offsets,
+            self.boxes[rows],
+            self.labels[rows],
+            self.ignored[rows],
+            self.areas[rows],
+            self.label_map,
+            self.integer_ids,
+        )
+
+    def with_labels(self, label_map: LabelMap) -> "AnnotationStore":
+        """This store with its classes counted as in ``label_map``, which has all their names."""
+        numbers = np.array([label_map.names.index(name) for name in self.label_map.names], np.int32)
+        source_ids = dict(zip(self.label_map.names, self.label_map.source_ids, strict=True))
+        # Classes that the source does not have get ids that it does not use.
+        spare = itertools.count(max(source_ids.values()) + 1)
+        ids = [source_ids[name] if name in source_ids else next(spare) for name in label_map.names]
+        return replace(self, labels=numbers[self.labels], label_map=LabelMap(label_map.names, ids))
+
+
+@dataclass
+class RawAnnotations:
+    """What a reader found in the annotation files, before boxes are judged."""
+
+    root: Path
+    files: list[str]
+    ids: list[int | str]
+    widths: np.ndarray
+    heights: np.ndarray
+    image_of_box: np.ndarray
+    """(M,) int64, position of each box's image."""
+    boxes: np.ndarray
+    """(M, 4) float64 ``xyxy``, as annotated."""
+    labels: np.ndarray
+    ignored: np.ndarray
+    areas: np.ndarray
+    """(M,) float64, NaN where the source has none."""
+    label_map: LabelMap
+    problems: list[Problem]
+    """Problems that the reader found; their records are left out already."""
+
+    def judged(self, locate) -> tuple[AnnotationStore, list[Problem]]:
+        """Checks every box and sorts them by image.
+
+        Boxes without area, outside the image or not finite are left out, boxes that leave it by more than
+        `TOLERANCE` are clipped, and each is named in the problems.
+
+        Args:
+            locate: ``row -> (file, record)``, where the source has the box of a row.
+        """
+        limits = np.stack([self.widths, self.heights, self.widths, self.heights], axis=1)[self.image_of_box]
+        with np.errstate(invalid="ignore"):
+            clipped = np.clip(self.boxes, 0, limits)
+            finite = np.isfinite(self.boxes).all(axis=1)
+            degenerate = (self.boxes[:, 2:] <= self.boxes[:, :2]).any(axis=1)
+            outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+            beyond = (np.abs(clipped - self.boxes) > TOLERANCE).any(axis=1)
+        problems = list(self.problems)
+        for row in np.flatnonzero(~finite | degenerate | outside | beyond):
+            file, record = locate(row)
+            corners = ", ".join(f"{v:g}" for v in self.boxes[row])
+            width, height = (int(v) for v in limits[row, :2])
+            if not finite[row]:
+                reason, action = f"box has a coordinate that is no number ({corners})", BOX_LEFT_OUT
+            elif degenerate[row]:
+                reason, action = f"box has no area (x1, y1, x2, y2 = {corners})", BOX_LEFT_OUT
+            elif outside[row]:
+                reason, action = f"box ({corners}) lies outside the {width} x {height} image", BOX_LEFT_OUT
+            else:
+                reason, action = f"box ({corners}) reaches beyond the {width} x {height} image", BOX_CLIPPED
+            problems.append(Problem(file, record, reason, action))
+
+        keep = np.flatnonzero(finite & ~degenerate & ~outside)
+        keep = keep[np.argsort(self.image_of_box[keep], kind="stable")]
+        # Within the tolerance boxes stay as annotated: evaluation then agrees with COCO's to the last digit.
+        boxes = np.where(beyond[:, None], clipped, self.boxes)[keep]
+        areas = self.areas[keep]
+        counts = np.bincount(self.image_of_box[keep], minlength=len(self.files))
+        store = AnnotationStore(
+            self.root,
+            Strings.pack(self.files),
+            Strings.pack([str(i) for i in self.ids]),
+            self.widths.astype(np.int32),
+            self.heights.astype(np.int32),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes,
+            self.labels[keep].astype(np.int32),
+            self.ignored[keep].astype(bool),
+            np.where(np.isnan(areas), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), areas),
+            self.label_map,
+            all(isinstance(i, int) for i in self.ids),
+        )
+        return store, problems

@@ -1,0 +1,51 @@
+"""Any convolutional network of timm as backbone (``pip install 'lightning-det[timm]'``)."""
+
+from torch import Tensor, nn
+
+from lightning_det.backbones.contract import Form
+from lightning_det.backbones.norms import Norm, set_norm
+
+STRIDES = (4, 8, 16, 32)
+
+
+class _TimmBackbone(nn.Module):
+    """Fulfils the contract of `Backbone`; timm's own wrapper already returns the maps."""
+
+    roi_stage = None
+
+    def __init__(self, network: nn.Module, channels: list[int], strides: list[int]):
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        self.strides = strides
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return list(self.network(images))
+
+
+def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, norm: Norm | None = None) -> nn.Module:
+    """Feature maps of a timm network.
+
+    Args:
+        name: timm's name, with or without weight tag.
+        form: ``pyramid`` returns the maps of strides 4 to 32 that the network has, ``c4`` that of stride 16. There
+            is no RoI stage: timm's networks differ too much in what follows a map.
+        pretrained: download and load timm's weights.
+        norm: see `set_norm`; None leaves the network's layers as they are.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: the network has no such maps.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("backbone=timm needs timm: pip install 'lightning-det[timm]'") from error
+    wanted = STRIDES if form == "pyramid" else (16,)
+    info = timm.create_model(name, features_only=True).feature_info
+    index = [i for i, stride in enumerate(info.reduction()) if stride in wanted]
+    if not index:
+        raise ValueError(f"backbone.name={name} has maps of strides {info.reduction()}, none of {wanted}")
+    network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
+    channels, strides = network.feature_info.channels(), network.feature_info.reduction()
+    return _TimmBackbone(set_norm(network, norm) if norm else network, channels, strides)

@@ -1,0 +1,75 @@
+"""Classification networks of torchvision as backbones."""
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import nn
+
+from lightning_det.backbones.contract import Backbone, Form
+from lightning_det.backbones.norms import Norm, set_norm
+
+Name = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "convnext_tiny",
+]
+
+
+def torchvision_backbone(
+    name: Name,
+    form: Form = "pyramid",
+    weights: str | None = None,
+    norm: Norm | None = "batch",
+    frozen_stages: int = 0,
+) -> Backbone:
+    """Feature maps of strides 4 to 32 of a torchvision classification network.
+
+    Args:
+        name: the network.
+        form: see `Backbone`; ``c4`` returns the map of stride 16.
+        weights: name of a value of the network's torchvision weights enum, such as ``IMAGENET1K_V1`` or
+            ``DEFAULT``; downloaded on first use. None starts from scratch.
+        norm: see `set_norm`; None for networks without BatchNorm.
+        frozen_stages: see `Backbone`; stage 1 is everything up to stride 4.
+
+    Raises:
+        ValueError: unknown weights, or a norm that does not suit the network or the weights.
+    """
+    if weights is not None:
+        enum = torchvision.models.get_model_weights(name)
+        if weights not in enum.__members__:
+            raise ValueError(f"backbone.weights: {name} has {', '.join(enum.__members__)} or null, got {weights!r}")
+        if norm == "group":
+            raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
+    network = torchvision.models.get_model(name, weights=weights)
+    has_batch_norm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if has_batch_norm != (norm is not None):
+        valid = "frozen, batch, sync or group" if has_batch_norm else "null: it has no BatchNorm"
+        raise ValueError(f"backbone.norm for {name} must be {valid}, got {norm}")
+    layers = network.features if hasattr(network, "features") else _resnet_layers(network)
+    stages = _split_by_stride(layers)
+    if norm is not None:
+        stages = [set_norm(s, norm) for s in stages]
+    return Backbone(stages, form, frozen_stages=frozen_stages)
+
+
+def _resnet_layers(network: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*list(network.children())[:-2])  # without pooling and classifier
+
+
+def _split_by_stride(layers: nn.Sequential, side: int = 64) -> list[nn.Module]:
+    """Cuts a chain of layers into stages that end at strides 4, 8, 16 and 32."""
+    x = torch.zeros(1, 3, side, side)
+    stages: dict[int, list[nn.Module]] = {4: [], 8: [], 16: [], 32: []}
+    training = layers.training
+    with torch.no_grad():
+        for layer in layers.eval():
+            x = layer(x)
+            stages[max(4, side // x.shape[2])].append(layer)
+    layers.train(training)
+    return [nn.Sequential(*stage) for stage in stages.values()]

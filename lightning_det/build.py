@@ -1,0 +1,210 @@
+"""From a configuration to objects."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
+from lightning_det.annotations.problems import refuse, summary
+from lightning_det.config import ConfigError, resolved
+from lightning_det.data.datamodule import ViewData
+from lightning_det.errors import UserError
+from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.views.planner import Planner
+
+log = logging.getLogger("lightning_det")
+
+
+def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
+    """Makes the object that a node describes; None for an empty node.
+
+    Args:
+        cfg: the node.
+        key: its dotted name, for messages.
+        **arguments: built parts that it needs besides its settings.
+
+    Raises:
+        ConfigError: the constructor refuses its settings.
+    """
+    if cfg is None:
+        return None
+    try:
+        # A partial first: instantiate() itself would turn dataclasses among the arguments into configurations.
+        make = instantiate(cfg, _convert_="all", _partial_=True)
+        return make if cfg.get("_partial_") else make(**arguments)
+    except InstantiationException as error:
+        raise ConfigError(f"{key}: {error.__cause__ or error}") from error
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
+    """Annotations of one of the dataset's splits, and what is wrong with them.
+
+    Args:
+        cfg: the whole configuration.
+        which: ``train``, ``val`` or ``test``.
+
+    Raises:
+        ConfigError: the dataset has no such split, or no root.
+        DatasetError: the annotations cannot be read at all.
+    """
+    dataset = cfg.dataset
+    if which not in ("train", "val", "test") or dataset[which] is None:
+        there = ", ".join(s for s in ("train", "val", "test") if dataset[s] is not None)
+        raise ConfigError(f"split must be one of this dataset's {there}, got {which!r}")
+    split = OmegaConf.to_object(dataset[which]) if OmegaConf.is_config(dataset[which]) else dataset[which]
+    return build(dataset.source, "dataset.source").read(split)
+
+
+def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
+    """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
+
+    Raises:
+        DatasetError: the split has problems and ``dataset.on_bad`` is ``error``, or it is empty.
+    """
+    store, problems = read_split(cfg, which)
+    name = f"dataset.{which} ({cfg.dataset[which]})"
+    if str(cfg.dataset.on_bad).split(".")[-1] == "error":
+        refuse(problems, name)
+    elif problems:
+        log.warning("%s: %s", name, summary(problems))
+    if len(store) == 0:
+        raise DatasetError(f"{name} has no image")
+    if cfg.dataset.limit is not None:
+        store = store.select(range(min(len(store), cfg.dataset.limit)))
+    return store
+
+
+def build_planner(cfg: DictConfig, phase: str) -> Planner:
+    """The planner of ``views.train`` or ``views.test``."""
+    steps = {name: build(node, f"views.{phase}.{name}") for name, node in cfg.views[phase].items()}
+    return Planner(**steps)
+
+
+def build_data(cfg: DictConfig, train: AnnotationStore | None, val: AnnotationStore | None) -> ViewData:
+    """The data module, with its planners."""
+    planners = {f"{phase}_views": build_planner(cfg, phase) for phase in ("train", "test")}
+    return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, **planners)
+
+
+def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
+    """The LightningModule around a freshly initialised detector.
+
+    Args:
+        cfg: the whole configuration.
+        labels: classes.
+        learning: whether it will be trained and needs an optimizer.
+    """
+    selectors = {f"select_{name}": build(node, f"selection.{name}") for name, node in cfg.selection.items()}
+    detector = build(
+        cfg.detector,
+        "detector",
+        backbone=build(cfg.backbone, "backbone"),
+        num_classes=len(labels),
+        **selectors,
+    )
+    test = {k: v for k, v in cfg.test.items() if k in Inference._fields and k != "merge"}
+    return build(
+        cfg.module,
+        "module",
+        detector=detector,
+        labels=labels,
+        optimizer=build(cfg.optimizer, "optimizer") if learning else None,
+        schedule=build(cfg.schedule, "schedule") if learning else None,
+        inference=Inference(**test, merge=build(cfg.test.merge, "test.merge")),
+        settings=portable(cfg),
+    )
+
+
+def portable(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data for a checkpoint.
+
+    Everything is resolved except views and tests: these refer to the dataset, and shall follow a change of it.
+    """
+    symbolic = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    return resolved(cfg) | {key: symbolic[key] for key in ("views", "test")}
+
+
+def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Trainer:
+    """Lightning's trainer, with loggers and callbacks if it is to train."""
+    arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
+    if learning:
+        loggers = [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items()]
+        callbacks = {name: build(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()}
+        if not loggers:
+            callbacks.pop("learning_rate", None)  # it refuses to run without a logger
+        arguments = {"logger": loggers or False, "callbacks": list(callbacks.values())}
+    # Our batch samplers share views between ranks themselves.
+    return build(cfg.trainer, "trainer", default_root_dir=str(folder), use_distributed_sampler=False, **arguments)
+
+
+def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
+    """Reads one of our checkpoints; nothing but tensors and plain data is unpickled.
+
+    Args:
+        path: a file, or a run folder.
+        prefer: ``best`` or ``last`` of a run folder.
+
+    Raises:
+        UserError: no such file, or no checkpoint of this package.
+    """
+    file = checkpoint_file(path, prefer)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or "labels" not in content.get("hyper_parameters", {}):
+        raise UserError(f"{file}: not a checkpoint of lightning-det (load other weights with train's weights=FILE)")
+    return content
+
+
+def checkpoint_file(path: str | Path, prefer: str) -> Path:
+    """The checkpoint that a file or run folder means."""
+    path = Path(path)
+    file = path / "checkpoints" / f"{prefer}.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: no such checkpoint")
+    return file
+
+
+def load_weights(module: DetectionModule, source: str) -> None:
+    """Starts a module from trained weights.
+
+    Args:
+        module: gets the weights.
+        source: one of our checkpoints, a file with torchvision's state_dict, or the name of torchvision weights such
+            as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
+
+    Raises:
+        UserError: neither, or weights of another detector.
+    """
+    if not Path(source).exists():
+        try:
+            weights = torchvision.models.get_weight(source)
+        except ValueError as error:
+            raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
+        content = weights.get_state_dict(progress=True, check_hash=True)
+    else:
+        try:
+            content = torch.load(checkpoint_file(source, "best"), map_location="cpu", weights_only=True)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{source}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+    try:
+        if "hyper_parameters" in content:
+            labels = LabelMap.from_dict(content["hyper_parameters"]["labels"])
+            outcome = module.load_own(content["state_dict"], labels)
+        else:
+            outcome = module.load_foreign(content)
+    except ValueError as error:
+        raise UserError(f"weights={source}: {error}") from error
+    log.info("weights from %s: %s", source, outcome)

@@ -1,0 +1,7 @@
+"""Lightning callbacks: what happens around training steps."""
+
+from lightning_det.callbacks.evaluation import Evaluator
+from lightning_det.callbacks.nonfinite import StopOnNonFinite
+from lightning_det.callbacks.pictures import Pictures
+
+__all__ = ["Evaluator", "Pictures", "StopOnNonFinite"]

@@ -1,0 +1,67 @@
+"""COCO figures of every validation."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+
+from lightning_det.evaluation.coco import COCO_CUTS, Backend, Evaluation, evaluate
+from lightning_det.evaluation.results import Results
+
+
+class Evaluator(pl.Callback):
+    """Collects the detections of a validation, merges views, evaluates, and logs ``val/AP`` and the other figures.
+
+    Ranks contribute what they have, perhaps nothing; all of them evaluate the whole, so that all can monitor it.
+
+    Args:
+        size_cuts: see `evaluate`.
+        max_detections: see `evaluate`.
+        backend: see `evaluate`.
+
+    Attributes:
+        evaluation: the last one.
+        results: its detections, views merged.
+    """
+
+    def __init__(
+        self,
+        size_cuts: Sequence[float] = COCO_CUTS,
+        max_detections: int = 100,
+        backend: Backend = "pycocotools",
+    ):
+        self.size_cuts = tuple(size_cuts)
+        self.max_detections = max_detections
+        self.backend = backend
+        self.evaluation: Evaluation | None = None
+        self.results: Results | None = None
+        self._parts: list[Results] = []
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the last validation."""
+        self._parts = []
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Keeps the detections of a batch."""
+        self._parts.append(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluates, except where Lightning merely tries out whether validation runs."""
+        mine = Results.concatenate(self._parts)
+        self._parts = []
+        results = Results.concatenate(_gathered(mine))
+        self.results = results.merged(pl_module.inference.merge, self.max_detections)
+        store = trainer.datamodule.val
+        self.evaluation = evaluate(store, self.results, self.size_cuts, self.max_detections, backend=self.backend)
+        if not trainer.sanity_checking:
+            figures = {f"val/{name}": value for name, value in self.evaluation.figures().items()}
+            pl_module.log_dict(figures, rank_zero_only=False, sync_dist=False)
+
+
+def _gathered(mine: Results) -> list[Results]:
+    """The results of all ranks, in rank order."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    everyone: list[Results | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone

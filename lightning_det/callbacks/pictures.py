@@ -1,0 +1,87 @@
+"""Predictions beside ground truth, after every validation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.callbacks.evaluation import Evaluator
+from lightning_det.data.images import decode
+from lightning_det.evaluation.results import Results
+from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes, side_by_side
+
+LEGIBLE = 600
+"""Longer side below which an image is enlarged to be drawn on."""
+
+
+class Pictures(pl.Callback):
+    """Draws the first validation images with their boxes and detections, for the run folder and the logger.
+
+    Args:
+        folder: where the PNG files go; those of the last validation stay.
+        count: how many images.
+        score_threshold: detections below this are not drawn.
+    """
+
+    def __init__(self, folder: str, count: int = 8, score_threshold: float = 0.3):
+        self.folder = Path(folder)
+        self.count = count
+        self.score_threshold = score_threshold
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws what the `Evaluator` found."""
+        evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
+        if trainer.sanity_checking or not trainer.is_global_zero or evaluator is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        store, results = trainer.datamodule.val, evaluator.results
+        pictures = [compare(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]]
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(self.folder / f"val_{number:02d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/pictures", pictures, step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                for number, picture in enumerate(pictures):
+                    logger.experiment.add_image(
+                        f"val/picture_{number:02d}", picture, trainer.global_step, dataformats="HWC"
+                    )
+
+
+def compare(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
+    """Ground truth (ignored regions grey and dashed) and detections of one image, (h, w, 3) uint8.
+
+    Small images are enlarged by a whole factor, so that captions leave their objects visible.
+    """
+    pixels = decode(store.path(image)).permute(1, 2, 0).numpy()
+    enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))
+    pixels = pixels.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    record = store.record(image)
+    names = store.label_map.names
+    truth = draw_boxes(
+        pixels,
+        record.boxes * enlarge,
+        [names[label] for label in record.labels],
+        [GREY if i else class_colour(label) for label, i in zip(record.labels, record.ignored, strict=True)],
+        dashed=record.ignored,
+    )
+    found = draw_detections(pixels, results, image, names, score_threshold, enlarge)
+    return side_by_side(truth, found, (f"ground truth: {store.files[image]}", f"detections above {score_threshold:g}"))
+
+
+def draw_detections(
+    pixels: np.ndarray,
+    results: Results,
+    image: int,
+    names: tuple[str, ...],
+    score_threshold: float,
+    enlarge: int = 1,
+) -> np.ndarray:
+    """The detections of one image on its pixels (H, W, 3) uint8, which were enlarged by a factor."""
+    rows = [row for row in results.of_image(image) if results.scores[row] >= score_threshold]
+    labels = results.labels[rows]
+    captions = [f"{names[n]} {s:.2f}" for n, s in zip(labels, results.scores[rows], strict=True)]
+    return draw_boxes(pixels, results.boxes[rows].reshape(-1, 4) * enlarge, captions, [class_colour(n) for n in labels])

@@ -1,0 +1,138 @@
+"""How every command runs: a Hydra app with short error messages."""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_det.config import CONF, ConfigError, register_schema, validated
+from lightning_det.errors import UserError
+
+log = logging.getLogger("lightning_det")
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+    """Makes a Hydra app of a function that takes the composed configuration.
+
+    Errors that the user can mend are printed without a traceback: exit code 2 for the configuration, 1 for the rest.
+
+    Args:
+        config_name: the command's file in ``conf/``.
+    """
+
+    def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run(cfg: DictConfig) -> object:
+            _quiet_libraries()
+            return task(cfg)
+
+        @functools.wraps(task)
+        def main() -> None:
+            # Hydra then raises its errors to us instead of printing them itself.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            register_schema()
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+            except (HydraException, OmegaConfBaseException) as error:
+                _stop(explain(error, config_name), 2)
+            except ConfigError as error:
+                _stop(str(error), 2)
+            except UserError as error:
+                _stop(str(error), 1)
+
+        return main
+
+    return decorate
+
+
+def checked(cfg: DictConfig) -> DictConfig:
+    """The run's configuration after `validated`."""
+    lists = {group: chosen(group) for group in ("strategy", "test")}
+    return validated(cfg, lists, overridden_keys())
+
+
+def run_folder() -> Path:
+    """Folder of this run's results: ``hydra.run.dir``, or the job's folder in a sweep."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def chosen(group: str) -> list[str]:
+    """Options of a config group that the run is composed of, such as its strategies."""
+    hydra_config = HydraConfig.get()
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OmegaConf.to_container(hydra_config.overrides.task)
+    defaults = loader.compute_defaults_list(hydra_config.job.config_name, overrides, RunMode.RUN).defaults
+    prefix = f"{group}/"
+    paths = [d.config_path for d in defaults if d.config_path is not None]
+    return [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
+
+
+def overridden_keys() -> list[str]:
+    """Keys that the user set on the command line, without ``+``."""
+    return [o.split("=", 1)[0].lstrip("+~") for o in HydraConfig.get().overrides.task]
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A Hydra or OmegaConf error in words that name the key and what would be valid."""
+    text = str(error).strip()
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        text += f"\n{str(cause).splitlines()[0]}"
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
+        return f"{text.splitlines()[0]}{_valid_keys(cause, config_name)}\n{str(cause).splitlines()[0]}"
+    return text
+
+
+def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:
+    """Keys that exist where an unknown one was used."""
+    full_key = getattr(error, "full_key", None)
+    if not full_key:
+        return ""
+    *parents, wrong = str(full_key).split(".")
+    parent = error.parent_node
+    if not isinstance(parent, DictConfig) or wrong in parent:
+        return ""
+    keys = [str(k) for k in parent]
+    near = get_close_matches(wrong, keys, n=1)
+    hint = f"did you mean {'.'.join([*parents, near[0]])}? " if near else ""
+    return f"\n{hint}{'.'.join(parents) or config_name} has the keys {', '.join(keys)}"
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Silences remarks of libraries that the user can do nothing about."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's own files are there
+        ".*custom batch sampler .* for prediction.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """Writes the resolved configuration to ``config.yaml``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(
+        OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)), folder / "config.yaml"
+    )

@@ -1,0 +1,1 @@
+"""Datasets: annotation files to flat arrays, images to views, views to batches."""

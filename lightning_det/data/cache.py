@@ -1,0 +1,82 @@
+"""Parsed annotations on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.problems import Problem
+from lightning_det.annotations.store import AnnotationStore, Strings
+
+VERSION = 1
+"""Changes with the format of the arrays or the rules by which annotations are judged."""
+
+SMALLEST = 20 * 2**20
+"""Bytes of an annotation file from which on its arrays are kept."""
+
+ARRAYS = ("widths", "heights", "offsets", "boxes", "labels", "ignored", "areas")
+
+Read = Callable[[], tuple[AnnotationStore, list[Problem]]]
+
+
+def cache_folder() -> Path:
+    """``$LIGHTNING_DET_CACHE``, or ``lightning_det`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LIGHTNING_DET_CACHE") or Path(base) / "lightning_det")
+
+
+def cached(annotations: Path, root: Path, read: Read) -> tuple[AnnotationStore, list[Problem]]:
+    """Reads annotations, from the cache where this very file was read before.
+
+    Args:
+        annotations: the annotation file; its path, size and time of change are its identity.
+        root: folder of the images.
+        read: parses the file.
+    """
+    status = annotations.stat()
+    if status.st_size < SMALLEST:
+        return read()
+    identity = f"{VERSION} {annotations.resolve()} {root.resolve()} {status.st_size} {status.st_mtime_ns}"
+    file = cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
+    if file.exists():
+        return load(file, root)
+    store, problems = read()
+    save(file, store, problems)
+    return store, problems
+
+
+def save(file: Path, store: AnnotationStore, problems: list[Problem]) -> None:
+    """Writes a store and its problems, whole or not at all."""
+    rest = {
+        "label_map": store.label_map.to_dict(),
+        "integer_ids": store.integer_ids,
+        "problems": [p.to_dict() for p in problems],
+    }
+    arrays = {name: getattr(store, name) for name in ARRAYS}
+    for name in ("files", "ids"):
+        strings = getattr(store, name)
+        arrays |= {f"{name}_data": strings.data, f"{name}_offsets": strings.offsets}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    partial.replace(file)
+
+
+def load(file: Path, root: Path) -> tuple[AnnotationStore, list[Problem]]:
+    """Reads what `save` wrote; nothing is unpickled."""
+    with np.load(file, allow_pickle=False) as data:
+        rest = json.loads(data["rest"].tobytes())
+        store = AnnotationStore(
+            root=root,
+            files=Strings(data["files_data"], data["files_offsets"]),
+            ids=Strings(data["ids_data"], data["ids_offsets"]),
+            label_map=LabelMap.from_dict(rest["label_map"]),
+            integer_ids=rest["integer_ids"],
+            **{name: data[name] for name in ARRAYS},
+        )
+    return store, [Problem(**p) for p in rest["problems"]]

@@ -1,0 +1,220 @@
+"""COCO json annotations."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.data.cache import cached
+from lightning_det.data.images import check_all, image_size
+
+
+class Coco:
+    """A folder in COCO's layout.
+
+    Args:
+        root: the folder.
+        annotations: json file of a split, relative to ``root``; ``{split}`` is its name.
+        images: folder of a split's images, relative to ``root``; ``{split}`` is its name.
+    """
+
+    def __init__(self, root: str, annotations: str = "annotations/instances_{split}.json", images: str = "{split}"):
+        self.root = Path(root)
+        self.annotations = annotations
+        self.images = images
+
+    def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
+        """Annotations of a split, and what is wrong with them.
+
+        Crowd annotations become ignored regions; images without annotations stay.
+
+        Raises:
+            DatasetError: the annotation file is missing or not of COCO's form.
+        """
+        file = self.root / self.annotations.format(split=split)
+        folder = self.root / self.images.format(split=split)
+        if not file.is_file():
+            raise DatasetError(
+                f"{file}: no such annotation file; dataset.root must hold {self.annotations.format(split='SPLIT')} "
+                f"and {self.images.format(split='SPLIT')}/, and the split {split!r} must exist"
+            )
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder; dataset.images says that the images of {split!r} are there")
+        return cached(file, folder, lambda: _Parser(file, folder).store())
+
+
+class _Parser:
+    """Reads one json file, record by record."""
+
+    def __init__(self, file: Path, folder: Path):
+        self.file = file
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self.left_out: set[int | str] = set()
+
+    def store(self) -> tuple[AnnotationStore, list[Problem]]:
+        content = self._load()
+        label_map = self._label_map(content["categories"])
+        images = self._images(content["images"])
+        rows = self._annotations(content["annotations"], images, label_map.contiguous)
+        raw = RawAnnotations(
+            root=self.folder,
+            files=[i["file_name"] for i in images.values()],
+            ids=list(images),
+            widths=np.array([i["width"] for i in images.values()], np.int64),
+            heights=np.array([i["height"] for i in images.values()], np.int64),
+            image_of_box=np.array([r[1] for r in rows], np.int64),
+            boxes=np.array([r[2] for r in rows], np.float64).reshape(-1, 4),
+            labels=np.array([r[3] for r in rows], np.int32),
+            ignored=np.array([r[4] for r in rows], bool),
+            areas=np.array([r[5] for r in rows], np.float64),
+            label_map=label_map,
+            problems=self.problems,
+        )
+        return raw.judged(lambda row: (str(self.file), f"annotation {rows[row][0]}"))
+
+    def _load(self) -> Mapping[str, Any]:
+        try:
+            content = json.loads(self.file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{self.file}: not valid JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise DatasetError(f"{self.file}: not a COCO annotation file: the json is no object")
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise DatasetError(f'{self.file}: not a COCO annotation file: "{key}" is missing or no list')
+        return content
+
+    def _label_map(self, categories: list) -> LabelMap:
+        try:
+            ordered = sorted(categories, key=lambda c: c["id"])
+            return LabelMap([c["name"] for c in ordered], [c["id"] for c in ordered])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f'{self.file}: "categories" needs objects with a unique integer "id" and a unique "name" ({error})'
+            ) from error
+
+    def _bad(self, record: str, reason: str, action: str) -> None:
+        self.problems.append(Problem(str(self.file), record, reason, action))
+
+    def _images(self, entries: list) -> dict[int | str, dict]:
+        """Usable entries by image id, in the file's order."""
+        there = _files_below(self.folder)
+        images: dict[int | str, dict] = {}
+        for number, entry in enumerate(entries):
+            reason = _image_fault(entry, there, self.folder)
+            if reason is None and entry["id"] in images:
+                reason = "image id occurs twice"
+            if reason is None:
+                images[entry["id"]] = entry | {k: int(entry[k]) for k in ("width", "height")}
+            else:
+                key = entry.get("id") if isinstance(entry, dict) else None
+                if isinstance(key, int | str):
+                    self.left_out.add(key)
+                self._bad(f"images[{number}]" if key is None else f"image {key}", reason, IMAGE_LEFT_OUT)
+        paths = [self.folder / i["file_name"] for i in images.values()]
+        sizes, unreadable = check_all(paths, image_size, "reading image headers")
+        for number, (key, entry, size) in enumerate(zip(list(images), list(images.values()), sizes, strict=True)):
+            if size == (entry["width"], entry["height"]):
+                continue
+            del images[key]
+            self.left_out.add(key)
+            if size is None:
+                self.problems.append(unreadable[number])
+            else:
+                self._bad(
+                    f"image {key}",
+                    f"annotated as {entry['width']} x {entry['height']}, but {entry['file_name']} is "
+                    f"{size[0]} x {size[1]}",
+                    IMAGE_LEFT_OUT,
+                )
+        return images
+
+    def _annotations(self, entries: list, images: dict, contiguous: dict[int, int]) -> list[tuple]:
+        """Usable rows (id, image position, box, label, crowd, area).
+
+        Annotations of an image that is left out go with it: the image is named, they are not.
+        """
+        position = {key: number for number, key in enumerate(images)}
+        seen: set = set()
+        rows = []
+        for number, entry in enumerate(entries):
+            key = entry.get("id", f"[{number}]") if isinstance(entry, dict) else f"[{number}]"
+            reason = _annotation_fault(entry, contiguous)
+            if reason is None and key in seen:
+                reason = "annotation id occurs twice"
+            if reason is None and entry["image_id"] not in position:
+                if entry["image_id"] in self.left_out:
+                    continue
+                reason = f"image_id {entry['image_id']!r} is no image of the file"
+            if reason is not None:
+                self._bad(f"annotation {key}", reason, BOX_LEFT_OUT)
+                continue
+            seen.add(key)
+            x, y, width, height = entry["bbox"]
+            area = entry.get("area")
+            rows.append(
+                (
+                    key,
+                    position[entry["image_id"]],
+                    (x, y, x + width, y + height),
+                    contiguous[entry["category_id"]],
+                    bool(entry.get("iscrowd", 0)),
+                    area if _is_number(area) else np.nan,
+                )
+            )
+        return rows
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Relative paths of all files, with ``/``."""
+    found = set()
+    for parent, _, names in os.walk(folder):
+        prefix = Path(parent).relative_to(folder).as_posix()
+        found.update(names if prefix == "." else (f"{prefix}/{n}" for n in names))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
+
+
+def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
+    if not isinstance(entry, dict):
+        return "entry is no object"
+    for key in ("id", "file_name", "width", "height"):
+        if key not in entry:
+            return f'"{key}" is missing'
+    if not isinstance(entry["id"], int | str):
+        return '"id" is neither a number nor a string'
+    if not all(_is_number(entry[k]) and entry[k] >= 1 and entry[k] == int(entry[k]) for k in ("width", "height")):
+        return f"width {entry['width']!r} and height {entry['height']!r} must be positive integers"
+    name = entry["file_name"]
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        return f"file_name {name!r} must be a path below {folder}"
+    if Path(name).as_posix() not in there:
+        return f"no file {name} in {folder}"
+    return None
+
+
+def _annotation_fault(entry: Any, contiguous: dict[int, int]) -> str | None:
+    if not isinstance(entry, dict):
+        return "entry is no object"
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in entry:
+            return f'"{key}" is missing'
+    if not isinstance(entry["image_id"], int | str):
+        return f"image_id {entry['image_id']!r} is neither a number nor a string"
+    category = entry["category_id"]
+    if not isinstance(category, int) or category not in contiguous:
+        return f"category_id {category!r} is none of the file's categories"
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
+        return f"bbox {box!r} must be four numbers (x, y, width, height)"
+    return None

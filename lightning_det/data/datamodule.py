@@ -1,0 +1,120 @@
+"""LightningDataModules: whole images at several scales, and chips or tiles of one size."""
+
+import os
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.dataset import Collate, ViewDataset
+from lightning_det.data.sampler import ByImage, Grouping, InferenceBatches, TrainBatches, by_level
+from lightning_det.views.planner import Planner
+
+
+class ViewData(pl.LightningDataModule):
+    """What both data modules share; use one of them.
+
+    Args:
+        train: images to learn from, or None where nothing is trained.
+        val: images to detect objects in, or None.
+        train_views: planner of the training views.
+        test_views: planner of the views of inference.
+        batch_size: training views per batch and device.
+        test_batch_size: views per batch and device at inference.
+        num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
+        min_visible: see `targets`.
+        min_side: see `targets`.
+        seed: of the views drawn in training.
+    """
+
+    grouping: Grouping
+
+    def __init__(
+        self,
+        train: AnnotationStore | None,
+        val: AnnotationStore | None,
+        train_views: Planner,
+        test_views: Planner,
+        batch_size: int = 8,
+        test_batch_size: int = 8,
+        num_workers: int | None = None,
+        min_visible: float = 0.5,
+        min_side: float = 1.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if batch_size < 1 or test_batch_size < 1:
+            raise ValueError(f"data: batch sizes must be at least 1, got {batch_size} and {test_batch_size}")
+        self.train = train
+        self.val = val
+        self.train_views = train_views
+        self.test_views = test_views
+        self.batch_size = batch_size
+        self.test_batch_size = test_batch_size
+        self.num_workers = num_workers
+        self.visibility = {"min_visible": min_visible, "min_side": min_side}
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the current epoch, new views each."""
+        return self._loader(self.train, self._train_batches(), self.train_views)
+
+    def num_train_batches(self) -> int:
+        """Batches per epoch and rank."""
+        return len(self._train_batches())
+
+    def _train_batches(self) -> TrainBatches:
+        return TrainBatches(
+            self.train,
+            self.train_views,
+            self.batch_size,
+            self.grouping,
+            self.seed,
+            epoch=lambda: self.trainer.current_epoch,
+            rank=self.trainer.global_rank,
+            ranks=self.trainer.world_size,
+            accumulate=self.trainer.accumulate_grad_batches,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Every view of every image once."""
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
+        return self._loader(self.val, batches, self.test_views)
+
+    predict_dataloader = val_dataloader
+
+    def _loader(self, store: AnnotationStore, batches, planner: Planner) -> DataLoader:
+        workers = self.num_workers
+        if workers is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = max(0, min(8, cores // self.trainer.world_size - 2))
+        return DataLoader(
+            ViewDataset(store, **self.visibility),
+            batch_sampler=batches,
+            collate_fn=Collate(planner.canvas),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+class MultiScaleData(ViewData):
+    """Whole images at one or several scales; the views of a training batch have one pyramid level."""
+
+    grouping = staticmethod(by_level)
+
+
+class ChipData(ViewData):
+    """Chips or tiles: training views that all fit one square canvas.
+
+    Args:
+        together: see `ByImage`.
+        **arguments: see `ViewData`.
+    """
+
+    def __init__(self, *args, together: int = 4, **arguments):
+        super().__init__(*args, **arguments)
+        if self.train_views.canvas is None:
+            raise ValueError("data: ChipData needs training views of one size; whole images go into MultiScaleData")
+        self.grouping = ByImage(together)

@@ -1,0 +1,133 @@
+"""From planned views to batches of tensors."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as tvf
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.images import ImageError, decode
+from lightning_det.structures import Batch, State
+from lightning_det.views.targets import Targets, targets
+from lightning_det.views.view import View
+
+STRIDE = 32
+"""Canvas sides are multiples of this, so that every feature map halves evenly."""
+
+BOX_PADDING = 8
+"""Box counts are rounded up to a multiple of this: few distinct shapes, little waste."""
+
+
+class Look(NamedTuple):
+    """One view of one image of a store."""
+
+    image: int
+    view: View
+
+
+class Sample(NamedTuple):
+    """A rendered view."""
+
+    look: Look
+    pixels: Tensor
+    """(3, h, w) uint8."""
+    targets: Targets
+
+
+class ViewDataset(Dataset):
+    """Renders the looks that a batch sampler plans; it holds no state, so workers need no seed.
+
+    Args:
+        store: annotations.
+        min_visible: see `targets`.
+        min_side: see `targets`.
+    """
+
+    def __init__(self, store: AnnotationStore, min_visible: float = 0.5, min_side: float = 1.0):
+        self.store = store
+        self.min_visible = min_visible
+        self.min_side = min_side
+
+    def __getitems__(self, looks: Sequence[Look]) -> list[Sample]:
+        """Renders a batch. An image with several looks in it is decoded once."""
+        decoded: dict[int, Tensor] = {}
+        samples = []
+        for look in looks:
+            if look.image not in decoded:
+                decoded[look.image] = self.pixels(look.image)
+            record = self.store.record(look.image)
+            found = targets(record, look.view, self.min_visible, self.min_side)
+            samples.append(Sample(look, render(decoded[look.image], look.view), found))
+        return samples
+
+    def pixels(self, image: int) -> Tensor:
+        """Decoded image (3, H, W) uint8.
+
+        Raises:
+            ImageError: the file is missing or damaged, or its size is not the annotated one.
+        """
+        path = self.store.path(image)
+        pixels = decode(path)
+        annotated = (int(self.store.heights[image]), int(self.store.widths[image]))
+        if tuple(pixels.shape[1:]) != annotated:
+            raise ImageError(
+                f"{path}: annotated as {annotated[1]} x {annotated[0]}, but it is {pixels.shape[2]} x {pixels.shape[1]}"
+            )
+        return pixels
+
+
+def render(pixels: Tensor, view: View) -> Tensor:
+    """The pixels of a view, (3, h, w) uint8, cut out of its image (3, H, W) uint8."""
+    x1, y1, x2, y2 = view.window
+    part = pixels[:, y1:y2, x1:x2]
+    if part.shape[1:] != view.size:
+        part = tvf.resize(part, list(view.size), antialias=True)
+    return part.flip(2) if view.flip else part
+
+
+class Collate:
+    """Pads samples to one canvas and one number of boxes.
+
+    Args:
+        canvas: side of a square canvas, or None for the smallest multiple of `STRIDE` that holds the batch.
+    """
+
+    def __init__(self, canvas: int | None = None):
+        self.canvas = None if canvas is None else _round_up(canvas, STRIDE)
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Makes the batch."""
+        sizes = [s.look.view.size for s in samples]
+        height, width = (self.canvas or _round_up(max(side), STRIDE) for side in zip(*sizes, strict=True))
+        count = _round_up(max(1, *(len(s.targets.labels) for s in samples), 1), BOX_PADDING)
+        images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+        boxes = np.zeros((len(samples), count, 4), np.float32)
+        labels = np.zeros((len(samples), count), np.int64)
+        states = np.full((len(samples), count), int(State.PADDING), np.int64)
+        for number, sample in enumerate(samples):
+            h, w = sizes[number]
+            images[number, :, :h, :w] = sample.pixels
+            n = len(sample.targets.labels)
+            boxes[number, :n] = sample.targets.boxes
+            labels[number, :n] = sample.targets.labels
+            states[number, :n] = sample.targets.states
+        views = [s.look.view for s in samples]
+        return Batch(
+            images=images,
+            sizes=torch.tensor(sizes),
+            boxes=torch.from_numpy(boxes),
+            labels=torch.from_numpy(labels),
+            states=torch.from_numpy(states),
+            windows=torch.tensor([v.window for v in views], dtype=torch.float32),
+            ranges=torch.tensor([v.valid_range for v in views], dtype=torch.float32),
+            flips=torch.tensor([v.flip for v in views]),
+            index=torch.tensor([s.look.image for s in samples]),
+        )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,139 @@
+"""Image files to RGB tensors."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import track
+from torch import Tensor
+
+from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
+from lightning_det.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+MAX_PIXELS = 2**29
+"""Larger images (23,000 x 23,000) are refused before memory is taken for them: cut them into parts."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 million
+
+ORIENTATION = 0x0112
+"""Exif tag."""
+
+
+class ImageError(UserError):
+    """An image file cannot be used; the message names it."""
+
+
+def decode(path: Path) -> Tensor:
+    """Decodes an image file as it is meant to be seen.
+
+    Exif orientation is applied; grey, CMYK, palette and transparent images become RGB, 16 bits become 8. JPEG is
+    decoded by torchvision (twice as fast as Pillow on large files), everything else by Pillow.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (3, H, W) uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing, no image, damaged or larger than `MAX_PIXELS`.
+    """
+    data = _read(path)
+    image = _open(path, data)
+    try:
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            mode = torchvision.io.ImageReadMode.RGB
+            return torchvision.io.decode_jpeg(encoded, mode=mode, apply_exif_orientation=True)
+        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path}: damaged image ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file as it is meant to be seen, from its header.
+
+    Raises:
+        ImageError: the file is missing, no image or larger than `MAX_PIXELS`.
+    """
+    try:
+        with path.open("rb") as file:
+            image = _open(path, file)
+            # Orientations 5 to 8 turn the image by a quarter.
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from error
+
+
+def check_all(
+    paths: Sequence[Path], function: Callable, description: str, threads: int = 8
+) -> tuple[list, dict[int, Problem]]:
+    """Runs a function that reads an image file on many files, in threads, with a progress bar.
+
+    Args:
+        paths: the files.
+        function: raises `ImageError` for a bad file.
+        description: what the progress bar says.
+        threads: how many files at once.
+
+    Returns:
+        Results, None for a bad file, and the problem of every bad file by its position.
+    """
+    problems: dict[int, Problem] = {}
+
+    def attempt(number_and_path):
+        number, path = number_and_path
+        try:
+            return function(path)
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            problems[number] = Problem(str(path), "", reason, IMAGE_LEFT_OUT)
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(attempt, enumerate(paths), chunksize=64)
+        return list(progress(results, description, len(paths))), problems
+
+
+def progress(items: Iterable, description: str, total: int, threshold: int = 500) -> Iterable:
+    """A progress bar around ``items`` if there are enough of them to wait for."""
+    if total < threshold:
+        return items
+    return track(items, description, total=total, transient=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from error
+
+
+def _open(path: Path, source) -> Image.Image:
+    """Opens without decoding; the source is bytes or an open file."""
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError as error:
+        reason = "the file is empty" if path.stat().st_size == 0 else "not an image that Pillow knows"
+        raise ImageError(f"{path}: {reason}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: damaged image ({error})") from error
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise ImageError(f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits use the whole range of their type; Pillow's own conversion clips at 255.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,112 @@
+"""What a dataset holds, and what a strategy makes of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lightning_det.annotations.problems import Problem
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.dataset import Look
+from lightning_det.data.images import check_all, decode, progress
+from lightning_det.structures import State
+from lightning_det.views.pyramid import scale_factor
+from lightning_det.views.targets import targets
+
+REFERENCE = (800, 1333)
+"""The literature's single-scale pass, to which pixels are compared."""
+
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def damaged_images(store: AnnotationStore) -> list[Problem]:
+    """Decodes every image and returns those that are damaged."""
+    paths = [store.path(i) for i in range(len(store))]
+
+    def check(path) -> bool:
+        decode(path)
+        return True
+
+    _, problems = check_all(paths, check, "decoding images")
+    return list(problems.values())
+
+
+def statistics(store: AnnotationStore) -> dict[str, Any]:
+    """Counts, and percentiles of sizes in pixels; ignored regions are counted apart."""
+    learnable = ~store.ignored
+    sides = store.boxes[learnable, 2:] - store.boxes[learnable, :2]
+    long = np.maximum(store.widths, store.heights)
+    relative = np.sqrt(sides.prod(axis=1)) / np.repeat(long, np.diff(store.offsets))[learnable]
+    per_class = np.bincount(store.labels[learnable], minlength=len(store.label_map))
+    counts = np.diff(store.offsets)
+    return {
+        "images": len(store),
+        "boxes": int(learnable.sum()),
+        "ignored_regions": int(store.ignored.sum()),
+        "images_without_boxes": int((counts == 0).sum()),
+        "classes": dict(zip(store.label_map.names, per_class.tolist(), strict=True)),
+        "percentiles": list(PERCENTILES),
+        "image_width": _percentiles(store.widths),
+        "image_height": _percentiles(store.heights),
+        "box_width": _percentiles(sides[:, 0]),
+        "box_height": _percentiles(sides[:, 1]),
+        "box_size": _percentiles(np.sqrt(sides.prod(axis=1))),
+        "box_size_by_long_side": _percentiles(relative),
+        "box_aspect": _percentiles(sides[:, 1] / sides[:, 0]),
+        "boxes_per_image": _percentiles(counts),
+    }
+
+
+def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, min_side: float) -> dict[str, Any]:
+    """What an epoch of views learns from, and how many pixels it costs.
+
+    Args:
+        store: annotations.
+        looks: the views of one epoch.
+        min_visible: see `targets`.
+        min_side: see `targets`.
+
+    Returns:
+        ``views_per_image``, ``boxes_learned`` and ``boxes_unlearned`` (ignored regions count as neither),
+        ``pixels_vs_800x1333``, and ``levels``: the same per pyramid level.
+    """
+    learned = np.zeros(store.num_boxes, bool)
+    by_level: dict[int, dict[str, Any]] = {}
+    for look in progress(looks, "counting boxes", len(looks), threshold=5000):
+        level = by_level.setdefault(
+            look.view.level,
+            {"views": 0, "pixels": 0, "learned": np.zeros(store.num_boxes, bool), "range": look.view.valid_range},
+        )
+        found = targets(store.record(look.image), look.view, min_visible, min_side)
+        rows = store.offsets[look.image] + found.source[found.states == State.VALID]
+        level["views"] += 1
+        level["pixels"] += look.view.size[0] * look.view.size[1]
+        level["learned"][rows] = True
+        learned[rows] = True
+    reference = sum(_reference_pixels(int(w), int(h)) for w, h in zip(store.widths, store.heights, strict=True))
+    learnable = ~store.ignored
+    return {
+        "views_per_image": len(looks) / max(1, len(store)),
+        "boxes_learned": int((learned & learnable).sum()),
+        "boxes_unlearned": int((~learned & learnable).sum()),
+        "pixels_vs_800x1333": sum(v["pixels"] for v in by_level.values()) / max(1, reference),
+        "levels": [
+            {
+                "level": number,
+                "valid_range": [None if bound == np.inf else bound for bound in v["range"]],
+                "views": v["views"],
+                "boxes_learned": int((v["learned"] & learnable).sum()),
+                "pixels_vs_800x1333": v["pixels"] / max(1, reference),
+            }
+            for number, v in sorted(by_level.items())
+        ],
+    }
+
+
+def _reference_pixels(width: int, height: int) -> int:
+    scale = scale_factor(width, height, REFERENCE)
+    return round(width * scale) * round(height * scale)
+
+
+def _percentiles(values: np.ndarray) -> list[float]:
+    return [round(float(v), 4) for v in np.percentile(values, PERCENTILES)] if len(values) else []

@@ -1,0 +1,183 @@
+"""Which looks share a batch."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.dataset import Look
+from lightning_det.views.planner import Planner
+
+
+def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0) -> list[Look]:
+    """All looks of one epoch, image by image.
+
+    Every image has a generator of its own, seeded by (seed, epoch, image): a plan does not depend on which process
+    makes it, nor on the other images.
+
+    Args:
+        store: annotations.
+        planner: makes each image's views.
+        seed: of training; None plans for inference.
+        epoch: number of the epoch.
+    """
+    looks = []
+    for image, record in enumerate(store.records()):
+        rng = None if seed is None else np.random.default_rng((seed, epoch, image))
+        looks += [Look(image, view) for view in planner(record, rng)]
+    return looks
+
+
+Grouping = Callable[[Sequence[Look], int, np.random.Generator], list[list[Look]]]
+"""Groups the looks of an epoch into full batches of a size; uses each look, and repeats some to fill up."""
+
+
+def by_level(looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+    """Batches of one pyramid level each, for views of any shape (SNIP, figure 6).
+
+    Looks of equal orientation share a batch as far as possible, which saves padding.
+    """
+    groups: dict[tuple[int, bool], list[Look]] = defaultdict(list)
+    for position in rng.permutation(len(looks)):
+        look = looks[position]
+        height, width = look.view.size
+        groups[look.view.level, height > width].append(look)
+    batches, remainders = [], defaultdict(list)
+    for (level, _), group in groups.items():
+        full = len(group) - len(group) % size
+        batches += [group[i : i + size] for i in range(0, full, size)]
+        remainders[level] += group[full:]
+    for level, rest in remainders.items():
+        batches += _fill([[look] for look in rest], [look for look in looks if look.view.level == level], size, rng)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class ByImage:
+    """Batches of views of one shape, whatever their level: chips and tiles.
+
+    Args:
+        together: up to this many views of an image stay in one batch, so that it is decoded once for all of them;
+            a higher number reads faster and makes batches less varied.
+    """
+
+    def __init__(self, together: int = 4):
+        if together < 1:
+            raise ValueError(f"data.together must be at least 1, got {together}")
+        self.together = together
+
+    def __call__(self, looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+        """Makes the batches."""
+        per_image: dict[int, list[Look]] = defaultdict(list)
+        for position in rng.permutation(len(looks)):
+            per_image[looks[position].image].append(looks[position])
+        step = min(self.together, size)
+        bundles = [views[i : i + step] for views in per_image.values() for i in range(0, len(views), step)]
+        return _fill([bundles[i] for i in rng.permutation(len(bundles))], looks, size, rng)
+
+
+def _fill(
+    bundles: Sequence[Sequence[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator
+) -> list[list[Look]]:
+    """Full batches of bundles in a row, the last one filled up with looks drawn from ``pool``."""
+    row = [look for bundle in bundles for look in bundle]
+    missing = -len(row) % size
+    row += [pool[i] for i in rng.choice(len(pool), missing, replace=missing > len(pool))] if missing else []
+    return [row[i : i + size] for i in range(0, len(row), size)]
+
+
+class TrainBatches(Sampler[list[Look]]):
+    """Batches of an epoch for one rank: the same number on every rank.
+
+    Args:
+        store: annotations.
+        planner: makes each image's views.
+        batch_size: looks per batch and rank.
+        grouping: which looks share a batch.
+        seed: of the run.
+        epoch: tells the number of the current epoch, from which the plan follows.
+        rank: of this process.
+        ranks: how many processes share the epoch.
+        accumulate: batches per optimizer step. Their number becomes a multiple of ranks x accumulate, by repeating
+            some: no rank waits for another, and no accumulation window is short, which Lightning would not scale.
+    """
+
+    def __init__(
+        self,
+        store: AnnotationStore,
+        planner: Planner,
+        batch_size: int,
+        grouping: Grouping,
+        seed: int,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulate: int = 1,
+    ):
+        self.store = store
+        self.planner = planner
+        self.batch_size = batch_size
+        self.grouping = grouping
+        self.seed = seed
+        self.epoch = epoch
+        self.rank = rank
+        self.ranks = ranks
+        self.accumulate = accumulate
+        self._planned: tuple[int, list[list[Look]]] | None = None
+
+    def batches(self) -> list[list[Look]]:
+        """The current epoch's batches of this rank."""
+        epoch = self.epoch()
+        if self._planned is None or self._planned[0] != epoch:
+            looks = plan_epoch(self.store, self.planner, self.seed, epoch)
+            # A stream of its own: no image has this number.
+            rng = np.random.default_rng((self.seed, epoch, len(self.store)))
+            made = self.grouping(looks, self.batch_size, rng)
+            made += [made[i % len(made)] for i in range(-len(made) % (self.ranks * self.accumulate))]
+            self._planned = (epoch, made[self.rank :: self.ranks])
+        return self._planned[1]
+
+    def __iter__(self) -> Iterator[list[Look]]:
+        return iter(self.batches())
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+
+class InferenceBatches(Sampler[list[Look]]):
+    """Every view of every image once, views of similar shape together; ranks share images, not views.
+
+    Args:
+        store: annotations.
+        planner: makes each image's views.
+        batch_size: looks per batch.
+        rank: of this process.
+        ranks: how many processes share the images; some may get fewer, or none.
+    """
+
+    def __init__(self, store: AnnotationStore, planner: Planner, batch_size: int, rank: int = 0, ranks: int = 1):
+        looks = [look for look in plan_epoch(store, planner, None) if look.image % ranks == rank]
+        groups: dict[tuple, list[Look]] = defaultdict(list)
+        for look in looks:
+            groups[look.view.level, look.view.size].append(look)
+        ordered = [look for _, group in sorted(groups.items()) for look in group]
+        self._batches: list[list[Look]] = []
+        for look in ordered:
+            last = self._batches[-1] if self._batches else []
+            if last and len(last) < batch_size and _alike(last[0], look):
+                last.append(look)
+            else:
+                self._batches.append([look])
+
+    def __iter__(self) -> Iterator[list[Look]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _alike(first: Look, second: Look) -> bool:
+    """Whether two looks waste little padding in one batch: one level, one orientation."""
+    (h1, w1), (h2, w2) = first.view.size, second.view.size
+    return first.view.level == second.view.level and (h1 > w1) == (h2 > w2)

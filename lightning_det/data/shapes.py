@@ -1,0 +1,185 @@
+"""A generated dataset with a real scale problem: small glyphs on plates among look-alikes, sizes over 16 to 1.
+
+The class of an object is the glyph inside its plate; silhouette, colours and outline say nothing. A plate of 8 pixels
+leaves its glyph 5, so small objects need resolution and the cloudy background supplies false alarms.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from lightning_det.annotations.problems import DatasetError, Problem
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.coco import Coco
+from lightning_det.data.glyphs import CLASSES, DECOYS, plate
+
+VERSION = 1
+"""Changes whenever the same arguments give other images."""
+
+SPLITS = ("train", "val", "test")
+
+
+class Shapes:
+    """Renders the dataset once, as JPEG files with COCO annotations, and reads it.
+
+    Args:
+        root: folder for generated sets; each set of arguments gets a folder of its own below it.
+        train: images of the training split.
+        val: images of the validation split; the test split has as many.
+        width: of the images, pixels.
+        height: of the images, pixels.
+        sizes: smallest and largest object, sqrt(width * height) in pixels; drawn log-uniformly.
+        objects: fewest and most objects per image.
+        decoys: fewest and most look-alikes per image that belong to no class.
+        apart: objects keep to one half of the image and look-alikes to the other.
+        seed: of the images; independent of the training's seed.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: int = 1200,
+        val: int = 200,
+        width: int = 256,
+        height: int = 192,
+        sizes: Sequence[float] = (8.0, 128.0),
+        objects: Sequence[int] = (3, 8),
+        decoys: Sequence[int] = (2, 4),
+        apart: bool = False,
+        seed: int = 0,
+    ):
+        if not 4 <= sizes[0] <= sizes[1]:
+            raise DatasetError(f"dataset.source.sizes must be (smallest, largest) with 4 <= smallest, got {sizes}")
+        if not 0 <= objects[0] <= objects[1] or not 0 <= decoys[0] <= decoys[1]:
+            raise DatasetError(f"dataset.source: objects and decoys are (fewest, most), got {objects} and {decoys}")
+        self.counts = {"train": train, "val": val, "test": val}
+        self.shape = (height, width)
+        self.sizes = tuple(sizes)
+        self.objects = tuple(objects)
+        self.decoys = tuple(decoys)
+        self.apart = apart
+        self.seed = seed
+        described = json.dumps([VERSION, self.counts, self.shape, self.sizes, self.objects, self.decoys, apart, seed])
+        self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:8]
+
+    def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
+        """Annotations of ``train``, ``val`` or ``test``; renders the split first where it is not there yet.
+
+        Raises:
+            DatasetError: unknown split, or the folder cannot be written.
+        """
+        if split not in SPLITS:
+            raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
+        # The annotation file is written last: where it is, the split is complete.
+        if not (self.folder / "annotations" / f"instances_{split}.json").exists():
+            try:
+                self._render(split)
+            except OSError as error:
+                raise DatasetError(f"cannot write the generated dataset: {error}; set dataset.root") from error
+        return Coco(str(self.folder)).read(split)
+
+    def _render(self, split: str) -> None:
+        # Several jobs may start at once: each renders aside, and the first to finish stays.
+        aside = self.folder / f".{split}-{os.getpid()}"
+        aside.mkdir(parents=True)
+        images, annotations = [], []
+        for number in track(range(self.counts[split]), f"rendering shapes/{split} into {self.folder}"):
+            rng = np.random.default_rng((self.seed, SPLITS.index(split), number))
+            pixels, labels, boxes = self.image(rng)
+            name = f"{number:06d}.jpg"
+            Image.fromarray(pixels).save(aside / name, quality=93, subsampling=0)
+            images.append({"id": number + 1, "file_name": name, "width": self.shape[1], "height": self.shape[0]})
+            for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number + 1,
+                        "category_id": label + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        partial = aside / "instances.json"
+        partial.write_text(json.dumps(content))
+        (self.folder / "annotations").mkdir(exist_ok=True)
+        if (self.folder / split).exists():
+            shutil.rmtree(aside)
+            return
+        final = self.folder / "annotations" / f"instances_{split}.json"
+        partial.replace(aside.with_suffix(".json"))
+        aside.rename(self.folder / split)
+        aside.with_suffix(".json").replace(final)
+
+    def image(self, rng: np.random.Generator) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
+        """Draws one image.
+
+        Returns:
+            Pixels (H, W, 3) uint8, class of every object counted from 0, and its ``xyxy`` box, exact to the pixel.
+        """
+        height, width = self.shape
+        canvas = clouds(rng, height, width)
+        objects = int(rng.integers(self.objects[0], self.objects[1] + 1))
+        decoys = int(rng.integers(self.decoys[0], self.decoys[1] + 1))
+        left_is_object = bool(rng.integers(2))
+        sizes = np.exp(rng.uniform(*np.log(self.sizes), objects + decoys))
+        taken: list[tuple[int, int, int, int]] = []
+        labels, boxes = [], []
+        # Large ones first: they would find no room later, and the sizes would not be log-uniform.
+        for number in np.argsort(-sizes):
+            is_object = number < objects
+            # The half of the image that this plate keeps to, where they are kept apart.
+            span = (0, width)
+            if self.apart:
+                span = (0, width // 2) if is_object == left_is_object else (width // 2, width)
+            box = self._place(rng, sizes[number], span, taken)
+            if box is None:
+                continue
+            taken.append(box)
+            names = CLASSES if is_object else DECOYS
+            kind = int(rng.integers(len(names)))
+            x1, y1, x2, y2 = box
+            colour, alpha = plate(rng, names[kind], x2 - x1, y2 - y1)
+            canvas[y1:y2, x1:x2] += alpha[..., None] * (colour - canvas[y1:y2, x1:x2])
+            if is_object:
+                labels.append(kind)
+                boxes.append(box)
+        canvas += rng.normal(0, 3, (height, width, 1))
+        return canvas.clip(0, 255).astype(np.uint8), labels, boxes
+
+    def _place(
+        self, rng: np.random.Generator, size: float, span: tuple[int, int], taken: list
+    ) -> tuple[int, int, int, int] | None:
+        """A free place for a plate, or None after 40 tries."""
+        stretch = np.exp(rng.uniform(-0.125, 0.125))
+        w = min(max(4, round(size * stretch)), span[1] - span[0])
+        h = min(max(4, round(size / stretch)), self.shape[0])
+        for _ in range(40):
+            x1 = int(rng.integers(span[0], span[1] - w + 1))
+            y1 = int(rng.integers(0, self.shape[0] - h + 1))
+            box = (x1, y1, x1 + w, y1 + h)
+            if all(box[0] >= t[2] or t[0] >= box[2] or box[1] >= t[3] or t[1] >= box[3] for t in taken):
+                return box
+        return None
+
+
+def clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A cloudy (1 / f) texture in random colours, (H, W, 3) float64 of 0 to 255."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    noise = rng.normal(size=(3, *frequency.shape)) + 1j * rng.normal(size=(3, *frequency.shape))
+    # Three independent layers, mixed into colours: clouds differ in hue as well as in brightness.
+    layers = np.fft.irfft2(noise / frequency, s=(height, width))
+    layers /= layers.std(axis=(1, 2), keepdims=True)
+    base = rng.uniform(60, 195, 3)
+    mixed = np.einsum("lhw,lc->hwc", layers, rng.normal(0, 1, (3, 3)) * rng.uniform(8, 26))
+    return (base + mixed).clip(0, 255)

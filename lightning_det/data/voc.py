@@ -1,0 +1,201 @@
+"""Pascal VOC annotations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Object(NamedTuple):
+    number: int
+    name: str
+    corners: tuple[float, float, float, float]
+    difficult: bool
+
+
+class Voc:
+    """One or more folders in VOC's layout: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
+
+    Corners are pixel indices counted from 1, both inclusive, as in the development kit: (xmin, ymin, xmax, ymax)
+    becomes the continuous box (xmin - 1, ymin - 1, xmax, ymax).
+
+    Args:
+        root: the folder, or the parent of several (``VOCdevkit``).
+        classes: names in the order of their ids; None takes all names found in the annotations, sorted, which for
+            VOC itself is its own order.
+    """
+
+    def __init__(self, root: str, classes: Sequence[str] | None = None):
+        self.root = Path(root)
+        self.classes = classes
+
+    def read(self, split: str | Sequence[str]) -> tuple[AnnotationStore, list[Problem]]:
+        """Annotations of a split, and what is wrong with them; difficult objects become ignored regions.
+
+        Args:
+            split: name of a list in ``ImageSets/Main`` such as ``trainval``, with its folder where ``root`` is the
+                parent of several (``VOC2007/trainval``); or several such names, read as one.
+
+        Raises:
+            DatasetError: a folder or list is missing, or there is no class.
+        """
+        parts = [split] if isinstance(split, str) else list(split)
+        problems: list[Problem] = []
+        stems = [(folder, stem) for part in parts for folder, stem in self._listed(part, problems)]
+        label_map = self._label_map({folder for folder, _ in stems})
+        found = _read_images(self.root, stems, problems)
+        contiguous = {name: number for number, name in enumerate(label_map.names)}
+        rows = []
+        for image, (xml, objects) in enumerate(found.objects):
+            for item in objects:
+                if item.name in contiguous:
+                    rows.append((image, xml, item, contiguous[item.name]))
+                else:
+                    reason = f"class {item.name!r} is not in dataset.classes"
+                    problems.append(Problem(str(xml), f"object {item.number}", reason, BOX_LEFT_OUT))
+        corners = np.array([r[2].corners for r in rows], np.float64).reshape(-1, 4)
+        # A box whose corners coincide is one pixel wide by the convention, and a slip of the mouse in practice.
+        slip = (corners[:, 2:] <= corners[:, :2]).any(axis=1, keepdims=True)
+        raw = RawAnnotations(
+            root=self.root,
+            files=found.files,
+            ids=found.ids,
+            widths=found.widths,
+            heights=found.heights,
+            image_of_box=np.array([r[0] for r in rows], np.int64),
+            boxes=np.where(slip, corners, corners - [1, 1, 0, 0]),
+            labels=np.array([r[3] for r in rows], np.int32),
+            ignored=np.array([r[2].difficult for r in rows], bool),
+            areas=np.full(len(rows), np.nan),
+            label_map=label_map,
+            problems=problems,
+        )
+        return raw.judged(lambda row: (str(rows[row][1]), f"object {rows[row][2].number} ({rows[row][2].name})"))
+
+    def _listed(self, part: str, problems: list[Problem]) -> list[tuple[Path, str]]:
+        """Folder and file stem of every image of a list."""
+        *parents, name = Path(part).parts
+        folder = self.root.joinpath(*parents)
+        file = folder / "ImageSets" / "Main" / f"{name}.txt"
+        if not file.is_file():
+            raise DatasetError(
+                f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
+                f"(or folders that do, named in the split: VOC2007/{name})"
+            )
+        stems: dict[str, None] = {}
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            stem = line.split()[0] if line.split() else ""
+            if not stem:
+                continue
+            if Path(stem).name != stem:
+                reason = f"{stem!r} is not the name of an annotation file without .xml"
+                problems.append(Problem(str(file), f"line {number}", reason, IMAGE_LEFT_OUT))
+            elif stem in stems:
+                reason = f"image {stem} occurs twice"
+                problems.append(Problem(str(file), f"line {number}", reason, "second mention left out"))
+            else:
+                stems[stem] = None
+        return [(folder, stem) for stem in stems]
+
+    def _label_map(self, folders: set[Path]) -> LabelMap:
+        if self.classes is not None:
+            return LabelMap(list(self.classes))
+        names: set[str] = set()
+        files = sorted(f for folder in folders for f in (folder / "Annotations").glob("*.xml"))
+        for file in progress(files, "reading class names", len(files)):
+            try:
+                # Objects only: parts (head, hand, foot) are no classes of their own.
+                names.update((o.findtext("name") or "").strip() for o in ElementTree.parse(file).iterfind("object"))
+            except (ElementTree.ParseError, OSError):
+                continue  # named as a problem where a split holds it
+        names.discard("")
+        if not names:
+            raise DatasetError(f"{self.root}: no object with a class name in any Annotations/*.xml")
+        return LabelMap(sorted(names))
+
+
+class _Images(NamedTuple):
+    files: list[str]
+    ids: list[str]
+    widths: np.ndarray
+    heights: np.ndarray
+    objects: list[tuple[Path, list[_Object]]]
+
+
+def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Problem]) -> _Images:
+    """Annotation and header of every image that has both in order; the others become problems."""
+    parsed = []
+    for folder, stem in progress(stems, "reading annotations", len(stems)):
+        xml = folder / "Annotations" / f"{stem}.xml"
+        image = _image_file(folder / "JPEGImages", stem)
+        tree = _parse(xml, problems)
+        if tree is not None and image is None:
+            reason = f"no image {stem} in {folder / 'JPEGImages'}"
+            problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
+        elif tree is not None:
+            parsed.append((stem, xml, image, tree))
+    sizes, unreadable = check_all([p[2] for p in parsed], image_size, "reading image headers")
+    problems.extend(unreadable.values())
+    files, ids, kept, objects = [], [], [], []
+    for (stem, xml, image, tree), size in zip(parsed, sizes, strict=True):
+        annotated = _annotated_size(tree)
+        if size is not None and annotated not in (None, size):
+            reason = f"annotated as {annotated[0]} x {annotated[1]}, but {image.name} is {size[0]} x {size[1]}"
+            problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
+        elif size is not None:
+            files.append(str(image.relative_to(root)))
+            ids.append(stem)
+            kept.append(size)
+            objects.append((xml, _objects(xml, tree, problems)))
+    widths, heights = np.array(kept, np.int64).reshape(-1, 2).T
+    return _Images(files, ids, widths, heights, objects)
+
+
+def _image_file(folder: Path, stem: str) -> Path | None:
+    return next((folder / f"{stem}{s}" for s in SUFFIXES if (folder / f"{stem}{s}").is_file()), None)
+
+
+def _parse(xml: Path, problems: list[Problem]) -> ElementTree.Element | None:
+    try:
+        return ElementTree.parse(xml).getroot()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ElementTree.ParseError as error:
+        reason = f"not valid XML ({error})"
+    problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
+    return None
+
+
+def _annotated_size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """(width, height) as annotated; None where the file does not say, as some tools write 0."""
+    try:
+        size = int(tree.findtext("size/width", "0")), int(tree.findtext("size/height", "0"))
+    except ValueError:
+        return None
+    return size if min(size) > 0 else None
+
+
+def _objects(xml: Path, tree: ElementTree.Element, problems: list[Problem]) -> list[_Object]:
+    found = []
+    for number, item in enumerate(tree.iterfind("object"), start=1):
+        name = (item.findtext("name") or "").strip()
+        try:
+            corners = tuple(float(item.findtext(f"bndbox/{c}", "")) for c in CORNERS)
+        except ValueError:
+            reason = f"bndbox needs {', '.join(CORNERS)} as numbers"
+            problems.append(Problem(str(xml), f"object {number} ({name})", reason, BOX_LEFT_OUT))
+            continue
+        if not name:
+            problems.append(Problem(str(xml), f"object {number}", "object has no name", BOX_LEFT_OUT))
+            continue
+        found.append(_Object(number, name, corners, (item.findtext("difficult") or "0").strip() == "1"))
+    return found

@@ -1,0 +1,166 @@
+"""YOLO txt annotations, as Ultralytics and Roboflow write them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.problems import BOX_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
+
+
+class Yolo:
+    """A folder with ``data.yaml``, ``images`` and ``labels``.
+
+    ``data.yaml`` names the classes and, per split, a folder of images or a text file that lists them. The labels of
+    ``.../images/x.jpg`` stand in ``.../labels/x.txt``, one object per line: class number, then centre and size, or
+    the corners of a polygon, all as shares of the image's width and height. An image without such a file has no
+    objects.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: str):
+        self.root = Path(os.path.abspath(root))
+
+    def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
+        """Annotations of a split, and what is wrong with them.
+
+        Args:
+            split: a key of ``data.yaml``: ``train``, ``val`` or ``test``.
+
+        Raises:
+            DatasetError: ``data.yaml`` or the split's folder is missing or not of this form.
+        """
+        file, content = self._content()
+        label_map = _label_map(file, content)
+        problems: list[Problem] = []
+        paths = self._images(file, content, split)
+        sizes, unreadable = check_all(paths, image_size, "reading image headers")
+        problems.extend(unreadable.values())
+        images = [(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]
+        rows: list[tuple] = []
+        for number, (path, size) in enumerate(progress(images, "reading annotations", len(images))):
+            labels = _labels_of(path)
+            for line, label, corners in _parse(labels, len(label_map), problems):
+                rows.append((number, labels, line, label, corners * np.tile(size, 2)))
+        raw = RawAnnotations(
+            root=self.root,
+            files=[str(path.relative_to(self.root)) for path, _ in images],
+            ids=[str(path.relative_to(self.root).with_suffix("")) for path, _ in images],
+            widths=np.array([size[0] for _, size in images], np.int64),
+            heights=np.array([size[1] for _, size in images], np.int64),
+            image_of_box=np.array([r[0] for r in rows], np.int64),
+            boxes=np.array([r[4] for r in rows], np.float64).reshape(-1, 4),
+            labels=np.array([r[3] for r in rows], np.int32),
+            ignored=np.zeros(len(rows), bool),
+            areas=np.full(len(rows), np.nan),
+            label_map=label_map,
+            problems=problems,
+        )
+        return raw.judged(lambda row: (str(rows[row][1]), f"line {rows[row][2]}"))
+
+    def _content(self) -> tuple[Path, dict]:
+        file = self.root / "data.yaml"
+        try:
+            content = yaml.safe_load(file.read_text())
+        except OSError as error:
+            raise DatasetError(f"{file}: {error.strerror}; dataset.root must hold data.yaml") from error
+        except yaml.YAMLError as error:
+            raise DatasetError(f"{file}: not valid YAML ({error})") from error
+        if not isinstance(content, dict):
+            raise DatasetError(f"{file}: not a YOLO dataset description: no keys")
+        return file, content
+
+    def _images(self, file: Path, content: dict, split: str) -> list[Path]:
+        """Files of a split, sorted."""
+        if not isinstance(content.get(split), str):
+            raise DatasetError(f"{file}: no split {split!r}; it needs a folder of images or a list of them as text")
+        place = self._place(file, content, split)
+        if place.is_dir():
+            return sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+        listed = [line.strip() for line in place.read_text().splitlines() if line.strip()]
+        paths = {Path(os.path.normpath(place.parent / line)) for line in listed}
+        stray = next((p for p in paths if not p.is_relative_to(self.root)), None)
+        if stray is not None:
+            raise DatasetError(f"{place}: {stray} is not below {self.root}")
+        return sorted(paths)
+
+    def _place(self, file: Path, content: dict, split: str) -> Path:
+        """Where the images of a split are.
+
+        Descriptions move between machines and tools write them relative to different folders, so the folder of
+        ``data.yaml`` is tried with and without its ``path``, and without leading ``..``. Nothing outside the
+        folder is ever read.
+        """
+        named = Path(content[split])
+        inside = Path(*[part for part in named.parts if part != ".."])
+        for candidate in (Path(str(content.get("path") or "")) / named, named, inside):
+            place = Path(os.path.normpath(self.root / candidate))
+            if place.exists() and place.is_relative_to(self.root):
+                return place
+        raise DatasetError(f"{file}: {split}: {content[split]} is neither a folder nor a file below {self.root}")
+
+
+def _label_map(file: Path, content: dict) -> LabelMap:
+    names = content.get("names")
+    try:
+        if isinstance(names, dict):
+            ordered = sorted(names.items(), key=lambda item: int(item[0]))
+            if [int(key) for key, _ in ordered] != list(range(len(ordered))):
+                raise ValueError("class numbers must run from 0 without gaps")
+            names = [name for _, name in ordered]
+        if not isinstance(names, list):
+            raise ValueError("it must be a list, or a mapping from class numbers")
+        return LabelMap(names)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{file}: names: {error}") from error
+
+
+def _labels_of(image: Path) -> Path:
+    """Label file of an image: the last folder ``images`` of its path becomes ``labels``."""
+    parts = list(image.parts)
+    folders = [number for number, part in enumerate(parts[:-1]) if part == "images"]
+    if folders:
+        parts[folders[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _parse(file: Path, classes: int, problems: list[Problem]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (line, class, corners as shares (4,)) of every usable line."""
+    if not file.is_file():
+        return
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(Problem(str(file), "", f"cannot be read as text ({error})", BOX_LEFT_OUT))
+        return
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        reason = None
+        try:
+            values = np.array([float(f) for f in fields[1:]])
+            label = int(fields[0])
+        except ValueError:
+            reason = f"{line!r} is not a class number and shares of the image"
+        else:
+            if not 0 <= label < classes:
+                reason = f"class {label} is not one of the {classes} classes"
+            elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
+                reason = f"{len(values)} values behind the class: 4 make a box, pairs of 3 or more corners a polygon"
+            elif len(values) == 4 and values.max() > 2:
+                reason = f"{line!r} holds pixels: YOLO's values are shares of width and height"
+        if reason is not None:
+            problems.append(Problem(str(file), f"line {number}", reason, BOX_LEFT_OUT))
+        elif len(values) == 4:
+            yield number, label, np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
+        else:
+            points = values.reshape(-1, 2)
+            yield number, label, np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -1,0 +1,5 @@
+"""Detectors: nn.Modules that turn image batches into losses or detections and know no scale strategy."""
+
+from lightning_det.detectors.faster_rcnn import FasterRCNN
+
+__all__ = ["FasterRCNN"]

@@ -1,0 +1,59 @@
+"""Anchors of all feature maps of a batch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Anchors(nn.Module):
+    """Anchors on a grid per feature map, in torchvision's numeric convention.
+
+    Cell anchors are rounded to integers and centred on the top left corner of their cell, and the grid step is the
+    integer quotient of image and map size, so that torchvision's weights mean the same here.
+
+    Args:
+        sizes: one list per feature map: sides of the square anchors, pixels of the view.
+        ratios: height / width of the anchors of every size.
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float] = (0.5, 1.0, 2.0)):
+        super().__init__()
+        if not sizes or not all(sizes) or min(min(s) for s in sizes) <= 0 or not ratios or min(ratios) <= 0:
+            raise ValueError(f"anchors need positive sizes per map and positive ratios, got {sizes} and {ratios}")
+        self.cells = [_cell_anchors(s, ratios) for s in sizes]
+        self._cache: dict[tuple, list[Tensor]] = {}
+
+    @property
+    def per_cell(self) -> list[int]:
+        """Number of anchors per cell of each map."""
+        return [len(cell) for cell in self.cells]
+
+    def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors (h * w * per_cell, 4) of every map (B, C, h, w): rows, then columns, then anchors of a cell."""
+        shapes = tuple(tuple(m.shape[-2:]) for m in maps)
+        key = (tuple(image_size), shapes, maps[0].device)
+        if key not in self._cache:
+            if len(self._cache) >= 32:  # multi-scale training meets many canvas sizes
+                self._cache.clear()
+            self._cache[key] = [
+                _grid(cell.to(maps[0].device), shape, image_size)
+                for cell, shape in zip(self.cells, shapes, strict=True)
+            ]
+        return self._cache[key]
+
+
+def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    sides = torch.tensor([float(s) for s in sizes])
+    stretch = torch.tensor([float(r) for r in ratios]).sqrt()
+    widths = (sides[None, :] / stretch[:, None]).flatten()
+    heights = (sides[None, :] * stretch[:, None]).flatten()
+    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+
+
+def _grid(cell: Tensor, shape: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    ys = torch.arange(shape[0], device=cell.device) * (image_size[0] // shape[0])
+    xs = torch.arange(shape[1], device=cell.device) * (image_size[1] // shape[1])
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
+    corners = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (corners + cell).reshape(-1, 4)

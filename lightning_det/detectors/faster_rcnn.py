@@ -1,0 +1,186 @@
+"""Faster R-CNN (Ren et al., NIPS 2015) on one feature map ("C4") or a feature pyramid (FPN)."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from lightning_det.backbones import Backbone
+from lightning_det.detectors.anchors import Anchors
+from lightning_det.detectors.preprocess import Normalize
+from lightning_det.detectors.roi_head import RoIHead, Stage, TwoFC
+from lightning_det.detectors.rpn import RPN
+from lightning_det.structures import Batch, Detections
+
+
+class FPN(nn.Module):
+    """Feature pyramid network (Lin et al., CVPR 2017) with an extra, max-pooled map for the largest anchors.
+
+    Args:
+        channels: channels of the backbone's maps.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int):
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(channels), width, extra_blocks=LastLevelMaxPool())
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """N maps, finest first, to N + 1 maps of ``width`` channels."""
+        named = OrderedDict((str(number), m) for number, m in enumerate(maps))
+        return list(self.pyramid(named).values())
+
+
+class FasterRCNN(nn.Module):
+    """Two-stage detector assembled from built parts.
+
+    Args:
+        backbone: image batch to feature maps.
+        neck: feature maps to the maps that the RPN reads.
+        rpn: proposal network.
+        roi_head: second stage; reads as many of the neck's maps, from the finest on, as it has strides.
+        preprocess: uint8 images to normalised float images, zero outside the views.
+    """
+
+    class_layers = ("roi_head.classify.", "roi_head.regress.")
+    """Prefixes of the parameters whose shape follows the classes."""
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead, preprocess: nn.Module):
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+        self.roi_head = roi_head
+
+    def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
+        """Feature maps of (B, 3, H, W) images whose views measure ``sizes`` (B, 2)."""
+        return self.neck(self.backbone(self.preprocess(images, sizes)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The four losses of a training batch; their sum is what training minimises."""
+        maps = self.features(batch.images, batch.sizes)
+        predictions = self.rpn(maps, batch.images.shape[-2:])
+        proposals = self.rpn.propose(predictions, batch.sizes)
+        return self.rpn.losses(predictions, batch) | self.roi_head.losses(
+            maps[: len(self.roi_head.strides)], proposals, batch
+        )
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+    ) -> Detections:
+        """Detects objects in views.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            sizes: (B, 2) int64, (height, width) of the views without padding.
+            score_threshold: detections need a greater score.
+            nms_iou: NMS threshold per class.
+            max_detections: most detections per view.
+        """
+        maps = self.features(images, sizes)
+        proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
+        return self.roi_head.detect(
+            maps[: len(self.roi_head.strides)], proposals, sizes, score_threshold, nms_iou, max_detections
+        )
+
+    def compile_parts(self, **options) -> None:
+        """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""
+        for part in (self.backbone, self.neck, self.rpn.head, self.roi_head.trunk):
+            part.compile(fullgraph=True, **options)
+
+    @classmethod
+    def c4(
+        cls,
+        backbone: Backbone,
+        num_classes: int,
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        select_anchors,
+        select_rois,
+        roi_size: int = 7,
+        head_width: int = 1024,
+        before_nms: Sequence[int] = (2000, 1000),
+        after_nms: Sequence[int] = (2000, 1000),
+    ) -> "FasterRCNN":
+        """Faster R-CNN on one feature map.
+
+        A backbone with a RoI stage makes the "C4" form of ResNet's appendix: RoIs of 2 * ``roi_size`` cells go
+        through the stage, which halves them. One without gets two fully connected layers on ``roi_size`` cells.
+
+        Args:
+            backbone: built with ``form="c4"``.
+            num_classes: object classes, background not counted.
+            anchor_sizes: sides of the square anchors, pixels of the view.
+            anchor_ratios: height / width of the anchors.
+            select_anchors: selector of the anchors that carry loss.
+            select_rois: selector of the RoIs that carry loss.
+            roi_size: see above.
+            head_width: width of the fully connected layers.
+            before_nms: see `RPN`.
+            after_nms: see `RPN`.
+        """
+        if len(backbone.channels) != 1:
+            raise ValueError(f"this detector reads one map, the backbone makes {len(backbone.channels)}: use form=c4")
+        channels = backbone.channels[0]
+        anchors = Anchors([anchor_sizes], anchor_ratios)
+        if backbone.roi_stage is None:
+            trunk = TwoFC(channels, roi_size, head_width)
+        else:
+            trunk = Stage(*backbone.roi_stage, size=2 * roi_size)
+        return cls(
+            backbone,
+            nn.Identity(),
+            RPN(channels, anchors, select_anchors, before_nms=before_nms, after_nms=after_nms),
+            RoIHead(trunk, num_classes, backbone.strides, select_rois),
+            Normalize(),
+        )
+
+    @classmethod
+    def fpn(
+        cls,
+        backbone: Backbone,
+        num_classes: int,
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        select_anchors,
+        select_rois,
+        neck_width: int = 256,
+        roi_size: int = 7,
+        head_width: int = 1024,
+        before_nms: Sequence[int] = (2000, 1000),
+        after_nms: Sequence[int] = (2000, 1000),
+    ) -> "FasterRCNN":
+        """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
+
+        Args:
+            backbone: built with ``form="pyramid"``.
+            num_classes: object classes.
+            anchor_sizes: one side per map of the pyramid, which has one map more than the backbone.
+            anchor_ratios: height / width of the anchors.
+            select_anchors: selector of anchors.
+            select_rois: selector of RoIs.
+            neck_width: channels of the pyramid.
+            roi_size: cells per side of a RoI.
+            head_width: width of the fully connected layers.
+            before_nms: see `RPN`; per map.
+            after_nms: see `RPN`.
+        """
+        maps = len(backbone.channels) + 1
+        if len(anchor_sizes) != maps:
+            raise ValueError(f"the pyramid has {maps} maps, so anchor_sizes needs {maps} sizes, got {anchor_sizes}")
+        anchors = Anchors([[s] for s in anchor_sizes], anchor_ratios)
+        return cls(
+            backbone,
+            FPN(backbone.channels, neck_width),
+            RPN(neck_width, anchors, select_anchors, before_nms=before_nms, after_nms=after_nms),
+            RoIHead(TwoFC(neck_width, roi_size, head_width), num_classes, backbone.strides, select_rois),
+            Normalize(),
+        )

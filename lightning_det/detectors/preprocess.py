@@ -1,0 +1,30 @@
+"""From stored pixels to network input."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """uint8 RGB images to float images of zero mean and unit variance, exactly zero outside the views.
+
+    Args:
+        mean: per channel, of pixels scaled to [0, 1].
+        std: per channel, of pixels scaled to [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 and (B, 2) (height, width) of the views to (B, 3, H, W) float32, channels last."""
+        x = (images.to(memory_format=torch.channels_last).float() / 255 - self.mean) / self.std
+        rows = torch.arange(images.shape[2], device=images.device) < sizes[:, :1]
+        columns = torch.arange(images.shape[3], device=images.device) < sizes[:, 1:]
+        return x * (rows[:, None, :, None] & columns[:, None, None, :])

@@ -1,0 +1,135 @@
+"""Region proposal network (Faster R-CNN, section 3.1), batched and static in shape."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RPNHead
+
+from lightning_det.detectors.anchors import Anchors
+from lightning_det.ops.boxes import clip, decode, encode, gather_boxes
+from lightning_det.ops.nms import best_after_nms
+from lightning_det.selection.matching import label_anchors
+from lightning_det.structures import Batch
+
+BOX_BETA = 1.0 / 9
+"""Where smooth L1 turns from quadratic to linear: sigma = 3 of py-faster-rcnn."""
+
+
+class Proposals(NamedTuple):
+    """``P`` proposals per view, best first."""
+
+    boxes: Tensor
+    """(B, P, 4) float32 ``xyxy``, pixels of the view, clipped to it; no gradient."""
+    scores: Tensor
+    """(B, P) float32 objectness, a probability; 0 for padding."""
+    valid: Tensor
+    """(B, P) bool, False for padding."""
+
+
+class Predictions(NamedTuple):
+    """Raw output of the network for every anchor of every map."""
+
+    anchors: list[Tensor]
+    logits: list[Tensor]
+    deltas: list[Tensor]
+
+
+class RPN(nn.Module):
+    """Scores anchors, refines them into proposals, and learns from a selection of them.
+
+    Args:
+        channels: channels of every feature map.
+        anchors: anchors of every feature map; the same number per cell on each.
+        select: which labelled anchors carry loss.
+        positive: lowest IoU of a positive anchor.
+        negative: IoU below which an anchor is background.
+        ignore: anchors that overlap an invalid or ignored box by more carry no loss.
+        before_nms: (training, inference) best proposals per map that enter NMS.
+        after_nms: (training, inference) proposals per view that leave it.
+        nms_iou: NMS threshold, applied map by map.
+        min_size: proposals with a shorter side are dropped, pixels of the view.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        select,
+        positive: float = 0.7,
+        negative: float = 0.3,
+        ignore: float = 0.3,
+        before_nms: Sequence[int] = (2000, 1000),
+        after_nms: Sequence[int] = (2000, 1000),
+        nms_iou: float = 0.7,
+        min_size: float = 1e-3,
+    ):
+        super().__init__()
+        if len(set(anchors.per_cell)) != 1:
+            raise ValueError(f"every map needs the same number of anchors per cell, got {anchors.per_cell}")
+        self.anchors = anchors
+        self.head = RPNHead(channels, anchors.per_cell[0])
+        self.select = select
+        self.thresholds = {"positive": positive, "negative": negative, "ignore": ignore}
+        self.before_nms = tuple(before_nms)
+        self.after_nms = tuple(after_nms)
+        self.nms_iou = nms_iou
+        self.min_size = min_size
+
+    def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:
+        """Predictions on feature maps (B, C, h, w) of a batch whose padded (height, width) is ``image_size``.
+
+        Returns:
+            Per map: anchors (A, 4), logits (B, A) and deltas (B, A, 4), both float32.
+        """
+        logits, deltas = self.head(maps)
+        return Predictions(
+            self.anchors(image_size, maps),
+            [_per_anchor(x, 1).squeeze(-1).float() for x in logits],
+            [_per_anchor(x, 4).float() for x in deltas],
+        )
+
+    @torch.no_grad()
+    def propose(self, predictions: Predictions, sizes: Tensor) -> Proposals:
+        """Best proposals of every view, ``sizes`` (B, 2) being the views' (height, width) without padding."""
+        before = self.before_nms[0 if self.training else 1]
+        boxes, logits, groups = [], [], []
+        for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
+            top, index = logit.topk(min(before, logit.shape[1]), dim=1)
+            boxes.append(decode(anchors[index], gather_boxes(delta, index)))
+            logits.append(top)
+            groups.append(torch.full_like(index, number))
+        box = clip(torch.cat(boxes, dim=1), sizes)
+        score = torch.cat(logits, dim=1).sigmoid()
+        sides = box[..., 2:] - box[..., :2]
+        usable = (sides >= self.min_size).all(dim=-1) & score.isfinite()
+        after = self.after_nms[0 if self.training else 1]
+        index, valid = best_after_nms(box, score, torch.cat(groups, dim=1), usable, self.nms_iou, after)
+        return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
+
+    def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
+        """Objectness and box loss, both divided by the number of selected anchors of the batch."""
+        anchors = torch.cat(predictions.anchors)
+        logits = torch.cat(predictions.logits, dim=1)
+        deltas = torch.cat(predictions.deltas, dim=1)
+        labels, matched = label_anchors(anchors, batch.boxes, batch.states, **self.thresholds)
+        index, chosen = self.select(labels, anchors)
+        is_object = labels.gather(1, index) == 1
+        objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")
+        reference = anchors[index]
+        boxes = gather_boxes(batch.boxes, matched.gather(1, index))
+        # Where there is no object the anchor is its own target: finite, and masked below.
+        targets = encode(reference, torch.where(is_object[..., None], boxes, reference))
+        error = F.smooth_l1_loss(gather_boxes(deltas, index), targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
+        count = chosen.sum().clamp(min=1)
+        return {
+            "rpn_objectness": (objectness * chosen).sum() / count,
+            "rpn_box": (error * (chosen & is_object)).sum() / count,
+        }
+
+
+def _per_anchor(x: Tensor, values: int) -> Tensor:
+    """(B, A * values, h, w) to (B, h * w * A, values), the order of `Anchors`."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

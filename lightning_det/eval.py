@@ -1,0 +1,72 @@
+"""``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
+
+import json
+import logging
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from lightning_det.build import build_data, build_trainer, usable_split
+from lightning_det.callbacks import Evaluator, Pictures
+from lightning_det.cli import command, run_folder, save_config
+from lightning_det.evaluation.coco import Evaluation, evaluate
+from lightning_det.evaluation.files import write_coco_results
+from lightning_det.plotting.curves import plot_ap_by_size
+from lightning_det.restore import relabelled, restored
+
+log = logging.getLogger("lightning_det")
+
+
+def evaluate_checkpoint(cfg: DictConfig) -> dict:
+    """Evaluates as the configuration says; results go into Hydra's run folder."""
+    settings, module = restored(cfg)
+    folder = run_folder()
+    save_config(settings, folder)
+    store = relabelled(usable_split(settings, cfg.split), module.labels)
+    log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
+
+    test, cuts = settings.test, tuple(settings.dataset.size_cuts)
+    evaluator = Evaluator(cuts, test.max_detections, test.backend)
+    trainer = build_trainer(settings, folder, learning=False)
+    trainer.callbacks += [evaluator, Pictures(str(folder / "pictures"))]
+    trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
+    if not trainer.is_global_zero:
+        return {}
+
+    # Once more with the octaves of the curve, which training does without.
+    results = evaluator.results
+    full = evaluate(store, results, cuts, test.max_detections, curve=True, backend=test.backend)
+    write_coco_results(folder / "detections.json", store, results)
+    plot_ap_by_size(full.curve(), folder / "ap_by_size.png", f"AP by object size, {cfg.split}")
+    metrics = full.figures() | {
+        "images": len(results.seen),
+        "detections": len(results),
+        "checkpoint": str(cfg.checkpoint),
+        "per_class": full.per_class(),
+        "ap_by_size": full.curve(),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    print_tables(full)
+    print(folder)
+    return metrics
+
+
+def print_tables(evaluation: Evaluation) -> None:
+    """AP by class and by size, and COCO's table."""
+    console = Console()
+    classes = Table("class", "boxes", "AP", "AP50", title="AP by class")
+    for name, row in evaluation.per_class().items():
+        if row["boxes"]:
+            classes.add_row(name, str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
+    sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
+    for row in evaluation.curve():
+        sizes.add_row(f"{row['from']:g} - {row['to']:g}", str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
+    console.print(classes, sizes)
+    print(evaluation.table())
+
+
+main = command("eval")(evaluate_checkpoint)
+
+if __name__ == "__main__":
+    main()

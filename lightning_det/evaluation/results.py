@@ -1,0 +1,64 @@
+"""Detections of many images as flat arrays."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_det.views.merge import keep_best
+
+Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Results:
+    """Detections in pixels of the original images; a row is one detection."""
+
+    images: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(N,) int64, position of the image in its store."""
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    """(N, 4) float32 ``xyxy``."""
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(N,) float32."""
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(N,) int64, classes counted from 0."""
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of the images that were looked at, with or without detections, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Results"]) -> "Results":
+        """All rows of several results, of views, batches or ranks, empty ones included."""
+        parts = [cls(), *parts]
+        return cls(
+            np.concatenate([p.images for p in parts]),
+            np.concatenate([p.boxes for p in parts]),
+            np.concatenate([p.scores for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            np.unique(np.concatenate([p.seen for p in parts])),
+        )
+
+    def merged(self, merge: Merge, max_detections: int) -> "Results":
+        """One list per image out of those of its views.
+
+        Args:
+            merge: suppresses duplicates within groups, see `lightning_det.views.merge`.
+            max_detections: most per image.
+        """
+        boxes, scores = torch.from_numpy(self.boxes), torch.from_numpy(self.scores)
+        images, labels = torch.from_numpy(self.images), torch.from_numpy(self.labels)
+        classes = int(labels.max()) + 1 if len(labels) else 1
+        keep, scores = merge(boxes, scores, images * classes + labels)
+        best = keep_best(scores, images[keep], max_detections)
+        keep, scores = keep[best], scores[best]
+        return Results(
+            self.images[keep.numpy()], self.boxes[keep.numpy()], scores.numpy(), self.labels[keep.numpy()], self.seen
+        )
+
+    def of_image(self, image: int) -> np.ndarray:
+        """Rows of one image."""
+        return np.flatnonzero(self.images == image)

@@ -1,0 +1,135 @@
+"""``python -m lightning_det.inspect``: is the dataset in order, and what does a strategy make of it?"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from lightning_det.annotations import DatasetError, Problem
+from lightning_det.build import build_data, read_split
+from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.data.dataset import Look, ViewDataset
+from lightning_det.data.images import ImageError
+from lightning_det.data.inspection import PERCENTILES, coverage, damaged_images, statistics
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.plotting.boxes import page
+from lightning_det.plotting.curves import plot_sizes
+from lightning_det.plotting.views import draw_view
+from lightning_det.structures import State
+
+CELL = 400
+"""Side of a picture on the page, pixels."""
+
+
+def inspect(cfg: DictConfig) -> dict[str, Any]:
+    """Inspects as the configuration says; results go into Hydra's run folder."""
+    cfg = checked(cfg)
+    folder = run_folder()
+    save_config(cfg, folder)
+    splits, problems = {}, []
+    for which in dict.fromkeys([cfg.split, "train", "val", "test"]):
+        if which != cfg.split and cfg.dataset[which] is None:
+            continue
+        try:
+            store, found = read_split(cfg, which)
+        except DatasetError as error:
+            if which == cfg.split:
+                raise
+            problems.append(Problem(f"dataset.{which}", "", str(error), "split cannot be used"))
+            continue
+        found += damaged_images(store) if cfg.decode else []
+        splits[which] = statistics(store) | {"problems": len(found)}
+        problems += [p for p in found if p not in problems]
+        if which == cfg.split:
+            chosen = store
+
+    data = build_data(cfg, chosen, None)
+    looks = plan_epoch(chosen, data.train_views, cfg.seed)
+    report = {
+        **splits[cfg.split],
+        "split": cfg.split,
+        "problems": [p.to_dict() for p in problems],
+        **coverage(chosen, looks, **data.visibility),
+        "splits": splits,
+    }
+    (folder / "inspect.json").write_text(json.dumps(report, indent=1))
+    sides = (chosen.boxes[:, 2:] - chosen.boxes[:, :2])[~chosen.ignored]
+    marks = cfg.dataset.size_cuts
+    plot_sizes(np.sqrt(sides.prod(axis=1)), folder / "sizes.png", marks, f"object sizes, {cfg.split}")
+    drawn = draw_page(ViewDataset(chosen, **data.visibility), looks, cfg.pictures)
+    if drawn is not None:
+        Image.fromarray(drawn).save(folder / "views.png")
+    print_report(report, problems)
+    print(folder)
+    return report
+
+
+def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
+    """Some views, spread over the dataset and over the levels; None where no image can be read."""
+    by_level: dict[int, list[Look]] = {}
+    for look in looks:
+        by_level.setdefault(look.view.level, []).append(look)
+    chosen = []
+    for group in by_level.values():
+        positions = np.linspace(0, len(group) - 1, -(-count // len(by_level))).round().astype(int)
+        chosen += [group[p] for p in np.unique(positions)]
+    tiles, titles = [], []
+    for look in sorted(chosen[:count], key=lambda look: (look.image, look.view.level)):
+        try:
+            sample = dataset.__getitems__([look])[0]
+        except ImageError:
+            continue  # named among the problems
+        pixels = sample.pixels.permute(1, 2, 0).numpy()
+        tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, CELL))
+        states = sample.targets.states
+        titles.append(
+            f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}: learns {(states == State.VALID).sum()}, "
+            f"not {(states == State.INVALID).sum()}"
+        )
+    return page(tiles, titles) if tiles else None
+
+
+def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
+    """The report in words and tables."""
+    console = Console()
+    for which, counts in report["splits"].items():
+        console.print(
+            f"{which}: {counts['images']} images ({counts['images_without_boxes']} without boxes), "
+            f"{counts['boxes']} boxes, {counts['ignored_regions']} ignored regions, {counts['problems']} problems"
+        )
+    table = Table("", *(f"{p} %" for p in PERCENTILES), title=f"percentiles, {report['split']}")
+    for key in ("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"):
+        table.add_row(key.replace("_", " "), *(f"{v:g}" for v in np.round(report[key], 1)))
+    classes = sorted(report["classes"].items(), key=lambda item: -item[1])
+    most = ", ".join(f"{name} {count}" for name, count in classes[:10])
+    console.print(table, f"classes: {most}{f' and {len(classes) - 10} more' if len(classes) > 10 else ''}")
+    levels = Table("level", "learns from sizes", "views", "boxes learned", "pixels", title="views of one epoch")
+    for row in report["levels"]:
+        low, high = row["valid_range"]
+        bounds = "all" if low == 0 and high is None else f"{low:g} to {'inf' if high is None else f'{high:g}'} px"
+        levels.add_row(
+            str(row["level"]), bounds, str(row["views"]), str(row["boxes_learned"]), f"{row['pixels_vs_800x1333']:.3f}"
+        )
+    console.print(levels)
+    console.print(
+        f"{report['views_per_image']:.2f} views per image; {report['boxes_learned']} boxes are learned from in some "
+        f"view, {report['boxes_unlearned']} in none; pixels per epoch: {report['pixels_vs_800x1333']:.3f} of one "
+        f"800 x 1333 pass"
+    )
+    if problems:
+        console.print(f"{len(problems)} problems:")
+        for problem in problems:
+            print(f"  {problem} -> {problem.action}")
+    else:
+        console.print("no problems")
+
+
+main = command("inspect")(inspect)
+
+if __name__ == "__main__":
+    main()

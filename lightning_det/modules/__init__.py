@@ -1,0 +1,6 @@
+"""LightningModules: training and inference steps around a detector; one per detector variant."""
+
+from lightning_det.modules.faster_rcnn import FasterRCNNModule
+from lightning_det.modules.schedules import Constant, Cosine, MultiStep
+
+__all__ = ["Constant", "Cosine", "FasterRCNNModule", "MultiStep"]

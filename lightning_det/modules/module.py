@@ -1,0 +1,180 @@
+"""What the LightningModules of all detectors share."""
+
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.evaluation.results import Merge, Results
+from lightning_det.modules.schedules import Schedule
+from lightning_det.ops.boxes import size
+from lightning_det.structures import Batch
+from lightning_det.views.merge import NMS
+from lightning_det.views.view import boxes_to_image
+
+
+class Inference(NamedTuple):
+    """How detections become results: the same in validation, evaluation and prediction."""
+
+    score_threshold: float = 0.01
+    """Detections need a greater score."""
+    nms_iou: float = 0.5
+    """NMS threshold per class within a view."""
+    max_detections: int = 100
+    """Most detections per view, and per image after merging."""
+    merge: Merge = NMS()
+    """Merges the views of an image."""
+
+
+class DetectionModule(pl.LightningModule):
+    """Trains and runs a detector; the detector itself knows nothing of Lightning.
+
+    Args:
+        detector: has ``losses(batch)``, returning named scalars to sum, and ``forward``, returning `Detections`.
+        labels: classes, kept in checkpoints.
+        optimizer: makes an optimizer from parameter groups (a partial of ``torch.optim``).
+        schedule: learning rate schedule.
+        inference: settings of inference.
+        settings: the configuration as plain data, kept in checkpoints.
+        norm_weight_decay: weight decay of normalisation layers and biases; None takes the optimizer's.
+        reference_batch: views per optimizer step that the optimizer's learning rate is meant for; the rate is scaled
+            linearly to the actual number (Goyal et al. 2017). None takes the rate as it is.
+        channels_last: memory format of convolutions; faster on CPU and GPU.
+        compiled: compile backbone, neck and heads.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        labels: LabelMap,
+        optimizer: Callable[[Iterable], torch.optim.Optimizer] | None = None,
+        schedule: Schedule | None = None,
+        inference: Inference | None = None,
+        settings: dict[str, Any] | None = None,
+        norm_weight_decay: float | None = 0.0,
+        reference_batch: int | None = None,
+        channels_last: bool = True,
+        compiled: bool = False,
+    ):
+        super().__init__()
+        self.detector = detector.to(memory_format=torch.channels_last) if channels_last else detector
+        if compiled:
+            self.detector.compile_parts()
+        self.labels = labels
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.inference = inference or Inference()
+        self.norm_weight_decay = norm_weight_decay
+        self.reference_batch = reference_batch
+        # Plain data only: checkpoints must load with weights_only=True.
+        self.save_hyperparameters({"settings": settings or {}, "labels": labels.to_dict()})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Sums the detector's losses."""
+        losses = self.detector.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        named = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(named, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return {"loss": total} | named
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Results:
+        """Detections of the batch's views in their images; callbacks collect and merge them."""
+        return self.infer(batch)
+
+    predict_step = validation_step
+
+    @torch.no_grad()
+    def infer(self, batch: Batch) -> Results:
+        """Detects objects in views and keeps those whose size is in the view's valid range.
+
+        Sizes are those of the detections, not of proposals, in original pixels: above the lower bound, and not above
+        the upper (SNIP, section 6.1).
+        """
+        settings = self.inference
+        found = self.detector(
+            batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, settings.max_detections
+        )
+        boxes = boxes_to_image(found.boxes.float(), batch)
+        sizes = size(boxes)
+        keep = found.valid & (sizes > batch.ranges[:, :1]) & (sizes <= batch.ranges[:, 1:])
+        images = batch.index[:, None].expand_as(keep)
+        return Results(
+            images[keep].cpu().numpy(),
+            boxes[keep].cpu().numpy(),
+            found.scores[keep].float().cpu().numpy(),
+            found.labels[keep].cpu().numpy(),
+            batch.index.unique().cpu().numpy(),
+        )
+
+    def load_own(self, state_dict: Mapping[str, Tensor], labels: LabelMap) -> str:
+        """Loads the weights of another training of this detector, perhaps for other classes.
+
+        Args:
+            state_dict: of a module.
+            labels: its classes.
+
+        Returns:
+            What became of the layers that depend on the classes, in words.
+
+        Raises:
+            ValueError: the weights are of another detector.
+        """
+        weights = dict(state_dict)
+        same = self.labels.names == labels.names
+        prefixes = tuple(f"detector.{p}" for p in self.detector.class_layers)
+        mine = self.state_dict()
+        if not same:
+            weights |= {name: tensor for name, tensor in mine.items() if name.startswith(prefixes)}
+        wrong = [n for n in {*mine, *weights} if n not in mine or n not in weights or mine[n].shape != weights[n].shape]
+        if wrong:
+            raise ValueError(
+                f"weights of another detector: {len(wrong)} tensors are missing or differ in shape, "
+                f"such as {', '.join(sorted(wrong)[:3])}; give the same detector and backbone"
+            )
+        self.load_state_dict(weights)
+        return "all layers" if same else "the last layer starts fresh: its classes are others"
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Parameter groups, and a schedule that is stepped with the optimizer."""
+        trainer = self.trainer
+        optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
+        if self.reference_batch is not None:
+            views = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+            for group in optimizer.param_groups:
+                group["lr"] *= views / self.reference_batch
+        per_epoch, total = self._optimizer_steps()
+        schedule = self.schedule
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, per_epoch, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer_steps(self) -> tuple[int, int]:
+        """Optimizer steps per epoch and of the whole training.
+
+        Not Lightning's ``estimated_stepping_batches``: it makes the training loader, with the views of epoch 0,
+        before a resumed run knows its epoch.
+        """
+        trainer = self.trainer
+        batches = trainer.datamodule.num_train_batches()
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        per_epoch = max(1, ceil(batches / trainer.accumulate_grad_batches))
+        bounds = [trainer.max_steps] * (trainer.max_steps > 0) + [per_epoch * trainer.max_epochs] * (
+            (trainer.max_epochs or 0) > 0
+        )
+        return per_epoch, min(bounds, default=per_epoch)
+
+
+def parameter_groups(module: nn.Module, norm_weight_decay: float | None) -> list[dict[str, Any]]:
+    """Trainable parameters, with normalisation layers and biases apart where they have their own weight decay."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if norm_weight_decay is None:
+        return [{"params": parameters}]
+    # Normalisation layers and biases are what has one dimension.
+    weights = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    return [{"params": weights}, {"params": vectors, "weight_decay": norm_weight_decay}]

@@ -1,0 +1,1 @@
+"""Batched box geometry and suppression: pure functions of tensors."""

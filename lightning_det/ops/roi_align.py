@@ -1,0 +1,78 @@
+"""RoIAlign over one map or a feature pyramid, without a data-dependent shape."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+CANONICAL_SIZE = 224.0
+CANONICAL_STRIDE = 16
+"""A RoI of 224 x 224 pixels is read from the map of stride 16 (FPN, equation 1)."""
+
+
+def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size: int, samples: int = 2) -> Tensor:
+    """Features of every RoI, from the map that suits its size.
+
+    Choosing a map per RoI with indices would make shapes depend on the data and stop the host once per map. Here
+    the maps are packed side by side into one canvas, each RoI is moved to its map's place on it, and torchvision's
+    kernel runs once. Values equal ``torchvision.ops.MultiScaleRoIAlign`` (not aligned to half pixels, so that
+    torchvision's weights fit) up to the rounding of the moved coordinates.
+
+    Args:
+        maps: feature maps (B, C, h, w), finest first; consecutive ones halve the size.
+        strides: pixels of the view per cell of each map.
+        rois: (B, R, 4) float32 ``xyxy``, pixels of the view, inside it.
+        size: cells per side of the output.
+        samples: bilinear samples per cell and axis.
+
+    Returns:
+        (B * R, C, size, size).
+    """
+    batch = torch.arange(rois.shape[0], device=rois.device, dtype=rois.dtype)[:, None, None]
+    if len(maps) == 1:
+        canvas, placed = maps[0], rois / strides[0]
+    else:
+        canvas, corners = _pack(maps)
+        level = pyramid_level(rois, strides)
+        placed = rois / _per_level(level, strides)[..., None]
+        x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
+        placed = placed + torch.stack([x, y, x, y], dim=-1)
+    indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
+    return torchvision.ops.roi_align(canvas, indexed.to(canvas.dtype), size, 1.0, samples, aligned=False)
+
+
+def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
+    """Which map each of (B, R, 4) RoIs is read from, (B, R) int64 (FPN, equation 1)."""
+    area = (rois[..., 2] - rois[..., 0]) * (rois[..., 3] - rois[..., 1])
+    octave = torch.floor(torch.log2(area.clamp(min=0).sqrt() / CANONICAL_SIZE) + 1e-6)
+    canonical = round(math.log2(CANONICAL_STRIDE / strides[0]))
+    return (octave + canonical).clamp(0, len(strides) - 1).to(torch.int64)
+
+
+def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
+    """values[level] with values known to the host: no table has to travel to the device."""
+    out = torch.full_like(level, values[0], dtype=torch.float32)
+    for number, value in enumerate(values[1:], start=1):
+        out = out.masked_fill(level == number, float(value))
+    return out
+
+
+def _pack(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The finest map with the coarser ones stacked to its right, and the top left (x, y) of each.
+
+    Every map gets a border that repeats its edge, because RoIAlign repeats the edge of what it takes for the map.
+    """
+    framed = [F.pad(m, (1, 1, 1, 1), mode="replicate") for m in maps]
+    first, rest = framed[0], framed[1:]
+    width = max(m.shape[3] for m in rest)
+    height = max(first.shape[2], sum(m.shape[2] for m in rest))
+    corners, row = [(1, 1)], 1
+    for m in rest:
+        corners.append((first.shape[3] + 1, row))
+        row += m.shape[2]
+    column = torch.cat([F.pad(m, (0, width - m.shape[3], 0, 0)) for m in rest], dim=2)
+    parts = [F.pad(m, (0, 0, 0, height - m.shape[2])) for m in (first, column)]
+    return torch.cat(parts, dim=3), corners

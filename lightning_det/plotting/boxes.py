@@ -1,0 +1,103 @@
+"""Boxes drawn on images."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GREY = (150, 150, 150)
+MARGIN = 6
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """A colour per class: hues by the golden ratio, so that neighbours differ."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_boxes(
+    pixels: np.ndarray,
+    boxes: np.ndarray,
+    captions: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    dashed: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """Draws boxes with captions.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        boxes: (n, 4) ``xyxy`` pixels.
+        captions: one per box; "" for none.
+        colours: one per box, RGB.
+        dashed: which boxes have broken lines; None for none.
+
+    Returns:
+        A drawn copy.
+    """
+    image = Image.fromarray(pixels).copy()
+    draw = ImageDraw.Draw(image)
+    width = max(1, round(max(image.size) / 500))
+    font = ImageFont.load_default(size=max(10, round(max(image.size) / 60)))
+    dashed = [False] * len(boxes) if dashed is None else dashed
+    # Large boxes first: small ones stay visible.
+    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) if len(boxes) else []
+    for number in order:
+        box = [float(v) for v in boxes[number]]
+        if dashed[number]:
+            _dashed_rectangle(draw, box, colours[number], width)
+        else:
+            draw.rectangle(box, outline=colours[number], width=width)
+    for number in order:
+        if captions[number]:
+            _caption(draw, boxes[number], captions[number], colours[number], font, image.size)
+    return np.asarray(image)
+
+
+def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: list[float], colour, width: int, dash: int = 5) -> None:
+    x1, y1, x2, y2 = box
+    for x in np.arange(x1, x2, 2 * dash):
+        for y in (y1, y2):
+            draw.line([(x, y), (min(x + dash, x2), y)], fill=colour, width=width)
+    for y in np.arange(y1, y2, 2 * dash):
+        for x in (x1, x2):
+            draw.line([(x, y), (x, min(y + dash, y2))], fill=colour, width=width)
+
+
+def _caption(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour, font, size: tuple[int, int]) -> None:
+    """A caption above its box, or inside it at the top of the image."""
+    _, _, w, h = draw.textbbox((0, 0), text, font=font)
+    x = min(max(0, float(box[0])), max(0, size[0] - w))
+    y = float(box[1]) - h - 1
+    y = float(box[1]) + 1 if y < 0 else y
+    draw.rectangle((x, y, x + w + 1, y + h), fill=colour)
+    dark = sum(c * f for c, f in zip(colour, (0.3, 0.59, 0.11), strict=True)) < 120
+    draw.text((x + 1, y), text, fill="white" if dark else "black", font=font)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Two images of equal height next to each other, with titles above."""
+    gap = np.full((left.shape[0], MARGIN, 3), 255, np.uint8)
+    row = np.concatenate([left, gap, right], axis=1)
+    font = ImageFont.load_default(size=14)
+    header = Image.new("RGB", (row.shape[1], 20), "white")
+    draw = ImageDraw.Draw(header)
+    draw.text((2, 2), titles[0], fill="black", font=font)
+    draw.text((left.shape[1] + MARGIN + 2, 2), titles[1], fill="black", font=font)
+    return np.concatenate([np.asarray(header), row])
+
+
+def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3) -> np.ndarray:
+    """Pictures (h, w, 3) uint8 in a grid, each under its title."""
+    font = ImageFont.load_default(size=13)
+    cell = max(p.shape[1] for p in pictures) + MARGIN
+    rows = []
+    for start in range(0, len(pictures), columns):
+        row = pictures[start : start + columns]
+        height = max(p.shape[0] for p in row) + 20 + MARGIN
+        canvas = Image.new("RGB", (cell * columns, height), "white")
+        for column, picture in enumerate(row):
+            ImageDraw.Draw(canvas).text((cell * column + 2, 2), titles[start + column], fill="black", font=font)
+            canvas.paste(Image.fromarray(picture), (cell * column, 20))
+        rows.append(np.asarray(canvas))
+    return np.concatenate(rows)

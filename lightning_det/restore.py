@@ -1,0 +1,71 @@
+"""A trained detector and its settings, out of a checkpoint."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
+from lightning_det.build import build_module, load_checkpoint
+from lightning_det.cli import overridden_keys
+from lightning_det.config import check_targets, resolved
+from lightning_det.modules.module import DetectionModule
+
+OF_THIS_RUN = ("trainer", "seed")
+"""Nodes that never come from a checkpoint: they describe this machine and this run."""
+
+OF_GROUPS = {"strategy": ("views", "test"), "test": ("views", "test"), "experiment": ("dataset", "views", "test")}
+"""What choosing an option of these groups replaces in the settings of a checkpoint."""
+
+
+def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
+    """Settings and module of ``cfg.checkpoint``, with what the user set on the command line.
+
+    Args:
+        cfg: as composed for this command.
+
+    Raises:
+        UserError: no checkpoint of this package.
+        ConfigError: the settings do not fit.
+    """
+    content = load_checkpoint(cfg.checkpoint)
+    saved = content["hyper_parameters"]
+    merged = overlaid(saved["settings"], cfg, overridden_keys())
+    check_targets(resolved(merged))
+    module = build_module(merged, LabelMap.from_dict(saved["labels"]), learning=False)
+    module.load_state_dict(content["state_dict"])
+    return merged, module.eval()
+
+
+def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: list[str]) -> DictConfig:
+    """A checkpoint's settings, replaced where the user chose otherwise.
+
+    Args:
+        saved: the ``settings`` of a checkpoint.
+        cfg: this command's configuration, with everything that the user set.
+        overridden: keys and groups that the user set.
+    """
+    merged = OmegaConf.create(saved)
+    wanted = [*OF_THIS_RUN]
+    for key in overridden:
+        wanted += OF_GROUPS.get(key, (key,))
+    for key in wanted:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=False, enum_to_str=True)
+        OmegaConf.update(merged, key, value, merge=False, force_add=True)
+    return merged
+
+
+def relabelled(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
+    """A store whose classes are counted as a detector counts them; classes are the same if their names are.
+
+    Raises:
+        DatasetError: the store has classes that the detector does not know.
+    """
+    unknown = [n for n in store.label_map.names if n not in labels.names]
+    if unknown:
+        raise DatasetError(
+            f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
+            f"it knows {', '.join(labels.names[:10])}{' ...' if len(labels) > 10 else ''}"
+        )
+    return store.with_labels(labels)

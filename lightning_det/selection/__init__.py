@@ -1,0 +1,5 @@
+"""Which boxes are positives and which losses count: matching and selection, batched and static in shape."""
+
+from lightning_det.selection.random import RandomSelector
+
+__all__ = ["RandomSelector"]

@@ -1,0 +1,98 @@
+"""The tensors that pass between data, detectors and evaluation."""
+
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class State(IntEnum):
+    """What a view may learn from a box.
+
+    ``INVALID`` boxes keep their class: regions that overlap them can be labelled with it, but they are no
+    positives of their own, and anchors near them carry no loss (SNIP, section 6.1). Nothing at all is known
+    about the class of what overlaps an ``IGNORED`` region (COCO crowd, VOC difficult).
+    """
+
+    PADDING = 0
+    VALID = 1
+    INVALID = 2
+    IGNORED = 3
+
+
+@dataclass
+class Batch:
+    """``B`` views of images, padded to one size, with their boxes padded to one count ``G``.
+
+    Boxes are ``xyxy`` in pixels of the view, which starts at the top left of its canvas; windows and ranges are
+    in pixels of the original image.
+    """
+
+    images: Tensor
+    """(B, 3, H, W) uint8, RGB, zero outside the view."""
+    sizes: Tensor
+    """(B, 2) int64, height and width of the view without padding."""
+    boxes: Tensor
+    """(B, G, 4) float32."""
+    labels: Tensor
+    """(B, G) int64, classes counted from 0; 0 for padding."""
+    states: Tensor
+    """(B, G) int64, values of `State`."""
+    windows: Tensor
+    """(B, 4) float32, the part of the original image that the view shows."""
+    ranges: Tensor
+    """(B, 2) float32, valid range of sqrt(width * height)."""
+    flips: Tensor
+    """(B,) bool, whether the view is mirrored left to right."""
+    index: Tensor
+    """(B,) int64, position of the image in its annotation store."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Copy of the batch on ``device``; Lightning and the tests call it."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Copy of the batch in page-locked memory; torch's DataLoader calls it."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, function) -> "Batch":
+        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+    @property
+    def scales(self) -> Tensor:
+        """(B,) float32, view pixels per original pixel: the geometric mean over both axes."""
+        width = self.windows[:, 2] - self.windows[:, 0]
+        height = self.windows[:, 3] - self.windows[:, 1]
+        return (self.sizes[:, 0] / height * (self.sizes[:, 1] / width)).sqrt()
+
+
+class Detections(NamedTuple):
+    """Detections of ``B`` views, sorted by falling score and padded to one count ``N``."""
+
+    boxes: Tensor
+    """(B, N, 4) float32 ``xyxy``, pixels of the view."""
+    scores: Tensor
+    """(B, N) float32; 0 for padding."""
+    labels: Tensor
+    """(B, N) int64, classes counted from 0."""
+    valid: Tensor
+    """(B, N) bool, False for padding."""
+
+
+class ImageRecord(NamedTuple):
+    """What planners of views know about an image: no pixels."""
+
+    width: int
+    height: int
+    boxes: np.ndarray
+    """(n, 4) float64 ``xyxy``, pixels of the image."""
+    labels: np.ndarray
+    """(n,) integer, classes counted from 0."""
+    ignored: np.ndarray
+    """(n,) bool, True for regions that teach nothing (COCO crowd, VOC difficult)."""

@@ -1,0 +1,72 @@
+"""``python -m lightning_det.train``: trains a detector, evaluates it after every epoch, and keeps what happened."""
+
+import json
+import logging
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from lightning_det.annotations import DatasetError
+from lightning_det.build import (
+    build_data,
+    build_module,
+    build_trainer,
+    checkpoint_file,
+    load_weights,
+    usable_split,
+)
+from lightning_det.callbacks import Evaluator
+from lightning_det.cli import checked, command, run_folder, save_config
+
+log = logging.getLogger("lightning_det")
+
+
+def train(cfg: DictConfig) -> pl.Trainer:
+    """Trains as the configuration says; the run folder is Hydra's."""
+    cfg = checked(cfg)
+    folder = run_folder()
+    save_config(cfg, folder)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    stores = {which: usable_split(cfg, which) for which in ("train", "val")}
+    difference = stores["train"].label_map.difference(stores["val"].label_map)
+    if difference:
+        raise DatasetError(f"dataset.val {difference}, compared with dataset.train")
+    if stores["train"].ignored.all():
+        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from")
+    for which, store in stores.items():
+        log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
+
+    module = build_module(cfg, stores["train"].label_map)
+    if cfg.weights is not None:
+        load_weights(module, cfg.weights)
+    log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
+    trainer = build_trainer(cfg, folder)
+    resume = None if cfg.resume is None else str(checkpoint_file(cfg.resume, "last"))
+    trainer.fit(module, datamodule=build_data(cfg, **stores), ckpt_path=resume)
+    if trainer.is_global_zero:
+        report(trainer, folder)
+    return trainer
+
+
+def report(trainer: pl.Trainer, folder) -> None:
+    """Writes ``metrics.json`` and prints COCO's table and, last, the run folder."""
+    evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
+    metrics = {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "loss": float(trainer.callback_metrics.get("train/loss", float("nan"))),
+    }
+    if evaluator is not None and evaluator.evaluation is not None:
+        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        metrics = evaluator.evaluation.figures() | metrics
+        metrics["best_AP"] = metrics["AP"] if best is None else float(best)
+        metrics["per_class"] = evaluator.evaluation.per_class()
+        print(evaluator.evaluation.table())
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    print(folder)
+
+
+main = command("train")(train)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Views: which pixels, at which scale, a detector sees, and which boxes it learns from there.
+
+A planner turns an image's size and boxes into views, for training and for inference alike. It is a chain of up to
+three steps, each a callable ``(image, views, rng) -> views``: ``scales`` makes views of the whole image, ``windows``
+cuts them, ``flip`` mirrors them. A strategy replaces one step and leaves the others alone.
+"""
+
+from lightning_det.views.flip import BothSides, RandomFlip
+from lightning_det.views.planner import Planner
+from lightning_det.views.pyramid import Pyramid
+from lightning_det.views.tiles import Tiles
+from lightning_det.views.view import View
+
+__all__ = ["BothSides", "Planner", "Pyramid", "RandomFlip", "Tiles", "View"]

@@ -1,0 +1,48 @@
+"""From the detections of several views of an image to the detections of the image."""
+
+import torch
+import torchvision
+from torch import Tensor
+
+
+class NMS:
+    """Greedy non-maximum suppression per image and class.
+
+    Args:
+        iou: a detection goes when its IoU with a better one is greater than this.
+    """
+
+    def __init__(self, iou: float = 0.5):
+        if not 0 <= iou <= 1:
+            raise ValueError(f"test.merge.iou must be 0 to 1, got {iou}")
+        self.iou = iou
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Suppresses duplicates.
+
+        Args:
+            boxes: (N, 4) float ``xyxy``, pixels of the original image.
+            scores: (N,) float.
+            groups: (N,) int64, one number per image and class; groups do not touch each other.
+
+        Returns:
+            Indices (K,) of what stays and its scores (K,), which other merges may lower.
+        """
+        keep = torchvision.ops.batched_nms(boxes, scores, groups, self.iou)
+        return keep, scores[keep]
+
+
+def keep_best(scores: Tensor, images: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest scores of every image, by image and then by falling score.
+
+    Args:
+        scores: (N,) float.
+        images: (N,) int64, which image each belongs to.
+        count: most per image.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(images[order], stable=True)]
+    grouped = images[order]
+    # Rank within the image: position minus the position of the image's first.
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(grouped, grouped)
+    return order[rank < count]

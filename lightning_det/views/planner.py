@@ -1,0 +1,32 @@
+"""The chain of steps that makes the views of an image."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lightning_det.structures import ImageRecord
+from lightning_det.views.view import View
+
+Step = Callable[[ImageRecord, list[View], np.random.Generator | None], list[View]]
+
+
+class Planner:
+    """Plans the views of an image.
+
+    Args:
+        scales: makes views of the whole image; the list of views that it is given is empty.
+        windows: cuts views into smaller ones, or None.
+        flip: mirrors views, or None.
+    """
+
+    def __init__(self, scales: Step, windows: Step | None = None, flip: Step | None = None):
+        self.steps: Sequence[Step] = [step for step in (scales, windows, flip) if step is not None]
+        self.canvas: int | None = getattr(windows, "size", None)
+        """Side of the square that every view fits in, where there is one: batches then have a constant shape."""
+
+    def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
+        """Views of ``image``; ``rng`` draws what is random in training, and is None at inference."""
+        views: list[View] = []
+        for step in self.steps:
+            views = step(image, views, rng)
+        return views

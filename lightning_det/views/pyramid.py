@@ -1,0 +1,94 @@
+"""Views of the whole image: at one scale, several, or one drawn from several."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import inf
+from typing import Literal
+
+import numpy as np
+
+from lightning_det.structures import ImageRecord
+from lightning_det.views.view import View
+
+Resolution = float | Sequence[int]
+"""A pair (short side, longest long side) in pixels, -1 for unconstrained, or a plain scale factor."""
+
+
+def scale_factor(width: int, height: int, resolution: Resolution) -> float:
+    """Factor that brings an image to ``resolution``: the short side's, unless the long side grows beyond its cap.
+
+    Raises:
+        ValueError: neither a positive factor nor a pair with a positive value.
+    """
+    if isinstance(resolution, int | float):
+        if resolution <= 0:
+            raise ValueError(f"a scale factor must be positive, got {resolution}")
+        return float(resolution)
+    if len(resolution) != 2 or max(resolution) <= 0:
+        raise ValueError(f"a resolution is a pair (short side, cap of the long side) or a factor, got {resolution}")
+    short, cap = resolution
+    scale = short / min(width, height) if short > 0 else inf
+    if cap > 0 and (scale == inf or round(scale * max(width, height)) > cap):
+        scale = cap / max(width, height)
+    return scale
+
+
+class Pyramid:
+    """The whole image at each of several resolutions, finest first.
+
+    One resolution is single-scale training, several are the image pyramid of SNIP (section 7.1) and of multi-scale
+    testing.
+
+    Args:
+        resolutions: see `Resolution`.
+        valid_ranges: (lower, upper) sizes in original pixels that each resolution learns from and detects; an upper
+            bound of -1 is infinite. None: all sizes at every resolution.
+        draw: ``all`` resolutions on every visit of the image, or ``one`` at random (training only).
+
+    Raises:
+        ValueError: wrong order, wrong number of ranges, or empty ranges.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[Resolution],
+        valid_ranges: Sequence[Sequence[float]] | None = None,
+        draw: Literal["all", "one"] = "all",
+    ):
+        factors = [scale_factor(640, 480, r) for r in resolutions]
+        if not factors or any(a < b for a, b in pairwise(factors)):
+            raise ValueError(f"views: resolutions must be given from the finest to the coarsest, got {resolutions}")
+        ranges = [(0.0, inf)] * len(resolutions) if valid_ranges is None else [_range(r) for r in valid_ranges]
+        if len(ranges) != len(resolutions):
+            raise ValueError(f"views: {len(resolutions)} resolutions need as many valid_ranges, got {valid_ranges}")
+        if draw not in ("all", "one"):
+            raise ValueError(f"views: draw must be all or one, got {draw!r}")
+        self.resolutions = list(resolutions)
+        self.valid_ranges = ranges
+        self.draw = draw
+
+    def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
+        """Views of the whole image, one per resolution drawn."""
+        levels = range(len(self.resolutions))
+        if self.draw == "one":
+            if rng is None:
+                raise ValueError("views: draw=one is for training; inference needs every view, draw=all")
+            levels = [int(rng.integers(len(self.resolutions)))]
+        window = (0, 0, image.width, image.height)
+        return [
+            View(
+                scale_factor(image.width, image.height, self.resolutions[level]),
+                window,
+                self.valid_ranges[level],
+                level=level,
+            )
+            for level in levels
+        ]
+
+
+def _range(pair: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(value) for value in pair)
+    high = inf if high == -1 else high
+    if not 0 <= low < high:
+        raise ValueError(f"views: a valid range is (lower, upper) with 0 <= lower < upper or -1, got {list(pair)}")
+    return low, high

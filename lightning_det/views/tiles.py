@@ -1,0 +1,61 @@
+"""Fixed-size windows on a regular grid."""
+
+from itertools import product
+
+import numpy as np
+
+from lightning_det.structures import ImageRecord
+from lightning_det.views.view import View
+
+
+def starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Evenly spaced positions of the fewest tiles that cover ``length`` pixels and overlap by a share of a tile."""
+    tile = min(tile, length)
+    step = max(1.0, tile * (1 - overlap))
+    count = 1 + int(np.ceil((length - tile) / step))
+    return [round(x) for x in np.linspace(0, length - tile, count)]
+
+
+class Tiles:
+    """Cuts every view into overlapping square tiles; a view that fits in one tile stays whole.
+
+    An object no larger than the overlap lies entirely in at least one tile.
+
+    Args:
+        size: side of a tile, pixels of the view.
+        overlap: share of a tile that it has in common with its neighbour, at least.
+        background: probability that a tile without a box is used, in training; inference uses all tiles.
+    """
+
+    def __init__(self, size: int = 512, overlap: float = 0.25, background: float = 1.0):
+        if size < 1 or not 0 <= overlap < 1 or not 0 <= background <= 1:
+            raise ValueError(
+                "views: tiles need size >= 1, 0 <= overlap < 1 and 0 <= background <= 1, "
+                f"got {size}, {overlap} and {background}"
+            )
+        self.size = size
+        self.overlap = overlap
+        self.background = background
+
+    def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
+        """The tiles of all views."""
+        tiles = [tile for view in views for tile in self._cut(view)]
+        if rng is None or self.background == 1:
+            return tiles
+        windows = np.array([t.window for t in tiles])[:, None]
+        boxes = image.boxes[None]
+        common = np.minimum(windows[..., 2:], boxes[..., 2:]) - np.maximum(windows[..., :2], boxes[..., :2])
+        has_box = (common > 0).all(axis=2).any(axis=1)
+        lucky = rng.random(len(tiles)) < self.background
+        return [t for t, keep in zip(tiles, has_box | lucky, strict=True) if keep]
+
+    def _cut(self, view: View) -> list[View]:
+        x1, y1, x2, y2 = view.window
+        # Rounded down, so that a tile never exceeds its canvas.
+        side = max(1, int(self.size / view.scale))
+        width, height = min(side, x2 - x1), min(side, y2 - y1)
+        columns = starts(x2 - x1, side, self.overlap)
+        rows = starts(y2 - y1, side, self.overlap)
+        return [
+            view._replace(window=(x1 + x, y1 + y, x1 + x + width, y1 + y + height)) for y, x in product(rows, columns)
+        ]

@@ -1,0 +1,61 @@
+"""A view of an image, and its geometry."""
+
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_det.structures import Batch
+
+
+class View(NamedTuple):
+    """One look at one image: the pixels of ``window``, resized by ``scale``, perhaps mirrored.
+
+    It learns from boxes whose size, sqrt(width * height) in original pixels, lies in ``valid_range``, and at
+    inference keeps detections of these sizes.
+    """
+
+    scale: float
+    """View pixels per original pixel."""
+    window: tuple[int, int, int, int]
+    """``xyxy`` in pixels of the original image. Integers: pixels are cut where boxes say, without drift."""
+    valid_range: tuple[float, float] = (0.0, inf)
+    """Lower bound included, upper bound excluded."""
+    flip: bool = False
+    level: int = 0
+    """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the view, pixels."""
+        x1, y1, x2, y2 = self.window
+        return max(1, round((y2 - y1) * self.scale)), max(1, round((x2 - x1) * self.scale))
+
+
+def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
+    """(n, 4) boxes in original pixels to pixels of the view, unclipped.
+
+    Pixels are resized from the window to the rounded size, so boxes are scaled by the ratio of the two, which
+    differs from ``view.scale`` by up to half a pixel over the view.
+    """
+    x1, y1, x2, y2 = view.window
+    height, width = view.size
+    factors = np.array([width / (x2 - x1), height / (y2 - y1)] * 2)
+    moved = (boxes - np.array([x1, y1, x1, y1])) * factors
+    if view.flip:
+        moved[:, [0, 2]] = width - moved[:, [2, 0]]
+    return moved
+
+
+def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
+    """(B, N, 4) boxes in pixels of the batch's views to pixels of their original images: undoes `boxes_to_view`."""
+    sizes = batch.sizes.to(boxes.dtype)[:, None]
+    mirrored = torch.stack([sizes[..., 1] - boxes[..., 2], sizes[..., 1] - boxes[..., 0]], dim=-1)
+    x = torch.where(batch.flips[:, None, None], mirrored, boxes[..., [0, 2]])
+    y = boxes[..., [1, 3]]
+    window = batch.windows[:, None]
+    x = x * ((window[..., 2:3] - window[..., 0:1]) / sizes[..., 1:2]) + window[..., 0:1]
+    y = y * ((window[..., 3:4] - window[..., 1:2]) / sizes[..., 0:1]) + window[..., 1:2]
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
