@@ -1,7 +1,6 @@
 """The tensors that pass between data, detectors and evaluation."""
 
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +8,14 @@ import torch
 from torch import Tensor
 
 
-class State(IntEnum):
+class State:
     """What a view may learn from a box.
 
     ``INVALID`` boxes keep their class: regions that overlap them can be labelled with it, but they are no
     positives of their own, and anchors near them carry no loss (SNIP, section 6.1). Nothing at all is known
     about the class of what overlaps an ``IGNORED`` region (COCO crowd, VOC difficult).
+
+    Plain integers: torch.compile takes the comparison of a tensor with an IntEnum member for False.
     """
 
     PADDING = 0

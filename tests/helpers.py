@@ -10,7 +10,7 @@ def make_batch(count=2, height=192, width=256, boxes=5, padded=16, classes=6, se
     rng = torch.Generator().manual_seed(seed)
     corner = torch.rand(count, padded, 2, generator=rng) * torch.tensor([width, height]) * 0.6
     side = 8 + torch.rand(count, padded, 2, generator=rng) * torch.tensor([width, height]) * 0.35
-    states = torch.full((count, padded), int(State.PADDING))
+    states = torch.full((count, padded), State.PADDING)
     states[:, :boxes] = State.VALID
     real = (states != State.PADDING)[..., None]
     return Batch(

@@ -107,7 +107,7 @@ class Collate:
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = np.zeros((len(samples), count, 4), np.float32)
         labels = np.zeros((len(samples), count), np.int64)
-        states = np.full((len(samples), count), int(State.PADDING), np.int64)
+        states = np.full((len(samples), count), State.PADDING, np.int64)
         for number, sample in enumerate(samples):
             h, w = sizes[number]
             images[number, :, :h, :w] = sample.pixels

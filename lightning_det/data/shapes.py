@@ -70,31 +70,45 @@ class Shapes:
         self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:8]
 
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
-        """Annotations of ``train``, ``val`` or ``test``; renders the split first where it is not there yet.
+        """Annotations of ``train``, ``val`` or ``test``; renders the dataset first where it is not there yet.
 
         Raises:
             DatasetError: unknown split, or the folder cannot be written.
         """
         if split not in SPLITS:
             raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
-        # The annotation file is written last: where it is, the split is complete.
-        if not (self.folder / "annotations" / f"instances_{split}.json").exists():
+        if not self.folder.exists():
             try:
-                self._render(split)
+                self._render()
             except OSError as error:
                 raise DatasetError(f"cannot write the generated dataset: {error}; set dataset.root") from error
         return Coco(str(self.folder)).read(split)
 
-    def _render(self, split: str) -> None:
-        # Several jobs may start at once: each renders aside, and the first to finish stays.
-        aside = self.folder / f".{split}-{os.getpid()}"
-        aside.mkdir(parents=True)
+    def _render(self) -> None:
+        # Aside, and moved in place as a whole: where the folder is, it is complete. Several jobs may start at once:
+        # the first to finish stays.
+        aside = self.folder.with_name(f".{self.folder.name}-{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        (aside / "annotations").mkdir(parents=True)
+        for split in SPLITS:
+            content = self._render_split(aside / split, split)
+            (aside / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        try:
+            aside.rename(self.folder)
+        except OSError:
+            if not self.folder.exists():
+                raise
+            shutil.rmtree(aside)
+
+    def _render_split(self, folder: Path, split: str) -> dict:
+        """Writes the images of a split and returns their annotations."""
+        folder.mkdir()
         images, annotations = [], []
-        for number in track(range(self.counts[split]), f"rendering shapes/{split} into {self.folder}"):
+        for number in track(range(self.counts[split]), f"rendering {split} images into {self.folder}"):
             rng = np.random.default_rng((self.seed, SPLITS.index(split), number))
             pixels, labels, boxes = self.image(rng)
             name = f"{number:06d}.jpg"
-            Image.fromarray(pixels).save(aside / name, quality=93, subsampling=0)
+            Image.fromarray(pixels).save(folder / name, quality=93, subsampling=0)
             images.append({"id": number + 1, "file_name": name, "width": self.shape[1], "height": self.shape[0]})
             for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
                 annotations.append(
@@ -108,17 +122,7 @@ class Shapes:
                     }
                 )
         categories = [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        partial = aside / "instances.json"
-        partial.write_text(json.dumps(content))
-        (self.folder / "annotations").mkdir(exist_ok=True)
-        if (self.folder / split).exists():
-            shutil.rmtree(aside)
-            return
-        final = self.folder / "annotations" / f"instances_{split}.json"
-        partial.replace(aside.with_suffix(".json"))
-        aside.rename(self.folder / split)
-        aside.with_suffix(".json").replace(final)
+        return {"images": images, "annotations": annotations, "categories": categories}
 
     def image(self, rng: np.random.Generator) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
         """Draws one image.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_det.detectors.rpn import Proposals
-from lightning_det.ops.boxes import clip, decode, encode, gather_boxes, size
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.roi_align import roi_align
 from lightning_det.selection.matching import label_rois
@@ -123,8 +123,7 @@ class RoIHead(nn.Module):
         classification = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         own = deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         is_object = labels > 0
-        # Background is its own target: finite, and masked.
-        targets = encode(rois, torch.where(is_object[..., None], boxes, rois), BOX_WEIGHTS)
+        targets = encode_where(is_object, rois, boxes, BOX_WEIGHTS)
         error = F.smooth_l1_loss(own, targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
         return classification.view(labels.shape), error * is_object
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 
 from lightning_det.detectors.anchors import Anchors
-from lightning_det.ops.boxes import clip, decode, encode, gather_boxes
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.selection.matching import label_anchors
 from lightning_det.structures import Batch
@@ -101,7 +101,8 @@ class RPN(nn.Module):
             boxes.append(decode(anchors[index], gather_boxes(delta, index)))
             logits.append(top)
             groups.append(torch.full_like(index, number))
-        box = clip(torch.cat(boxes, dim=1), sizes)
+        # After a diverged step boxes may be NaN, which torchvision's RoIAlign takes for addresses.
+        box = clip(torch.cat(boxes, dim=1).nan_to_num(0.0), sizes)
         score = torch.cat(logits, dim=1).sigmoid()
         sides = box[..., 2:] - box[..., :2]
         usable = (sides >= self.min_size).all(dim=-1) & score.isfinite()
@@ -120,8 +121,7 @@ class RPN(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")
         reference = anchors[index]
         boxes = gather_boxes(batch.boxes, matched.gather(1, index))
-        # Where there is no object the anchor is its own target: finite, and masked below.
-        targets = encode(reference, torch.where(is_object[..., None], boxes, reference))
+        targets = encode_where(is_object, reference, boxes)
         error = F.smooth_l1_loss(gather_boxes(deltas, index), targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
         count = chosen.sum().clamp(min=1)
         return {

@@ -62,6 +62,14 @@ def encode(references: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.
     return torch.cat([shift, weights[1] * torch.log(size_b / size_r)], dim=-1)
 
 
+def encode_where(mask: Tensor, references: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """`encode` where (...) bool ``mask`` holds, 0 elsewhere: padding has no size, and NaN survives a product with 0."""
+    unit = boxes.new_zeros(4)
+    unit[2:] = 1
+    mask = mask[..., None]
+    return encode(torch.where(mask, references, unit), torch.where(mask, boxes, unit), weights)
+
+
 def decode(references: Tensor, deltas: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
     """Boxes (..., 4) that ``deltas`` (..., 4) make of ``references``: the inverse of `encode`."""
     size_r = references[..., 2:] - references[..., :2]

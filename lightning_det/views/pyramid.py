@@ -43,6 +43,7 @@ class Pyramid:
         resolutions: see `Resolution`.
         valid_ranges: (lower, upper) sizes in original pixels that each resolution learns from and detects; an upper
             bound of -1 is infinite. None: all sizes at every resolution.
+        anchor_ranges: the same for the proposal network, where it differs from ``valid_ranges``.
         draw: ``all`` resolutions on every visit of the image, or ``one`` at random (training only).
 
     Raises:
@@ -53,18 +54,21 @@ class Pyramid:
         self,
         resolutions: Sequence[Resolution],
         valid_ranges: Sequence[Sequence[float]] | None = None,
+        anchor_ranges: Sequence[Sequence[float]] | None = None,
         draw: Literal["all", "one"] = "all",
     ):
         factors = [scale_factor(640, 480, r) for r in resolutions]
         if not factors or any(a < b for a, b in pairwise(factors)):
             raise ValueError(f"views: resolutions must be given from the finest to the coarsest, got {resolutions}")
-        ranges = [(0.0, inf)] * len(resolutions) if valid_ranges is None else [_range(r) for r in valid_ranges]
-        if len(ranges) != len(resolutions):
-            raise ValueError(f"views: {len(resolutions)} resolutions need as many valid_ranges, got {valid_ranges}")
+        for name, given in (("valid_ranges", valid_ranges), ("anchor_ranges", anchor_ranges)):
+            if given is not None and len(given) != len(resolutions):
+                raise ValueError(f"views: {len(resolutions)} resolutions need as many {name}, got {given}")
         if draw not in ("all", "one"):
             raise ValueError(f"views: draw must be all or one, got {draw!r}")
         self.resolutions = list(resolutions)
-        self.valid_ranges = ranges
+        everything, nothing = [(0.0, -1)] * len(resolutions), [None] * len(resolutions)
+        self.valid_ranges = [_range(r) for r in (everything if valid_ranges is None else valid_ranges)]
+        self.anchor_ranges = nothing if anchor_ranges is None else [_range(r) for r in anchor_ranges]
         self.draw = draw
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
@@ -80,6 +84,7 @@ class Pyramid:
                 scale_factor(image.width, image.height, self.resolutions[level]),
                 window,
                 self.valid_ranges[level],
+                self.anchor_ranges[level],
                 level=level,
             )
             for level in levels

@@ -23,6 +23,8 @@ class View(NamedTuple):
     """``xyxy`` in pixels of the original image. Integers: pixels are cut where boxes say, without drift."""
     valid_range: tuple[float, float] = (0.0, inf)
     """Lower bound included, upper bound excluded."""
+    anchor_range: tuple[float, float] | None = None
+    """What the proposal network learns from, where it differs: SNIP's lets small objects in at the middle scale."""
     flip: bool = False
     level: int = 0
     """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""

@@ -1,0 +1,67 @@
+"""From views to images."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_det.evaluation.results import Results
+from lightning_det.views.merge import NMS, keep_best
+
+
+def results(rows):
+    """Rows of (image, x, score, label): 10-pixel squares."""
+    images, x, scores, labels = (np.array(c) for c in zip(*rows, strict=True))
+    boxes = np.stack([x, np.zeros(len(x)), x + 10, np.full(len(x), 10)], axis=1)
+    return Results(
+        images.astype(np.int64),
+        boxes.astype(np.float32),
+        scores.astype(np.float32),
+        labels.astype(np.int64),
+        np.unique(images),
+    )
+
+
+def test_duplicates_go_within_image_and_class_only():
+    merged = results([(0, 0, 0.9, 1), (0, 1, 0.8, 1), (0, 1, 0.7, 2), (1, 1, 0.6, 1), (0, 50, 0.5, 1)]).merged(
+        NMS(0.5), 100
+    )
+    kept = sorted(zip(merged.images.tolist(), (10 * merged.scores).round().tolist(), strict=True))
+    assert kept == [(0, 5), (0, 7), (0, 9), (1, 6)]
+
+
+def test_the_best_of_each_image_stay():
+    merged = results([(i, 20 * k, 0.1 * k + 0.01 * i, 0) for k in range(5) for i in (2, 0)]).merged(NMS(0.5), 3)
+    assert merged.images.tolist() == [0, 0, 0, 2, 2, 2]
+    np.testing.assert_allclose(merged.scores, [0.4, 0.3, 0.2, 0.42, 0.32, 0.22], atol=1e-6)
+
+
+def test_merging_is_idempotent_and_ignores_order():
+    rng = np.random.default_rng(0)
+    rows = [
+        (int(rng.integers(3)), float(rng.uniform(0, 60)), float(rng.uniform()), int(rng.integers(2)))
+        for _ in range(200)
+    ]
+    once = results(rows).merged(NMS(0.4), 100)
+    again = once.merged(NMS(0.4), 100)
+    shuffled = results([rows[i] for i in rng.permutation(200)]).merged(NMS(0.4), 100)
+    for other in (again, shuffled):
+        np.testing.assert_array_equal(once.scores, other.scores)
+        np.testing.assert_array_equal(once.boxes, other.boxes)
+
+
+def test_nothing_merges_to_nothing():
+    empty = Results.concatenate([Results(), Results(seen=np.array([3, 1]))])
+    merged = empty.merged(NMS(0.5), 10)
+    assert len(merged) == 0
+    assert merged.seen.tolist() == [1, 3]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 100)), max_size=60), st.integers(1, 5))
+def test_keep_best_is_a_sort_per_image(rows, count):
+    images = torch.tensor([r[0] for r in rows], dtype=torch.int64)
+    scores = torch.tensor([float(r[1]) for r in rows])
+    best = keep_best(scores, images, count)
+    for image in range(4):
+        expected = sorted(scores[images == image].tolist(), reverse=True)[:count]
+        assert scores[best][images[best] == image].tolist() == expected

@@ -1,0 +1,391 @@
+"""COCO, VOC and YOLO annotations, in order and out of order."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lightning_det.annotations import DatasetError, LabelMap
+from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT
+from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.data import cache
+from lightning_det.data.coco import Coco
+from lightning_det.data.folder import read_folder
+from lightning_det.data.voc import Voc
+from lightning_det.data.yolo import Yolo
+
+
+def edit(root, change, split="train2017"):
+    """Applies a change to a COCO json."""
+    file = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    content = change(content) or content
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_coco(coco_folder):
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert problems == []
+    assert len(store) == 4
+    assert store.num_boxes == 6
+    assert store.label_map == LabelMap(["cat", "dog"], [7, 90])
+    assert store.source_id(3) == 30
+    record = store.record(3)
+    assert (record.width, record.height) == (64, 48)
+    assert record.boxes.tolist() == [[2.5, 3, 12.5, 23.5], [14.5, 3, 24.5, 23.5], [26.5, 3, 36.5, 23.5]]
+    assert record.labels.tolist() == [0, 1, 1]
+    assert record.ignored.tolist() == [False, False, True]
+    assert store.areas[-1] == 150.5
+    assert len(store.record(0).boxes) == 0
+    assert store.path(2).is_file()
+
+
+def test_string_ids_and_missing_areas_are_fine(coco_folder):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = f"a{image['id']}"
+        for a in content["annotations"]:
+            a["image_id"] = f"a{a['image_id']}"
+            del a["area"]
+
+    edit(coco_folder, change)
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert problems == []
+    assert store.source_id(1) == "a10"
+    assert store.areas.tolist() == [205.0] * 6
+
+
+def broken(key, value, where="annotations", index=0):
+    def change(content):
+        content[where][index][key] = value
+
+    return change
+
+
+def without(key, where="annotations", index=0):
+    def change(content):
+        del content[where][index][key]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "record", "reason", "action"),
+    [
+        (broken("bbox", [1, 1, 0, 5]), "annotation 100", "has no area", BOX_LEFT_OUT),
+        (broken("bbox", [9, 9, -4, 5]), "annotation 100", "has no area", BOX_LEFT_OUT),
+        (broken("bbox", [1, 1, float("nan"), 5]), "annotation 100", "no number", BOX_LEFT_OUT),
+        (broken("bbox", [100, 1, 5, 5]), "annotation 100", "outside the 64 x 48 image", BOX_LEFT_OUT),
+        (broken("bbox", [60, 1, 9, 5]), "annotation 100", "reaches beyond", BOX_CLIPPED),
+        (broken("bbox", [1, 1, 5]), "annotation 100", "must be four numbers", BOX_LEFT_OUT),
+        (broken("bbox", "1 1 5 5"), "annotation 100", "must be four numbers", BOX_LEFT_OUT),
+        (broken("bbox", [10**400, 1, 5, 5]), "annotation 100", "must be four numbers", BOX_LEFT_OUT),
+        (broken("category_id", 8), "annotation 100", "none of the file's categories", BOX_LEFT_OUT),
+        (broken("category_id", "7"), "annotation 100", "none of the file's categories", BOX_LEFT_OUT),
+        (broken("image_id", 999), "annotation 100", "is no image of the file", BOX_LEFT_OUT),
+        (broken("image_id", None), "annotation 100", "neither a number nor a string", BOX_LEFT_OUT),
+        (broken("id", 201), "annotation 201", "occurs twice", BOX_LEFT_OUT),
+        (without("bbox"), "annotation 100", '"bbox" is missing', BOX_LEFT_OUT),
+        (broken("id", 20, "images", 1), "image 20", "occurs twice", IMAGE_LEFT_OUT),
+        (without("file_name", "images", 1), "image 10", '"file_name" is missing', IMAGE_LEFT_OUT),
+        (broken("file_name", "gone.jpg", "images", 1), "image 10", "no file gone.jpg", IMAGE_LEFT_OUT),
+        (broken("file_name", "../val2017/1.jpg", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
+        (broken("file_name", "/etc/passwd", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
+        (broken("width", 48, "images", 1), "image 10", "annotated as 48 x 48, but 1.jpg is 64 x 48", IMAGE_LEFT_OUT),
+        (broken("height", -3, "images", 1), "image 10", "must be positive integers", IMAGE_LEFT_OUT),
+    ],
+)
+def test_coco_names_every_bad_record(coco_folder, change, record, reason, action):
+    file = edit(coco_folder, change)
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert len(problems) >= 1
+    problem = problems[0]
+    assert problem.file == str(file)
+    assert problem.record == record
+    assert reason in problem.reason
+    assert problem.action == action
+    if action == IMAGE_LEFT_OUT:
+        assert len(store) == 3
+        # Its boxes went with it, and are not problems of their own.
+        assert all(p.action == IMAGE_LEFT_OUT for p in problems) or "twice" in reason
+    else:
+        assert len(store) == 4
+        assert store.num_boxes == (6 if action == BOX_CLIPPED else 5)
+
+
+def test_rounding_beyond_the_border_is_no_problem(coco_folder):
+    edit(coco_folder, broken("bbox", [-0.4, 1, 65.0, 47.2]))
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert problems == []
+    # Kept as annotated, so that evaluation agrees with COCO's.
+    assert store.boxes[0].tolist() == pytest.approx([-0.4, 1, 64.6, 48.2])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"images": [], "annotations": {}, "categories": []}', ""])
+def test_what_is_no_coco_file_is_refused(coco_folder, content):
+    file = coco_folder / "annotations" / "instances_train2017.json"
+    file.write_text(content)
+    with pytest.raises(DatasetError, match=r"instances_train2017\.json"):
+        Coco(str(coco_folder)).read("train2017")
+
+
+@pytest.mark.parametrize("categories", [[], [{"id": 1}], [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], [3]])
+def test_bad_categories_are_refused(coco_folder, categories):
+    edit(coco_folder, lambda c: c | {"categories": categories})
+    with pytest.raises(DatasetError, match="categor"):
+        Coco(str(coco_folder)).read("train2017")
+
+
+def test_wrong_root_says_what_is_expected(tmp_path):
+    with pytest.raises(DatasetError, match=r"instances_SPLIT\.json"):
+        Coco(str(tmp_path)).read("train2017")
+
+
+def test_damaged_headers_are_problems(coco_folder):
+    (coco_folder / "train2017" / "1.jpg").write_bytes(b"")
+    (coco_folder / "train2017" / "2.jpg").write_bytes(b"not an image")
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert len(store) == 2
+    assert [p.reason for p in problems] == ["the file is empty", "not an image that Pillow knows"]
+
+
+def test_cache_returns_the_same(coco_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
+    edit(coco_folder, broken("bbox", [1, 1, 0, 5]))
+    first, problems = Coco(str(coco_folder)).read("train2017")
+    files = list((tmp_path / "cache").iterdir())
+    assert len(files) == 1
+    monkeypatch.setattr("lightning_det.data.coco._Parser", None)  # must not be needed
+    second, again = Coco(str(coco_folder)).read("train2017")
+    assert problems == again
+    for name in cache.ARRAYS:
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+        assert getattr(first, name).dtype == getattr(second, name).dtype
+    assert list(first.files) == list(second.files)
+    assert first.label_map == second.label_map
+    assert second.source_id(1) == 10
+
+
+def test_changed_annotations_are_read_again(coco_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
+    assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 6
+    edit(coco_folder, lambda c: c | {"annotations": c["annotations"][:2]})
+    assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 2
+
+
+def test_voc(voc_folder):
+    store, problems = Voc(str(voc_folder)).read("train")
+    assert problems == []
+    assert store.label_map.names == ("bird", "person")  # "head" is a part, no class
+    record = store.record(0)
+    # Inclusive corners counted from 1 become continuous ones.
+    assert record.boxes.tolist() == [[0, 0, 30, 40], [30, 10, 64, 48]]
+    assert record.labels.tolist() == [1, 0]
+    assert record.ignored.tolist() == [False, True]
+    assert store.source_id(1) == "i1"
+    assert store.path(1) == voc_folder / "JPEGImages" / "i1.jpg"
+
+
+def test_several_voc_years_read_as_one(voc_folder, tmp_path):
+    (tmp_path / "kit").mkdir()
+    for year in ("VOC2007", "VOC2012"):
+        (tmp_path / "kit" / year).symlink_to(voc_folder)
+    store, _ = Voc(str(tmp_path / "kit")).read(["VOC2007/train", "VOC2012/val"])
+    assert len(store) == 3
+    assert store.files[2] == "VOC2012/JPEGImages/i2.jpg"
+    assert store.path(2).is_file()
+
+
+def test_voc_classes_in_a_given_order(voc_folder):
+    store, problems = Voc(str(voc_folder), ["person", "cat"]).read("train")
+    assert store.label_map.names == ("person", "cat")
+    assert [p.reason for p in problems] == ["class 'bird' is not in dataset.classes"] * 2
+    assert problems[0].record == "object 2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "record", "reason"),
+    [
+        (
+            "<xmin>1</xmin><ymin>1</ymin><xmax>30</xmax>",
+            "<xmin>30</xmin><ymin>1</ymin><xmax>30</xmax>",
+            "object 1",
+            "no area",
+        ),
+        ("<xmax>30</xmax>", "<xmax>many</xmax>", "object 1", "as numbers"),
+        ("<xmax>30</xmax>", "", "object 1", "as numbers"),
+        ("<name>person</name>", "", "object 1", "no name"),
+        ("<width>64</width>", "<width>65</width>", "size", "annotated as 65 x 48"),
+        ("</annotation>", "", "", "not valid XML"),
+    ],
+)
+def test_voc_names_every_bad_record(voc_folder, old, new, record, reason):
+    file = voc_folder / "Annotations" / "i0.xml"
+    file.write_text(file.read_text().replace(old, new))
+    _, problems = Voc(str(voc_folder)).read("train")
+    assert len(problems) == 1
+    assert problems[0].file == str(file)
+    assert problems[0].record.startswith(record)
+    assert reason in problems[0].reason
+
+
+def test_voc_lists(voc_folder):
+    (voc_folder / "ImageSets/Main/train.txt").write_text("i0 1\ni0 -1\n\ngone\n../i1\n")
+    store, problems = Voc(str(voc_folder)).read("train")
+    assert len(store) == 1
+    assert sorted(p.reason for p in problems) == [
+        "'../i1' is not the name of an annotation file without .xml",
+        "No such file or directory",
+        "image i0 occurs twice",
+    ]
+    with pytest.raises(DatasetError, match="no such list"):
+        Voc(str(voc_folder)).read("minival")
+
+
+def test_yolo(yolo_folder):
+    store, problems = Yolo(str(yolo_folder)).read("train")
+    assert problems == []
+    assert store.label_map.names == ("cat", "dog")
+    assert len(store) == 3
+    record = store.record(0)
+    np.testing.assert_allclose(record.boxes, [[24, 12, 40, 36], [6.4, 4.8, 19.2, 19.2]])
+    assert record.labels.tolist() == [1, 0]
+    assert len(store.record(2).boxes) == 0
+
+
+def test_yolo_folders_as_roboflow_writes_them(yolo_folder):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (yolo_folder / split).mkdir(exist_ok=True)
+            (yolo_folder / kind / split).rename(yolo_folder / split / kind)
+    (yolo_folder / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnc: 2\nnames: [cat, dog]\n")
+    store, problems = Yolo(str(yolo_folder)).read("train")
+    assert problems == []
+    assert store.num_boxes == 3
+
+
+def test_yolo_list_of_images(yolo_folder):
+    (yolo_folder / "some.txt").write_text("./images/train/0.png\nimages/train/1.png\n")
+    (yolo_folder / "data.yaml").write_text("train: some.txt\nnames: [cat, dog]\n")
+    assert len(Yolo(str(yolo_folder)).read("train")[0]) == 2
+    (yolo_folder / "some.txt").write_text("../../secret.png\n")
+    with pytest.raises(DatasetError, match="is not below"):
+        Yolo(str(yolo_folder)).read("train")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not one of the 2 classes"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1"),
+        ("cat 0.5 0.5 0.1 0.1", "is not a class number"),
+        ("0 0.5 0.5 0.1", "4 make a box"),
+        ("0 0.5 0.5 0.1 0.1 0.2", "4 make a box"),
+        ("0 32 24 10 10", "holds pixels"),
+        ("0 0.5 0.5 0 0.1", "has no area"),
+        ("0 0.5 nan 0.1 0.1", "no number"),
+        ("0 0.9 0.5 0.4 0.1", "reaches beyond"),
+    ],
+)
+def test_yolo_names_every_bad_record(yolo_folder, line, reason):
+    file = yolo_folder / "labels" / "train" / "1.txt"
+    file.write_text("0 0.25 0.25 0.5 0.5\n" + line)
+    _, problems = Yolo(str(yolo_folder)).read("train")
+    assert len(problems) == 1
+    assert (problems[0].file, problems[0].record) == (str(file), "line 2")
+    assert reason in problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("names: [a", "not valid YAML"),
+        ("", "no keys"),
+        ("train: images/train\n", "names"),
+        ("train: images/train\nnames: {0: a, 2: b}", "without gaps"),
+        ("train: images/train\nnames: [a, a]", "unique"),
+        ("names: [cat, dog]", "no split 'train'"),
+        ("train: nowhere\nnames: [cat, dog]", "neither a folder nor a file"),
+        ("train: /etc\nnames: [cat, dog]", "neither a folder nor a file"),
+    ],
+)
+def test_bad_yolo_descriptions_are_refused(yolo_folder, content, reason):
+    (yolo_folder / "data.yaml").write_text(content)
+    with pytest.raises(DatasetError, match=reason):
+        Yolo(str(yolo_folder)).read("train")
+
+
+def test_folder_of_images(coco_folder):
+    labels = LabelMap(["a"])
+    (coco_folder / "train2017" / "broken.png").write_bytes(b"?")
+    store, problems = read_folder(coco_folder, labels)
+    assert len(store) == 8
+    assert store.files[0] == "train2017/0.jpg"
+    assert [p.file for p in problems] == [str(coco_folder / "train2017" / "broken.png")]
+    single, _ = read_folder(coco_folder / "val2017" / "1.jpg", labels)
+    assert list(single.files) == ["1.jpg"]
+    with pytest.raises(DatasetError, match="no image"):
+        read_folder(coco_folder / "annotations", labels)
+    with pytest.raises(DatasetError, match="no such image or folder"):
+        read_folder(coco_folder / "nothing", labels)
+
+
+def test_strings_are_packed():
+    strings = Strings.pack(["a", "", "äöü", "日本.jpg"])
+    assert list(strings) == ["a", "", "äöü", "日本.jpg"]
+    assert strings[-1] == "日本.jpg"
+    with pytest.raises(IndexError):
+        strings[4]
+
+
+def test_select_takes_boxes_along(coco_folder):
+    store, _ = Coco(str(coco_folder)).read("train2017")
+    part = store.select(np.array([3, 0, 2]))
+    assert [part.source_id(i) for i in range(3)] == [30, 0, 20]
+    for i, source in enumerate((3, 0, 2)):
+        assert np.array_equal(part.record(i).boxes, store.record(source).boxes)
+        assert np.array_equal(part.record(i).ignored, store.record(source).ignored)
+    assert part.num_boxes == 5
+
+
+def test_relabelling_follows_names(coco_folder):
+    store, _ = Coco(str(coco_folder)).read("train2017")
+    wider = LabelMap(["bird", "dog", "cat"], [1, 2, 3])
+    other = store.with_labels(wider)
+    assert [wider.names[n] for n in other.labels] == [store.label_map.names[n] for n in store.labels]
+    # Detections are still written with the source's ids.
+    assert dict(zip(other.label_map.names, other.label_map.source_ids, strict=True))["dog"] == 90
+    assert len(set(other.label_map.source_ids)) == 3
+
+
+def test_label_maps():
+    labels = LabelMap(["a", "b"], [5, 3])
+    assert LabelMap.from_dict(labels.to_dict()) == labels
+    assert labels.contiguous == {5: 0, 3: 1}
+    assert labels.difference(LabelMap(["a", "b"])) == ""
+    assert "other order" in labels.difference(LabelMap(["b", "a"])).replace("another order", "other order")
+    assert "misses b" in labels.difference(LabelMap(["a"]))
+    assert "has also c" in labels.difference(LabelMap(["a", "b", "c"]))
+    for arguments in ([[]], [["a", "a"]], [["a", "b"], [1, 1]], [["a"], [1, 2]]):
+        with pytest.raises(ValueError, match=r"class|ids"):
+            LabelMap(*arguments)
+
+
+def test_bccd_names_its_two_bad_boxes(bccd):
+    problems = [p for split in ("train", "val", "test") for p in Voc(str(bccd)).read(split)[1]]
+    assert {(p.file.rsplit("/", 1)[1], p.record) for p in problems} == {
+        ("BloodImage_00338.xml", "object 13 (RBC)"),
+        ("BloodImage_00343.xml", "object 4 (RBC)"),
+    }
+
+
+def test_tiny_coco_is_in_order(tiny_coco):
+    for split in ("train2017", "val2017"):
+        store, problems = Coco(str(tiny_coco)).read(split)
+        assert problems == []
+        assert isinstance(store, AnnotationStore)
+        assert (len(store), len(store.label_map)) == (50, 80)
+        assert store.label_map.source_ids[-1] == 90

@@ -1,0 +1,262 @@
+"""Planners, geometry, and what views learn from."""
+
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_det.data.dataset import Collate, Look, Sample, render
+from lightning_det.ops.boxes import size
+from lightning_det.structures import ImageRecord, State
+from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
+from lightning_det.views.pyramid import scale_factor
+from lightning_det.views.targets import targets
+from lightning_det.views.tiles import starts
+from lightning_det.views.view import boxes_to_image, boxes_to_view
+
+
+def record(width=640, height=480, boxes=(), ignored=()):
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    flags = np.zeros(len(boxes), bool)
+    flags[list(ignored)] = True
+    return ImageRecord(width, height, boxes, np.arange(len(boxes)), flags)
+
+
+def batch_of(image, view):
+    pixels = torch.zeros(3, image.height, image.width, dtype=torch.uint8)
+    return Collate()([Sample(Look(0, view), render(pixels, view), targets(image, view))])
+
+
+def test_scale_factors_of_the_reference(golden):
+    for case in golden["scale_factors"]:
+        assert scale_factor(case["width"], case["height"], case["bounds"]) == pytest.approx(case["scale"], abs=1e-6)
+
+
+def test_a_number_is_a_plain_factor():
+    assert scale_factor(640, 480, 1.667) == 1.667
+
+
+@pytest.mark.parametrize("resolution", [(-1, -1), (0, 0), (800,), (1, 2, 3), 0, -2.0])
+def test_nonsense_resolutions_are_refused(resolution):
+    with pytest.raises(ValueError, match=r"resolution|factor"):
+        scale_factor(640, 480, resolution)
+
+
+PYRAMID = [[1400, 2000], [800, 1200], [480, 800]]
+RANGES = [[0, 80], [40, 160], [120, -1]]
+
+
+def test_pyramid_has_one_view_per_resolution():
+    views = Pyramid(PYRAMID, RANGES)(record(), [], None)
+    assert [v.level for v in views] == [0, 1, 2]
+    assert [v.size[0] for v in views] == [1400, 800, 480]
+    assert [v.valid_range for v in views] == [(0, 80), (40, 160), (120, inf)]
+    assert all(v.window == (0, 0, 640, 480) for v in views)
+
+
+def test_one_resolution_at_random():
+    pyramid = Pyramid(PYRAMID, draw="one")
+    rng = np.random.default_rng(0)
+    levels = [pyramid(record(), [], rng)[0].level for _ in range(300)]
+    assert np.bincount(levels).min() > 70
+    with pytest.raises(ValueError, match="draw=all"):
+        pyramid(record(), [], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resolutions": PYRAMID[::-1]}, "finest to the coarsest"),
+        ({"resolutions": []}, "finest to the coarsest"),
+        ({"resolutions": PYRAMID, "valid_ranges": RANGES[:2]}, "as many valid_ranges"),
+        ({"resolutions": PYRAMID, "anchor_ranges": RANGES[:2]}, "as many anchor_ranges"),
+        ({"resolutions": [[800, 1200]], "valid_ranges": [[80, 40]]}, "lower < upper"),
+        ({"resolutions": PYRAMID, "draw": "some"}, "all or one"),
+    ],
+)
+def test_nonsense_pyramids_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Pyramid(**arguments)
+
+
+def test_valid_ranges_of_snip(golden):
+    """SNIP's ranges, with the exception of its proposal network at the middle resolution."""
+    planner = Pyramid(PYRAMID, RANGES, anchor_ranges=[[0, 80], [0, 160], [120, -1]])
+    for case in golden["snip_valid_ranges"]:
+        image = record(boxes=[case["box_original_px"]])
+        views = planner(image, [], None)
+        inside = {
+            name: v.valid_range[0] <= case["size"] < v.valid_range[1]
+            for name, v in zip(("1400x2000", "800x1200", "480x800"), views, strict=True)
+        }
+        # An upper bound is excluded here and included in the case.
+        edges = {80: "1400x2000", 160: "800x1200"}
+        for name, expected in case["rcn_valid"].items():
+            if edges.get(case["size"]) != name:
+                assert inside[name] == expected, (case, name)
+        if case["size"] != 160:
+            valid = targets(image, views[1]).states[0] == State.VALID
+            assert valid == case["rpn_valid_at_800x1200"]
+
+
+boxes = st.lists(
+    st.tuples(st.integers(0, 90), st.integers(0, 70), st.integers(1, 30), st.integers(1, 30)).map(
+        lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    boxes,
+    st.floats(0.3, 4),
+    st.booleans(),
+    st.tuples(st.integers(0, 60), st.integers(0, 50), st.integers(8, 60), st.integers(8, 50)),
+)
+def test_boxes_go_to_the_view_and_back(rows, scale, flip, window):
+    x, y, w, h = window
+    view = View(scale, (x, y, x + w, y + h), flip=flip)
+    image = record(120, 100, rows)
+    batch = batch_of(image, view)
+    moved = torch.from_numpy(boxes_to_view(image.boxes, view)).float()
+    back = boxes_to_image(moved[None], batch)[0]
+    assert torch.allclose(back, torch.from_numpy(image.boxes).float(), atol=1e-3)
+    # Sizes scale with the views: the ratio that valid ranges of RoIs rely on.
+    ratio = size(moved) / batch.scales / size(torch.from_numpy(image.boxes).float())
+    assert torch.allclose(ratio, torch.ones(()), atol=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(8, 40),
+    st.integers(8, 40),
+    st.integers(6, 20),
+    st.floats(0.5, 3),
+    st.booleans(),
+    st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)
+def test_pixels_and_boxes_stay_together(x, y, side, scale, flip, corner):
+    """A rectangle painted at a box is found where the view says, to half a pixel of the image."""
+    image = record(80, 72, [(x, y, x + side, y + side)])
+    pixels = torch.zeros(3, 72, 80, dtype=torch.uint8)
+    pixels[:, y : y + side, x : x + side] = 255
+    view = View(scale, (corner[0], corner[1], 80, 72), flip=flip)
+    shown = render(pixels, view)
+    assert tuple(shown.shape[1:]) == view.size
+    found = targets(image, view).boxes[0]
+    bright = shown[0] > 127
+    rows, columns = bright.any(dim=1).nonzero().squeeze(1), bright.any(dim=0).nonzero().squeeze(1)
+    painted = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+    assert np.abs(painted - found).max() <= max(1.0, 0.5 * scale) + 1e-3
+
+
+def test_flip_twice_is_the_identity():
+    pixels = torch.randint(0, 256, (3, 10, 12), dtype=torch.uint8)
+    view = View(1.0, (2, 1, 11, 9), flip=True)
+    assert torch.equal(render(pixels, view).flip(2), render(pixels, view._replace(flip=False)))
+
+
+def test_random_flip_keeps_the_views():
+    views = [View(1.0, (0, 0, 4, 4), level=i) for i in range(200)]
+    flipped = RandomFlip(0.5)(record(), views, np.random.default_rng(0))
+    assert [v.level for v in flipped] == list(range(200))
+    assert 70 < sum(v.flip for v in flipped) < 130
+    assert not any(v.flip for v in RandomFlip(0.0)(record(), views, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="BothSides"):
+        RandomFlip(0.5)(record(), views, None)
+
+
+def test_both_sides():
+    views = BothSides()(record(), [View(1.0, (0, 0, 4, 4)), View(2.0, (0, 0, 4, 4))], None)
+    assert [(v.scale, v.flip) for v in views] == [(1, False), (1, True), (2, False), (2, True)]
+
+
+@given(st.integers(1, 3000), st.integers(1, 600), st.floats(0, 0.9))
+def test_starts_cover_everything_with_the_promised_overlap(length, tile, overlap):
+    positions = starts(length, tile, overlap)
+    tile = min(tile, length)
+    assert positions[0] == 0
+    assert positions[-1] == length - tile
+    steps = np.diff(positions)
+    assert (steps >= 0).all()
+    # Rounding moves a tile by half a pixel at most.
+    assert not len(steps) or steps.max() <= max(1.0, tile * (1 - overlap)) + 1
+
+
+@settings(deadline=None)
+@given(
+    st.integers(30, 400),
+    st.integers(30, 400),
+    st.floats(0.4, 3),
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 1)),
+)
+def test_an_object_smaller_than_the_overlap_lies_whole_in_a_tile(width, height, scale, where):
+    tiles = Tiles(96, 0.5)
+    image = record(width, height)
+    views = tiles(image, [View(scale, (0, 0, width, height))], None)
+    side = where[2] * (0.5 * int(96 / scale) - 2)
+    if side < 1 or side > min(width, height):
+        return
+    x, y = where[0] * (width - side), where[1] * (height - side)
+    inside = [
+        v.window[0] <= x and v.window[1] <= y and v.window[2] >= x + side and v.window[3] >= y + side for v in views
+    ]
+    assert any(inside)
+    assert all(max(v.size) <= 96 for v in views)
+
+
+def test_tiles_of_a_small_view_are_the_view():
+    view = View(0.5, (0, 0, 640, 480))
+    assert Tiles(512)(record(), [view], None) == [view]
+
+
+def test_background_tiles_can_be_thinned_out():
+    image = record(1000, 1000, [(10, 10, 20, 20)])
+    view = [View(1.0, (0, 0, 1000, 1000))]
+    assert len(Tiles(250, 0.0)(image, view, None)) == 16
+    only = Tiles(250, 0.0, background=0.0)(image, view, np.random.default_rng(0))
+    assert [t.window for t in only] == [(0, 0, 250, 250)]
+    some = Tiles(250, 0.0, background=0.5)(image, view, np.random.default_rng(0))
+    assert 3 < len(some) < 14
+
+
+def test_planner_chains_its_steps():
+    planner = Planner(Pyramid([2.0, 1.0]), Tiles(256), BothSides())
+    views = planner(record(256, 256))
+    assert planner.canvas == 256
+    assert len(views) == 2 * (9 + 1)
+    assert Planner(Pyramid([1.0])).canvas is None
+
+
+def test_states_of_a_cut_view():
+    image = record(
+        200,
+        100,
+        [(10, 10, 30, 30), (90, 10, 110, 30), (96, 10, 116, 30), (150, 10, 170, 30), (0, 0, 100, 90), (1, 1, 5, 5)],
+        ignored=[4],
+    )
+    found = targets(image, View(1.0, (0, 0, 100, 100), (6.0, 50.0)))
+    # whole; half visible; a fifth visible; outside: not shown; ignored; too small for the range
+    assert found.source.tolist() == [0, 1, 2, 4, 5]
+    assert found.states.tolist() == [State.VALID, State.VALID, State.INVALID, State.IGNORED, State.INVALID]
+    assert found.boxes[1].tolist() == [90, 10, 100, 30]
+    whole = targets(image, View(1.0, (0, 0, 100, 100)), min_visible=1.0)
+    assert whole.states.tolist()[:2] == [State.VALID, State.INVALID]
+
+
+def test_boxes_thinner_than_a_view_pixel_are_invalid():
+    image = record(640, 480, [(0, 0, 6, 100), (0, 0, 4, 100)])
+    assert targets(image, View(0.2, (0, 0, 640, 480))).states.tolist() == [State.VALID, State.INVALID]
+
+
+def test_resizing_never_changes_which_range_a_box_is_in():
+    image = record(640, 480, [(5, 5, 5 + 40, 5 + 40)])
+    for scale in (0.3, 1.0, 2.7):
+        view = View(scale, (0, 0, 640, 480), (40.0, 41.0))
+        assert targets(image, view).states.tolist() == [State.VALID]
+        assert targets(image, view._replace(valid_range=(39.0, 40.0))).states.tolist() == [State.INVALID]
