@@ -104,10 +104,13 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         learning: whether it will be trained and needs an optimizer.
     """
     selectors = {f"select_{name}": build(node, f"selection.{name}") for name, node in cfg.selection.items()}
+    # What is not to learn gets its weights from a checkpoint: nothing needs to be downloaded.
+    untrained = {} if learning else {"weights": None, "pretrained": False}
+    backbone = OmegaConf.merge(cfg.backbone, {k: v for k, v in untrained.items() if k in cfg.backbone})
     detector = build(
         cfg.detector,
         "detector",
-        backbone=build(cfg.backbone, "backbone"),
+        backbone=build(backbone, "backbone"),
         num_classes=len(labels),
         **selectors,
     )
@@ -127,10 +130,11 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain data for a checkpoint.
 
-    Everything is resolved except views and tests: these refer to the dataset, and shall follow a change of it.
+    Everything is resolved except what refers to the dataset and shall follow a change of it: its source, views, tests.
     """
     symbolic = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    return resolved(cfg) | {key: symbolic[key] for key in ("views", "test")}
+    plain = resolved(cfg) | {key: symbolic[key] for key in ("views", "test")}
+    return plain | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}
 
 
 def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Trainer:
@@ -142,8 +146,9 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         if not loggers:
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
         arguments = {"logger": loggers or False, "callbacks": list(callbacks.values())}
-    # Our batch samplers share views between ranks themselves.
-    return build(cfg.trainer, "trainer", default_root_dir=str(folder), use_distributed_sampler=False, **arguments)
+    # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
+    arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
+    return build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
 
 
 def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
@@ -167,11 +172,12 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
 
 
 def checkpoint_file(path: str | Path, prefer: str) -> Path:
-    """The checkpoint that a file or run folder means."""
+    """The checkpoint that a file or run folder means; a run without a validation has no best, but a last one."""
     path = Path(path)
-    file = path / "checkpoints" / f"{prefer}.ckpt" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such checkpoint")
+    files = [path / "checkpoints" / f"{name}.ckpt" for name in (prefer, "last")] if path.is_dir() else [path]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise UserError(f"{files[0]}: no such checkpoint")
     return file
 
 

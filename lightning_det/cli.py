@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -21,6 +21,18 @@ from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
 
 log = logging.getLogger("lightning_det")
+
+
+class StdoutHandler(logging.StreamHandler):
+    """Logs to what ``sys.stdout`` is at the moment: a progress bar takes it over, and puts lines above itself."""
+
+    def __init__(self, stream: None = None):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        """Where the next line goes."""
+        return sys.stdout
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -59,8 +71,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
 
 def checked(cfg: DictConfig) -> DictConfig:
     """The run's configuration after `validated`."""
-    lists = {group: chosen(group) for group in ("strategy", "test")}
-    return validated(cfg, lists, overridden_keys())
+    return validated(cfg, chosen(), overridden_keys())
 
 
 def run_folder() -> Path:
@@ -68,15 +79,14 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def chosen(group: str) -> list[str]:
-    """Options of a config group that the run is composed of, such as its strategies."""
+def chosen(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
+    """Options of some config groups that the run is composed of."""
     hydra_config = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
     overrides = OmegaConf.to_container(hydra_config.overrides.task)
     defaults = loader.compute_defaults_list(hydra_config.job.config_name, overrides, RunMode.RUN).defaults
-    prefix = f"{group}/"
     paths = [d.config_path for d in defaults if d.config_path is not None]
-    return [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
+    return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
 
 
 def overridden_keys() -> list[str]:

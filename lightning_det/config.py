@@ -96,7 +96,7 @@ class TestConfig:
 
 @dataclass
 class CapacityConfig:
-    """Sizes of a detector's parts that go with its backbone: a small one deserves a small head."""
+    """Sizes of a detector's parts: the detector's defaults, replaced by a backbone that deserves others."""
 
     neck: int = 256
     """Channels of a feature pyramid."""
@@ -182,14 +182,16 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     """
     for group, names in lists.items():
         check_slots(group, names)
+    files = [CONF / "base.yaml", *(CONF / group / f"{name}.yaml" for group, names in lists.items() for name in names)]
+    contents = [OmegaConf.load(file) for file in files if file.is_file()]
     cfg = cfg.copy()
     for slot in SLOTS:
-        _drop_leftovers(cfg, slot, set(overridden))
+        _drop_leftovers(cfg, slot, contents, set(overridden))
     plain = resolved(cfg)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
-    check_targets(plain)
     check_sense(plain)
+    check_targets(plain)
     return cfg
 
 
@@ -231,17 +233,27 @@ def check_slots(group: str, names: Sequence[str]) -> None:
             owners[slot] = name
 
 
-def _drop_leftovers(cfg: DictConfig, slot: str, overridden: set[str]) -> None:
-    """Removes keys of what a strategy replaced: Hydra merges dictionaries, but a slot holds one thing."""
+def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[DictConfig], overridden: set[str]) -> None:
+    """Removes keys of what a strategy replaced: Hydra merges dictionaries, but a slot holds one thing.
+
+    Args:
+        cfg: changed in place.
+        slot: dotted name of the node.
+        contents: the files that may have filled it.
+        overridden: dotted keys that the user set.
+    """
     node = OmegaConf.select(cfg, slot)
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return
     known = _parameters(_locate(slot, node._target_))
+    given = [n for n in (OmegaConf.select(c, slot) for c in contents) if isinstance(n, DictConfig)]
+    replaced = {key for n in given if n.get("_target_", node._target_) != node._target_ for key in n}
     if known is None:
         return
     OmegaConf.set_struct(node, False)
-    for key in [k for k in node if k not in known and not k.startswith("_") and f"{slot}.{k}" not in overridden]:
-        del node[key]
+    for key in replaced - set(known):
+        if key in node and not key.startswith("_") and f"{slot}.{key}" not in overridden:
+            del node[key]
     OmegaConf.set_struct(node, True)
 
 

@@ -6,14 +6,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.build import build_module, load_checkpoint
-from lightning_det.cli import overridden_keys
-from lightning_det.config import check_targets, resolved
+from lightning_det.cli import chosen, overridden_keys
+from lightning_det.config import validated
 from lightning_det.modules.module import DetectionModule
 
 OF_THIS_RUN = ("trainer", "seed")
 """Nodes that never come from a checkpoint: they describe this machine and this run."""
 
-OF_GROUPS = {"strategy": ("views", "test"), "test": ("views", "test"), "experiment": ("dataset", "views", "test")}
+OF_GROUPS = {
+    "strategy": ("views", "data", "test"),
+    "test": ("views.test", "test"),
+    "experiment": ("dataset", "views", "data", "test"),
+}
 """What choosing an option of these groups replaces in the settings of a checkpoint."""
 
 
@@ -29,8 +33,7 @@ def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
     """
     content = load_checkpoint(cfg.checkpoint)
     saved = content["hyper_parameters"]
-    merged = overlaid(saved["settings"], cfg, overridden_keys())
-    check_targets(resolved(merged))
+    merged = validated(overlaid(saved["settings"], cfg, overridden_keys()), chosen(), overridden_keys())
     module = build_module(merged, LabelMap.from_dict(saved["labels"]), learning=False)
     module.load_state_dict(content["state_dict"])
     return merged, module.eval()

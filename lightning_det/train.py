@@ -15,7 +15,7 @@ from lightning_det.build import (
     load_weights,
     usable_split,
 )
-from lightning_det.callbacks import Evaluator
+from lightning_det.callbacks import EpochSummary, Evaluator
 from lightning_det.cli import checked, command, run_folder, save_config
 
 log = logging.getLogger("lightning_det")
@@ -51,11 +51,10 @@ def train(cfg: DictConfig) -> pl.Trainer:
 def report(trainer: pl.Trainer, folder) -> None:
     """Writes ``metrics.json`` and prints COCO's table and, last, the run folder."""
     evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
-    metrics = {
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "loss": float(trainer.callback_metrics.get("train/loss", float("nan"))),
-    }
+    metrics = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    losses = next((c.losses for c in trainer.callbacks if isinstance(c, EpochSummary)), [])
+    if losses:
+        metrics |= {"loss": losses[-1], "epoch_losses": losses}
     if evaluator is not None and evaluator.evaluation is not None:
         best = getattr(trainer.checkpoint_callback, "best_model_score", None)
         metrics = evaluator.evaluation.figures() | metrics

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+# Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
+# it. Two processes with two threads each on two cores are ten times slower.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "spine.json").read_text())
 

@@ -65,3 +65,23 @@ def test_keep_best_is_a_sort_per_image(rows, count):
     for image in range(4):
         expected = sorted(scores[images == image].tolist(), reverse=True)[:count]
         assert scores[best][images[best] == image].tolist() == expected
+
+
+def test_merging_does_not_depend_on_an_images_number():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 560, (300, 2)).repeat(3, 0) + rng.uniform(-6, 6, (900, 2))
+    boxes = np.concatenate([corner, corner + 20], 1).astype(np.float32)
+    scores, labels, images = rng.random(900).astype(np.float32), np.arange(300).repeat(3) % 80, np.arange(300).repeat(3)
+
+    def merged(images):
+        return Results(images, boxes, scores, labels, np.unique(images)).merged(NMS(0.5), 100).scores
+
+    np.testing.assert_array_equal(merged(images), merged(images + 4700))
+
+
+def test_shares_of_the_ranks_are_the_whole():
+    images = np.array([0, 1, 2, 5, 5])
+    whole = Results(images, np.zeros((5, 4), np.float32), np.ones(5, np.float32), np.zeros(5, np.int64), np.arange(6))
+    shares = [whole.share(rank, 4) for rank in range(4)]
+    assert sorted(np.concatenate([s.images for s in shares])) == images.tolist()
+    assert sorted(np.concatenate([s.seen for s in shares])) == list(range(6))

@@ -3,5 +3,6 @@
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
+from lightning_det.callbacks.summary import EpochSummary
 
-__all__ = ["Evaluator", "Pictures", "StopOnNonFinite"]
+__all__ = ["EpochSummary", "Evaluator", "Pictures", "StopOnNonFinite"]

@@ -47,7 +47,7 @@ class Evaluator(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates, except where Lightning merely tries out whether validation runs."""
-        mine = Results.concatenate(self._parts)
+        mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
         results = Results.concatenate(_gathered(mine))
         self.results = results.merged(pl_module.inference.merge, self.max_detections)

@@ -21,7 +21,7 @@ class StopOnNonFinite(pl.Callback):
     at most one more step is taken with broken weights, and none is saved: checkpoints come at the end of an epoch.
 
     Args:
-        folder: where ``nonfinite.pt`` is written; load it with ``torch.load``.
+        folder: where ``nonfinite-rankR.pt`` is written; load it with ``torch.load``.
     """
 
     def __init__(self, folder: str):

@@ -54,10 +54,27 @@ class ViewData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
         self.seed = seed
+        self._loaders: dict[str, DataLoader] = {}
+
+    def setup(self, stage: str) -> None:
+        """Forgets the loaders of another trainer.
+
+        Raises:
+            ValueError: the trainer would take every epoch to be as long as the first one.
+        """
+        if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
+            raise ValueError("the trainer needs reload_dataloaders_every_n_epochs=1: epochs differ in length")
+        self._loaders.clear()
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the current epoch, new views each."""
-        return self._loader(self.train, self._train_batches(), self.train_views)
+        """Batches of the current epoch, new views each.
+
+        Epochs differ in their number of batches, and Lightning counts them only when it asks for the loader: it has to
+        ask every epoch (``reload_dataloaders_every_n_epochs=1``), and gets the same one, whose workers live on.
+        """
+        if "train" not in self._loaders:
+            self._loaders["train"] = self._loader(self.train, self._train_batches(), self.train_views)
+        return self._loaders["train"]
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
@@ -78,9 +95,11 @@ class ViewData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
-        return self._loader(self.val, batches, self.test_views)
+        if "val" not in self._loaders:
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+            batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
+            self._loaders["val"] = self._loader(self.val, batches, self.test_views)
+        return self._loaders["val"]
 
     predict_dataloader = val_dataloader
 
@@ -88,7 +107,7 @@ class ViewData(pl.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = max(0, min(8, cores // self.trainer.world_size - 2))
+            workers = max(0, min(8, cores // self.trainer.num_devices - 2))
         return DataLoader(
             ViewDataset(store, **self.visibility),
             batch_sampler=batches,

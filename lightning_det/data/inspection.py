@@ -36,9 +36,10 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
     learnable = ~store.ignored
     sides = store.boxes[learnable, 2:] - store.boxes[learnable, :2]
     long = np.maximum(store.widths, store.heights)
-    relative = np.sqrt(sides.prod(axis=1)) / np.repeat(long, np.diff(store.offsets))[learnable]
+    image = np.repeat(np.arange(len(store)), np.diff(store.offsets))[learnable]
+    relative = np.sqrt(sides.prod(axis=1)) / long[image]
     per_class = np.bincount(store.labels[learnable], minlength=len(store.label_map))
-    counts = np.diff(store.offsets)
+    counts = np.bincount(image, minlength=len(store))
     return {
         "images": len(store),
         "boxes": int(learnable.sum()),

@@ -74,7 +74,20 @@ class ByImage:
             per_image[looks[position].image].append(looks[position])
         step = min(self.together, size)
         bundles = [views[i : i + step] for views in per_image.values() for i in range(0, len(views), step)]
-        return _fill([bundles[i] for i in rng.permutation(len(bundles))], looks, size, rng)
+        batches = _pack([bundles[i] for i in rng.permutation(len(bundles))], looks, size, rng)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _pack(bundles: Sequence[list[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+    """Full batches of whole bundles, large ones first into the fullest batch that has room; the rest is cut."""
+    by_room: dict[int, list[list[Look]]] = defaultdict(list)
+    for bundle in sorted(bundles, key=len, reverse=True):
+        room = next((r for r in range(len(bundle), size) if by_room[r]), None)
+        batch = [] if room is None else by_room[room].pop()
+        batch += bundle
+        by_room[size - len(batch)].append(batch)
+    full = by_room.pop(0, [])
+    return full + _fill([b for batches in by_room.values() for b in batches], pool, size, rng)
 
 
 def _fill(
@@ -148,16 +161,20 @@ class TrainBatches(Sampler[list[Look]]):
 class InferenceBatches(Sampler[list[Look]]):
     """Every view of every image once, views of similar shape together; ranks share images, not views.
 
+    A rank without images repeats the first view: Lightning lets no rank go without batches. `Results.share` leaves
+    its detections out.
+
     Args:
         store: annotations.
         planner: makes each image's views.
         batch_size: looks per batch.
         rank: of this process.
-        ranks: how many processes share the images; some may get fewer, or none.
+        ranks: how many processes share the images.
     """
 
     def __init__(self, store: AnnotationStore, planner: Planner, batch_size: int, rank: int = 0, ranks: int = 1):
-        looks = [look for look in plan_epoch(store, planner, None) if look.image % ranks == rank]
+        everything = plan_epoch(store, planner, None)
+        looks = [look for look in everything if look.image % ranks == rank] or everything[:1]
         groups: dict[tuple, list[Look]] = defaultdict(list)
         for look in looks:
             groups[look.view.level, look.view.size].append(look)

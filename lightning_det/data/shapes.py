@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
+from lightning_det.data.images import progress
 
 VERSION = 1
 """Changes whenever the same arguments give other images."""
@@ -104,7 +104,8 @@ class Shapes:
         """Writes the images of a split and returns their annotations."""
         folder.mkdir()
         images, annotations = [], []
-        for number in track(range(self.counts[split]), f"rendering {split} images into {self.folder}"):
+        count = self.counts[split]
+        for number in progress(range(count), f"rendering {split} images into {self.folder}", count, threshold=50):
             rng = np.random.default_rng((self.seed, SPLITS.index(split), number))
             pixels, labels, boxes = self.image(rng)
             name = f"{number:06d}.jpg"

@@ -129,13 +129,16 @@ def evaluate(
         backend: the implementation; both give the same figures.
     """
     ranges = [(0.0, 1e5), (0.0, size_cuts[0]), (size_cuts[0], size_cuts[1]), (size_cuts[1], 1e5)]
+    areas = [(low**2, high**2) for low, high in ranges]
     if curve:
         ranges += octaves(store.areas)
+        # COCO's ranges include both ends; on the curve every box counts once.
+        areas += [(low**2, np.nextafter(high**2, 0)) for low, high in ranges[len(areas) :]]
     truth, found = _truth(store, results), _found(results)
     with contextlib.redirect_stdout(io.StringIO()):
         run = _prepare(truth, found, backend)
-        run.params.areaRng = [[low**2, high**2] for low, high in ranges]
-        run.params.areaRngLbl = [str(number) for number in range(len(ranges))]
+        run.params.areaRng = [list(pair) for pair in areas]
+        run.params.areaRngLbl = [str(number) for number in range(len(areas))]
         run.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
         run.evaluate()
         run.accumulate()
@@ -143,7 +146,7 @@ def evaluate(
         # faster-coco-eval returns flat memory in pycocotools' shape
         np.asarray(run.eval["precision"]),
         np.asarray(run.eval["recall"]),
-        _counts(store, results.seen, ranges),
+        _counts(store, results.seen, areas),
         ranges,
         tuple(run.params.maxDets),
         store.label_map.names,
@@ -161,10 +164,11 @@ def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _counts(store: AnnotationStore, seen: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
+    """Boxes (K, A) of every class whose area lies in each range, both ends included."""
     of_image = np.repeat(np.arange(len(store)), np.diff(store.offsets))
     counted = ~store.ignored & np.isin(of_image, seen)
     labels, areas = store.labels[counted], store.areas[counted]
-    inside = [(areas >= low**2) & (areas <= high**2) for low, high in ranges]
+    inside = [(areas >= low) & (areas <= high) for low, high in ranges]
     classes = len(store.label_map)
     return np.stack([np.bincount(labels[i], minlength=classes) for i in inside], axis=1)
 

@@ -42,6 +42,12 @@ class Results:
             np.unique(np.concatenate([p.seen for p in parts])),
         )
 
+    def share(self, rank: int, ranks: int) -> "Results":
+        """Rows of the images that belong to a rank, see `InferenceBatches`."""
+        rows = self.images % ranks == rank
+        seen = self.seen[self.seen % ranks == rank]
+        return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen)
+
     def merged(self, merge: Merge, max_detections: int) -> "Results":
         """One list per image out of those of its views.
 

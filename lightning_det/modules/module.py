@@ -80,7 +80,8 @@ class DetectionModule(pl.LightningModule):
         named = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return {"loss": total} | named
+        # Lightning divides "loss" by the accumulated batches; callbacks read it as it is.
+        return {"loss": total, "train/loss": total.detach()} | named
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Results:
         """Detections of the batch's views in their images; callbacks collect and merge them."""
@@ -130,6 +131,10 @@ class DetectionModule(pl.LightningModule):
         mine = self.state_dict()
         if not same:
             weights |= {name: tensor for name, tensor in mine.items() if name.startswith(prefixes)}
+        # Trained BatchNorm counts its steps, frozen does not: no matter for the weights.
+        counter = "num_batches_tracked"
+        weights = {name: tensor for name, tensor in weights.items() if not name.endswith(counter)}
+        weights |= {name: tensor for name, tensor in mine.items() if name.endswith(counter)}
         wrong = [n for n in {*mine, *weights} if n not in mine or n not in weights or mine[n].shape != weights[n].shape]
         if wrong:
             raise ValueError(

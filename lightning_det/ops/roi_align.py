@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from lightning_det.ops.roi_align_cpu import RoIAlignCPU
+
 CANONICAL_SIZE = 224.0
 CANONICAL_STRIDE = 16
 """A RoI of 224 x 224 pixels is read from the map of stride 16 (FPN, equation 1)."""
@@ -41,7 +43,10 @@ def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
-    return torchvision.ops.roi_align(canvas, indexed.to(canvas.dtype), size, 1.0, samples, aligned=False)
+    indexed = indexed.to(canvas.dtype)
+    if canvas.device.type == "cpu":
+        return RoIAlignCPU.apply(canvas, indexed, size, samples)
+    return torchvision.ops.roi_align(canvas, indexed, size, 1.0, samples, aligned=False)
 
 
 def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:

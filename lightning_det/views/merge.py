@@ -28,7 +28,12 @@ class NMS:
         Returns:
             Indices (K,) of what stays and its scores (K,), which other merges may lower.
         """
-        keep = torchvision.ops.batched_nms(boxes, scores, groups, self.iou)
+        # Not batched_nms: up to 1,000 boxes it moves groups apart by adding to their coordinates, which with one group
+        # per image and class uses up float32; beyond, it reads all boxes once per group.
+        order = torch.argsort(groups, stable=True)
+        counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
+        parts = [p[torchvision.ops.nms(boxes[p], scores[p], self.iou)] for p in order.split(counts.tolist())]
+        keep = torch.cat([order[:0], *parts])
         return keep, scores[keep]
 
 

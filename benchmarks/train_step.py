@@ -1,0 +1,236 @@
+"""A training step of our Faster R-CNN FPN beside torchvision's: same backbone, weights, images, boxes and settings.
+
+Both arms take their steps in turn in one process, so that whatever else the machine does meets both alike; the ratio
+of a pair of neighbouring steps is the measurement, its median over all pairs the result.
+
+    python benchmarks/train_step.py                                              # CPU, fp32
+    python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
+    python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile
+
+A step is forward, backward and an SGD update, from uint8 images on the device. torchvision gets float images of the
+same pixels (its API takes no others), made outside the measured time.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from datetime import date
+
+import torch
+import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.rpn import AnchorGenerator
+
+from lightning_det.backbones import torchvision_backbone
+from lightning_det.detectors import FasterRCNN
+from lightning_det.detectors.torchvision_weights import load_torchvision
+from lightning_det.selection import RandomSelector
+from lightning_det.structures import Batch, State
+
+CLASSES = 80
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+RATIOS = (0.5, 1.0, 2.0)
+
+
+def make_batch(count: int, height: int, width: int, boxes: int, device: str) -> Batch:
+    """Random views with ``boxes`` objects each."""
+    rng = torch.Generator().manual_seed(0)
+    extent = torch.tensor([width, height])
+    corner = torch.rand(count, boxes, 2, generator=rng) * extent * 0.7
+    side = 16 + torch.rand(count, boxes, 2, generator=rng) * (extent * 0.3 - 16)
+    return Batch(
+        images=torch.randint(0, 256, (count, 3, height, width), generator=rng, dtype=torch.uint8),
+        sizes=torch.tensor([[height, width]] * count),
+        boxes=torch.cat([corner, corner + side], dim=-1),
+        labels=torch.randint(0, CLASSES, (count, boxes), generator=rng),
+        states=torch.full((count, boxes), State.VALID),
+        windows=torch.tensor([[0.0, 0.0, width, height]] * count),
+        ranges=torch.tensor([[0.0, float("inf")]] * count),
+        flips=torch.zeros(count, dtype=torch.bool),
+        index=torch.arange(count),
+    ).to(device)
+
+
+def make_torchvision(backbone: str, height: int, width: int) -> torch.nn.Module:
+    """Faster R-CNN FPN of torchvision with trainable BatchNorm, whose own resizing leaves these images alone."""
+    body = resnet_fpn_backbone(
+        backbone_name=backbone, weights=None, norm_layer=torch.nn.BatchNorm2d, trainable_layers=5
+    )
+    anchors = AnchorGenerator(tuple((s,) for s in ANCHOR_SIZES), (RATIOS,) * len(ANCHOR_SIZES))
+    return torchvision.models.detection.FasterRCNN(
+        body,
+        num_classes=CLASSES + 1,
+        min_size=min(height, width),
+        max_size=max(height, width),
+        rpn_anchor_generator=anchors,
+    )
+
+
+def make_ours(backbone: str, reference: torch.nn.Module) -> FasterRCNN:
+    """Our detector with the reference's weights."""
+    ours = FasterRCNN.fpn(
+        torchvision_backbone(backbone, "pyramid", norm="batch"),
+        CLASSES,
+        ANCHOR_SIZES,
+        RATIOS,
+        RandomSelector(256, 0.5),
+        RandomSelector(512, 0.25),
+    )
+    load_torchvision(ours, reference.state_dict())
+    return ours
+
+
+class Count(TorchDispatchMode):
+    """Counts dispatched operators and those among them that wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = 0
+        self.waiting = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Counts and runs an operator."""
+        self.all += 1
+        self.waiting += any(s in str(func) for s in ("nonzero", "_local_scalar_dense", "index.Tensor_mask"))
+        return func(*args, **(kwargs or {}))
+
+
+def arms(options: argparse.Namespace) -> dict:
+    """A function per arm that takes one step and returns its loss."""
+    height, width = options.size
+    torch.manual_seed(0)
+    reference = make_torchvision(options.backbone, height, width)
+    ours = make_ours(options.backbone, reference)
+    batch = make_batch(options.batch, height, width, options.boxes, options.device)
+    images = list(batch.images.float() / 255)
+    targets = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
+    ours = ours.to(options.device, memory_format=torch.channels_last).train()
+    reference = reference.to(options.device).train()
+    if options.compile:
+        ours.compile_parts()
+        torch._dynamo.config.cache_size_limit = 64
+
+    def step(model, losses):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+        def run() -> float:
+            autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
+            with autocast:
+                total = sum(losses().values())
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return total
+
+        return run
+
+    return {
+        "torchvision": step(reference, lambda: reference(images, targets)),
+        "lightning-det": step(ours, lambda: ours.losses(batch)),
+    }
+
+
+def measure(run, device: str) -> tuple[float, float]:
+    """Seconds of one step, and its peak memory in GiB (GPU only)."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    loss = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    if not torch.isfinite(loss):
+        raise RuntimeError("the loss is not finite: this step would measure nothing real")
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+
+
+def compare(options: argparse.Namespace) -> dict:
+    """Runs both arms in turn."""
+    steps = arms(options)
+    counts = {}
+    for name, run in steps.items():
+        for _ in range(options.warmup):
+            run()
+        if options.compile:
+            continue  # operators inside compiled graphs do not pass the dispatcher
+        with Count() as counted:
+            run()
+        counts[name] = {"operators": counted.all, "waiting": counted.waiting}
+    found = {name: [] for name in steps}
+    for number in range(options.steps):
+        order = list(steps) if number % 2 else list(steps)[::-1]
+        for name in order:
+            found[name].append(measure(steps[name], options.device))
+    seconds = {name: [s for s, _ in rows] for name, rows in found.items()}
+    ratios = [b / a for a, b in zip(seconds["torchvision"], seconds["lightning-det"], strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2,
+        "arms": {
+            name: {
+                "seconds": statistics.median(seconds[name]),
+                "images_per_second": options.batch / statistics.median(seconds[name]),
+                "peak_gib": max(m for _, m in rows),
+                **counts.get(name, {}),
+            }
+            for name, rows in found.items()
+        },
+    }
+
+
+def hardware(device: str, threads: int) -> str:
+    """What the figures were measured on."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {threads} threads"
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbone", default="resnet50", choices=["resnet18", "resnet34", "resnet50", "resnet101"])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--boxes", type=int, default=8, help="objects per image")
+    parser.add_argument("--steps", type=int, default=15, help="measured pairs of steps")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--compile", action="store_true", help="compile our backbone, neck and heads")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = compare(options)
+    print(
+        f"{options.backbone}-FPN, batch {options.batch}, {options.size[0]} x {options.size[1]}, {options.precision}"
+        f"{', compiled' if options.compile else ''}; {hardware(options.device, options.threads)}; "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}; {date.today()}\n"
+    )
+    print("| arm | s / step | images / s | peak GiB | operators | that wait for the data |\n|---|---|---|---|---|---|")
+    for name, arm in result["arms"].items():
+        print(
+            f"| {name} | {arm['seconds']:.3f} | {arm['images_per_second']:.2f} | {arm['peak_gib']:.2f} "
+            f"| {arm.get('operators', '-')} | {arm.get('waiting', '-')} |"
+        )
+    low, high = result["ratio_quartiles"]
+    print(
+        f"\nlightning-det / torchvision: {result['ratio']:.3f} (quartiles {low:.3f}-{high:.3f}, {options.steps} pairs)"
+    )
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

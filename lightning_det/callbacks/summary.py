@@ -1,0 +1,58 @@
+"""One line per epoch that stays on the screen and in the log."""
+
+import logging
+
+import pytorch_lightning as pl
+import torch
+
+log = logging.getLogger("lightning_det")
+
+
+class EpochSummary(pl.Callback):
+    """Logs each epoch's mean training loss, as ``train/epoch_loss`` and, with the AP, in words.
+
+    The mean is over all steps of the epoch; the progress bar and ``train/loss`` show single steps.
+
+    Attributes:
+        losses: mean loss of every epoch so far, of this rank; kept in checkpoints.
+    """
+
+    def __init__(self):
+        self.losses: list[float] = []
+        self._sum = torch.zeros(())
+        self._steps = 0
+        self._figures: dict[str, float] = {}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts a mean."""
+        self._sum = torch.zeros((), device=pl_module.device)
+        self._steps = 0
+        self._figures = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Adds a step, on the device: nothing waits for it."""
+        self._sum += outputs["train/loss"]
+        self._steps += 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the figures of this epoch's validation; in most epochs there may be none."""
+        found = trainer.callback_metrics
+        self._figures = {name: float(found[f"val/{name}"]) for name in ("AP", "AP50") if f"val/{name}" in found}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says how the epoch went; its validation has already run."""
+        self.losses.append(float(self._sum) / max(1, self._steps))
+        pl_module.log("train/epoch_loss", self.losses[-1])
+        figures = {"loss": self.losses[-1]} | self._figures
+        if trainer.is_global_zero:
+            of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+            words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, words)
+
+    def state_dict(self) -> dict:
+        """For checkpoints."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Undoes `state_dict`."""
+        self.losses = list(state_dict["losses"])

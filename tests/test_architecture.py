@@ -1,0 +1,45 @@
+"""Imports go downward only (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "lightning_det"
+
+FLOORS = (
+    ("structures", "errors", "ops", "selection", "backbones"),
+    ("annotations", "views", "detectors", "evaluation", "plotting"),
+    ("modules", "data", "callbacks"),
+    ("config", "build", "cli", "restore"),
+    ("train", "eval", "predict", "inspect", "subset"),
+)
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+
+
+def imports(file):
+    """First names below ``lightning_det`` that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if name.startswith("lightning_det."):
+                yield name.split(".")[1]
+
+
+def test_every_part_has_a_floor():
+    parts = {p.stem for p in PACKAGE.iterdir() if not p.name.startswith("_") and p.name != "conf"}
+    assert parts == set(FLOOR)
+
+
+def test_imports_go_downward():
+    wrong = []
+    for file in PACKAGE.rglob("*.py"):
+        part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part != "__init__":
+            wrong += [f"{file.relative_to(PACKAGE)} imports {o}" for o in imports(file) if FLOOR[o] > FLOOR[part]]
+    assert not wrong
+
+
+def test_files_are_short():
+    lengths = {str(f.relative_to(PACKAGE)): len(f.read_text().splitlines()) for f in PACKAGE.rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] < 120

@@ -1,0 +1,309 @@
+"""The real commands, started as a user starts them, on small generated images and on real ones."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+
+pytestmark = pytest.mark.slow
+
+SIZES = ("small", "medium", "large")
+FIGURES = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100", *(f"{kind}_{size}" for kind in ("AP", "AR") for size in SIZES)]
+
+SMALL = (
+    "dataset.source.train=24",
+    "dataset.source.val=8",
+    "dataset.source.width=128",
+    "dataset.source.height=96",
+    "dataset.source.sizes=[8,48]",
+    "dataset.resolution=[96,128]",
+    "dataset.pyramid=[[192,256],[96,128],[48,64]]",
+)
+
+
+def run(command, *overrides, code=0, cwd=None, env=None):
+    """Output of a command, which must exit with ``code``."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"lightning_det.{command}", *overrides],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | (env or {}),
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout if code == 0 else result.stderr
+
+
+def last_line(output):
+    return Path(output.rstrip().splitlines()[-1])
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def small(shapes_root):
+    return [f"dataset.root={shapes_root}", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """A run folder, and what training printed."""
+    folder = tmp_path_factory.mktemp("run")
+    output = run("train", *small, "trainer.max_epochs=3", f"hydra.run.dir={folder}")
+    return folder, output
+
+
+def test_train_leaves_everything_in_the_run_folder(trained):
+    folder, output = trained
+    assert last_line(output) == folder
+    assert "Average Precision" in output
+    assert "size=small  (< 20 px)" in output
+    for file in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv", "train.log"):
+        assert (folder / file).is_file()
+    assert len(list((folder / "pictures").glob("*.png"))) == 8
+    metrics = read(folder / "metrics.json")
+    assert set(FIGURES) <= set(metrics)
+    assert metrics["epochs"] == 3
+    assert metrics["epoch_losses"][-1] == metrics["loss"] < metrics["epoch_losses"][0]
+    assert (folder / "train.log").read_text().count("epoch ") == 3
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["views"]["train"]["scales"]["resolutions"] == [[96, 128]]  # resolved
+    assert "hydra" not in config
+
+
+def test_checkpoints_hold_plain_data(trained):
+    content = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["labels"]["names"][0] == "bar-h"
+
+
+def test_eval_repeats_the_figures_of_training(trained, tmp_path):
+    folder, _ = trained
+    output = run("eval", f"checkpoint={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}")
+    assert last_line(output) == tmp_path
+    metrics, before = read(tmp_path / "metrics.json"), read(folder / "metrics.json")
+    assert {k: metrics[k] for k in FIGURES} == pytest.approx({k: before[k] for k in FIGURES}, abs=1e-6)
+    assert list(metrics["per_class"]) == ["bar-h", "bar-v", "plus", "cross", "ring", "triangle"]
+    assert sum(row["boxes"] for row in metrics["ap_by_size"]) == sum(r["boxes"] for r in metrics["per_class"].values())
+    assert Image.open(tmp_path / "ap_by_size.png").size[0] > 300
+    source = yaml.safe_load((tmp_path / "config.yaml").read_text())["dataset"]["source"]
+    annotations = next(Path(source["root"]).glob("*/annotations/instances_val.json"))
+    detections = read(tmp_path / "detections.json")
+    assert len(detections) == metrics["detections"]
+    assert len(COCO(str(annotations)).loadRes(detections).anns) == len(detections)
+
+
+def test_eval_with_other_views(trained, tmp_path):
+    folder, _ = trained
+    for number, test in enumerate(("[multi_scale,flip]", "[tiles]")):
+        out = tmp_path / str(number)
+        run("eval", f"checkpoint={folder}", f"test={test}", "split=test", f"hydra.run.dir={out}")
+        views = yaml.safe_load((out / "config.yaml").read_text())["views"]["test"]
+        assert len(views["scales"]["resolutions"]) == (3 if number == 0 else 1)
+        assert (views["windows"] is not None) == (number == 1)
+        assert read(out / "metrics.json")["images"] == 8
+
+
+def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    (source / "sub").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(source / "a.jpg")
+    Image.fromarray(pixels[:50, :70, 0]).save(source / "sub/b.png")
+    (source / "c.jpg").write_bytes(b"no image")
+    printed = run("predict", f"checkpoint={trained[0]}", f"source={source}", f"output={output}", cwd=tmp_path)
+    assert last_line(printed) == output
+    content = read(output / "predictions.json")
+    assert [i["file"] for i in content["images"]] == ["a.jpg", "sub/b.png"]
+    assert "c.jpg" in content["problems"][0]["file"]
+    assert Image.open(output / "a.jpg.png").size == (120, 90)
+    assert Image.open(output / "sub/b.png.png").size == (70, 50)
+
+
+def test_predict_one_image(trained, tmp_path):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    run("predict", f"checkpoint={trained[0]}", f"source={tmp_path}/white.png", f"hydra.run.dir={tmp_path}/out")
+    assert (tmp_path / "out/white.png.png").is_file()
+
+
+def test_resume_goes_on_where_training_stopped(small, trained, tmp_path):
+    folder, _ = trained
+    run("train", *small, "trainer.max_epochs=5", f"resume={folder}", f"hydra.run.dir={tmp_path}")
+    before, after = read(folder / "metrics.json"), read(tmp_path / "metrics.json")
+    assert after["epochs"] == 5
+    assert after["steps"] == before["steps"] // 3 * 5
+    assert after["epoch_losses"][:3] == before["epoch_losses"]
+    assert len(after["epoch_losses"]) == 5
+
+
+def test_weights_of_a_checkpoint_start_another_training(small, trained, tmp_path, coco_folder):
+    arguments = ("dataset=coco", f"dataset.root={coco_folder}", "trainer.max_epochs=1", "dataset.resolution=[96,128]")
+    run(
+        "train",
+        *arguments,
+        "dataset.anchor_sizes=[8,16,32,64,128]",
+        f"weights={trained[0]}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert "the last layer starts fresh" in (tmp_path / "train.log").read_text()
+
+
+def test_sweep_over_lists_of_strategies(small, tmp_path):
+    run(
+        "train",
+        "-m",
+        "strategy=[single_scale],[multi_scale,flip]",
+        "debug=limit",
+        *small,
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    first, second = (yaml.safe_load((tmp_path / job / "config.yaml").read_text()) for job in "01")
+    assert first["views"]["train"]["scales"]["draw"] == "all"
+    assert first["views"]["train"]["flip"] is None
+    assert second["views"]["train"]["scales"]["draw"] == "one"
+    assert second["views"]["train"]["flip"]["probability"] == 0.5
+    assert read(tmp_path / "1" / "metrics.json")["steps"] > 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("detector=faster_rcnn_fpn", "strategy=[tiles,flip]", "views.train.windows.size=64"),
+        ("backbone=resnet18", "detector=faster_rcnn_fpn", "optimizer=sgd", "schedule=multistep"),
+        ("backbone=resnet18", "detector=faster_rcnn", "backbone.norm=group", "capacity.after_nms=[60,30]"),
+        ("backbone=mobilenet_v3_large", "detector=faster_rcnn_fpn", "trainer.precision=bf16-mixed"),
+        ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false"),
+        ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn"),
+        ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),
+        ("logger=tensorboard", "data.num_workers=1"),
+        ("logger=wandb",),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_compositions_train_and_evaluate(small, tmp_path, overrides):
+    run("train", *small, "debug=limit", *overrides, f"hydra.run.dir={tmp_path}", env={"WANDB_SILENT": "true"})
+    metrics = read(tmp_path / "metrics.json")
+    assert metrics["steps"] > 0
+    assert np.isfinite(metrics["loss"])
+    run("eval", f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1")
+    if "logger=wandb" in overrides:
+        assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    if "logger=tensorboard" in overrides:
+        assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["trainer.max_epoch=3"], 2, ["trainer.max_epoch", "did you mean trainer.max_epochs"]),
+        (["optimiser=sgd"], 2, ["did you mean optimizer"]),
+        (["trainer=cpux"], 2, ["trainer/cpux", "gpu"]),
+        (["trainer.max_epochs=many"], 2, ["trainer.max_epochs: must be an integer or null, got 'many'"]),
+        (["seed=x"], 2, ["seed", "Integer"]),
+        (["strategy=[single_scale,multi_scale]"], 2, ["single_scale and multi_scale both set views.train.scales"]),
+        (["dataset=coco"], 2, ["dataset.root is not set"]),
+        (["dataset=coco", "dataset.root=nowhere"], 1, ["nowhere/annotations/instances_train2017.json"]),
+        (["backbone.norm=frozen"], 2, ["backbone.norm=frozen", "weights"]),
+        (["resume=nowhere"], 1, ["nowhere: no such checkpoint"]),
+        (["data._target_=lightning_det.data.datamodule.ChipData"], 2, ["ChipData needs training views of one size"]),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(small, tmp_path, arguments, code, words):
+    arguments = [*(() if "dataset=coco" in arguments else small), *arguments]
+    message = run("train", *arguments, f"hydra.run.dir={tmp_path}", code=code)
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message
+
+
+def test_damaged_images_are_named_before_training(small, tmp_path, coco_folder):
+    (coco_folder / "train2017/2.jpg").write_bytes(b"")
+    arguments = ["dataset=coco", f"dataset.root={coco_folder}", "debug=limit", f"hydra.run.dir={tmp_path}/run"]
+    message = run("train", *arguments, code=1)
+    assert "2.jpg: the file is empty" in message
+    assert "dataset.on_bad=skip" in message
+    run("train", *arguments, "dataset.on_bad=skip", "dataset.resolution=[96,128]")
+    assert "1 x image left out" in (tmp_path / "run/train.log").read_text()
+
+
+def test_inspect_counts_what_each_view_learns(small, tmp_path):
+    output = run(
+        "inspect", *small, "strategy=[multi_scale,flip]", "views.train.scales.draw=all", f"hydra.run.dir={tmp_path}"
+    )
+    assert last_line(output) == tmp_path
+    report = read(tmp_path / "inspect.json")
+    assert (report["images"], report["problems"], report["views_per_image"]) == (24, [], 3)
+    assert report["boxes_learned"] + report["boxes_unlearned"] == report["boxes"]
+    assert [level["views"] for level in report["levels"]] == [24, 24, 24]
+    pixels = (192 * 256 + 96 * 128 + 48 * 64) / (800 * 1067)
+    assert report["pixels_vs_800x1333"] == pytest.approx(pixels, rel=1e-6)
+    for picture in ("views.png", "sizes.png"):
+        assert Image.open(tmp_path / picture).size[0] > 500
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
+def test_every_layout_from_inspection_to_prediction(layout, request, tmp_path):
+    root = request.getfixturevalue(f"{layout}_folder")
+    given = [f"dataset={layout}", f"dataset.root={root}", "dataset.resolution=[96,128]"]
+    run("inspect", *given, f"hydra.run.dir={tmp_path}/inspect")
+    run("train", *given, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/train")
+    run("eval", f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval")
+    ids = {d["category_id"] for d in read(tmp_path / "eval/detections.json")}
+    assert ids <= ({7, 90} if layout == "coco" else {0, 1})
+    run("predict", f"checkpoint={tmp_path}/train", f"source={root}", f"output={tmp_path}/out", cwd=tmp_path)
+
+
+def test_tiny_coco_learns(tiny_coco, tmp_path):
+    run(
+        "train",
+        "dataset=tiny_coco",
+        "trainer.max_epochs=2",
+        "dataset.resolution=[128,213]",
+        f"hydra.run.dir={tmp_path}",
+    )
+    losses = read(tmp_path / "metrics.json")["epoch_losses"]
+    assert losses[1] < losses[0]
+
+
+def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
+    run("inspect", "experiment=bccd", f"hydra.run.dir={tmp_path}/inspect", "decode=false")
+    problems = read(tmp_path / "inspect/inspect.json")["problems"]
+    assert sorted(Path(p["file"]).stem for p in problems) == ["BloodImage_00338", "BloodImage_00343"]
+    run("train", "experiment=bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
+    run("eval", f"checkpoint={tmp_path}/train", "split=test", f"hydra.run.dir={tmp_path}/eval")
+    assert read(tmp_path / "eval/metrics.json")["images"] == 72
+
+
+def test_subset_is_a_dataset(tiny_coco, tmp_path):
+    run("subset", f"root={tiny_coco}", f"output={tmp_path}/few", "images=3")
+    run("inspect", "dataset=coco", f"dataset.root={tmp_path}/few", f"hydra.run.dir={tmp_path}/inspect")
+    report = read(tmp_path / "inspect/inspect.json")
+    assert (report["images"], report["problems"]) == (3, [])
+    assert "exists already" in run("subset", f"root={tiny_coco}", f"output={tmp_path}/few", code=1)
+
+
+def test_the_wheel_works_outside_the_checkout(small, tmp_path):
+    checkout = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(checkout)], check=True
+    )
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    where = subprocess.check_output(
+        [sys.executable, "-c", "import lightning_det.config as c; print(c.CONF)"],
+        cwd=tmp_path,
+        text=True,
+        env=os.environ | env,
+    )
+    assert Path(where.strip()) == tmp_path / "site/lightning_det/conf"
+    run("train", *small, "debug=limit", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, env=env)
