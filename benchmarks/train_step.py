@@ -134,7 +134,7 @@ def arms(options: argparse.Namespace) -> dict:
 
 
 def measure(run, device: str) -> tuple[float, float]:
-    """Seconds of one step, and its peak memory in GiB (GPU only)."""
+    """Seconds of one step, and its peak memory in GiB (0 without a GPU)."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -145,7 +145,7 @@ def measure(run, device: str) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     if not torch.isfinite(loss):
         raise RuntimeError("the loss is not finite: this step would measure nothing real")
-    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
 
 
 def compare(options: argparse.Namespace) -> dict:
@@ -219,8 +219,9 @@ def main() -> None:
     )
     print("| arm | s / step | images / s | peak GiB | operators | that wait for the data |\n|---|---|---|---|---|---|")
     for name, arm in result["arms"].items():
+        memory = f"{arm['peak_gib']:.2f}" if options.device == "cuda" else "-"
         print(
-            f"| {name} | {arm['seconds']:.3f} | {arm['images_per_second']:.2f} | {arm['peak_gib']:.2f} "
+            f"| {name} | {arm['seconds']:.3f} | {arm['images_per_second']:.2f} | {memory} "
             f"| {arm.get('operators', '-')} | {arm.get('waiting', '-')} |"
         )
     low, high = result["ratio_quartiles"]

@@ -34,3 +34,13 @@ def test_annotations(run_benchmark, tmp_path):
     assert result["cached"]["arrays_mb"] == result["first"]["arrays_mb"] > 1000 * 45 / 1e6
     assert set(result["ratios"]) == {"seconds", "resident_mb"}
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # it cleans up
+
+
+def test_train_step(run_benchmark):
+    result = run_benchmark(
+        "train_step.py", "--backbone", "resnet18", "--batch", 1, "--size", 64, 96, "--steps", 2, "--warmup", 0
+    )
+    arms = result["arms"]
+    assert set(arms) == {"torchvision", "lightning-det"}
+    assert arms["lightning-det"]["waiting"] == 0 < arms["torchvision"]["waiting"]
+    assert result["ratio"] > 0
