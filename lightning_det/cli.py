@@ -135,6 +135,8 @@ def _quiet_libraries() -> None:
         ".*LeafSpec.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's own files are there
         ".*custom batch sampler .* for prediction.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # ranks log what they computed from the gathered whole
+        "Sparse invariant checks are implicitly disabled.*",  # torch 2.11, although told so explicitly
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)

@@ -2,9 +2,13 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import WandbLogger
 
 from lightning_det.annotations import DatasetError
 from lightning_det.build import (
@@ -42,13 +46,27 @@ def train(cfg: DictConfig) -> pl.Trainer:
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
     trainer = build_trainer(cfg, folder)
     resume = None if cfg.resume is None else str(checkpoint_file(cfg.resume, "last"))
-    trainer.fit(module, datamodule=build_data(cfg, **stores), ckpt_path=resume)
+    with finished_logs(trainer):
+        trainer.fit(module, datamodule=build_data(cfg, **stores), ckpt_path=resume)
     if trainer.is_global_zero:
         report(trainer, folder)
     return trainer
 
 
-def report(trainer: pl.Trainer, folder) -> None:
+@contextmanager
+def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
+    """Ends wandb's run with the training, failed ones as failed: the next job of a sweep would log into it."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.experiment.finish(exit_code=code)
+
+
+def report(trainer: pl.Trainer, folder: Path) -> None:
     """Writes ``metrics.json`` and prints COCO's table and, last, the run folder."""
     evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
     metrics = {"epochs": trainer.current_epoch, "steps": trainer.global_step}

@@ -1,0 +1,132 @@
+"""The checks that a run makes before it starts."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from lightning_det.config.schema import CONF
+from lightning_det.config.signatures import check_targets, locate, parameters
+from lightning_det.errors import ConfigError
+
+SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
+SLOTS += ("views.test.flip", "selection.anchors", "selection.rois", "test.merge", "data")
+"""Nodes that strategies may replace; each at most once in a list of strategies."""
+
+
+def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: Iterable[str]) -> DictConfig:
+    """The configuration with strategies' slots cleared of what they replaced, checked as a whole.
+
+    Args:
+        cfg: as composed.
+        lists: names in the lists of options: ``strategy`` and ``test``.
+        overridden: dotted keys that the user set on the command line.
+
+    Raises:
+        ConfigError: naming the key and the valid values.
+    """
+    for group, names in lists.items():
+        check_slots(group, names)
+    files = [CONF / "base.yaml", *(CONF / group / f"{name}.yaml" for group, names in lists.items() for name in names)]
+    contents = [OmegaConf.load(file) for file in files if file.is_file()]
+    cfg = cfg.copy()
+    for slot in SLOTS:
+        _drop_leftovers(cfg, slot, contents, set(overridden))
+    plain = resolved(cfg)
+    if plain["dataset"]["root"] is None:
+        raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
+    check_sense(plain)
+    check_targets(plain)
+    return cfg
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data.
+
+    Raises:
+        ConfigError: a value is missing, or refers to something that does not exist.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        variable = re.search(r"Environment variable '(\w+)' not found", reason)
+        if variable:
+            reason = f"the environment variable {variable[1]} is not set; set it, or give {error.full_key}=..."
+        elif isinstance(error, MissingMandatoryValue):
+            reason = f"not set; give {error.full_key}=..."
+        raise ConfigError(f"{error.full_key or 'config'}: {reason}") from error
+
+
+def check_slots(group: str, names: Sequence[str]) -> None:
+    """Refuses a list of options of which two set the same slot.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    owners: dict[str, str] = {}
+    for name in names:
+        file = CONF / group / f"{name}.yaml"
+        content = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+        for slot in SLOTS:
+            if OmegaConf.select(content, slot) is None:
+                continue
+            if slot in owners:
+                raise ConfigError(
+                    f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
+                )
+            owners[slot] = name
+
+
+def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[DictConfig], overridden: set[str]) -> None:
+    """Removes keys of what a strategy replaced: Hydra merges dictionaries, but a slot holds one thing.
+
+    Args:
+        cfg: changed in place.
+        slot: dotted name of the node.
+        contents: the files that may have filled it.
+        overridden: dotted keys that the user set.
+    """
+    node = OmegaConf.select(cfg, slot)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return
+    known = parameters(locate(slot, node._target_))
+    given = [n for n in (OmegaConf.select(c, slot) for c in contents) if isinstance(n, DictConfig)]
+    replaced = {key for n in given if n.get("_target_", node._target_) != node._target_ for key in n}
+    if known is None:
+        return
+    OmegaConf.set_struct(node, False)
+    for key in replaced - set(known):
+        if key in node and not key.startswith("_") and f"{slot}.{key}" not in overridden:
+            del node[key]
+    OmegaConf.set_struct(node, True)
+
+
+def check_sense(cfg: Mapping[str, Any]) -> None:
+    """Refuses choices that contradict each other.
+
+    Raises:
+        ConfigError: naming the keys and what would fit.
+    """
+    backbone = cfg["backbone"] or {}
+    has_weights = backbone.get("weights") or backbone.get("pretrained") or cfg.get("weights") or cfg.get("resume")
+    if backbone.get("norm") == "frozen" and not has_weights:
+        raise ConfigError(
+            "backbone.norm=frozen keeps statistics that nothing has learned; set backbone.weights or weights, "
+            "or backbone.norm to batch, sync or group"
+        )
+    if backbone.get("frozen_stages") and not has_weights:
+        raise ConfigError(
+            f"backbone.frozen_stages={backbone['frozen_stages']} keeps random weights; set backbone.weights or "
+            "weights, or backbone.frozen_stages=0"
+        )
+    if cfg.get("weights") and cfg.get("resume"):
+        raise ConfigError("weights starts a new training and resume continues one; give one of them")
+    cuts = cfg["dataset"]["size_cuts"]
+    if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
+        raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
+    backends = ("pycocotools", "faster-coco-eval")
+    if cfg["test"]["backend"] not in backends:
+        raise ConfigError(f"test.backend must be {' or '.join(backends)}, got {cfg['test']['backend']!r}")

@@ -1,0 +1,147 @@
+"""Where the configuration is, and the types of what no constructor describes."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+CONF = next(p / "conf" for p in Path(__file__).parents[1:3] if (p / "conf").is_dir())
+"""The config folder: inside an installed wheel, or at the root of a checkout."""
+
+
+class OnBad(Enum):
+    """What to do with records that cannot be used."""
+
+    error = "error"
+    skip = "skip"
+
+
+@dataclass
+class DatasetConfig:
+    """A dataset, and the numbers that depend on the sizes of its images and objects."""
+
+    root: str | None = None
+    source: Any = None
+    train: Any = "train"
+    val: Any = "val"
+    test: Any = None
+    on_bad: OnBad = OnBad.error
+    limit: int | None = None
+    resolution: Any = None
+    pyramid: Any = None
+    anchor_sizes: list[float] = field(default_factory=list)
+    size_cuts: list[float] = field(default_factory=list)
+
+
+@dataclass
+class PhaseViews:
+    """The steps of a planner, see `lightning_det.views.Planner`."""
+
+    scales: Any = None
+    windows: Any = None
+    flip: Any = None
+
+
+@dataclass
+class ViewsConfig:
+    """Planners of training and inference."""
+
+    train: PhaseViews = field(default_factory=PhaseViews)
+    test: PhaseViews = field(default_factory=PhaseViews)
+
+
+@dataclass
+class SelectionConfig:
+    """Which losses count."""
+
+    anchors: Any = None
+    rois: Any = None
+
+
+@dataclass
+class TestConfig:
+    """Inference and evaluation, see `lightning_det.modules.module.Inference` and `evaluate`."""
+
+    score_threshold: float = 0.01
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    merge: Any = None
+    backend: str = "pycocotools"
+
+
+@dataclass
+class CapacityConfig:
+    """Sizes of a detector's parts: the detector's defaults, replaced by a backbone that deserves others."""
+
+    neck: int = 256
+    """Channels of a feature pyramid."""
+    head: int = 1024
+    """Width of the RoI head."""
+    roi: int = 7
+    """Cells per side of a RoI."""
+    rois: int = 512
+    """RoIs per view that carry loss."""
+    before_nms: list[int] = field(default_factory=lambda: [2000, 1000])
+    """(training, inference) proposals per map that enter NMS."""
+    after_nms: list[int] = field(default_factory=lambda: [2000, 1000])
+    """(training, inference) proposals per view that leave it."""
+
+
+@dataclass
+class Config:
+    """Everything that a run knows."""
+
+    seed: int = 0
+    weights: str | None = None
+    resume: str | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    data: Any = None
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    capacity: CapacityConfig = field(default_factory=CapacityConfig)
+    backbone: Any = None
+    detector: Any = None
+    module: Any = None
+    optimizer: Any = None
+    schedule: Any = None
+    trainer: Any = None
+    callbacks: Any = None
+    logger: Any = None
+
+
+@dataclass
+class EvalConfig(Config):
+    """Adds what `lightning_det.eval` needs."""
+
+    checkpoint: str = MISSING
+    split: str = "val"
+
+
+@dataclass
+class PredictConfig(Config):
+    """Adds what `lightning_det.predict` needs."""
+
+    checkpoint: str = MISSING
+    source: str = MISSING
+    output: str | None = None
+    draw_threshold: float = 0.3
+
+
+@dataclass
+class InspectConfig(Config):
+    """Adds what `lightning_det.inspect` needs."""
+
+    split: str = "train"
+    decode: bool = True
+    pictures: int = 12
+
+
+def register_schema() -> None:
+    """Makes the schemas known to Hydra; the yaml files merge into them."""
+    schemas = {"train": Config, "eval": EvalConfig, "predict": PredictConfig, "inspect": InspectConfig}
+    for name, schema in schemas.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
