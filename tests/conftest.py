@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
-# it. Two processes with two threads each on two cores are ten times slower.
+# it. Two processes with two threads each on two cores wait for each other most of the time.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

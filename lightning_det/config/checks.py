@@ -29,8 +29,8 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     """
     for group, names in lists.items():
         check_slots(group, names)
-    files = [CONF / "base.yaml", *(CONF / group / f"{name}.yaml" for group, names in lists.items() for name in names)]
-    contents = [OmegaConf.load(file) for file in files if file.is_file()]
+    chosen = (_content(f"{group}/{name}") for group, names in lists.items() for name in names)
+    contents = [_content("base"), *chosen]
     cfg = cfg.copy()
     for slot in SLOTS:
         _drop_leftovers(cfg, slot, contents, set(overridden))
@@ -68,8 +68,7 @@ def check_slots(group: str, names: Sequence[str]) -> None:
     """
     owners: dict[str, str] = {}
     for name in names:
-        file = CONF / group / f"{name}.yaml"
-        content = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+        content = _content(f"{group}/{name}")
         for slot in SLOTS:
             if OmegaConf.select(content, slot) is None:
                 continue
@@ -78,6 +77,12 @@ def check_slots(group: str, names: Sequence[str]) -> None:
                     f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
                 )
             owners[slot] = name
+
+
+def _content(option: str) -> DictConfig:
+    """A file of the config folder; empty where the option comes from elsewhere."""
+    file = CONF / f"{option}.yaml"
+    return OmegaConf.load(file) if file.is_file() else OmegaConf.create()
 
 
 def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[DictConfig], overridden: set[str]) -> None:
@@ -93,10 +98,10 @@ def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[DictConfig], 
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return
     known = parameters(locate(slot, node._target_))
-    given = [n for n in (OmegaConf.select(c, slot) for c in contents) if isinstance(n, DictConfig)]
-    replaced = {key for n in given if n.get("_target_", node._target_) != node._target_ for key in n}
     if known is None:
         return
+    given = [n for n in (OmegaConf.select(c, slot) for c in contents) if isinstance(n, DictConfig)]
+    replaced = {key for n in given if n.get("_target_", node._target_) != node._target_ for key in n}
     OmegaConf.set_struct(node, False)
     for key in replaced - set(known):
         if key in node and not key.startswith("_") and f"{slot}.{key}" not in overridden:

@@ -64,12 +64,12 @@ def parameters(function: Any) -> dict[str, inspect.Parameter] | None:
     known: dict[str, inspect.Parameter] = {}
     for step in chain:
         try:
-            parameters = inspect.signature(step, eval_str=True).parameters.values()
+            found = inspect.signature(step, eval_str=True).parameters.values()
         except (TypeError, ValueError, NameError):
             return None
-        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
+        named = (p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
         known = {p.name: p for p in named} | known
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        if not any(p.kind == p.VAR_KEYWORD for p in found):
             return known
     return None
 

@@ -73,25 +73,23 @@ class ViewData(pl.LightningDataModule):
         ask every epoch (``reload_dataloaders_every_n_epochs=1``), and gets the same one, whose workers live on.
         """
         if "train" not in self._loaders:
-            self._loaders["train"] = self._loader(self.train, self._train_batches(), self.train_views)
+            batches = TrainBatches(
+                self.train,
+                self.train_views,
+                self.batch_size,
+                self.grouping,
+                self.seed,
+                epoch=lambda: self.trainer.current_epoch,
+                rank=self.trainer.global_rank,
+                ranks=self.trainer.world_size,
+                accumulate=self.trainer.accumulate_grad_batches,
+            )
+            self._loaders["train"] = self._loader(self.train, batches, self.train_views)
         return self._loaders["train"]
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
-        return len(self._train_batches())
-
-    def _train_batches(self) -> TrainBatches:
-        return TrainBatches(
-            self.train,
-            self.train_views,
-            self.batch_size,
-            self.grouping,
-            self.seed,
-            epoch=lambda: self.trainer.current_epoch,
-            rank=self.trainer.global_rank,
-            ranks=self.trainer.world_size,
-            accumulate=self.trainer.accumulate_grad_batches,
-        )
+        return len(self.train_dataloader())
 
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""

@@ -160,8 +160,8 @@ class DetectionModule(pl.LightningModule):
     def _optimizer_steps(self) -> tuple[int, int]:
         """Optimizer steps per epoch and of the whole training.
 
-        Not Lightning's ``estimated_stepping_batches``: it makes the training loader, with the views of epoch 0,
-        before a resumed run knows its epoch.
+        Not Lightning's ``estimated_stepping_batches``: it has Lightning set up the training loader, and count the
+        batches of epoch 0, before a resumed run knows its epoch.
         """
         trainer = self.trainer
         batches = trainer.datamodule.num_train_batches()
