@@ -15,8 +15,9 @@ from lightning_det.build import build_data, read_split
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
-from lightning_det.data.inspection import PERCENTILES, coverage, damaged_images, statistics
+from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
 from lightning_det.plotting.curves import plot_sizes
 from lightning_det.plotting.views import draw_view
@@ -48,13 +49,15 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         if which == cfg.split:
             chosen = store
 
-    data = build_data(cfg, chosen, None)
-    looks = plan_epoch(chosen, data.train_views, cfg.seed)
+    file = None if cfg.proposals == "auto" else proposals_file(cfg, folder)
+    data = build_data(cfg, with_proposals(chosen, file), None)
+    looks = plan_epoch(data.train, data.train_views, cfg.seed)
     report = {
         **splits[cfg.split],
         "split": cfg.split,
         "problems": [p.to_dict() for p in problems],
         **coverage(chosen, looks, **data.visibility),
+        "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
         "splits": splits,
     }
     (folder / "inspect.json").write_text(json.dumps(report, indent=1))
@@ -108,19 +111,21 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
     classes = sorted(report["classes"].items(), key=lambda item: -item[1])
     most = ", ".join(f"{name} {count}" for name, count in classes[:10])
     console.print(table, f"classes: {most}{f' and {len(classes) - 10} more' if len(classes) > 10 else ''}")
-    levels = Table("level", "learns from sizes", "views", "boxes learned", "pixels", title="views of one epoch")
+    columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
+    levels = Table(*columns, title="views of one epoch")
     for row in report["levels"]:
         low, high = row["valid_range"]
         bounds = "all" if low == 0 and high is None else f"{low:g} to {'inf' if high is None else f'{high:g}'} px"
-        levels.add_row(
-            str(row["level"]), bounds, str(row["views"]), str(row["boxes_learned"]), f"{row['pixels_vs_800x1333']:.3f}"
-        )
+        counts = (row["views"], row["views_without_valid_boxes"], row["boxes_learned"])
+        levels.add_row(str(row["level"]), bounds, *map(str, counts), f"{row['pixels_vs_800x1333']:.3f}")
     console.print(levels)
     console.print(
         f"{report['views_per_image']:.2f} views per image; {report['boxes_learned']} boxes are learned from in some "
         f"view, {report['boxes_unlearned']} in none; pixels per epoch: {report['pixels_vs_800x1333']:.3f} of one "
         f"800 x 1333 pass"
     )
+    if report["boxes_valid_at_no_scale"]:
+        console.print(f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale (views.train.windows.orphans)")
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:

@@ -97,3 +97,5 @@ class ImageRecord(NamedTuple):
     """(n,) integer, classes counted from 0."""
     ignored: np.ndarray
     """(n,) bool, True for regions that teach nothing (COCO crowd, VOC difficult)."""
+    proposals: np.ndarray = np.zeros((0, 4), np.float32)
+    """(k, 4) float32 ``xyxy``, pixels of the image: what a proposal network took for objects, if it was asked."""

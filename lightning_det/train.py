@@ -21,6 +21,9 @@ from lightning_det.build import (
 )
 from lightning_det.callbacks import EpochSummary, Evaluator
 from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.data.datamodule import ViewData
+from lightning_det.data.inspection import count_orphans
+from lightning_det.mining import interrupted, mine, proposals_file, with_proposals
 
 log = logging.getLogger("lightning_det")
 
@@ -40,17 +43,36 @@ def train(cfg: DictConfig) -> pl.Trainer:
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
 
+    proposals = proposals_file(cfg, folder)
+    mines = cfg.proposals == "auto" and not proposals.exists()
+    cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, stores["train"].label_map)
     if cfg.weights is not None:
         load_weights(module, cfg.weights)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
+    if mines:
+        mine(cfg, module.detector, stores["train"], stores["train"], proposals)
+    stores["train"] = with_proposals(stores["train"], proposals)
+    data = build_data(cfg, **stores)
+    report_views(cfg, data)
     trainer = build_trainer(cfg, folder)
-    resume = None if cfg.resume is None else str(checkpoint_file(cfg.resume, "last"))
+    fresh = cfg.resume is None or interrupted(cfg.resume)
+    resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with finished_logs(trainer):
-        trainer.fit(module, datamodule=build_data(cfg, **stores), ckpt_path=resume)
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
         report(trainer, folder)
     return trainer
+
+
+def report_views(cfg: DictConfig, data: ViewData) -> None:
+    """Says which boxes no scale learns from, and when chips go without negative ones."""
+    orphans = count_orphans(data.train, data.train_views)
+    if orphans:
+        fate = "go to the coarsest scale" if data.train_views.windows.orphans == "coarsest" else "are left out"
+        log.info("train: %d boxes are valid at no scale and %s", orphans, fate)
+    if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
+        log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
 
 @contextmanager

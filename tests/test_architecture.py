@@ -9,8 +9,8 @@ FLOORS = (
     ("structures", "errors", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "restore"),
-    ("train", "eval", "predict", "inspect", "subset"),
+    ("config", "build", "cli", "restore", "mining"),
+    ("train", "eval", "predict", "inspect", "subset", "mine"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

@@ -259,7 +259,7 @@ def test_inspect_counts_what_each_view_learns(small, tmp_path):
     assert (report["images"], report["problems"], report["views_per_image"]) == (24, [], 3)
     assert report["boxes_learned"] + report["boxes_unlearned"] == report["boxes"]
     assert [level["views"] for level in report["levels"]] == [24, 24, 24]
-    pixels = (192 * 256 + 96 * 128 + 48 * 64) / (800 * 1067)
+    pixels = (192 * 256 + 96 * 128 + 48 * 64) / (800 * 1333)
     assert report["pixels_vs_800x1333"] == pytest.approx(pixels, rel=1e-6)
     for picture in ("views.png", "sizes.png"):
         assert Image.open(tmp_path / picture).size[0] > 500

@@ -326,7 +326,7 @@ def test_mistyped_overrides_are_explained(composed, override, parts):
 def test_what_the_user_has_set(composed):
     composed("train", "strategy=[tiles]", "seed=3", "+trainer.barebones=true", "dataset.root='a=b'")
     assert overridden_keys() == ["strategy", "seed", "trainer.barebones", "dataset.root"]
-    assert chosen() == {"strategy": ["tiles"], "test": ["single_scale"]}
+    assert chosen() == {"strategy": ["tiles"], "test": []}
     assert chosen(["backbone"]) == {"backbone": ["tiny"]}
 
 

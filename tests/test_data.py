@@ -361,7 +361,7 @@ def test_statistics_of_nothing(tmp_path):
 
 
 def test_one_usual_pass_is_the_unit_of_pixels(tmp_path):
-    store = make_store(tmp_path, [(640, 480), (480, 640), (1000, 300)], COUNTED)
+    store = make_store(tmp_path, [(1333, 800), (800, 1333), (1333, 800)], COUNTED)
     report = coverage(store, plan_epoch(store, Planner(Pyramid([[800, 1333]])), None), 0.5, 1.0)
     assert report["pixels_vs_800x1333"] == 1.0
     assert report["views_per_image"] == 1
@@ -372,6 +372,7 @@ def test_one_usual_pass_is_the_unit_of_pixels(tmp_path):
         "level": 0,
         "valid_range": [0, None],
         "views": 3,
+        "views_without_valid_boxes": 1,
         "boxes_learned": 3,
         "pixels_vs_800x1333": 1.0,
     }
@@ -388,7 +389,7 @@ def test_coverage_of_ranges(tmp_path):
     assert (first["boxes_learned"], second["boxes_learned"]) == (1, 0)
     assert (first["valid_range"], second["valid_range"]) == ([0, 30], [50, None])
     assert first["pixels_vs_800x1333"] == pytest.approx(4 * second["pixels_vs_800x1333"])
-    assert second["pixels_vs_800x1333"] == pytest.approx(640 * 480 / (800 * 1067))
+    assert second["pixels_vs_800x1333"] == pytest.approx(640 * 480 / (800 * 1333))
     assert report["pixels_vs_800x1333"] == pytest.approx(5 * second["pixels_vs_800x1333"])
 
 

@@ -249,9 +249,9 @@ def test_states_of_a_cut_view():
     assert whole.states.tolist()[:2] == [State.VALID, State.INVALID]
 
 
-def test_boxes_thinner_than_a_view_pixel_are_invalid():
+def test_boxes_thinner_than_a_view_pixel_are_ignored():
     image = record(640, 480, [(0, 0, 6, 100), (0, 0, 4, 100)])
-    assert targets(image, View(0.2, (0, 0, 640, 480))).states.tolist() == [State.VALID, State.INVALID]
+    assert targets(image, View(0.2, (0, 0, 640, 480))).states.tolist() == [State.VALID, State.IGNORED]
 
 
 def test_resizing_never_changes_which_range_a_box_is_in():

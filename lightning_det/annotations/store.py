@@ -19,6 +19,41 @@ TOLERANCE = 1.0
 """Pixels by which a box may leave its image before it counts as a problem: rounding of annotation tools."""
 
 
+def gather(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and rows of some groups of a flat array, in the given order.
+
+    Args:
+        offsets: (n + 1,) int64, where each group begins, and the end.
+        groups: (k,) int64 positions.
+
+    Returns:
+        (k + 1,) int64 offsets of the new array, and the rows of the old one that it consists of.
+    """
+    counts = (offsets[1:] - offsets[:-1])[groups]
+    new = np.concatenate([[0], np.cumsum(counts)])
+    return new, np.arange(new[-1]) + np.repeat(offsets[:-1][groups] - new[:-1], counts)
+
+
+@dataclass
+class ProposalSet:
+    """Class-agnostic boxes of a store's images; image ``i`` has rows ``offsets[i]`` to ``offsets[i + 1]``."""
+
+    offsets: np.ndarray
+    boxes: np.ndarray
+    """(K, 4) float32 ``xyxy``, pixels of the original images."""
+    scores: np.ndarray
+    """(K,) float32."""
+
+    def of(self, index: int) -> np.ndarray:
+        """(k, 4) boxes of an image."""
+        return self.boxes[self.offsets[index] : self.offsets[index + 1]]
+
+    def select(self, images: np.ndarray) -> "ProposalSet":
+        """Those of some images, in the given order."""
+        offsets, rows = gather(self.offsets, images)
+        return ProposalSet(offsets, self.boxes[rows], self.scores[rows])
+
+
 class Strings(Sequence[str]):
     """Immutable strings in two arrays.
 
@@ -75,6 +110,8 @@ class AnnotationStore:
     label_map: LabelMap
     integer_ids: bool = False
     """Whether image ids are numbers, as in COCO."""
+    proposals: ProposalSet | None = None
+    """What a proposal network found in the images, see `lightning_det.annotations.proposals`."""
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -101,6 +138,7 @@ class AnnotationStore:
             self.boxes[part],
             self.labels[part],
             self.ignored[part],
+            *([] if self.proposals is None else [self.proposals.of(index)]),
         )
 
     def records(self) -> Iterator[ImageRecord]:
@@ -114,9 +152,7 @@ class AnnotationStore:
             images: int64 positions.
         """
         images = np.asarray(images, np.int64)
-        counts = (self.offsets[1:] - self.offsets[:-1])[images]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][images] - offsets[:-1], counts)
+        offsets, rows = gather(self.offsets, images)
         return AnnotationStore(
             self.root,
             Strings.pack([self.files[i] for i in images]),
@@ -130,6 +166,7 @@ class AnnotationStore:
             self.areas[rows],
             self.label_map,
             self.integer_ids,
+            None if self.proposals is None else self.proposals.select(images),
         )
 
     def with_labels(self, label_map: LabelMap) -> "AnnotationStore":

@@ -1,8 +1,8 @@
 """Lightning callbacks: what happens around training steps."""
 
-from lightning_det.callbacks.evaluation import Evaluator
+from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.summary import EpochSummary
 
-__all__ = ["EpochSummary", "Evaluator", "Pictures", "StopOnNonFinite"]
+__all__ = ["Collector", "EpochSummary", "Evaluator", "Pictures", "StopOnNonFinite"]

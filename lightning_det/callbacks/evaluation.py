@@ -9,10 +9,40 @@ from lightning_det.evaluation.coco import COCO_CUTS, Backend, Evaluation, evalua
 from lightning_det.evaluation.results import Results
 
 
-class Evaluator(pl.Callback):
-    """Collects the detections of a validation, merges views, evaluates, and logs ``val/AP`` and the other figures.
+class Collector(pl.Callback):
+    """Collects the detections of a validation from all ranks and merges views.
 
-    Ranks contribute what they have, perhaps nothing; all of them evaluate the whole, so that all can monitor it.
+    Args:
+        max_detections: most per image.
+
+    Attributes:
+        results: of the last validation, on every rank.
+    """
+
+    def __init__(self, max_detections: int = 100):
+        self.max_detections = max_detections
+        self.results: Results | None = None
+        self._parts: list[Results] = []
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the last validation."""
+        self._parts = []
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Keeps the detections of a batch."""
+        self._parts.append(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merges what the ranks have, some perhaps nothing."""
+        mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
+        self._parts = []
+        self.results = Results.concatenate(_gathered(mine)).merged(pl_module.inference.merge, self.max_detections)
+
+
+class Evaluator(Collector):
+    """Evaluates every validation and logs ``val/AP`` and the other figures.
+
+    All ranks evaluate the whole, so that all can monitor it.
 
     Args:
         size_cuts: see `evaluate`.
@@ -30,27 +60,14 @@ class Evaluator(pl.Callback):
         max_detections: int = 100,
         backend: Backend = "pycocotools",
     ):
+        super().__init__(max_detections)
         self.size_cuts = tuple(size_cuts)
-        self.max_detections = max_detections
         self.backend = backend
         self.evaluation: Evaluation | None = None
-        self.results: Results | None = None
-        self._parts: list[Results] = []
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the last validation."""
-        self._parts = []
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        """Keeps the detections of a batch."""
-        self._parts.append(outputs)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates, except where Lightning merely tries out whether validation runs."""
-        mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
-        self._parts = []
-        results = Results.concatenate(_gathered(mine))
-        self.results = results.merged(pl_module.inference.merge, self.max_detections)
+        super().on_validation_epoch_end(trainer, pl_module)
         store = trainer.datamodule.val
         self.evaluation = evaluate(store, self.results, self.size_cuts, self.max_detections, backend=self.backend)
         if not trainer.sanity_checking:

@@ -127,6 +127,9 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"backbone.frozen_stages={backbone['frozen_stages']} keeps random weights; set backbone.weights or "
             "weights, or backbone.frozen_stages=0"
         )
+    windows = cfg["views"]["train"]["windows"] or {}
+    if cfg.get("proposals") is not None and "negatives" not in windows:
+        raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
     if cfg.get("weights") and cfg.get("resume"):
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
     cuts = cfg["dataset"]["size_cuts"]

@@ -32,6 +32,8 @@ class DatasetConfig:
     limit: int | None = None
     resolution: Any = None
     pyramid: Any = None
+    snip: Any = None
+    sniper: Any = None
     anchor_sizes: list[float] = field(default_factory=list)
     size_cuts: list[float] = field(default_factory=list)
 
@@ -91,12 +93,26 @@ class CapacityConfig:
 
 
 @dataclass
+class MinerConfig:
+    """The light proposal network that finds SNIPER's negative chips."""
+
+    epochs: int = 2
+    """Of its training, on positive chips."""
+    proposals: int = 300
+    """Per view; those of all views of an image are merged."""
+    nms_iou: float = 0.7
+    """NMS threshold of the merge."""
+
+
+@dataclass
 class Config:
     """Everything that a run knows."""
 
     seed: int = 0
     weights: str | None = None
     resume: str | None = None
+    proposals: str | None = None
+    miner: MinerConfig = field(default_factory=MinerConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     data: Any = None
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -140,8 +156,22 @@ class InspectConfig(Config):
     pictures: int = 12
 
 
+@dataclass
+class MineConfig(Config):
+    """Adds what `lightning_det.mine` needs."""
+
+    split: str = "train"
+    output: str | None = None
+
+
 def register_schema() -> None:
     """Makes the schemas known to Hydra; the yaml files merge into them."""
-    schemas = {"train": Config, "eval": EvalConfig, "predict": PredictConfig, "inspect": InspectConfig}
+    schemas = {
+        "train": Config,
+        "eval": EvalConfig,
+        "predict": PredictConfig,
+        "inspect": InspectConfig,
+        "mine": MineConfig,
+    }
     for name, schema in schemas.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)

@@ -10,11 +10,11 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.images import check_all, decode, progress
 from lightning_det.structures import State
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views.planner import Planner
 from lightning_det.views.targets import targets
 
-REFERENCE = (800, 1333)
-"""The literature's single-scale pass, to which pixels are compared."""
+REFERENCE = 800 * 1333
+"""Pixels per image of the literature's single-scale pass, to which the cost of views is compared."""
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -58,6 +58,14 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
     }
 
 
+def count_orphans(store: AnnotationStore, planner: Planner) -> int:
+    """Boxes that are valid at no scale of a planner of chips; 0 for other planners."""
+    count = getattr(planner.windows, "count_orphans", None)
+    if count is None:
+        return 0
+    return sum(count(record, planner.scales(record, [], None)) for record in store.records() if len(record.boxes))
+
+
 def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, min_side: float) -> dict[str, Any]:
     """What an epoch of views learns from, and how many pixels it costs.
 
@@ -76,37 +84,40 @@ def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, 
     for look in progress(looks, "counting boxes", len(looks), threshold=5000):
         level = by_level.setdefault(
             look.view.level,
-            {"views": 0, "pixels": 0, "learned": np.zeros(store.num_boxes, bool), "range": look.view.valid_range},
+            {
+                "views": 0,
+                "backgrounds": 0,
+                "pixels": 0,
+                "learned": np.zeros(store.num_boxes, bool),
+                "range": look.view.valid_range,
+            },
         )
         found = targets(store.record(look.image), look.view, min_visible, min_side)
         rows = store.offsets[look.image] + found.source[found.states == State.VALID]
         level["views"] += 1
+        level["backgrounds"] += not len(rows)
         level["pixels"] += look.view.size[0] * look.view.size[1]
         level["learned"][rows] = True
         learned[rows] = True
-    reference = sum(_reference_pixels(int(w), int(h)) for w, h in zip(store.widths, store.heights, strict=True))
+    reference = max(1, REFERENCE * len(store))
     learnable = ~store.ignored
     return {
         "views_per_image": len(looks) / max(1, len(store)),
         "boxes_learned": int((learned & learnable).sum()),
         "boxes_unlearned": int((~learned & learnable).sum()),
-        "pixels_vs_800x1333": sum(v["pixels"] for v in by_level.values()) / max(1, reference),
+        "pixels_vs_800x1333": sum(v["pixels"] for v in by_level.values()) / reference,
         "levels": [
             {
                 "level": number,
                 "valid_range": [None if bound == np.inf else bound for bound in v["range"]],
                 "views": v["views"],
+                "views_without_valid_boxes": v["backgrounds"],
                 "boxes_learned": int((v["learned"] & learnable).sum()),
-                "pixels_vs_800x1333": v["pixels"] / max(1, reference),
+                "pixels_vs_800x1333": v["pixels"] / reference,
             }
             for number, v in sorted(by_level.items())
         ],
     }
-
-
-def _reference_pixels(width: int, height: int) -> int:
-    scale = scale_factor(width, height, REFERENCE)
-    return round(width * scale) * round(height * scale)
 
 
 def _percentiles(values: np.ndarray) -> list[float]:

@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
+from lightning_det.data.images import progress
 from lightning_det.views.planner import Planner
 
 
@@ -24,7 +25,8 @@ def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch
         epoch: number of the epoch.
     """
     looks = []
-    for image, record in enumerate(store.records()):
+    planner = planner if seed is None else planner.at(epoch)
+    for image, record in progress(enumerate(store.records()), "planning views", len(store), threshold=20_000):
         rng = None if seed is None else np.random.default_rng((seed, epoch, image))
         looks += [Look(image, view) for view in planner(record, rng)]
     return looks

@@ -63,7 +63,7 @@ class FasterRCNN(nn.Module):
         """The four losses of a training batch; their sum is what training minimises."""
         maps = self.features(batch.images, batch.sizes)
         predictions = self.rpn(maps, batch.images.shape[-2:])
-        proposals = self.rpn.propose(predictions, batch.sizes)
+        proposals = self.rpn.propose(predictions, batch.sizes, batch.ranges * batch.scales[:, None])
         return self.rpn.losses(predictions, batch) | self.roi_head.losses(
             maps[: len(self.roi_head.strides)], proposals, batch
         )
@@ -109,6 +109,8 @@ class FasterRCNN(nn.Module):
         head_width: int = 1024,
         before_nms: Sequence[int] = (2000, 1000),
         after_nms: Sequence[int] = (2000, 1000),
+        anchor_iou: Sequence[float] = (0.7, 0.3),
+        anchor_border: float | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on one feature map.
 
@@ -126,6 +128,8 @@ class FasterRCNN(nn.Module):
             head_width: width of the fully connected layers.
             before_nms: see `RPN`.
             after_nms: see `RPN`.
+            anchor_iou: (lowest of a positive, highest of a background) IoU of an anchor with a box.
+            anchor_border: see ``border`` of `RPN`.
         """
         if len(backbone.channels) != 1:
             raise ValueError(f"this detector reads one map, the backbone makes {len(backbone.channels)}: use form=c4")
@@ -138,7 +142,14 @@ class FasterRCNN(nn.Module):
         return cls(
             backbone,
             nn.Identity(),
-            RPN(channels, anchors, select_anchors, before_nms=before_nms, after_nms=after_nms),
+            RPN(
+                channels,
+                anchors,
+                select_anchors,
+                before_nms=before_nms,
+                after_nms=after_nms,
+                **labelling(anchor_iou, anchor_border),
+            ),
             RoIHead(trunk, num_classes, backbone.strides, select_rois),
             Normalize(),
         )
@@ -157,6 +168,8 @@ class FasterRCNN(nn.Module):
         head_width: int = 1024,
         before_nms: Sequence[int] = (2000, 1000),
         after_nms: Sequence[int] = (2000, 1000),
+        anchor_iou: Sequence[float] = (0.7, 0.3),
+        anchor_border: float | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
 
@@ -172,6 +185,8 @@ class FasterRCNN(nn.Module):
             head_width: width of the fully connected layers.
             before_nms: see `RPN`; per map.
             after_nms: see `RPN`.
+            anchor_iou: see `c4`.
+            anchor_border: see `c4`.
         """
         maps = len(backbone.channels) + 1
         if len(anchor_sizes) != maps:
@@ -180,7 +195,21 @@ class FasterRCNN(nn.Module):
         return cls(
             backbone,
             FPN(backbone.channels, neck_width),
-            RPN(neck_width, anchors, select_anchors, before_nms=before_nms, after_nms=after_nms),
+            RPN(
+                neck_width,
+                anchors,
+                select_anchors,
+                before_nms=before_nms,
+                after_nms=after_nms,
+                **labelling(anchor_iou, anchor_border),
+            ),
             RoIHead(TwoFC(neck_width, roi_size, head_width), num_classes, backbone.strides, select_rois),
             Normalize(),
         )
+
+
+def labelling(iou: Sequence[float], border: float | None) -> dict[str, float | None]:
+    """Arguments of `RPN` that say which anchors carry which loss."""
+    if len(iou) != 2 or not 0 <= iou[1] <= iou[0] <= 1:
+        raise ValueError(f"anchor_iou is (lowest of a positive, highest of a background), got {list(iou)}")
+    return {"positive": iou[0], "negative": iou[1], "border": border}

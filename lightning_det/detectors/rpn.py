@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 
 from lightning_det.detectors.anchors import Anchors
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
-from lightning_det.selection.matching import label_anchors
+from lightning_det.selection.matching import SKIP, label_anchors
 from lightning_det.structures import Batch
 
 BOX_BETA = 1.0 / 9
@@ -51,6 +51,8 @@ class RPN(nn.Module):
         after_nms: (training, inference) proposals per view that leave it.
         nms_iou: NMS threshold, applied map by map.
         min_size: proposals with a shorter side are dropped, pixels of the view.
+        border: anchors that reach further beyond the view, into its padding too, carry no loss, pixels of the view.
+            None: all anchors do, as in torchvision; SNIPER: 32.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class RPN(nn.Module):
         after_nms: Sequence[int] = (2000, 1000),
         nms_iou: float = 0.7,
         min_size: float = 1e-3,
+        border: float | None = None,
     ):
         super().__init__()
         if len(set(anchors.per_cell)) != 1:
@@ -77,6 +80,7 @@ class RPN(nn.Module):
         self.after_nms = tuple(after_nms)
         self.nms_iou = nms_iou
         self.min_size = min_size
+        self.border = border
 
     def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:
         """Predictions on feature maps (B, C, h, w) of a batch whose padded (height, width) is ``image_size``.
@@ -92,8 +96,15 @@ class RPN(nn.Module):
         )
 
     @torch.no_grad()
-    def propose(self, predictions: Predictions, sizes: Tensor) -> Proposals:
-        """Best proposals of every view, ``sizes`` (B, 2) being the views' (height, width) without padding."""
+    def propose(self, predictions: Predictions, sizes: Tensor, ranges: Tensor | None = None) -> Proposals:
+        """Best proposals of every view.
+
+        Args:
+            predictions: of the network.
+            sizes: (B, 2), the views' (height, width) without padding.
+            ranges: (B, 2) sizes, pixels of the view, outside which proposals are dropped before they compete: in
+                training only what a view may learn from is worth a place (SNIPER).
+        """
         before = self.before_nms[0 if self.training else 1]
         boxes, logits, groups = [], [], []
         for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
@@ -106,6 +117,9 @@ class RPN(nn.Module):
         score = torch.cat(logits, dim=1).sigmoid()
         sides = box[..., 2:] - box[..., :2]
         usable = (sides >= self.min_size).all(dim=-1) & score.isfinite()
+        if ranges is not None:
+            side = size(box)
+            usable &= (side >= ranges[:, :1]) & (side < ranges[:, 1:])
         after = self.after_nms[0 if self.training else 1]
         index, valid = best_after_nms(box, score, torch.cat(groups, dim=1), usable, self.nms_iou, after)
         return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
@@ -116,6 +130,8 @@ class RPN(nn.Module):
         logits = torch.cat(predictions.logits, dim=1)
         deltas = torch.cat(predictions.deltas, dim=1)
         labels, matched = label_anchors(anchors, batch.boxes, batch.states, **self.thresholds)
+        if self.border is not None:
+            labels = labels.masked_fill(~within(anchors, batch.sizes, self.border), SKIP)
         index, chosen = self.select(labels, anchors)
         is_object = labels.gather(1, index) == 1
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")
@@ -128,6 +144,12 @@ class RPN(nn.Module):
             "rpn_objectness": (objectness * chosen).sum() / count,
             "rpn_box": (error * (chosen & is_object)).sum() / count,
         }
+
+
+def within(anchors: Tensor, sizes: Tensor, border: float) -> Tensor:
+    """(B, A) bool, which (A, 4) anchors reach at most ``border`` pixels beyond views of (B, 2) ``sizes``."""
+    limit = sizes[:, None, [1, 0]] + border
+    return ((anchors[:, :2] >= -border) & (anchors[:, 2:] <= limit)).all(dim=-1)
 
 
 def _per_anchor(x: Tensor, values: int) -> Tensor:

@@ -5,10 +5,12 @@ three steps, each a callable ``(image, views, rng) -> views``: ``scales`` makes 
 cuts them, ``flip`` mirrors them. A strategy replaces one step and leaves the others alone.
 """
 
+from lightning_det.views.chips import Chips
 from lightning_det.views.flip import BothSides, RandomFlip
 from lightning_det.views.planner import Planner
 from lightning_det.views.pyramid import Pyramid
+from lightning_det.views.sub_images import SubImages
 from lightning_det.views.tiles import Tiles
 from lightning_det.views.view import View
 
-__all__ = ["BothSides", "Planner", "Pyramid", "RandomFlip", "Tiles", "View"]
+__all__ = ["BothSides", "Chips", "Planner", "Pyramid", "RandomFlip", "SubImages", "Tiles", "View"]

@@ -1,6 +1,7 @@
 """The chain of steps that makes the views of an image."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -21,7 +22,9 @@ class Planner:
 
     def __init__(self, scales: Step, windows: Step | None = None, flip: Step | None = None):
         self.steps: Sequence[Step] = [step for step in (scales, windows, flip) if step is not None]
-        self.canvas: int | None = getattr(windows, "size", None)
+        self.scales = scales
+        self.windows = windows
+        self.canvas: int | None = getattr(windows, "canvas", None)
         """Side of the square that every view fits in, where there is one: batches then have a constant shape."""
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
@@ -30,3 +33,10 @@ class Planner:
         for step in self.steps:
             views = step(image, views, rng)
         return views
+
+    def at(self, epoch: int) -> "Planner":
+        """The planner of an epoch of training: some scales change as it proceeds."""
+        scales = self.scales.at(epoch) if hasattr(self.scales, "at") else self.scales
+        planner = copy(self)
+        planner.steps = [scales, *self.steps[1:]]
+        return planner

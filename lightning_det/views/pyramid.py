@@ -1,6 +1,7 @@
 """Views of the whole image: at one scale, several, or one drawn from several."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 from math import inf
 from typing import Literal
@@ -45,9 +46,11 @@ class Pyramid:
             bound of -1 is infinite. None: all sizes at every resolution.
         anchor_ranges: the same for the proposal network, where it differs from ``valid_ranges``.
         draw: ``all`` resolutions on every visit of the image, or ``one`` at random (training only).
+        warm_epochs: epochs without ranges at the beginning of training, for anchors and for RoIs: SNIP fine-tunes a
+            network that has learned from all sizes, for 1 and 3 epochs (section 7.1).
 
     Raises:
-        ValueError: wrong order, wrong number of ranges, or empty ranges.
+        ValueError: wrong order, wrong number of ranges, empty ranges, or negative epochs.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Pyramid:
         valid_ranges: Sequence[Sequence[float]] | None = None,
         anchor_ranges: Sequence[Sequence[float]] | None = None,
         draw: Literal["all", "one"] = "all",
+        warm_epochs: Sequence[int] = (0, 0),
     ):
         factors = [scale_factor(640, 480, r) for r in resolutions]
         if not factors or any(a < b for a, b in pairwise(factors)):
@@ -70,6 +74,22 @@ class Pyramid:
         self.valid_ranges = [_range(r) for r in (everything if valid_ranges is None else valid_ranges)]
         self.anchor_ranges = nothing if anchor_ranges is None else [_range(r) for r in anchor_ranges]
         self.draw = draw
+        if len(warm_epochs) != 2 or min(warm_epochs) < 0:
+            raise ValueError(f"views: warm_epochs are epochs for anchors and for RoIs, got {warm_epochs}")
+        self.warm_epochs = tuple(warm_epochs)
+
+    def at(self, epoch: int) -> "Pyramid":
+        """This pyramid in an epoch of training, counted from 0: without ranges as long as it is warming up."""
+        pyramid = copy(self)
+        cold_anchors, cold_rois = (epoch >= length for length in self.warm_epochs)
+        everything = [(0.0, inf)] * len(self.resolutions)
+        if not cold_rois:
+            pyramid.valid_ranges = everything
+        if not cold_anchors:
+            pyramid.anchor_ranges = everything
+        elif not cold_rois:
+            pyramid.anchor_ranges = [a or v for a, v in zip(self.anchor_ranges, self.valid_ranges, strict=True)]
+        return pyramid
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Views of the whole image, one per resolution drawn."""

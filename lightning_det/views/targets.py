@@ -24,9 +24,10 @@ class Targets(NamedTuple):
 def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: float = 1.0) -> Targets:
     """Cuts and moves an image's boxes into a view and judges each.
 
-    A box is ``VALID`` when its size in the original image lies in the range that the view's anchors learn from,
-    enough of it is visible, and it is large enough to be seen; what else is visible is ``INVALID`` and keeps its
-    class. Ignored regions stay ignored. (RoIs are judged by their own size against the view's valid range.)
+    A box is ``VALID`` when its size in the original image lies in the range that the view's anchors learn from and
+    enough of it is visible, or when the view lists it among its ``valid_boxes``; what else is visible is ``INVALID``
+    and keeps its class. What is left of a box that is too small to be seen is ignored, as ignored regions are. (RoIs
+    are judged by their own size against the view's valid range.)
 
     Args:
         image: size and boxes.
@@ -42,12 +43,16 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
 
     moved_sides = (moved[:, 2:] - moved[:, :2])[shown]
     visible = sides[shown].prod(axis=1) / moved_sides.prod(axis=1)
-    size = np.sqrt((image.boxes[shown, 2:] - image.boxes[shown, :2]).prod(axis=1))
-    low, high = view.anchor_range or view.valid_range
-    # The tolerance keeps rounding from turning an enclosed box into a cut one.
-    valid = (size >= low) & (size < high) & (visible >= min_visible - 1e-6) & (sides[shown] >= min_side).all(axis=1)
+    if view.valid_boxes is None:
+        size = np.sqrt((image.boxes[shown, 2:] - image.boxes[shown, :2]).prod(axis=1))
+        low, high = view.anchor_range or view.valid_range
+        # The tolerance keeps rounding from turning an enclosed box into a cut one.
+        valid = (size >= low) & (size < high) & (visible >= min_visible - 1e-6)
+    else:
+        valid = np.isin(shown, view.valid_boxes)
     states = np.where(valid, State.VALID, State.INVALID)
-    states = np.where(image.ignored[shown], State.IGNORED, states)
+    unseen = (sides[shown] < min_side).any(axis=1)
+    states = np.where(image.ignored[shown] | unseen, State.IGNORED, states)
     return Targets(
         clipped[shown].astype(np.float32), image.labels[shown].astype(np.int64), states.astype(np.int64), shown
     )

@@ -33,6 +33,7 @@ class Tiles:
                 "views: tiles need size >= 1, 0 <= overlap < 1 and 0 <= background <= 1, "
                 f"got {size}, {overlap} and {background}"
             )
+        self.canvas = size
         self.size = size
         self.overlap = overlap
         self.background = background

@@ -28,6 +28,8 @@ class View(NamedTuple):
     flip: bool = False
     level: int = 0
     """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""
+    valid_boxes: tuple[int, ...] | None = None
+    """Positions in the image's list of the boxes that anchors learn from, where range and visibility do not decide."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,0 +1,106 @@
+"""Files of proposals: what a proposal network took for objects in the images of a dataset, by image id.
+
+A file is an uncompressed ``.npz`` that holds no pickled object:
+
+======================= ============================================================================================
+``offsets``             (n + 1,) int64; image ``i`` has rows ``offsets[i]`` to ``offsets[i + 1]`` of the next two
+``boxes``               (K, 4) float32 ``xyxy``, pixels of the original image
+``scores``              (K,) float32 objectness, falling within an image
+``widths``, ``heights`` (n,) int32 sizes of the images
+``ids_*``, ``files_*``  ids and file names of the images: UTF-8 bytes (``data``) and where each begins (``offsets``)
+``about``               UTF-8 json: ``version``, ``fingerprint`` of the dataset, and how the file was made
+======================= ============================================================================================
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from lightning_det.annotations.problems import DatasetError
+from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
+
+VERSION = 1
+
+
+def fingerprint(ids: Strings, files: Strings, widths: np.ndarray, heights: np.ndarray) -> str:
+    """Identifies the images of a dataset by their ids, file names and sizes, in order."""
+    digest = hashlib.sha256()
+    sizes = np.stack([widths, heights]).astype(np.int32)
+    for array in (ids.data, ids.offsets, files.data, files.offsets, sizes):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, made_by: dict[str, Any]) -> None:
+    """Writes a file of proposals, whole or not at all.
+
+    Args:
+        file: to write.
+        store: the images.
+        proposals: of these images.
+        made_by: plain data about the network.
+    """
+    identity = (store.ids, store.files, store.widths, store.heights)
+    about = {"version": VERSION, "fingerprint": fingerprint(*identity), "made_by": made_by}
+    arrays = {
+        "offsets": proposals.offsets.astype(np.int64),
+        "boxes": proposals.boxes.astype(np.float32),
+        "scores": proposals.scores.astype(np.float32),
+        "widths": store.widths.astype(np.int32),
+        "heights": store.heights.astype(np.int32),
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+    }
+    for name in ("ids", "files"):
+        strings = getattr(store, name)
+        arrays |= {f"{name}_data": strings.data, f"{name}_offsets": strings.offsets}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+    partial.replace(file)
+
+
+def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
+    """Reads the proposals of a store's images; the file may hold more images than the store.
+
+    Raises:
+        DatasetError: no such file, not a file of proposals, or one of other images.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            content = dict(data)
+        about = json.loads(content["about"].tobytes())
+        ids, files = (Strings(content[f"{n}_data"], content[f"{n}_offsets"]) for n in ("ids", "files"))
+        widths, heights = content["widths"], content["heights"]
+        proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
+        version = about["version"]
+    except OSError as error:
+        raise DatasetError(f"proposals={file}: {error.strerror or 'cannot be read'}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise DatasetError(f"proposals={file}: not a file of proposals, such as lightning_det.mine makes") from error
+    if version != VERSION:
+        raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; make it anew")
+    if about["fingerprint"] == fingerprint(store.ids, store.files, store.widths, store.heights):
+        return proposals
+    places = {ids[i]: i for i in range(len(ids))}
+    missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in places]
+    if missing:
+        raise DatasetError(
+            f"proposals={file}: made for other images; it lacks {len(missing)} of the {len(store)} of this dataset, "
+            f"such as id {missing[0]}; make it anew with lightning_det.mine, or give proposals=auto"
+        )
+    order = np.array([places[store.ids[i]] for i in range(len(store))], np.int64)
+    for i, there in enumerate(order):
+        mine = (store.files[i], int(store.widths[i]), int(store.heights[i]))
+        theirs = (files[there], int(widths[there]), int(heights[there]))
+        if mine != theirs:
+            raise DatasetError(
+                f"proposals={file}: made for other images; id {store.ids[i]} is {theirs[0]} ({theirs[1]} x "
+                f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; make it anew with lightning_det.mine"
+            )
+    return proposals.select(order)

@@ -1,0 +1,60 @@
+"""The proposal half of a two-stage detector as a detector of its own, with the single class "object"."""
+
+from torch import Tensor, nn
+
+from lightning_det.detectors.faster_rcnn import FasterRCNN
+from lightning_det.detectors.rpn import RPN
+from lightning_det.structures import Batch, Detections
+
+
+class ProposalNetwork(nn.Module):
+    """Learns where objects are, and detects its own proposals (SNIPER, section 3.3: it finds the hard background).
+
+    Args:
+        backbone: see `FasterRCNN`.
+        neck: see `FasterRCNN`.
+        rpn: see `FasterRCNN`.
+        preprocess: see `FasterRCNN`.
+    """
+
+    class_layers = ()
+    """No parameter's shape follows the classes."""
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, preprocess: nn.Module):
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+
+    @classmethod
+    def of(cls, detector: FasterRCNN) -> "ProposalNetwork":
+        """The proposal network of a detector, with whose layers it shares its weights."""
+        return cls(detector.backbone, detector.neck, detector.rpn, detector.preprocess)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The two losses of the proposal network."""
+        maps = self.neck(self.backbone(self.preprocess(batch.images, batch.sizes)))
+        return self.rpn.losses(self.rpn(maps, batch.images.shape[-2:]), batch)
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        score_threshold: float = 0.0,
+        nms_iou: float = 0.7,
+        max_detections: int = 300,
+    ) -> Detections:
+        """Best proposals of views.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            sizes: (B, 2) int64, (height, width) of the views without padding.
+            score_threshold: proposals need a greater objectness.
+            nms_iou: not used: the proposal network has a threshold of its own.
+            max_detections: most proposals per view.
+        """
+        maps = self.neck(self.backbone(self.preprocess(images, sizes)))
+        found = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
+        boxes, scores, valid = (x[:, :max_detections] for x in found)
+        return Detections(boxes, scores, scores.new_zeros(scores.shape, dtype=int), valid & (scores > score_threshold))

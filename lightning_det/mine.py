@@ -1,0 +1,33 @@
+"""``python -m lightning_det.mine``: proposals for SNIPER's negative chips, as a file for ``train proposals=FILE``."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from lightning_det.build import build_module, load_weights, usable_split
+from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.mining import FILE, mine
+
+
+def mine_split(cfg: DictConfig) -> Path:
+    """Mines as the configuration says; returns the file."""
+    cfg = checked(cfg)
+    folder = run_folder()
+    save_config(cfg, folder)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    train = usable_split(cfg, "train")
+    store = train if cfg.split == "train" else usable_split(cfg, cfg.split)
+    module = build_module(cfg, train.label_map)
+    if cfg.weights is not None:
+        load_weights(module, cfg.weights)
+    file = folder / FILE if cfg.output is None else Path(cfg.output)
+    mine(cfg, module.detector, train, store, file)
+    print(file)
+    return file
+
+
+main = command("mine")(mine_split)
+
+if __name__ == "__main__":
+    main()

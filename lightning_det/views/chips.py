@@ -1,0 +1,221 @@
+"""SNIPER's chips: small windows around the objects of each scale, and around what looks like objects."""
+
+from collections.abc import Sequence
+from math import ceil, floor, inf
+from typing import Literal
+
+import numpy as np
+
+from lightning_det.structures import ImageRecord
+from lightning_det.views.cover import Chip, cover
+from lightning_det.views.view import View
+
+MIN_SIDE = 2.0
+"""Thinner boxes drive no chip at the finest scale, original pixels."""
+
+
+class Chips:
+    """Cuts every view of a pyramid into the fewest chips that enclose the boxes of its valid range (SNIPER, section 3).
+
+    Where an image has proposals, chips are also cut around those that no positive chip of their scale covers, and some
+    of these negative chips join in every epoch.
+
+    Args:
+        size: side of a chip, pixels of the view.
+        stride: between candidate positions, pixels of the view; from a pair (lower, upper) one is drawn per image.
+        labels: boxes are valid in every chip that encloses them (``enclosed``), or in the one chip of a scale that
+            shows most of them (``one_chip``, the reference code).
+        orphans: boxes valid at no scale, because they are too long for its chips or outside all ranges, go to the
+            ``coarsest`` scale, or nowhere (``drop``, the reference code).
+        negatives: most negative chips per image and epoch.
+        dense: a negative chip needs more proposals than this: at the finest scale, and at the others.
+        covered: a proposal is covered by a positive chip that encloses it (``enclosed``), or that shows a pixel of it
+            (``touched``, the reference code).
+        backgrounds: whether images without boxes contribute negative chips.
+    """
+
+    def __init__(
+        self,
+        size: int = 512,
+        stride: int | Sequence[int] = 32,
+        labels: Literal["enclosed", "one_chip"] = "enclosed",
+        orphans: Literal["coarsest", "drop"] = "coarsest",
+        negatives: int = 2,
+        dense: Sequence[int] = (25, 10),
+        covered: Literal["enclosed", "touched"] = "enclosed",
+        backgrounds: bool = False,
+    ):
+        low, high = (stride, stride) if isinstance(stride, int) else stride
+        if not 1 <= low <= high < size:
+            raise ValueError(f"views: chips need 1 <= stride < size, got stride {stride} and size {size}")
+        if negatives < 0 or len(dense) != 2 or min(dense) < 0:
+            raise ValueError(f"views: chips need negatives >= 0 and dense >= 0 twice, got {negatives} and {dense}")
+        for name, value, known in (
+            ("labels", labels, ("enclosed", "one_chip")),
+            ("orphans", orphans, ("coarsest", "drop")),
+            ("covered", covered, ("enclosed", "touched")),
+        ):
+            if value not in known:
+                raise ValueError(f"views: {name} must be {' or '.join(known)}, got {value!r}")
+        self.canvas = size
+        self.size = size
+        self.stride = (low, high)
+        self.labels = labels
+        self.orphans = orphans
+        self.negatives = negatives
+        self.dense = tuple(dense)
+        self.covered = covered
+        self.backgrounds = backgrounds
+
+    def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
+        """Chips of all views, which are the whole image at every scale, finest first."""
+        if rng is None:
+            raise ValueError("views: chips are for training; inference looks at the whole image")
+        if views[-1].level != len(views) - 1:
+            raise ValueError("views: chips need every resolution of the pyramid, draw=all")
+        known = np.flatnonzero(~image.ignored)
+        if not len(known) and not (self.backgrounds and len(image.proposals)):
+            return []
+        boxes = np.clip(image.boxes[known], 0, [image.width, image.height] * 2)
+        stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
+        drives = self.drives(boxes, views, stride)
+        chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
+        mines = self.negatives and len(image.proposals)
+        negatives = self._negatives(boxes, image.proposals, views, chips, stride, rng) if mines else []
+        positives = [chip for part in chips for chip in part]
+        if self.labels == "one_chip":
+            return self._assigned(boxes, known, views, (positives, negatives), stride)
+        return self._adopted(boxes, known, views, positives + negatives, stride)
+
+    def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
+        """(V, n) bool, which of (n, 4) boxes in original pixels get a positive chip in each of the image's V views."""
+        fits = self._fits(boxes, views, [view.valid_range for view in views], stride)
+        if self.orphans == "coarsest":
+            fits[-1] |= ~fits.any(axis=0)
+        return fits
+
+    def count_orphans(self, image: ImageRecord, views: Sequence[View]) -> int:
+        """Boxes of an image that are valid at no scale."""
+        ranges = [view.valid_range for view in views]
+        return int((~self._fits(image.boxes[~image.ignored], views, ranges, self.stride[1]).any(axis=0)).sum())
+
+    def _fits(self, boxes: np.ndarray, views: Sequence[View], ranges: Sequence, stride: int) -> np.ndarray:
+        """(V, n) bool, which boxes are inside the range of each view, and short enough for its chips to enclose."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        sizes = np.sqrt(sides[:, 0] * sides[:, 1])
+        low, high = np.array(ranges).T[:, :, None]
+        limits = np.array([(self.size - stride - 1) / view.scale for view in views[:-1]] + [inf])
+        fits = (sizes >= low) & (sizes < high) & (sides.max(axis=1) < limits[:, None])
+        if len(views) > 1:
+            fits[0] &= sides.min(axis=1) >= MIN_SIDE
+        return fits
+
+    def _chips(
+        self, boxes: np.ndarray, view: View, stride: int, rng: np.random.Generator, more_than: int = 0
+    ) -> list[View]:
+        """Chips of one view that enclose (n, 4) boxes in original pixels."""
+        if not len(boxes):
+            return []
+        _, _, width, height = view.window
+        resized = (boxes * view.scale).tolist()
+        chosen = cover(resized, width * view.scale, height * view.scale, self.size, stride, rng, more_than)
+        rows = boxes.tolist()
+        return [self._window(view, chip, [rows[i] for i in chip.boxes]) for chip in chosen]
+
+    def _window(self, view: View, chip: Chip, boxes: Sequence[Sequence[float]]) -> View:
+        """A chip as a window of whole original pixels that encloses the same boxes."""
+        x1, y1, x2, y2 = zip(*boxes, strict=True)
+        side = self.size / view.scale
+        left, right = interval(chip.x / view.scale, min(x1), max(x2), side, view.window[2])
+        top, bottom = interval(chip.y / view.scale, min(y1), max(y2), side, view.window[3])
+        # Boxes that need every pixel of a chip may take two whole ones more, which are shrunk into it.
+        scale = min(view.scale, self.size / (right - left), self.size / (bottom - top))
+        return view._replace(scale=scale, window=(left, top, right, bottom))
+
+    def _negatives(
+        self,
+        boxes: np.ndarray,
+        proposals: np.ndarray,
+        views: Sequence[View],
+        positives: Sequence[Sequence[View]],
+        stride: int,
+        rng: np.random.Generator,
+    ) -> list[View]:
+        """A few of the chips that are dense in proposals which no positive chip covers (SNIPER, section 3.3)."""
+        regions = np.concatenate([boxes, proposals])
+        fits = self._fits(regions, views, [view.anchor_range or view.valid_range for view in views], stride)
+        pool = []
+        for view, chips, fit in zip(views, positives, fits, strict=True):
+            if chips:
+                shown, shares = overlaps(regions, chips)
+                fit = fit & ~(shown if self.covered == "touched" else shares > 1 - 1e-9).any(axis=0)
+            pool += self._chips(regions[fit], view, stride, rng, self.dense[min(view.level, 1)])
+        return [pool[i] for i in sorted(rng.permutation(len(pool))[: self.negatives].tolist())]
+
+    def _adopted(
+        self, boxes: np.ndarray, known: np.ndarray, views: Sequence[View], chips: list[View], stride: int
+    ) -> list[View]:
+        """The chips, where those of the coarsest scale also learn from the orphans that they enclose."""
+        orphans = ~self._fits(boxes, views, [view.valid_range for view in views], stride).any(axis=0)
+        if self.orphans == "drop" or not orphans.any():
+            return chips
+        last = views[-1]
+        low, high = last.anchor_range or last.valid_range
+        sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        learns = orphans | ((sizes >= low) & (sizes < high))
+        return [
+            chip._replace(valid_boxes=tuple(known[learns & (overlaps(boxes, [chip])[1][0] > 1 - 1e-9)].tolist()))
+            if chip.level == last.level
+            else chip
+            for chip in chips
+        ]
+
+    def _assigned(
+        self, boxes: np.ndarray, known: np.ndarray, views: Sequence[View], groups: Sequence[list[View]], stride: int
+    ) -> list[View]:
+        """The chips of all groups, each with the boxes of which no other chip of its scale and group shows more.
+
+        A box that a chip of one group shows is in none of the next group; of equal chips the first one has it.
+        """
+        fits = self._fits(boxes, views, [view.anchor_range or view.valid_range for view in views], stride)
+        if self.orphans == "coarsest":
+            fits[-1] |= ~fits.any(axis=0)
+        planned = []
+        for chips in groups:
+            valid = np.zeros((len(chips), len(boxes)), bool)
+            for view, fit in zip(views, fits, strict=True):
+                rows = np.array([n for n, chip in enumerate(chips) if chip.level == view.level], int)
+                if len(rows):
+                    shown, shares = overlaps(boxes, [chips[n] for n in rows])
+                    best = shares.argmax(axis=0)
+                    columns = np.flatnonzero(fit & shown[best, np.arange(len(boxes))])
+                    valid[rows[best[columns]], columns] = True
+                    fit[columns] = False
+            planned += [c._replace(valid_boxes=tuple(known[v].tolist())) for c, v in zip(chips, valid, strict=True)]
+        return planned
+
+
+def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:
+    """A window along one axis in whole pixels: near ``start``, inside an image, around what it has to enclose.
+
+    Args:
+        start: where the chip begins.
+        low: where the boxes that it encloses begin.
+        high: where they end.
+        size: of the chip, a fraction of a pixel included; the window has less, if that suffices.
+        length: of the image.
+    """
+    side = min(int(size + 1e-6), length)
+    first, last = max(0, ceil(high - side)), min(length - side, floor(low))
+    if first > last:
+        return floor(low), ceil(high)
+    begin = min(max(round(start), first), last)
+    return begin, begin + side
+
+
+def overlaps(boxes: np.ndarray, chips: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
+    """(C, n) whether each chip shows a pixel of each (n, 4) box, and (C, n) the share of the box that it shows."""
+    windows = np.array([chip.window for chip in chips])[:, None]
+    common = np.minimum(windows[..., 2:], boxes[:, 2:]) - np.maximum(windows[..., :2], boxes[:, :2])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return (common >= 1).all(axis=2), np.clip(common, 0, None).prod(axis=2) / areas

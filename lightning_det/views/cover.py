@@ -1,0 +1,145 @@
+"""Greedy choice of the fewest chips that enclose all boxes (SNIPER, section 3.1).
+
+The reference scores every position of a grid. Where a box is enclosed is an interval of positions along each axis, so
+only the runs of positions that enclose a locally greatest set of boxes matter: a handful for a few boxes, however large
+the image. Sets are bits of Python integers, which beats arrays at these sizes.
+"""
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from math import ceil, floor
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-6
+"""Pixels that rounding may put between a chip and a box of equal border."""
+
+
+class Run(NamedTuple):
+    """Neighbouring positions along one axis that enclose the same boxes."""
+
+    first: int
+    last: int
+    boxes: int
+    """Bit i is set for box i."""
+
+
+class Chip(NamedTuple):
+    """A chosen chip, pixels of the resized image."""
+
+    x: float
+    y: float
+    gain: int
+    """Boxes that no chip before it encloses."""
+    boxes: list[int]
+    """All boxes that it encloses."""
+
+
+def count_positions(length: float, size: float, stride: float) -> int:
+    """Positions of a chip along one axis: every ``stride`` pixels from 0, and flush with the end."""
+    return 1 + max(0, ceil((length - size - TOLERANCE) / stride))
+
+
+def position(number: int, length: float, size: float, stride: float) -> float:
+    """Where a chip at a position begins."""
+    return max(0.0, min(number * stride, length - size))
+
+
+def runs(low: Sequence[float], high: Sequence[float], length: float, size: float, stride: float) -> list[Run]:
+    """Runs of positions whose set of boxes is in none of their neighbours', along one axis.
+
+    Args:
+        low: where each box begins.
+        high: where each box ends.
+        length: of the resized image.
+        size: of a chip.
+        stride: between candidate positions.
+    """
+    last = count_positions(length, size, stride) - 1
+    starts: dict[int, int] = {}
+    stops: dict[int, int] = {}
+    for number, (a, b) in enumerate(zip(low, high, strict=True)):
+        first = min(last, max(0, ceil((b - size - TOLERANCE) / stride)))
+        # The last position is flush with the end, closer to its neighbour than a stride.
+        final = last if a + TOLERANCE >= length - size else floor((a + TOLERANCE) / stride)
+        if first <= final:
+            starts[first] = starts.get(first, 0) | 1 << number
+            stops[final] = stops.get(final, 0) | 1 << number
+    found, inside, begun = [], 0, None
+    for place in sorted({*starts, *stops}):
+        if place in starts:
+            inside |= starts[place]
+            begun = place
+        if place in stops:
+            if begun is not None:
+                found.append(Run(begun, place, inside))
+            inside &= ~stops[place]
+            begun = None
+    return found
+
+
+def cover(
+    boxes: Sequence[Sequence[float]],
+    width: float,
+    height: float,
+    size: float,
+    stride: float,
+    rng: np.random.Generator,
+    more_than: int = 0,
+) -> list[Chip]:
+    """Chooses chips one by one, each enclosing most of the boxes that none before it encloses.
+
+    Ties are broken at random, and so is the position among those that enclose the same boxes.
+
+    Args:
+        boxes: ``xyxy``, pixels of the resized image, inside it.
+        width: of the resized image.
+        height: of the resized image.
+        size: side of the square chips.
+        stride: between candidate positions.
+        rng: breaks ties.
+        more_than: stops at a chip that gains no more boxes than this.
+
+    Returns:
+        Chips by falling gain; boxes that no position encloses are in none.
+    """
+    x1, y1, x2, y2 = zip(*boxes, strict=True) if len(boxes) else ([], [], [], [])
+    columns = runs(x1, x2, width, size, stride)
+    rows = runs(y1, y2, height, size, stride)
+    candidates = [(c, r, c.boxes & r.boxes) for c in columns for r in rows if c.boxes & r.boxes]
+    # A queue with gains that may be out of date: gains only fall, so what is still right at the top is the best.
+    queue = [
+        (-inside.bit_count(), tie, column, row, inside)
+        for tie, (column, row, inside) in zip(rng.permutation(len(candidates)).tolist(), candidates, strict=True)
+    ]
+    heapify(queue)
+    left, chosen = (1 << len(boxes)) - 1, []
+    while queue:
+        promised, tie, column, row, inside = heappop(queue)
+        gain = (inside & left).bit_count()
+        if gain == -promised and gain > more_than:
+            chosen.append((column, row, inside, gain))
+            left &= ~inside
+        elif gain > more_than:
+            heappush(queue, (-gain, tie, column, row, inside))
+    draws = rng.random((len(chosen), 2)).tolist()
+    return [
+        Chip(
+            position(column.first + int(u * (column.last - column.first + 1)), width, size, stride),
+            position(row.first + int(v * (row.last - row.first + 1)), height, size, stride),
+            gain,
+            bits(inside),
+        )
+        for (column, row, inside, gain), (u, v) in zip(chosen, draws, strict=True)
+    ]
+
+
+def bits(number: int) -> list[int]:
+    """Positions of the set bits, ascending."""
+    found = []
+    while number:
+        lowest = number & -number
+        found.append(lowest.bit_length() - 1)
+        number ^= lowest
+    return found
