@@ -145,6 +145,8 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         callbacks = {name: build(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()}
         if not loggers:
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
+        if not cfg.trainer.enable_progress_bar:
+            callbacks.pop("progress", None)  # Lightning refuses both
         arguments = {"logger": loggers or False, "callbacks": list(callbacks.values())}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -201,6 +202,10 @@ def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
         ("backbone=resnet18", "detector=faster_rcnn", "backbone.norm=group", "capacity.after_nms=[60,30]"),
         ("backbone=mobilenet_v3_large", "detector=faster_rcnn_fpn", "trainer.precision=bf16-mixed"),
         ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false"),
+        ("strategy=[snip,flip]", "dataset.snip.sub_image=128", "views.train.scales.warm_epochs=[0,1]"),
+        ("strategy=[snip,all_rois]", "detector=faster_rcnn_fpn", "dataset.snip.sub_image=128"),
+        ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.anchor_border=8"),
+        ("strategy=sniper", "backbone=resnet18", "proposals=null", "backbone.norm=group", "test=[single_scale,flip]"),
         ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn"),
         ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),
         ("logger=tensorboard", "data.num_workers=1"),
@@ -217,6 +222,88 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
         assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+CHIPS = (
+    "dataset.sniper.size=64",
+    "dataset.sniper.scales=[2.0,1.0,[-1,64]]",
+    "dataset.sniper.pyramid=[[192,256],[96,128],[48,64]]",
+    "dataset.snip.sub_image=128",
+    "views.train.windows.dense=[3,3]",
+)
+
+
+@pytest.fixture(scope="module")
+def mined(small, tmp_path_factory):
+    """A run of SNIPER that mined its negative chips."""
+    folder = tmp_path_factory.mktemp("mined") / "run"
+    run("train", *small, *CHIPS, "strategy=[sniper,flip]", "trainer.max_epochs=2", f"hydra.run.dir={folder}")
+    return folder
+
+
+def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
+    lines = (mined / "train.log").read_text().splitlines()
+    order = [next(i for i, line in enumerate(lines) if word in line) for word in ("mining: 2 epochs", "epoch 1 of 2")]
+    assert order == sorted(order)
+    assert not (mined / "mining.ckpt").exists()
+    with np.load(mined / "proposals.npz", allow_pickle=False) as file:
+        assert len(file["offsets"]) == 25
+        assert file["offsets"][-1] == len(file["boxes"]) == len(file["scores"]) > 24
+    settings = yaml.safe_load((mined / "config.yaml").read_text())
+    assert settings["proposals"] == "auto"
+    run("eval", f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
+    metrics = read(tmp_path / "eval/metrics.json")
+    assert {k: metrics[k] for k in FIGURES} == pytest.approx({k: read(mined / "metrics.json")[k] for k in FIGURES})
+
+    more = ["strategy=[sniper,flip]", f"resume={mined}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/more"]
+    run("train", *small, *CHIPS, *more)
+    assert read(tmp_path / "more/metrics.json")["epochs"] == 3
+    assert not (tmp_path / "more/proposals.npz").exists()  # it goes on with the first run's
+    assert "mining" not in (tmp_path / "more/train.log").read_text()
+
+
+def test_proposals_serve_later_runs_and_are_refused_for_other_images(small, mined, tmp_path):
+    file = f"proposals={mined}/proposals.npz"
+    run("train", *small, *CHIPS, "strategy=sniper", file, "debug=limit", f"hydra.run.dir={tmp_path}/reuse")
+    assert "mining" not in (tmp_path / "reuse/train.log").read_text()
+    output = run("inspect", *small, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
+    with_negatives = read(last_line(output) / "inspect.json")
+    output = run("inspect", *small, *CHIPS[:-1], "strategy=sniper_no_negatives", f"hydra.run.dir={tmp_path}/positive")
+    positives = read(last_line(output) / "inspect.json")
+    assert positives["views_per_image"] < with_negatives["views_per_image"] <= positives["views_per_image"] + 2
+    assert positives["boxes_unlearned"] <= with_negatives["boxes"] - with_negatives["boxes_learned"]
+    other = [o if "source.train" not in o else "dataset.source.train=30" for o in small]
+    message = run("train", *other, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/other", code=1)
+    assert "made for other images" in message
+    assert "Traceback" not in message
+
+
+def test_mine_writes_the_file_that_train_would(small, mined, tmp_path):
+    """Mining draws its own random numbers, so both make the same proposals."""
+    output = run(
+        "mine", *small, *CHIPS, "strategy=[sniper,flip]", f"output={tmp_path}/p.npz", f"hydra.run.dir={tmp_path}/m"
+    )
+    assert last_line(output) == tmp_path / "p.npz"
+    with np.load(tmp_path / "p.npz") as one, np.load(mined / "proposals.npz") as two:
+        assert sorted(one) == sorted(two)
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_a_run_that_was_interrupted_after_mining_goes_on(small, mined, tmp_path):
+    (tmp_path / "old").mkdir()
+    shutil.copy(mined / "proposals.npz", tmp_path / "old")
+    resume = ["strategy=sniper", f"resume={tmp_path}/old", "debug=limit", f"hydra.run.dir={tmp_path}/new"]
+    run("train", *small, *CHIPS, *resume)
+    assert "mining" not in (tmp_path / "new/train.log").read_text()
+    assert read(tmp_path / "new/metrics.json")["epochs"] == 1
+
+
+def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
+    ranks = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.batch_size=4"]
+    run("train", *small, *CHIPS, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
+    assert (tmp_path / "run/proposals.npz").exists()
+    assert read(tmp_path / "run/metrics.json")["epochs"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -230,6 +317,9 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
         (["dataset=coco", "dataset.root=nowhere"], 1, ["nowhere/annotations/instances_train2017.json"]),
         (["backbone.norm=frozen"], 2, ["backbone.norm=frozen", "weights"]),
         (["resume=nowhere"], 1, ["nowhere: no such checkpoint"]),
+        (["proposals=auto"], 2, ["proposals=auto", "strategy=sniper"]),
+        (["strategy=sniper", "proposals=nowhere.npz"], 1, ["nowhere.npz: No such file"]),
+        (["strategy=sniper", "views.train.windows.labels=all"], 2, ["labels", "enclosed or one_chip"]),
         (["data._target_=lightning_det.data.datamodule.ChipData"], 2, ["ChipData needs training views of one size"]),
     ],
 )

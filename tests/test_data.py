@@ -22,7 +22,7 @@ from lightning_det.data.datamodule import ChipData, MultiScaleData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.images import ImageError, decode
 from lightning_det.data.inspection import coverage, damaged_images, statistics
-from lightning_det.data.sampler import ByImage, InferenceBatches, TrainBatches, by_level, plan_epoch
+from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
 from lightning_det.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
 
@@ -54,7 +54,7 @@ def plain(tmp_path, count):
     return make_store(tmp_path, [(64, 48) if i % 3 else (48, 64) for i in range(count)])
 
 
-GROUPINGS = {"by_level": by_level, "by_image": ByImage(4)}
+GROUPINGS = {"by_level": ByLevel(), "by_image": ByImage(4)}
 PLANNERS = {
     "one_scale": Planner(Pyramid([1.0])),
     "all_scales": Planner(Pyramid(PYRAMID), flip=RandomFlip(0.5)),
@@ -98,7 +98,7 @@ def test_an_epoch_follows_from_seed_and_number(tmp_path, planner):
     store = plain(tmp_path, 30)
 
     def epoch(seed, number):
-        return list(TrainBatches(store, PLANNERS[planner], 4, by_level, seed, epoch=lambda: number))
+        return list(TrainBatches(store, PLANNERS[planner], 4, ByLevel(), seed, epoch=lambda: number))
 
     assert epoch(0, 2) == epoch(0, 2)
     assert epoch(0, 2) != epoch(0, 3)
@@ -127,7 +127,7 @@ def test_batches_are_filled_up_with_different_looks(tmp_path, grouping):
 
 def test_a_sampler_goes_along_with_the_epochs(tmp_path):
     now = SimpleNamespace(epoch=0)
-    sampler = TrainBatches(plain(tmp_path, 30), PLANNERS["one_of_three"], 4, by_level, 0, epoch=lambda: now.epoch)
+    sampler = TrainBatches(plain(tmp_path, 30), PLANNERS["one_of_three"], 4, ByLevel(), 0, epoch=lambda: now.epoch)
     first = list(sampler)
     assert list(sampler) == first
     now.epoch = 1
@@ -146,7 +146,7 @@ def test_views_of_an_image_do_not_depend_on_the_others(tmp_path):
 def test_orientations_share_batches_only_to_fill_up(tmp_path):
     store = plain(tmp_path, 60)  # 20 portraits
     looks = plan_epoch(store, PLANNERS["one_scale"], 0)
-    batches = by_level(looks, 8, np.random.default_rng(0))
+    batches = ByLevel()(looks, 8, np.random.default_rng(0))
     mixed = [b for b in batches if len({look.view.size[0] > look.view.size[1] for look in b}) == 2]
     assert len(batches) == 8
     assert len(mixed) <= 1
@@ -351,6 +351,15 @@ def test_statistics(tmp_path):
     assert ends("box_aspect") == (0.0625, 4)  # height / width
     assert ends("box_size_by_long_side") == pytest.approx((20 / 640, 40 / 500), abs=1e-4)
     assert report["box_size"][3] == 40  # the median of 20, 40 and 40
+
+
+def test_coarse_levels_fill_their_batches_with_more_views(tmp_path):
+    store = make_store(tmp_path, [(100, 80)] * 20)
+    looks = plan_epoch(store, Planner(Pyramid([2.0, 1.0, 0.5])), 0)
+    batches = ByLevel(same_pixels=True)(looks, 2, np.random.default_rng(0))
+    assert {(batch[0].view.level, len(batch)) for batch in batches} == {(0, 2), (1, 8), (2, 32)}
+    assert all(len({look.view.level for look in batch}) == 1 for batch in batches)
+    assert {look for batch in batches for look in batch} == set(looks)
 
 
 def test_statistics_of_nothing(tmp_path):

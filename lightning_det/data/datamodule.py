@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, ViewDataset
-from lightning_det.data.sampler import ByImage, Grouping, InferenceBatches, TrainBatches, by_level
+from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.views.planner import Planner
 
 
@@ -117,9 +117,16 @@ class ViewData(pl.LightningDataModule):
 
 
 class MultiScaleData(ViewData):
-    """Whole images at one or several scales; the views of a training batch have one pyramid level."""
+    """Whole images at one or several scales; the views of a training batch have one pyramid level.
 
-    grouping = staticmethod(by_level)
+    Args:
+        same_pixels: see `ByLevel`.
+        **arguments: see `ViewData`.
+    """
+
+    def __init__(self, *args, same_pixels: bool = False, **arguments):
+        super().__init__(*args, **arguments)
+        self.grouping = ByLevel(same_pixels)
 
 
 class ChipData(ViewData):

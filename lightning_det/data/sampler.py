@@ -36,24 +36,46 @@ Grouping = Callable[[Sequence[Look], int, np.random.Generator], list[list[Look]]
 """Groups the looks of an epoch into full batches of a size; uses each look, and repeats some to fill up."""
 
 
-def by_level(looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+class ByLevel:
     """Batches of one pyramid level each, for views of any shape (SNIP, figure 6).
 
     Looks of equal orientation share a batch as far as possible, which saves padding.
+
+    Args:
+        same_pixels: the batch size is that of the level with the largest views, and coarser levels put as many more
+            views into a batch as it takes for as many pixels.
     """
-    groups: dict[tuple[int, bool], list[Look]] = defaultdict(list)
-    for position in rng.permutation(len(looks)):
-        look = looks[position]
-        height, width = look.view.size
-        groups[look.view.level, height > width].append(look)
-    batches, remainders = [], defaultdict(list)
-    for (level, _), group in groups.items():
-        full = len(group) - len(group) % size
-        batches += [group[i : i + size] for i in range(0, full, size)]
-        remainders[level] += group[full:]
-    for level, rest in remainders.items():
-        batches += _fill([[look] for look in rest], [look for look in looks if look.view.level == level], size, rng)
-    return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __init__(self, same_pixels: bool = False):
+        self.same_pixels = same_pixels
+
+    def __call__(self, looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+        """Makes the batches."""
+        groups: dict[tuple[int, bool], list[Look]] = defaultdict(list)
+        for position in rng.permutation(len(looks)):
+            look = looks[position]
+            height, width = look.view.size
+            groups[look.view.level, height > width].append(look)
+        sizes = self._sizes(looks, size)
+        batches, remainders = [], defaultdict(list)
+        for (level, _), group in groups.items():
+            step = sizes[level]
+            full = len(group) - len(group) % step
+            batches += [group[i : i + step] for i in range(0, full, step)]
+            remainders[level] += group[full:]
+        for level, rest in remainders.items():
+            pool = [look for look in looks if look.view.level == level]
+            batches += _fill([[look] for look in rest], pool, sizes[level], rng)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _sizes(self, looks: Sequence[Look], size: int) -> dict[int, int]:
+        """Views per batch of each level."""
+        pixels: dict[int, list[int]] = defaultdict(list)
+        for look in looks:
+            pixels[look.view.level].append(look.view.size[0] * look.view.size[1])
+        means = {level: float(np.mean(values)) for level, values in pixels.items()}
+        most = max(means.values(), default=1.0)
+        return {level: round(size * most / mean) if self.same_pixels else size for level, mean in means.items()}
 
 
 class ByImage:

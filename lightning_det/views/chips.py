@@ -77,11 +77,13 @@ class Chips:
         if not len(known) and not (self.backgrounds and len(image.proposals)):
             return []
         boxes = np.clip(image.boxes[known], 0, [image.width, image.height] * 2)
+        # Mined boxes at the border lie beyond it by rounding, and a window around one would, too.
+        proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
         drives = self.drives(boxes, views, stride)
         chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
-        mines = self.negatives and len(image.proposals)
-        negatives = self._negatives(boxes, image.proposals, views, chips, stride, rng) if mines else []
+        mines = self.negatives and len(proposals)
+        negatives = self._negatives(boxes, proposals, views, chips, stride, rng) if mines else []
         positives = [chip for part in chips for chip in part]
         if self.labels == "one_chip":
             return self._assigned(boxes, known, views, (positives, negatives), stride)
@@ -97,7 +99,8 @@ class Chips:
     def count_orphans(self, image: ImageRecord, views: Sequence[View]) -> int:
         """Boxes of an image that are valid at no scale."""
         ranges = [view.valid_range for view in views]
-        return int((~self._fits(image.boxes[~image.ignored], views, ranges, self.stride[1]).any(axis=0)).sum())
+        boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
+        return int((~self._fits(boxes, views, ranges, self.stride[1]).any(axis=0)).sum())
 
     def _fits(self, boxes: np.ndarray, views: Sequence[View], ranges: Sequence, stride: int) -> np.ndarray:
         """(V, n) bool, which boxes are inside the range of each view, and short enough for its chips to enclose."""

@@ -36,7 +36,9 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
         min_side: least width and height of the clipped box, pixels of the view.
     """
     height, width = view.size
-    moved = boxes_to_view(image.boxes, view)
+    # Annotations may leave the image by a rounding: that part is not hidden by the window.
+    boxes = np.clip(image.boxes, 0, [image.width, image.height] * 2)
+    moved = boxes_to_view(boxes, view)
     clipped = np.clip(moved, 0, [width, height, width, height])
     sides = clipped[:, 2:] - clipped[:, :2]
     shown = np.flatnonzero((sides > 0).all(axis=1))
@@ -44,7 +46,7 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
     moved_sides = (moved[:, 2:] - moved[:, :2])[shown]
     visible = sides[shown].prod(axis=1) / moved_sides.prod(axis=1)
     if view.valid_boxes is None:
-        size = np.sqrt((image.boxes[shown, 2:] - image.boxes[shown, :2]).prod(axis=1))
+        size = np.sqrt((boxes[shown, 2:] - boxes[shown, :2]).prod(axis=1))
         low, high = view.anchor_range or view.valid_range
         # The tolerance keeps rounding from turning an enclosed box into a cut one.
         valid = (size >= low) & (size < high) & (visible >= min_visible - 1e-6)
