@@ -17,6 +17,7 @@ from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.suggestion import as_yaml, suggest, try_out
 from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
 from lightning_det.plotting.curves import plot_sizes
@@ -52,18 +53,23 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     file = None if cfg.proposals == "auto" else proposals_file(cfg, folder)
     data = build_data(cfg, with_proposals(chosen, file), None)
     looks = plan_epoch(data.train, data.train_views, cfg.seed)
+    sides = (chosen.boxes[:, 2:] - chosen.boxes[:, :2])[~chosen.ignored]
+    sizes = np.sqrt(sides.prod(axis=1))
+    suggestion = suggest(sizes, chosen.widths, chosen.heights)
+    if suggestion is not None:
+        suggestion = {"dataset": suggestion, **try_out(chosen, suggestion, cfg.dataset.resolution, cfg.seed)}
     report = {
         **splits[cfg.split],
         "split": cfg.split,
         "problems": [p.to_dict() for p in problems],
         **coverage(chosen, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
+        "suggestion": suggestion,
         "splits": splits,
     }
     (folder / "inspect.json").write_text(json.dumps(report, indent=1))
-    sides = (chosen.boxes[:, 2:] - chosen.boxes[:, :2])[~chosen.ignored]
     marks = cfg.dataset.size_cuts
-    plot_sizes(np.sqrt(sides.prod(axis=1)), folder / "sizes.png", marks, f"object sizes, {cfg.split}")
+    plot_sizes(sizes, folder / "sizes.png", marks, f"object sizes, {cfg.split}")
     drawn = draw_page(ViewDataset(chosen, **data.visibility), looks, cfg.pictures)
     if drawn is not None:
         Image.fromarray(drawn).save(folder / "views.png")
@@ -114,10 +120,10 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
     columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
     levels = Table(*columns, title="views of one epoch")
     for row in report["levels"]:
-        low, high = row["valid_range"]
-        bounds = "all" if low == 0 and high is None else f"{low:g} to {'inf' if high is None else f'{high:g}'} px"
         counts = (row["views"], row["views_without_valid_boxes"], row["boxes_learned"])
-        levels.add_row(str(row["level"]), bounds, *map(str, counts), f"{row['pixels_vs_800x1333']:.3f}")
+        levels.add_row(
+            str(row["level"]), bounds(*row["valid_range"]), *map(str, counts), f"{row['pixels_vs_800x1333']:.3f}"
+        )
     console.print(levels)
     console.print(
         f"{report['views_per_image']:.2f} views per image; {report['boxes_learned']} boxes are learned from in some "
@@ -132,6 +138,35 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
             print(f"  {problem} -> {problem.action}")
     else:
         console.print("no problems")
+    if report["suggestion"]:
+        print_suggestion(console, report["suggestion"])
+
+
+def print_suggestion(console: Console, suggestion: dict[str, Any]) -> None:
+    """What SNIP and SNIPER would show with the suggested values, and these as yaml."""
+    sniper, snip = suggestion["sniper"], suggestion["snip"]
+    table = Table("scale", "learns from sizes", "of the boxes", "chips per image", title="suggested for SNIPER")
+    for row in sniper["levels"]:
+        counts = (f"{100 * row['boxes_share']:.1f} %", f"{row['chips_per_image']:.2f}")
+        table.add_row(str(row["scale"]), bounds(*row["valid_range"]), *counts)
+    console.print(table)
+    console.print(f"{100 * sniper['boxes_share_of_none']:.2f} % of the boxes are valid at no scale")
+    if len(sniper["levels"]) == 1:
+        console.print("these objects are large enough in the whole image: SNIP and SNIPER gain little here")
+    for name, row in (("SNIPER", sniper), ("SNIP", snip)):
+        console.print(
+            f"{name}: {row['views_per_image']:.2f} views per image; pixels per epoch: "
+            f"{row['pixels_vs_resolution']:.3f} of one pass at dataset.resolution, "
+            f"{row['pixels_vs_800x1333']:.3f} of one 800 x 1333 pass"
+        )
+    print(f"# suggested for conf/dataset/NAME.yaml, tried on {suggestion['images']} images")
+    print(as_yaml(suggestion["dataset"]))
+
+
+def bounds(low: float, high: float | None) -> str:
+    """A range of sizes in words; None and -1 are infinite."""
+    endless = high is None or high == -1
+    return "all" if low == 0 and endless else f"{low:g} to {'inf' if endless else f'{high:g}'} px"
 
 
 main = command("inspect")(inspect)

@@ -122,6 +122,7 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     cfg.trainer.max_epochs = cfg.miner.epochs
     cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
+    cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # a run without validation looks at images too
     cfg.logger = None
     kept = ("nonfinite", "progress", "last")
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}

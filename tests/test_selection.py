@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_det.selection import RandomSelector
+from lightning_det.selection import AllSelector, RandomSelector
 
 
 def labels(positive, negative, skipped, rows=3):
@@ -60,3 +60,10 @@ def test_same_seed_same_choice():
 def test_impossible_quota_is_refused(arguments):
     with pytest.raises(ValueError, match="positive_share"):
         RandomSelector(*arguments)
+
+
+def test_all_selector_keeps_every_labelled_region():
+    labels = torch.tensor([[2, 0, -1, 1], [-1, -1, -1, -1]])
+    index, chosen = AllSelector()(labels, torch.zeros(2, 4, 4))
+    assert index.tolist() == [[0, 1, 2, 3]] * 2
+    assert chosen.tolist() == [[True, True, False, True], [False] * 4]

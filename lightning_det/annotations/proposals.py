@@ -78,14 +78,14 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
         ids, files = (Strings(content[f"{n}_data"], content[f"{n}_offsets"]) for n in ("ids", "files"))
         widths, heights = content["widths"], content["heights"]
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
-        version = about["version"]
+        version, made_for = about["version"], about.get("fingerprint")
     except OSError as error:
         raise DatasetError(f"proposals={file}: {error.strerror or 'cannot be read'}") from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise DatasetError(f"proposals={file}: not a file of proposals, such as lightning_det.mine makes") from error
     if version != VERSION:
         raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; make it anew")
-    if about["fingerprint"] == fingerprint(store.ids, store.files, store.widths, store.heights):
+    if made_for == fingerprint(store.ids, store.files, store.widths, store.heights):
         return proposals
     places = {ids[i]: i for i in range(len(ids))}
     missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in places]

@@ -60,7 +60,11 @@ def locate(key: str, target: str) -> Any:
 
 def parameters(function: Any) -> dict[str, inspect.Parameter] | None:
     """Parameters by name, those of base classes too where a constructor passes them on; None if it takes anything."""
-    chain = [c.__init__ for c in function.__mro__ if "__init__" in vars(c)] if inspect.isclass(function) else [function]
+    chain = [function]
+    if inspect.isclass(function):
+        chain = [c.__init__ for c in function.__mro__ if "__init__" in vars(c)]
+        if chain == [object.__init__]:
+            return {}
     known: dict[str, inspect.Parameter] = {}
     for step in chain:
         try:

@@ -34,6 +34,8 @@ class Chips:
         backgrounds: whether images without boxes contribute negative chips.
     """
 
+    needs_all_resolutions = True
+
     def __init__(
         self,
         size: int = 512,
@@ -182,7 +184,7 @@ class Chips:
         """
         fits = self._fits(boxes, views, [view.anchor_range or view.valid_range for view in views], stride)
         if self.orphans == "coarsest":
-            fits[-1] |= ~fits.any(axis=0)
+            fits[-1] |= ~self._fits(boxes, views, [view.valid_range for view in views], stride).any(axis=0)
         planned = []
         for chips in groups:
             valid = np.zeros((len(chips), len(boxes)), bool)
@@ -220,5 +222,7 @@ def overlaps(boxes: np.ndarray, chips: Sequence[View]) -> tuple[np.ndarray, np.n
     """(C, n) whether each chip shows a pixel of each (n, 4) box, and (C, n) the share of the box that it shows."""
     windows = np.array([chip.window for chip in chips])[:, None]
     common = np.minimum(windows[..., 2:], boxes[:, 2:]) - np.maximum(windows[..., :2], boxes[:, :2])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return (common >= 1).all(axis=2), np.clip(common, 0, None).prod(axis=2) / areas
+    sides = boxes[:, 2:] - boxes[:, :2]
+    shares = np.clip(common, 0, None).prod(axis=2) / np.maximum(sides.prod(axis=1), 1e-12)
+    # Of a box thinner than a pixel, all of it.
+    return (common >= np.minimum(sides, 1)).all(axis=2), shares

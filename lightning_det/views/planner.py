@@ -18,9 +18,14 @@ class Planner:
         scales: makes views of the whole image; the list of views that it is given is empty.
         windows: cuts views into smaller ones, or None.
         flip: mirrors views, or None.
+
+    Raises:
+        ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them.
     """
 
     def __init__(self, scales: Step, windows: Step | None = None, flip: Step | None = None):
+        if getattr(windows, "needs_all_resolutions", False) and getattr(scales, "draw", "all") != "all":
+            raise ValueError(f"views: {type(windows).__name__} need every resolution of the pyramid, draw=all")
         self.steps: Sequence[Step] = [step for step in (scales, windows, flip) if step is not None]
         self.scales = scales
         self.windows = windows

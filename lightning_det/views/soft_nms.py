@@ -15,8 +15,8 @@ COMPACT = 32
 TINY = 1e-9
 """Area that every box has more, lest one without any divides by zero."""
 
-NOTHING = 1e-30
-"""Factor of a score that shall vanish: 0 would make a number of what is done, which has the score minus infinity."""
+DONE = -1.0
+"""Score of what is done or padding. Finite: a factor may be 0, and infinity times 0 would be no number."""
 
 Method = Literal["gaussian", "linear", "hard"]
 
@@ -72,7 +72,7 @@ class SoftNMS:
         # Coordinate by coordinate: long loops over neighbouring numbers.
         x1, y1, x2, y2 = (np.ascontiguousarray(boxes[..., i]) for i in range(4))
         areas = (x2 - x1) * (y2 - y1) + TINY
-        scores = np.where(scores > 0, scores, -np.inf)
+        scores = np.where(scores > 0, scores, DONE).astype(scores.dtype)
         columns = np.tile(np.arange(scores.shape[1]), (len(scores), 1))
         state = [x1, y1, x2, y2, areas, columns, scores, scores.copy()]
         for turn in range(scores.shape[1]):
@@ -87,7 +87,7 @@ class SoftNMS:
             # What decayed below the floor went at that moment: it is not kept and lowers nothing.
             keep = ((top >= self.floor) | (top == firsts[best])) & (top > 0)
             final[every[keep], columns[best][keep]] = top[keep]
-            left[best] = -np.inf
+            left[best] = DONE
             a1, b1, a2, b2, area = (coordinate[best][:, None] for coordinate in (x1, y1, x2, y2, areas))
             a2 = np.where(keep[:, None], a2, -np.inf)
             np.subtract(np.minimum(x2, a2, out=iou), np.maximum(x1, a1, out=spare), out=iou)
@@ -105,8 +105,7 @@ class SoftNMS:
             iou *= iou
             iou *= -1 / self.sigma
             return np.exp(iou, out=iou)
-        lowered = np.maximum(1 - iou, NOTHING) if self.method == "linear" else NOTHING
-        return np.where(iou > self.iou, lowered, 1).astype(iou.dtype)
+        return np.where(iou > self.iou, 1 - iou if self.method == "linear" else 0, 1).astype(iou.dtype)
 
 
 def _compacted(state: list[np.ndarray], floor: float) -> list[np.ndarray] | None:

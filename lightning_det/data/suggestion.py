@@ -1,0 +1,238 @@
+"""Scales, ranges and chips for a dataset, from the sizes of its images and objects.
+
+The published numbers of SNIP and SNIPER fit COCO: images of 640 x 480 and objects from 10 to 500 pixels. They follow
+from a few rules, which here make numbers for other images. All sizes are sqrt(width * height) in original pixels.
+"""
+
+import json
+from collections.abc import Sequence
+from math import ceil, floor, log, log10
+from typing import Any
+
+import numpy as np
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.dataset import Look
+from lightning_det.data.inspection import REFERENCE
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.views import Chips, Planner, Pyramid, SubImages
+from lightning_det.views.pyramid import Resolution, scale_factor
+
+CHIP = (96, 512)
+"""Least and greatest side of a chip, pixels."""
+
+CHIP_PER_IMAGE = 0.8
+"""Side of a chip by the median long side of the images."""
+
+SMALL = 10
+"""Percentile of the sizes that counts as a small object."""
+
+SMALL_PER_CHIP = 1 / 14
+"""What the finest scale makes of a small object, by the side of a chip."""
+
+ENLARGED = 4.0
+"""Greatest factor: larger ones only blur."""
+
+NEIGHBOURS = (1.5, 2.3)
+"""Least and greatest ratio of neighbouring scales."""
+
+LARGE_PER_CHIP = 0.47
+"""Upper end of a scale's range by the side of a chip, pixels of the chip: up to 4:1 a chip has room around it."""
+
+OVERLAP = (0.4, 0.8)
+"""Lower end of a range by the upper end of the finer one: at the finest scales, and at the coarsest."""
+
+FEW = 0.005
+"""Share of the boxes that is worth no scale of its own."""
+
+TEST_WIDER = (0.75, 1.15)
+"""Lower and upper ends of the ranges of inference by those of training: sizes of detections are inexact."""
+
+SNIP_COARSEST = 1.25
+"""SNIP's coarsest resolution by SNIPER's, which has to fit into a chip."""
+
+WINDOW = 1000
+"""Greatest side of SNIP's windows at the finest resolution, pixels."""
+
+SAMPLE = (2000, 50_000)
+"""Most images that a suggestion is tried on, and most boxes."""
+
+
+def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, Any] | None:
+    """Values for ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
+
+    Args:
+        sizes: (n,) float, sizes of the boxes.
+        widths: (m,) of the images, pixels.
+        heights: (m,) of the images, pixels.
+
+    Returns:
+        The three nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes.
+    """
+    if not len(sizes):
+        return None
+    long = float(np.median(np.maximum(widths, heights)))
+    short = float(np.median(np.minimum(widths, heights)))
+    size = int(np.clip(32 * round(CHIP_PER_IMAGE * long / 32), *CHIP))
+    factors = scale_factors(sizes, size, long)
+    ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
+    anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
+    test = [
+        [pleasant(low * TEST_WIDER[0]), -1 if high == -1 else pleasant(high * TEST_WIDER[1])] for low, high in ranges
+    ]
+    fine = [_resolution(factor, short, long) for factor in factors[:-1]]
+    coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
+    pyramid = [*fine, coarsest]
+    # A single resolution has objects of all sizes, which windows would cut.
+    window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
+    return {
+        "pyramid": pyramid,
+        "snip": {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": test, "sub_image": window},
+        "sniper": {
+            "size": size,
+            "scales": _scales(factors, size, long),
+            "valid_ranges": ranges,
+            "anchor_ranges": anchors,
+            "stride": size // 16,
+            "min_side": float(max(4, round(size / 50))),
+            "pyramid": [*fine, [min(coarsest[0], size), size]],
+            "test_ranges": test,
+        },
+    }
+
+
+def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
+    """Factors of an image of median size, finest first.
+
+    The coarsest shows the whole image in one chip, the finest makes small objects large enough. Those between are in
+    geometric progression; it ends early where hardly a box is left for the next one.
+
+    Args:
+        sizes: (n,) float, sizes of the boxes.
+        size: side of a chip.
+        long: long side of the image.
+    """
+    coarsest = size / long
+    finest = min(ENLARGED, SMALL_PER_CHIP * size / float(np.percentile(sizes, SMALL)))
+    if finest < NEIGHBOURS[0] * coarsest:
+        return [coarsest]
+    steps = ceil(log(finest / coarsest) / log(NEIGHBOURS[1]))
+    factors = [finest]
+    for step in range(1, steps):
+        if (sizes >= LARGE_PER_CHIP * size / factors[-1]).mean() < FEW:
+            break
+        factors.append(finest * (coarsest / finest) ** (step / steps))
+    return [*map(_two_digits, factors), coarsest]
+
+
+def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
+    """Overlapping ranges that together hold all sizes; the bound -1 is infinite.
+
+    Args:
+        uppers: ascending upper ends of all ranges but the last.
+    """
+    ends = [pleasant(upper) for upper in uppers]
+    shares = np.linspace(*OVERLAP, len(ends)) if len(ends) > 1 else [np.mean(OVERLAP)]
+    lows = [pleasant(share * end) for share, end in zip(shares, ends, strict=False)]
+    return [list(pair) for pair in zip([0, *lows], [*ends, -1], strict=True)]
+
+
+def pleasant(value: float) -> int:
+    """The nearest whole number of two digits and zeros, the second one 0 or 5 from 50 on (500, ...)."""
+    if value < 1:
+        return round(value)
+    unit = 10 ** (floor(log10(value)) - 1)
+    step = max(1, unit * (5 if value >= 50 * unit else 1))
+    return int(step * round(value / step))
+
+
+def _two_digits(factor: float) -> float:
+    return round(factor, 1 - floor(log10(factor)))
+
+
+def _resolution(factor: float, short: float, long: float) -> list[int]:
+    """(short side, cap of the long side), which lets images be a little longer than the median."""
+    return [max(1, pleasant(factor * short)), max(1, pleasant(1.1 * factor * long))]
+
+
+def _scales(factors: Sequence[float], size: int, long: float) -> list[Resolution]:
+    """Plain factors, and the whole image in one chip.
+
+    `Pyramid` checks their order on an image of 640 x 480. On larger images a factor may be finer than the whole image
+    in a chip, and coarser on that one: then all are given by the long side.
+    """
+    whole = [-1, size]
+    if any(factor < scale_factor(640, 480, whole) for factor in factors[:-1]):
+        return [[-1, pleasant(factor * long)] for factor in factors[:-1]] + [whole]
+    return [*factors[:-1], whole]
+
+
+def try_out(
+    store: AnnotationStore, suggestion: dict[str, Any], resolution: Resolution, seed: int = 0
+) -> dict[str, Any]:
+    """What an epoch of the suggested views shows and costs, from a sample.
+
+    Args:
+        store: annotations, of one image at least.
+        suggestion: what `suggest` made of them.
+        resolution: of the single-scale pass to compare with.
+        seed: of the sample and of the views.
+
+    Returns:
+        ``images`` in the sample, and for ``sniper`` and ``snip`` what `_cost` says. Besides, ``levels`` of SNIPER: the
+        scale, its range, the share of the boxes inside it, and its chips per image; and the share that is in none.
+    """
+    store = _sample(store, seed)
+    sniper, snip = suggestion["sniper"], suggestion["snip"]
+    scales = Pyramid(sniper["scales"], sniper["valid_ranges"], sniper["anchor_ranges"])
+    looks = plan_epoch(store, Planner(scales, Chips(sniper["size"], sniper["stride"])), seed)
+    inside = _inside(store, scales, Chips(sniper["size"], sniper["stride"], orphans="drop"))
+    chips = np.bincount([look.view.level for look in looks], minlength=len(inside)) / len(store)
+    levels = zip(sniper["scales"], sniper["valid_ranges"], inside.mean(axis=1).tolist(), chips.tolist(), strict=True)
+    keys = ("scale", "valid_range", "boxes_share", "chips_per_image")
+    whole = Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"])
+    return {
+        "images": len(store),
+        "sniper": _cost(store, looks, resolution)
+        | {"levels": [dict(zip(keys, level, strict=True)) for level in levels]}
+        | {"boxes_share_of_none": float((~inside.any(axis=0)).mean())},
+        "snip": _cost(store, plan_epoch(store, Planner(whole, SubImages(snip["sub_image"])), seed), resolution),
+    }
+
+
+def _sample(store: AnnotationStore, seed: int) -> AnnotationStore:
+    images = np.random.default_rng(seed).permutation(len(store))[: SAMPLE[0]]
+    boxes = np.cumsum(np.diff(store.offsets)[images])
+    return store.select(np.sort(images[: max(1, int((boxes <= SAMPLE[1]).sum()))]))
+
+
+def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray:
+    """(V, n) bool, which of the store's boxes each scale learns from; one False column where there are no boxes."""
+    parts = [
+        chips.drives(record.boxes[~record.ignored], scales(record, [], None), chips.stride[1])
+        for record in store.records()
+    ]
+    inside = np.concatenate(parts, axis=1)
+    return inside if inside.size else np.zeros((len(inside), 1), bool)
+
+
+def _cost(store: AnnotationStore, looks: Sequence[Look], resolution: Resolution) -> dict[str, float]:
+    """Views per image, and their pixels without padding by those of single-scale passes."""
+    once = plan_epoch(store, Planner(Pyramid([resolution])), None)
+    pixels, single = (sum(look.view.size[0] * look.view.size[1] for look in each) for each in (looks, once))
+    return {
+        "views_per_image": len(looks) / len(store),
+        "pixels_vs_resolution": pixels / single,
+        "pixels_vs_800x1333": pixels / (REFERENCE * len(store)),
+    }
+
+
+def as_yaml(suggestion: dict[str, Any]) -> str:
+    """A suggestion as lines of a dataset's yaml."""
+    lines = []
+    for key, node in suggestion.items():
+        if isinstance(node, dict):
+            lines += [f"{key}:", *(f"  {name}: {json.dumps(value)}" for name, value in node.items())]
+        else:
+            lines.append(f"{key}: {json.dumps(node)}")
+    return "\n".join(lines)
