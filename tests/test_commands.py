@@ -205,7 +205,7 @@ def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
         ("strategy=[snip,flip]", "dataset.snip.sub_image=128", "views.train.scales.warm_epochs=[0,1]"),
         ("strategy=[snip,all_rois]", "detector=faster_rcnn_fpn", "dataset.snip.sub_image=128"),
         ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.anchor_border=8"),
-        ("strategy=sniper", "backbone=resnet18", "proposals=null", "backbone.norm=group", "test=[single_scale,flip]"),
+        ("strategy=[sniper_no_negatives,flip]", "views.train.windows.labels=one_chip", "test=[single_scale,flip]"),
         ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn"),
         ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),
         ("logger=tensorboard", "data.num_workers=1"),
