@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_data import make_store
 
@@ -444,6 +444,13 @@ def test_thin_boxes_drive_chips_of_a_single_scale():
     assert Chips(orphans="drop").drives(box, views_of(record(box), [3.0], [[0, -1]], None), 32).tolist() == [[True]]
 
 
+def test_thin_boxes_drive_chips_of_middle_scales():
+    """The limit is one of the finest scale only."""
+    box = np.array([[0, 0, 1, 100.0]])
+    views = views_of(record(box), ranges=[[0, 80], [5, 150], [120, -1]])
+    assert Chips(orphans="drop").drives(box, views, 32)[:, 0].tolist() == [False, True, False]
+
+
 @given(st.floats(2, 200), st.floats(2, 200))
 def test_every_box_that_is_not_long_is_driven_somewhere(width, height):
     box = np.array([[0, 0, width, height]])
@@ -500,12 +507,11 @@ def test_the_chip_of_an_orphan_still_teaches_what_is_in_range():
 @pytest.mark.parametrize("labels", ["enclosed", "one_chip"])
 def test_orphans_are_those_of_the_rois(labels):
     """Too long for the finest scale, and too small for the middle one, except for anchors."""
-    image = record([(10, 10, 210, 12)])
+    image = record([(10, 10, 210, 12), (300, 300, 420, 420)])
     assert Chips().count_orphans(image, views_of(image)) == 1
-    (view,) = plan(image, labels=labels)
-    assert (view.level, view.valid_boxes) == (2, (0,))
-    (view,) = plan(record([*image.boxes, (300, 300, 420, 420)]), labels=labels)[1:]
-    assert (view.level, view.valid_boxes) == (2, (0, 1))
+    middle, coarsest = plan(image, labels=labels)
+    assert (middle.level, coarsest.level) == (1, 2)
+    assert coarsest.valid_boxes == (0, 1)
 
 
 def test_boxes_outside_all_ranges_are_orphans():
@@ -643,6 +649,10 @@ def test_a_proposal_is_covered_where_it_is_enclosed_or_where_it_is_touched():
     assert [v.level for v in negatives_of(record(PINNED, proposals=beside), covered="touched")] == [1]
     beside[:, 0] -= 0.5
     assert negatives_of(record(PINNED, proposals=beside), covered="touched") == []
+    # Unless there is no more of it.
+    thin = np.array([[200.25, 100, 200.75, 300]] * 11)
+    for covered in ("enclosed", "touched"):
+        assert negatives_of(record(PINNED, proposals=thin), covered=covered) == []
 
 
 def test_covered_proposals_count_at_other_scales_only():
@@ -749,8 +759,22 @@ def test_the_chip_that_shows_most_of_a_box_has_it(monkeypatch):
     assert [view.valid_boxes for view in plan(image, labels="one_chip")] == [(1,), (0,)]
 
 
+def test_a_box_that_a_positive_chip_shows_is_no_negative_chips():
+    """A small one, which reaches over the border of the positive chip, inside the negative chip beside it."""
+    image = record([*PINNED, (295, 200, 325, 230)], proposals=crowd(11, 330, 290, 100, 8))
+    *_, positive, negative = plan(image, labels="one_chip", negatives=9)
+    assert positive.window == (0, 0, 307, 307)
+    assert (positive.level, positive.valid_boxes) == (1, (0, 1, 2))
+    assert encloses(negative, image.boxes)[2]
+    assert (negative.level, negative.valid_boxes) == (1, ())
+    # Where enclosed boxes are valid, it is the other way round.
+    *_, positive, negative = (targets(image, v, 1.0).states.tolist() for v in plan(image, negatives=9))
+    assert (positive[2], negative[-1]) == (State.INVALID, State.VALID)
+
+
 @settings(max_examples=60, deadline=None)
 @given(boxes_on_images, st.integers(0, 3), st.booleans())
+@example([(0.1, 0.1, 61.0, 0.5)], 0, False)
 def test_one_chip_of_a_scale_has_each_box(rows, seed, mined):
     proposals = scattered(4) if mined else ()
     image = record([(0, 0, 3, 3), *placed(rows, 640, 480)], proposals=proposals, ignored=[0])

@@ -265,6 +265,25 @@ def test_anchors_beyond_the_border_carry_no_loss():
     assert (labels == SKIP).sum() == 8116
 
 
+def test_the_border_is_that_of_each_view():
+    """Sizes are (height, width)."""
+    anchors = torch.tensor([[-32, -32, 544, 544], [0, 0, 330, 50], [0, 0, 10, 545.0]])
+    sizes = torch.tensor([[512, 512], [100, 300], [300, 100]])
+    assert within(anchors, sizes, 32).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
+
+
+@pytest.mark.parametrize(("make", "form", "sizes"), [(FasterRCNN.c4, "c4", [32]), (FasterRCNN.fpn, "pyramid", [8] * 5)])
+def test_detectors_label_anchors_as_told(make, form, sizes):
+    arguments = (tiny_backbone(form, width=4), 3, sizes, [1.0], RandomSelector(), RandomSelector())
+    told = make(*arguments, anchor_iou=[0.5, 0.4], anchor_border=32, head_width=8).rpn
+    assert (told.thresholds, told.border) == ({"positive": 0.5, "negative": 0.4, "ignore": 0.3}, 32)
+    usual = make(*arguments, head_width=8).rpn
+    assert (usual.thresholds, usual.border) == ({"positive": 0.7, "negative": 0.3, "ignore": 0.3}, None)
+    for nonsense in ([0.4, 0.5], [0.5], [1.5, 0.5], [0.5, -0.1]):
+        with pytest.raises(ValueError, match="anchor_iou is"):
+            make(*arguments, anchor_iou=nonsense)
+
+
 @pytest.mark.parametrize("case", GOLDEN["rpn_anchor_labels"], ids=lambda case: case["id"])
 def test_anchor_labels_of_the_reference(case):
     # Which boxes of the image the case lists in the chip, and whether they are valid there.
