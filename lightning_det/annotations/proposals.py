@@ -13,14 +13,13 @@ A file is an uncompressed ``.npz`` that holds no pickled object:
 """
 
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from lightning_det.annotations.arrays import from_plain, save_arrays, to_plain
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
 
@@ -53,16 +52,9 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
         "scores": proposals.scores.astype(np.float32),
         "widths": store.widths.astype(np.int32),
         "heights": store.heights.astype(np.int32),
-        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        "about": from_plain(about),
     }
-    for name in ("ids", "files"):
-        strings = getattr(store, name)
-        arrays |= {f"{name}_data": strings.data, f"{name}_offsets": strings.offsets}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
-    partial.replace(file)
+    save_arrays(file, arrays | store.ids.to_arrays("ids") | store.files.to_arrays("files"))
 
 
 def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
@@ -74,8 +66,8 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
     try:
         with np.load(file, allow_pickle=False) as data:
             content = dict(data)
-        about = json.loads(content["about"].tobytes())
-        ids, files = (Strings(content[f"{n}_data"], content[f"{n}_offsets"]) for n in ("ids", "files"))
+        about = to_plain(content["about"])
+        ids, files = (Strings.from_arrays(content, name) for name in ("ids", "files"))
         widths, heights = content["widths"], content["heights"]
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
         version, made_for = about["version"], about.get("fingerprint")

@@ -5,7 +5,7 @@ reference counting; arrays are shared. 118,000 images with 860,000 boxes take 45
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +73,15 @@ class Strings(Sequence[str]):
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], name: str) -> "Strings":
+        """What `to_arrays` made."""
+        return cls(arrays[f"{name}_data"], arrays[f"{name}_offsets"])
+
+    def to_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Both arrays under names of their own, for a file."""
+        return {f"{name}_data": self.data, f"{name}_offsets": self.offsets}
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -70,7 +70,8 @@ def check_slots(group: str, names: Sequence[str]) -> None:
     for name in names:
         content = _content(f"{group}/{name}")
         for slot in SLOTS:
-            if OmegaConf.select(content, slot) is None:
+            # What names no target adjusts the thing in a slot that another option has put there.
+            if "_target_" not in (OmegaConf.select(content, slot) or {}):
                 continue
             if slot in owners:
                 raise ConfigError(

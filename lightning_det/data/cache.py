@@ -1,13 +1,13 @@
 """Parsed annotations on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from lightning_det.annotations.arrays import from_plain, save_arrays, to_plain
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore, Strings
@@ -57,24 +57,18 @@ def save(file: Path, store: AnnotationStore, problems: list[Problem]) -> None:
         "problems": [p.to_dict() for p in problems],
     }
     arrays = {name: getattr(store, name) for name in ARRAYS}
-    for name in ("files", "ids"):
-        strings = getattr(store, name)
-        arrays |= {f"{name}_data": strings.data, f"{name}_offsets": strings.offsets}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
-    partial.replace(file)
+    arrays |= store.files.to_arrays("files") | store.ids.to_arrays("ids") | {"rest": from_plain(rest)}
+    save_arrays(file, arrays)
 
 
 def load(file: Path, root: Path) -> tuple[AnnotationStore, list[Problem]]:
     """Reads what `save` wrote; nothing is unpickled."""
     with np.load(file, allow_pickle=False) as data:
-        rest = json.loads(data["rest"].tobytes())
+        rest = to_plain(data["rest"])
         store = AnnotationStore(
             root=root,
-            files=Strings(data["files_data"], data["files_offsets"]),
-            ids=Strings(data["ids_data"], data["ids_offsets"]),
+            files=Strings.from_arrays(data, "files"),
+            ids=Strings.from_arrays(data, "ids"),
             label_map=LabelMap.from_dict(rest["label_map"]),
             integer_ids=rest["integer_ids"],
             **{name: data[name] for name in ARRAYS},

@@ -70,12 +70,14 @@ class ByLevel:
 
     def _sizes(self, looks: Sequence[Look], size: int) -> dict[int, int]:
         """Views per batch of each level."""
+        if not self.same_pixels:
+            return defaultdict(lambda: size)
         pixels: dict[int, list[int]] = defaultdict(list)
         for look in looks:
             pixels[look.view.level].append(look.view.size[0] * look.view.size[1])
         means = {level: float(np.mean(values)) for level, values in pixels.items()}
         most = max(means.values(), default=1.0)
-        return {level: round(size * most / mean) if self.same_pixels else size for level, mean in means.items()}
+        return {level: round(size * most / mean) for level, mean in means.items()}
 
 
 class ByImage:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from lightning_det.detectors.faster_rcnn import FasterRCNN
-from lightning_det.detectors.rpn import RPN
+from lightning_det.detectors.rpn import RPN, Predictions
 from lightning_det.structures import Batch, Detections
 
 
@@ -34,8 +34,7 @@ class ProposalNetwork(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The two losses of the proposal network."""
-        maps = self.neck(self.backbone(self.preprocess(batch.images, batch.sizes)))
-        return self.rpn.losses(self.rpn(maps, batch.images.shape[-2:]), batch)
+        return self.rpn.losses(self._predict(batch.images, batch.sizes), batch)
 
     def forward(
         self,
@@ -54,7 +53,11 @@ class ProposalNetwork(nn.Module):
             nms_iou: not used: the proposal network has a threshold of its own.
             max_detections: most proposals per view.
         """
-        maps = self.neck(self.backbone(self.preprocess(images, sizes)))
-        found = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
+        found = self.rpn.propose(self._predict(images, sizes), sizes)
         boxes, scores, valid = (x[:, :max_detections] for x in found)
-        return Detections(boxes, scores, scores.new_zeros(scores.shape, dtype=int), valid & (scores > score_threshold))
+        valid = valid & (scores > score_threshold)
+        return Detections(boxes, scores * valid, scores.new_zeros(scores.shape, dtype=int), valid)
+
+    def _predict(self, images: Tensor, sizes: Tensor) -> Predictions:
+        maps = self.neck(self.backbone(self.preprocess(images, sizes)))
+        return self.rpn(maps, images.shape[-2:])

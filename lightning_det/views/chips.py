@@ -82,30 +82,34 @@ class Chips:
         # Mined boxes at the border lie beyond it by rounding, and a window around one would, too.
         proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
-        drives = self.drives(boxes, views, stride)
+        drives, orphans = self._driving(boxes, views, stride)
         chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
         mines = self.negatives and len(proposals)
         negatives = self._negatives(boxes, proposals, views, chips, stride, rng) if mines else []
         positives = [chip for part in chips for chip in part]
         if self.labels == "one_chip":
-            return self._assigned(boxes, known, views, (positives, negatives), stride)
-        return self._adopted(boxes, known, views, positives + negatives, stride)
+            return self._assigned(boxes, known, views, (positives, negatives), stride, orphans)
+        return _adopted(boxes, known, views[-1], positives + negatives, orphans)
 
     def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
         """(V, n) bool, which of (n, 4) boxes in original pixels get a positive chip in each of the image's V views."""
-        fits = self._fits(boxes, views, [view.valid_range for view in views], stride)
-        if self.orphans == "coarsest":
-            fits[-1] |= ~fits.any(axis=0)
-        return fits
+        return self._driving(boxes, views, stride)[0]
+
+    def _driving(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `drives` says, and (n,) bool which boxes the coarsest scale takes in because no scale has them."""
+        fits = self._fits(boxes, views, stride)
+        orphans = ~fits.any(axis=0) & (self.orphans == "coarsest")
+        fits[-1] |= orphans
+        return fits, orphans
 
     def count_orphans(self, image: ImageRecord, views: Sequence[View]) -> int:
         """Boxes of an image that are valid at no scale."""
-        ranges = [view.valid_range for view in views]
         boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
-        return int((~self._fits(boxes, views, ranges, self.stride[1]).any(axis=0)).sum())
+        return int((~self._fits(boxes, views, self.stride[1]).any(axis=0)).sum())
 
-    def _fits(self, boxes: np.ndarray, views: Sequence[View], ranges: Sequence, stride: int) -> np.ndarray:
-        """(V, n) bool, which boxes are inside the range of each view, and short enough for its chips to enclose."""
+    def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, anchors: bool = False) -> np.ndarray:
+        """(V, n) bool, which boxes are inside each view's range, or its anchors', and short enough for its chips."""
+        ranges = [(view.anchor_range if anchors else None) or view.valid_range for view in views]
         sides = boxes[:, 2:] - boxes[:, :2]
         sizes = np.sqrt(sides[:, 0] * sides[:, 1])
         low, high = np.array(ranges).T[:, :, None]
@@ -148,7 +152,7 @@ class Chips:
     ) -> list[View]:
         """A few of the chips that are dense in proposals which no positive chip covers (SNIPER, section 3.3)."""
         regions = np.concatenate([boxes, proposals])
-        fits = self._fits(regions, views, [view.anchor_range or view.valid_range for view in views], stride)
+        fits = self._fits(regions, views, stride, anchors=True)
         pool = []
         for view, chips, fit in zip(views, positives, fits, strict=True):
             if chips:
@@ -157,34 +161,21 @@ class Chips:
             pool += self._chips(regions[fit], view, stride, rng, self.dense[min(view.level, 1)])
         return [pool[i] for i in sorted(rng.permutation(len(pool))[: self.negatives].tolist())]
 
-    def _adopted(
-        self, boxes: np.ndarray, known: np.ndarray, views: Sequence[View], chips: list[View], stride: int
-    ) -> list[View]:
-        """The chips, where those of the coarsest scale also learn from the orphans that they enclose."""
-        orphans = ~self._fits(boxes, views, [view.valid_range for view in views], stride).any(axis=0)
-        if self.orphans == "drop" or not orphans.any():
-            return chips
-        last = views[-1]
-        low, high = last.anchor_range or last.valid_range
-        sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-        learns = orphans | ((sizes >= low) & (sizes < high))
-        return [
-            chip._replace(valid_boxes=tuple(known[learns & (overlaps(boxes, [chip])[1][0] > 1 - 1e-9)].tolist()))
-            if chip.level == last.level
-            else chip
-            for chip in chips
-        ]
-
     def _assigned(
-        self, boxes: np.ndarray, known: np.ndarray, views: Sequence[View], groups: Sequence[list[View]], stride: int
+        self,
+        boxes: np.ndarray,
+        known: np.ndarray,
+        views: Sequence[View],
+        groups: Sequence[list[View]],
+        stride: int,
+        orphans: np.ndarray,
     ) -> list[View]:
         """The chips of all groups, each with the boxes of which no other chip of its scale and group shows more.
 
         A box that a chip of one group shows is in none of the next group; of equal chips the first one has it.
         """
-        fits = self._fits(boxes, views, [view.anchor_range or view.valid_range for view in views], stride)
-        if self.orphans == "coarsest":
-            fits[-1] |= ~self._fits(boxes, views, [view.valid_range for view in views], stride).any(axis=0)
+        fits = self._fits(boxes, views, stride, anchors=True)
+        fits[-1] |= orphans
         planned = []
         for chips in groups:
             valid = np.zeros((len(chips), len(boxes)), bool)
@@ -198,6 +189,23 @@ class Chips:
                     fit[columns] = False
             planned += [c._replace(valid_boxes=tuple(known[v].tolist())) for c, v in zip(chips, valid, strict=True)]
         return planned
+
+
+def _adopted(
+    boxes: np.ndarray, known: np.ndarray, coarsest: View, chips: list[View], orphans: np.ndarray
+) -> list[View]:
+    """The chips, where those of the coarsest scale also learn from the orphans that they enclose."""
+    if not orphans.any():
+        return chips
+    low, high = coarsest.anchor_range or coarsest.valid_range
+    sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    learns = orphans | ((sizes >= low) & (sizes < high))
+    return [
+        chip._replace(valid_boxes=tuple(known[learns & (overlaps(boxes, [chip])[1][0] > 1 - 1e-9)].tolist()))
+        if chip.level == coarsest.level
+        else chip
+        for chip in chips
+    ]
 
 
 def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:

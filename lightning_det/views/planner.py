@@ -1,7 +1,6 @@
 """The chain of steps that makes the views of an image."""
 
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,11 +25,16 @@ class Planner:
     def __init__(self, scales: Step, windows: Step | None = None, flip: Step | None = None):
         if getattr(windows, "needs_all_resolutions", False) and getattr(scales, "draw", "all") != "all":
             raise ValueError(f"views: {type(windows).__name__} need every resolution of the pyramid, draw=all")
-        self.steps: Sequence[Step] = [step for step in (scales, windows, flip) if step is not None]
         self.scales = scales
         self.windows = windows
+        self.flip = flip
         self.canvas: int | None = getattr(windows, "canvas", None)
         """Side of the square that every view fits in, where there is one: batches then have a constant shape."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps that there are, in order."""
+        return [step for step in (self.scales, self.windows, self.flip) if step is not None]
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
         """Views of ``image``; ``rng`` draws what is random in training, and is None at inference."""
@@ -41,7 +45,6 @@ class Planner:
 
     def at(self, epoch: int) -> "Planner":
         """The planner of an epoch of training: some scales change as it proceeds."""
-        scales = self.scales.at(epoch) if hasattr(self.scales, "at") else self.scales
-        planner = copy(self)
-        planner.steps = [scales, *self.steps[1:]]
-        return planner
+        if not hasattr(self.scales, "at"):
+            return self
+        return Planner(self.scales.at(epoch), self.windows, self.flip)

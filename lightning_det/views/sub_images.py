@@ -50,8 +50,7 @@ class SubImages:
             inside = inside.all(axis=2)
             # An object too large to be enclosed is shown as well as it can be, once.
             inside[-1, 0] = True
-            fits = (left[0, 2:] - left[0, :2] <= side - 1).all()
-            best = int(inside.sum(axis=1).argmax()) if fits else -1
+            best = int(inside.sum(axis=1).argmax())
             windows.append(view._replace(window=(*corners[best].tolist(), *(corners[best] + side).tolist())))
             left = left[~inside[best]]
         return windows
