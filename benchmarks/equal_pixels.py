@@ -47,6 +47,7 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", help="further settings of every run, such as dataset.source.train=100")
     options = parser.parse_args()
+    # The images are rendered once, before runs side by side would both do it.
     command("inspect", options.folder / "images", ["decode=false", "pictures=1", *options.overrides])
     jobs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
     with ThreadPoolExecutor(options.jobs) as pool:
