@@ -114,7 +114,8 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         num_classes=len(labels),
         **selectors,
     )
-    test = {k: v for k, v in cfg.test.items() if k in Inference._fields and k != "merge"}
+    test = {k: v for k, v in cfg.test.items() if k in Inference._fields}
+    test |= {key: build(cfg.test[key], f"test.{key}") for key in ("merge", "vote")}
     return build(
         cfg.module,
         "module",
@@ -122,7 +123,7 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         labels=labels,
         optimizer=build(cfg.optimizer, "optimizer") if learning else None,
         schedule=build(cfg.schedule, "schedule") if learning else None,
-        inference=Inference(**test, merge=build(cfg.test.merge, "test.merge")),
+        inference=Inference(**test),
         settings=portable(cfg),
     )
 

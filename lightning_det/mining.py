@@ -18,8 +18,8 @@ from lightning_det.build import build, build_data, build_trainer, load_checkpoin
 from lightning_det.callbacks import Collector
 from lightning_det.config import ConfigError
 from lightning_det.data.images import progress
-from lightning_det.detectors import FasterRCNN
 from lightning_det.detectors.proposals import ProposalNetwork
+from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.views.merge import NMS
@@ -67,7 +67,7 @@ def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore
     return store if file is None else replace(store, proposals=load_proposals(file, store))
 
 
-def mine(cfg: DictConfig, detector: FasterRCNN, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
+def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
     """Trains the proposal network, looks at every image of a store, and writes the proposals.
 
     The weights of ``detector`` are copied, and random numbers drawn here do not shift those of what follows.
@@ -79,7 +79,7 @@ def mine(cfg: DictConfig, detector: FasterRCNN, train: AnnotationStore, store: A
         store: images to look at.
         file: to write; the network beside it continues an interrupted training.
     """
-    if not isinstance(detector, FasterRCNN):
+    if not isinstance(detector, TwoStage):
         raise ConfigError("proposals=auto needs a detector with a proposal network; give proposals=FILE or null")
     cfg = mining_config(cfg, file.parent)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
@@ -90,7 +90,13 @@ def mine(cfg: DictConfig, detector: FasterRCNN, train: AnnotationStore, store: A
             LabelMap(["object"]),
             optimizer=build(cfg.optimizer, "optimizer"),
             schedule=build(cfg.schedule, "schedule"),
-            inference=Inference(-1.0, 1.0, cfg.miner.proposals, NMS(cfg.miner.nms_iou)),
+            inference=Inference(
+                -1.0,
+                1.0,
+                cfg.miner.proposals * len(cfg.views.test.scales.resolutions),
+                NMS(cfg.miner.nms_iou),
+                view_detections=cfg.miner.proposals,
+            ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,
         )
@@ -99,7 +105,7 @@ def mine(cfg: DictConfig, detector: FasterRCNN, train: AnnotationStore, store: A
         trainer = build_trainer(cfg, file.parent)
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
         log.info("mining: proposals in %d images", len(store))
-        collector = Collector(cfg.miner.proposals * len(data.test_views.scales.resolutions))
+        collector = Collector()
         looking = build_trainer(cfg, file.parent, learning=False)
         looking.callbacks.append(collector)
         looking.validate(module, datamodule=data, verbose=False)

@@ -34,7 +34,7 @@ def predict(cfg: DictConfig) -> None:
 
     trainer = build_trainer(settings, run_folder(), learning=False)
     parts = trainer.predict(module, datamodule=build_data(settings, None, store))
-    results = Results.concatenate(parts).merged(module.inference.merge, module.inference.max_detections)
+    results = module.inference.merged(Results.concatenate(parts))
     output.mkdir(parents=True, exist_ok=True)
     for number in progress(range(len(store)), "drawing", len(store), threshold=50):
         pixels = decode(store.path(number)).permute(1, 2, 0).numpy()

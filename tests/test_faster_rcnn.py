@@ -26,7 +26,7 @@ def detector(form="c4", select=None):
 class TakeAll:
     """Selects every labelled region: no randomness between two runs."""
 
-    def __call__(self, labels, boxes, losses=None):
+    def __call__(self, labels, boxes, losses=None, ious=None):
         index = torch.arange(labels.shape[1]).expand_as(labels)
         return index, labels >= 0
 
@@ -115,7 +115,7 @@ def test_diverged_weights_neither_crash_nor_detect(form):
     batch = make_batch(2, 96, 128)
     with torch.no_grad():
         model.rpn.head.bbox_pred.weight.fill_(math.nan)
-        model.roi_head.regress.weight.fill_(math.nan)
+        model.roi_head.predictor.regress.weight.fill_(math.nan)
     assert torch.isnan(sum(model.losses(batch).values()))
     model.eval()
     with torch.no_grad():
@@ -139,8 +139,8 @@ def test_learning_strategies_get_losses_on_request():
     asked = {}
 
     class Hardest:
-        def __call__(self, labels, boxes, losses=None):
-            asked["losses"] = losses()
+        def __call__(self, labels, boxes, losses=None, ious=None):
+            asked["losses"] = losses(8, "train")
             top, index = asked["losses"].masked_fill(labels < 0, -1).topk(8, dim=1)
             asked["chosen"] = top
             return index, top >= 0
@@ -167,11 +167,11 @@ def test_c4_uses_the_last_stage_per_roi():
     select = (RandomSelector(32, 0.5), RandomSelector(8, 0.25))
     backbone = torchvision_backbone("resnet18", "c4")
     model = FasterRCNN.c4(backbone, 3, [32, 64, 128], [1.0], *select, after_nms=(20, 10))
-    assert model.roi_head.trunk.size == 14
-    assert model.roi_head.strides == [16]
+    assert model.roi_head.predictor.trunk.size == 14
+    assert model.roi_head.predictor.strides == [16]
     names = [n for n, _ in model.named_parameters()]
     assert len(names) == len(set(names))
-    assert any(n.startswith("roi_head.trunk.stage") for n in names)
+    assert any(n.startswith("roi_head.predictor.trunk.stage") for n in names)
     sum(model.losses(make_batch(2, 96, 128, classes=3)).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
 

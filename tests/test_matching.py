@@ -69,18 +69,18 @@ def test_rois_take_the_class_of_valid_and_invalid_boxes():
     rois = boxes(SQUARE, (0, 0, 100, 50), (0, 0, 100, 49), (200, 200, 300, 300), (400, 400, 500, 500))
     gt = boxes(SQUARE, (200, 200, 300, 300), (400, 400, 500, 500))
     usable = torch.tensor([[True, True, True, True, True]])
-    labels, index = label_rois(rois, usable, gt, torch.tensor([[3, 4, 5]]), states(V, X, IGN))
+    labels, index, _ = label_rois(rois, usable, gt, torch.tensor([[3, 4, 5]]), states(V, X, IGN))
     assert labels[0].tolist() == [4, 4, BACKGROUND, 5, SKIP]
     assert index[0, :4].tolist() == [0, 0, 0, 1]
 
 
 def test_unusable_rois_are_skipped():
-    labels, _ = label_rois(boxes(SQUARE), torch.tensor([[False]]), boxes(SQUARE), torch.tensor([[0]]), states(V))
+    labels, *_ = label_rois(boxes(SQUARE), torch.tensor([[False]]), boxes(SQUARE), torch.tensor([[0]]), states(V))
     assert labels.tolist() == [[SKIP]]
 
 
 def test_positive_rois_inside_a_crowd_stay_positive():
-    labels, _ = label_rois(
+    labels, *_ = label_rois(
         boxes((10, 10, 20, 20)),
         torch.tensor([[True]]),
         boxes(SQUARE, (10, 10, 20, 21)),

@@ -232,7 +232,7 @@ class Stub(nn.Module):
 
     class_layers = ()
 
-    def __init__(self, found=None, losses=None):
+    def __init__(self, found=None, losses=None, ious=None):
         super().__init__()
         self.layer = nn.Linear(2, 2)
         self.found = found
@@ -349,7 +349,7 @@ def test_other_classes_keep_a_fresh_last_layer(names):
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     assert "starts fresh" in target.load_own(source.state_dict(), LABELS)
     for name, tensor in target.state_dict().items():
-        last = name.startswith(("detector.roi_head.classify.", "detector.roi_head.regress."))
+        last = name.startswith(("detector.roi_head.predictor.classify.", "detector.roi_head.predictor.regress."))
         assert torch.equal(tensor, before[name] if last else source.state_dict()[name]), name
 
 

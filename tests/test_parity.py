@@ -90,7 +90,7 @@ class Recorder:
         self.selector = selector
         self.choice = None
 
-    def __call__(self, labels, boxes, losses=None):
+    def __call__(self, labels, boxes, losses=None, ious=None):
         index, chosen = self.selector(labels, boxes, losses)
         self.choice = (index, chosen, labels)
         return index, chosen
@@ -185,17 +185,17 @@ def test_coco_rows_are_picked_by_class():
     detector = ours(num_classes=3)
     load_torchvision(detector, reference.state_dict(), class_rows=[90, 1, 44])
     weight = reference.roi_heads.box_predictor.cls_score.weight
-    assert torch.equal(detector.roi_head.classify.weight, weight[[0, 90, 1, 44]])
+    assert torch.equal(detector.roi_head.predictor.classify.weight, weight[[0, 90, 1, 44]])
     boxes = reference.roi_heads.box_predictor.bbox_pred.bias.view(91, 4)
-    assert torch.equal(detector.roi_head.regress.bias.view(4, 4), boxes[[0, 90, 1, 44]])
+    assert torch.equal(detector.roi_head.predictor.regress.bias.view(4, 4), boxes[[0, 90, 1, 44]])
 
 
 def test_other_classes_keep_a_fresh_last_layer(reference):
     detector = ours(num_classes=9)
-    fresh = detector.roi_head.classify.weight.clone()
+    fresh = detector.roi_head.predictor.classify.weight.clone()
     left = load_torchvision(detector, reference.state_dict())
-    assert {n.rsplit(".", 1)[0] for n in left} == {"roi_head.classify", "roi_head.regress"}
-    assert torch.equal(detector.roi_head.classify.weight, fresh)
+    assert {n.rsplit(".", 1)[0] for n in left} == {"roi_head.predictor.classify", "roi_head.predictor.regress"}
+    assert torch.equal(detector.roi_head.predictor.classify.weight, fresh)
 
 
 def test_norm_layers_may_differ(reference):

@@ -474,7 +474,7 @@ def test_ranges_in_pixels_of_the_chip_are_those_of_original_pixels(level, side, 
 @pytest.mark.parametrize("case", GOLDEN["rcnn_label_and_target"], ids=lambda c: f"iou_{c['iou']}")
 def test_labels_and_targets_of_rois_of_the_reference(case):
     roi, box = (tensor(np.array(case[name]) + INCLUSIVE) for name in ("roi", "gt"))
-    labels, _ = label_rois(roi, torch.tensor([[True]]), box, torch.tensor([[4]]), torch.tensor([[State.VALID]]))
+    labels, *_ = label_rois(roi, torch.tensor([[True]]), box, torch.tensor([[4]]), torch.tensor([[State.VALID]]))
     assert labels.tolist() == [[5 if case["positive"] else BACKGROUND]]
     assert ious(roi[0], box[0])[0, 0] == pytest.approx(case["iou"], abs=1e-6)
     np.testing.assert_allclose(encode(roi, box, BOX_WEIGHTS)[0, 0], case["target"], atol=1e-5)
@@ -494,7 +494,7 @@ def test_rois_take_the_class_of_valid_and_invalid_boxes_alike():
     boxes = tensor([(0, 0, 50, 50), (100, 0, 150, 50), (200, 0, 250, 50)])
     states = torch.tensor([[State.VALID, State.INVALID, State.IGNORED]])
     rois = tensor([(0, 0, 50, 45), (100, 0, 150, 45), (200, 0, 250, 45), (300, 0, 350, 50), (0, 0, 50, 24)])
-    labels, _ = label_rois(rois, torch.ones(1, 5).bool(), boxes, torch.tensor([[1, 2, 3]]), states)
+    labels, *_ = label_rois(rois, torch.ones(1, 5).bool(), boxes, torch.tensor([[1, 2, 3]]), states)
     assert labels.tolist() == [[2, 3, SKIP, BACKGROUND, BACKGROUND]]
 
 
@@ -509,7 +509,7 @@ def test_the_visible_part_of_a_large_box_is_a_legal_small_positive():
     batch = batch_of(image, view)
     assert batch.states[0, 0] == State.INVALID
     rois, usable = candidates(Proposals(torch.zeros(1, 0, 4), torch.zeros(1, 0), torch.zeros(1, 0).bool()), batch)
-    labels, _ = label_rois(rois, usable, batch.boxes, batch.labels, batch.states)
+    labels, *_ = label_rois(rois, usable, batch.boxes, batch.labels, batch.states)
     assert usable[0, 0]
     assert labels[0, 0] == 1
 
@@ -592,7 +592,7 @@ def test_rois_out_of_range_have_no_gradient(order):
         output.retain_grad()
         seen.append(output)
 
-    model.roi_head.trunk.register_forward_hook(keep)
+    model.roi_head.predictor.trunk.register_forward_hook(keep)
     losses = roi_losses(model, batch, proposed([(IN_RANGE + OUT_OF_RANGE)[i] for i in order]))
     sum(losses.values()).backward()
     (features,) = seen
@@ -605,7 +605,7 @@ def test_every_roi_in_range_has_a_loss():
     model, batch = chip_detector(), one_in_range()
     rois = [IN_RANGE[0], *[IN_RANGE[1]] * 30]
     maps = model.features(batch.images, batch.sizes)
-    logits, _ = model.roi_head.predict(maps, tensor([*rois, (8, 8, 40, 40)]))
+    logits, _ = model.roi_head.predictor(maps, tensor([*rois, (8, 8, 40, 40)]))
     label = int(batch.labels[0, 0]) + 1
     labels = torch.tensor([label, *[BACKGROUND] * 30, label])
     expected = torch.nn.functional.cross_entropy(logits[0], labels)

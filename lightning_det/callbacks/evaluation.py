@@ -12,15 +12,11 @@ from lightning_det.evaluation.results import Results
 class Collector(pl.Callback):
     """Collects the detections of a validation from all ranks and merges views.
 
-    Args:
-        max_detections: most per image.
-
     Attributes:
         results: of the last validation, on every rank.
     """
 
-    def __init__(self, max_detections: int = 100):
-        self.max_detections = max_detections
+    def __init__(self):
         self.results: Results | None = None
         self._parts: list[Results] = []
 
@@ -36,7 +32,7 @@ class Collector(pl.Callback):
         """Merges what the ranks have, some perhaps nothing."""
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
-        self.results = Results.concatenate(_gathered(mine)).merged(pl_module.inference.merge, self.max_detections)
+        self.results = pl_module.inference.merged(Results.concatenate(_gathered(mine)))
 
 
 class Evaluator(Collector):
@@ -60,7 +56,8 @@ class Evaluator(Collector):
         max_detections: int = 100,
         backend: Backend = "pycocotools",
     ):
-        super().__init__(max_detections)
+        super().__init__()
+        self.max_detections = max_detections
         self.size_cuts = tuple(size_cuts)
         self.backend = backend
         self.evaluation: Evaluation | None = None

@@ -1,5 +1,6 @@
 """Predictions beside ground truth, after every validation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +37,31 @@ class Pictures(pl.Callback):
         evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
         if trainer.sanity_checking or not trainer.is_global_zero or evaluator is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         store, results = trainer.datamodule.val, evaluator.results
         pictures = [compare(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]]
-        for number, picture in enumerate(pictures):
-            Image.fromarray(picture).save(self.folder / f"val_{number:02d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("val/pictures", pictures, step=trainer.global_step)
-            elif isinstance(logger, TensorBoardLogger):
-                for number, picture in enumerate(pictures):
-                    logger.experiment.add_image(
-                        f"val/picture_{number:02d}", picture, trainer.global_step, dataformats="HWC"
-                    )
+        publish(trainer, self.folder, "val", pictures)
+
+
+def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.ndarray]) -> None:
+    """Writes pictures (h, w, 3) uint8 into a folder, over those of the last time, and to wandb and TensorBoard.
+
+    Args:
+        trainer: has the loggers.
+        folder: gets ``NAME_00.png`` and so on.
+        name: what the pictures are of.
+        pictures: in order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{name}_{number:02d}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"{name}/pictures", list(pictures), step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            for number, picture in enumerate(pictures):
+                logger.experiment.add_image(
+                    f"{name}/picture_{number:02d}", picture, trainer.global_step, dataformats="HWC"
+                )
 
 
 def compare(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
-SLOTS += ("views.test.flip", "selection.anchors", "selection.rois", "test.merge", "data")
+SLOTS += ("views.test.flip", "selection.anchors", "selection.rois", "test.merge", "test.vote", "data")
 """Nodes that strategies may replace; each at most once in a list of strategies."""
 
 

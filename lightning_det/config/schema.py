@@ -70,7 +70,10 @@ class TestConfig:
     score_threshold: float = 0.01
     nms_iou: float = 0.5
     max_detections: int = 100
+    view_detections: int | None = None
+    passes: int = 1
     merge: Any = None
+    vote: Any = None
     backend: str = "pycocotools"
 
 

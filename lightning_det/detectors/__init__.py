@@ -1,5 +1,6 @@
 """Detectors: nn.Modules that turn image batches into losses or detections and know no scale strategy."""
 
 from lightning_det.detectors.faster_rcnn import FasterRCNN
+from lightning_det.detectors.rfcn import RFCN
 
-__all__ = ["FasterRCNN"]
+__all__ = ["RFCN", "FasterRCNN"]

@@ -9,10 +9,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.anchors import Anchors
+from lightning_det.detectors.per_roi import PerRoI, Stage, TwoFC
 from lightning_det.detectors.preprocess import Normalize
-from lightning_det.detectors.roi_head import RoIHead, Stage, TwoFC
+from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
-from lightning_det.structures import Batch, Detections
+from lightning_det.detectors.two_stage import TwoStage, labelling, only_map
 
 
 class FPN(nn.Module):
@@ -33,68 +34,8 @@ class FPN(nn.Module):
         return list(self.pyramid(named).values())
 
 
-class FasterRCNN(nn.Module):
-    """Two-stage detector assembled from built parts.
-
-    Args:
-        backbone: image batch to feature maps.
-        neck: feature maps to the maps that the RPN reads.
-        rpn: proposal network.
-        roi_head: second stage; reads as many of the neck's maps, from the finest on, as it has strides.
-        preprocess: uint8 images to normalised float images, zero outside the views.
-    """
-
-    class_layers = ("roi_head.classify.", "roi_head.regress.")
-    """Prefixes of the parameters whose shape follows the classes."""
-
-    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead, preprocess: nn.Module):
-        super().__init__()
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.neck = neck
-        self.rpn = rpn
-        self.roi_head = roi_head
-
-    def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Feature maps of (B, 3, H, W) images whose views measure ``sizes`` (B, 2)."""
-        return self.neck(self.backbone(self.preprocess(images, sizes)))
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The four losses of a training batch; their sum is what training minimises."""
-        maps = self.features(batch.images, batch.sizes)
-        predictions = self.rpn(maps, batch.images.shape[-2:])
-        proposals = self.rpn.propose(predictions, batch.sizes, batch.ranges * batch.scales[:, None])
-        return self.rpn.losses(predictions, batch) | self.roi_head.losses(
-            maps[: len(self.roi_head.strides)], proposals, batch
-        )
-
-    def forward(
-        self,
-        images: Tensor,
-        sizes: Tensor,
-        score_threshold: float = 0.05,
-        nms_iou: float = 0.5,
-        max_detections: int = 100,
-    ) -> Detections:
-        """Detects objects in views.
-
-        Args:
-            images: (B, 3, H, W) uint8.
-            sizes: (B, 2) int64, (height, width) of the views without padding.
-            score_threshold: detections need a greater score.
-            nms_iou: NMS threshold per class.
-            max_detections: most detections per view.
-        """
-        maps = self.features(images, sizes)
-        proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
-        return self.roi_head.detect(
-            maps[: len(self.roi_head.strides)], proposals, sizes, score_threshold, nms_iou, max_detections
-        )
-
-    def compile_parts(self, **options) -> None:
-        """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""
-        for part in (self.backbone, self.neck, self.rpn.head, self.roi_head.trunk):
-            part.compile(fullgraph=True, **options)
+class FasterRCNN(TwoStage):
+    """Two-stage detector whose head is a network on the features of every RoI."""
 
     @classmethod
     def c4(
@@ -111,6 +52,7 @@ class FasterRCNN(nn.Module):
         after_nms: Sequence[int] = (2000, 1000),
         anchor_iou: Sequence[float] = (0.7, 0.3),
         anchor_border: float | None = None,
+        box_beta: float = 1.0 / 9,
     ) -> "FasterRCNN":
         """Faster R-CNN on one feature map.
 
@@ -130,10 +72,9 @@ class FasterRCNN(nn.Module):
             after_nms: see `RPN`.
             anchor_iou: (lowest of a positive, highest of a background) IoU of an anchor with a box.
             anchor_border: see ``border`` of `RPN`.
+            box_beta: see `RoIHead`.
         """
-        if len(backbone.channels) != 1:
-            raise ValueError(f"this detector reads one map, the backbone makes {len(backbone.channels)}: use form=c4")
-        channels = backbone.channels[0]
+        channels = only_map(backbone)
         anchors = Anchors([anchor_sizes], anchor_ratios)
         if backbone.roi_stage is None:
             trunk = TwoFC(channels, roi_size, head_width)
@@ -150,7 +91,7 @@ class FasterRCNN(nn.Module):
                 after_nms=after_nms,
                 **labelling(anchor_iou, anchor_border),
             ),
-            RoIHead(trunk, num_classes, backbone.strides, select_rois),
+            RoIHead(PerRoI(trunk, num_classes, backbone.strides), select_rois, box_beta=box_beta),
             Normalize(),
         )
 
@@ -170,6 +111,7 @@ class FasterRCNN(nn.Module):
         after_nms: Sequence[int] = (2000, 1000),
         anchor_iou: Sequence[float] = (0.7, 0.3),
         anchor_border: float | None = None,
+        box_beta: float = 1.0 / 9,
     ) -> "FasterRCNN":
         """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
 
@@ -187,6 +129,7 @@ class FasterRCNN(nn.Module):
             after_nms: see `RPN`.
             anchor_iou: see `c4`.
             anchor_border: see `c4`.
+            box_beta: see `RoIHead`.
         """
         maps = len(backbone.channels) + 1
         if len(anchor_sizes) != maps:
@@ -203,13 +146,10 @@ class FasterRCNN(nn.Module):
                 after_nms=after_nms,
                 **labelling(anchor_iou, anchor_border),
             ),
-            RoIHead(TwoFC(neck_width, roi_size, head_width), num_classes, backbone.strides, select_rois),
+            RoIHead(
+                PerRoI(TwoFC(neck_width, roi_size, head_width), num_classes, backbone.strides),
+                select_rois,
+                box_beta=box_beta,
+            ),
             Normalize(),
         )
-
-
-def labelling(iou: Sequence[float], border: float | None) -> dict[str, float | None]:
-    """Arguments of `RPN` that say which anchors carry which loss."""
-    if len(iou) != 2 or not 0 <= iou[1] <= iou[0] <= 1:
-        raise ValueError(f"anchor_iou is (lowest of a positive, highest of a background), got {list(iou)}")
-    return {"positive": iou[0], "negative": iou[1], "border": border}

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from lightning_det.detectors.faster_rcnn import FasterRCNN
 from lightning_det.detectors.rpn import RPN, Predictions
+from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.structures import Batch, Detections
 
 
@@ -11,10 +11,10 @@ class ProposalNetwork(nn.Module):
     """Learns where objects are, and detects its own proposals (SNIPER, section 3.3: it finds the hard background).
 
     Args:
-        backbone: see `FasterRCNN`.
-        neck: see `FasterRCNN`.
-        rpn: see `FasterRCNN`.
-        preprocess: see `FasterRCNN`.
+        backbone: see `TwoStage`.
+        neck: see `TwoStage`.
+        rpn: see `TwoStage`.
+        preprocess: see `TwoStage`.
     """
 
     class_layers = ()
@@ -28,7 +28,7 @@ class ProposalNetwork(nn.Module):
         self.rpn = rpn
 
     @classmethod
-    def of(cls, detector: FasterRCNN) -> "ProposalNetwork":
+    def of(cls, detector: TwoStage) -> "ProposalNetwork":
         """The proposal network of a detector, with whose layers it shares its weights."""
         return cls(detector.backbone, detector.neck, detector.rpn, detector.preprocess)
 

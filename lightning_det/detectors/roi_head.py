@@ -1,6 +1,8 @@
-"""The second stage of Faster R-CNN: classify and refine a selection of RoIs (Fast R-CNN, section 2)."""
+"""The second stage of a two-stage detector: classify and refine a selection of RoIs (Fast R-CNN, section 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,122 +11,105 @@ from torch import Tensor, nn
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
-from lightning_det.ops.roi_align import roi_align
 from lightning_det.selection.matching import label_rois
 from lightning_det.structures import Batch, Detections, State
 
 BOX_WEIGHTS = (10.0, 5.0)
-BOX_BETA = 1.0 / 9
 
 CANDIDATES = 4096
 """(box, class) pairs per view that enter the final NMS: far more than survive it."""
 
+REFINED = 300
+"""(box, class) pairs per view that are regressed once more: those that more than NMS at `NEAR_DUPLICATE` leaves."""
 
-class TwoFC(nn.Module):
-    """Two fully connected layers on the flattened RoI: the head of FPN detectors.
-
-    Args:
-        channels: channels of the RoI features.
-        size: cells per side of the RoI features.
-        width: outputs of both layers.
-    """
-
-    def __init__(self, channels: int, size: int, width: int = 1024):
-        super().__init__()
-        self.size = size
-        self.width = width
-        self.fc6 = nn.Linear(channels * size * size, width)
-        self.fc7 = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, size, size) to (N, width)."""
-        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+NEAR_DUPLICATE = 0.95
 
 
-class Stage(nn.Module):
-    """A backbone's last stage on every RoI, then the mean over cells: the head of "C4" detectors (ResNet, appendix).
+class Selected(NamedTuple):
+    """What the head learned from in a step; no gradient. ``S`` RoIs per view, of ``R`` candidates."""
 
-    Args:
-        stage: the layers, which halve the resolution.
-        width: their output channels.
-        size: cells per side that the stage sees.
-    """
+    rois: Tensor
+    """(B, S, 4) float32 ``xyxy``, pixels of the view."""
+    labels: Tensor
+    """(B, S) int64, 1 + class, or 0 for background."""
+    chosen: Tensor
+    """(B, S) bool, False for padding."""
+    losses: Tensor
+    """(B, S) float32, classification plus box loss."""
+    candidates: Tensor | None
+    """(B, R) float32, current loss of every candidate, NaN where one may not carry loss; None if nobody asked."""
 
-    def __init__(self, stage: nn.Module, width: int, size: int = 14):
-        super().__init__()
-        self.stage = stage
-        self.size = size
-        self.width = width
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, size, size) to (N, width)."""
-        return self.stage(x).mean(dim=(2, 3))
+class Found(NamedTuple):
+    """(box, class) pairs of views, by falling score: (B, K, 4) and (B, K)."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    usable: Tensor
 
 
 class RoIHead(nn.Module):
-    """Classifies RoIs and regresses a box per class.
+    """Learns to classify RoIs and to regress their boxes, and detects with it.
 
     Args:
-        trunk: RoI features (N, C, s, s) to (N, width); has ``size`` s and ``width``.
-        num_classes: object classes, background not counted.
-        strides: pixels of the view per cell of each feature map.
+        predictor: network that the RoIs are given to: ``shared(maps)`` runs once per batch, and calling it with the
+            outcome and (B, R, 4) RoIs gives class logits (B, R, 1 + classes) and box deltas, by class
+            (B, R, 1 + classes, 4) or for all classes alike (B, R, 1, 4). See `PerRoI` and `PositionSensitive`.
         select: which labelled RoIs carry loss.
         positive: lowest IoU of a RoI with an object's class.
         ignore: background RoIs with a greater share in an ignored box carry no loss.
+        box_beta: where smooth L1 turns from quadratic to linear, in units of the targets' standard deviations:
+            torchvision's 1/9; 1 in Fast R-CNN and R-FCN.
+
+    Attributes:
+        selected: of the last step; callbacks read it.
     """
 
     def __init__(
-        self,
-        trunk: nn.Module,
-        num_classes: int,
-        strides: Sequence[int],
-        select,
-        positive: float = 0.5,
-        ignore: float = 0.5,
+        self, predictor: nn.Module, select, positive: float = 0.5, ignore: float = 0.5, box_beta: float = 1.0 / 9
     ):
         super().__init__()
-        self.trunk = trunk
-        self.num_classes = num_classes
-        self.strides = list(strides)
-        self.classify = nn.Linear(trunk.width, num_classes + 1)
-        self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
+        self.predictor = predictor
         self.select = select
+        self.box_beta = box_beta
         self.thresholds = {"positive": positive, "ignore": ignore}
-
-    def predict(self, maps: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
-        features = self.trunk(roi_align(maps, self.strides, rois, self.trunk.size))
-        shape = (*rois.shape[:2], self.num_classes + 1)
-        return self.classify(features).float().view(shape), self.regress(features).float().view(*shape, 4)
+        self.selected: Selected | None = None
 
     def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> dict[str, Tensor]:
         """Classification and box loss, both divided by the number of selected RoIs of the batch."""
+        shared = self.predictor.shared(maps)
         rois, usable = candidates(proposals, batch)
-        labels, matched = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
+        labels, matched, ious = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
         boxes = gather_boxes(batch.boxes, matched)
+        asked = []
 
         @torch.no_grad()
-        def current_losses() -> Tensor:
-            return sum(self._losses(maps, rois, labels, boxes))
+        def current_losses(chunk: int, mode: str) -> Tensor:
+            parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
+            with ranking(self.predictor, mode):
+                asked.append(torch.cat([sum(self._losses(shared, *part)) for part in parts], dim=1))
+            return asked[0]
 
-        index, chosen = self.select(labels, rois, current_losses)
-        labels = labels.gather(1, index).clamp(min=0)
-        classification, box = self._losses(maps, gather_boxes(rois, index), labels, gather_boxes(boxes, index))
+        index, chosen = self.select(labels, rois, current_losses, ious)
+        everyone = asked[0].masked_fill(labels < 0, torch.nan) if asked else None
+        rois, boxes, labels = gather_boxes(rois, index), gather_boxes(boxes, index), labels.gather(1, index)
+        classification, box = self._losses(shared, rois, labels, boxes)
+        self.selected = Selected(rois, labels.clamp(min=0), chosen, (classification + box).detach(), everyone)
         count = chosen.sum().clamp(min=1)
         return {
             "roi_class": (classification * chosen).sum() / count,
             "roi_box": (box * chosen).sum() / count,
         }
 
-    def _losses(self, maps: list[Tensor], rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, shared: list[Tensor], rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Both losses (B, R) of every RoI; the box loss of background is 0."""
-        logits, deltas = self.predict(maps, rois)
+        logits, deltas = self.predictor(shared, rois)
         labels = labels.clamp(min=0)
         classification = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        own = deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         is_object = labels > 0
         targets = encode_where(is_object, rois, boxes, BOX_WEIGHTS)
-        error = F.smooth_l1_loss(own, targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
+        error = F.smooth_l1_loss(own_deltas(deltas, labels), targets, beta=self.box_beta, reduction="none").sum(dim=-1)
         return classification.view(labels.shape), error * is_object
 
     def detect(
@@ -135,19 +120,74 @@ class RoIHead(nn.Module):
         score_threshold: float,
         nms_iou: float,
         max_detections: int,
+        passes: int = 1,
     ) -> Detections:
-        """Detections of views whose (height, width) without padding are ``sizes`` (B, 2)."""
-        logits, deltas = self.predict(maps, proposals.boxes)
+        """Detections of views whose (height, width) without padding are ``sizes`` (B, 2).
+
+        With more than one pass, detections become RoIs, are scored and regressed again, and what the passes found is
+        put together (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
+        A box has the score of the RoI that it was regressed from.
+        """
+        shared = self.predictor.shared(maps)
+        found = [self._first_pass(shared, proposals, sizes, score_threshold)]
+        for _ in range(passes - 1):
+            # Near duplicates would be refined to the same box.
+            found[-1] = best(found[-1], NEAR_DUPLICATE, REFINED)
+            found.append(self._next_pass(shared, found[-1], sizes, score_threshold))
+        boxes, scores, labels, valid = best(
+            Found(*(torch.cat(x, dim=1) for x in zip(*found, strict=True))), nms_iou, max_detections
+        )
+        return Detections(boxes, scores * valid, labels, valid)
+
+    def _first_pass(self, shared: list[Tensor], proposals: Proposals, sizes: Tensor, threshold: float) -> Found:
+        """Every proposal with every class, as far as `CANDIDATES` reaches."""
+        logits, deltas = self.predictor(shared, proposals.boxes)
+        classes = logits.shape[-1] - 1
         scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0).flatten(1)
         top, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
-        roi = index.div(self.num_classes, rounding_mode="floor")
-        label = index % self.num_classes
-        delta = gather_boxes(deltas[:, :, 1:].flatten(1, 2), index)
-        box = clip(decode(gather_boxes(proposals.boxes, roi), delta, BOX_WEIGHTS), sizes)
-        sides = box[..., 2:] - box[..., :2]
-        usable = (top > score_threshold) & (sides >= 1e-2).all(dim=-1)
-        index, valid = best_after_nms(box, top, label, usable, nms_iou, max_detections)
-        return Detections(gather_boxes(box, index), top.gather(1, index) * valid, label.gather(1, index), valid)
+        roi, label = index.div(classes, rounding_mode="floor"), index % classes
+        of_roi = deltas.gather(1, roi[..., None, None].expand(-1, -1, *deltas.shape[2:]))
+        return _decoded(gather_boxes(proposals.boxes, roi), own_deltas(of_roi, label + 1), top, label, sizes, threshold)
+
+    def _next_pass(self, shared: list[Tensor], last: Found, sizes: Tensor, threshold: float) -> Found:
+        """The last pass's boxes with their classes."""
+        logits, deltas = self.predictor(shared, last.boxes)
+        scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
+        return _decoded(last.boxes, own_deltas(deltas, last.labels + 1), scores, last.labels, sizes, threshold)
+
+
+def _decoded(rois: Tensor, deltas: Tensor, scores: Tensor, labels: Tensor, sizes: Tensor, threshold: float) -> Found:
+    boxes = clip(decode(rois, deltas, BOX_WEIGHTS), sizes)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return Found(boxes, scores, labels, (scores > threshold) & (sides >= 1e-2).all(dim=-1))
+
+
+def best(found: Found, nms_iou: float, count: int) -> Found:
+    """The ``count`` best of each view after NMS per class."""
+    index, valid = best_after_nms(*found, nms_iou, count)
+    return Found(gather_boxes(found.boxes, index), found.scores.gather(1, index), found.labels.gather(1, index), valid)
+
+
+def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
+    """Of deltas (B, R, 1 + classes, 4), those (B, R, 4) of each RoI's label (B, R); of (B, R, 1, 4) the only ones."""
+    if deltas.shape[2] == 1:
+        return deltas.squeeze(2)
+    return deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+
+
+@contextmanager
+def ranking(module: nn.Module, mode: str) -> Iterator[None]:
+    """Puts a module into mode ``train`` or ``eval``, and leaves its modes and statistics as they were."""
+    modes = [(m, m.training) for m in module.modules()]
+    statistics = [(b, b.clone()) for b in module.buffers()]
+    module.train(mode == "train")
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for buffer, value in statistics:
+            buffer.copy_(value)
 
 
 def candidates(proposals: Proposals, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,8 @@ class RPN(nn.Module):
         super().__init__()
         if len(set(anchors.per_cell)) != 1:
             raise ValueError(f"every map needs the same number of anchors per cell, got {anchors.per_cell}")
+        if getattr(select, "by_loss", False) or getattr(select, "background_floor", 0.0):
+            raise ValueError("OHEM and background_floor select RoIs (selection.rois); anchors are selected without")
         self.anchors = anchors
         self.head = RPNHead(channels, anchors.per_cell[0])
         self.select = select

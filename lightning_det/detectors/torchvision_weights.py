@@ -15,9 +15,9 @@ RENAMED = {
     "backbone.body.layer4.": "backbone.stages.3.0.",
     "backbone.fpn.": "neck.pyramid.",
     "rpn.head.": "rpn.head.",
-    "roi_heads.box_head.": "roi_head.trunk.",
-    "roi_heads.box_predictor.cls_score.": "roi_head.classify.",
-    "roi_heads.box_predictor.bbox_pred.": "roi_head.regress.",
+    "roi_heads.box_head.": "roi_head.predictor.trunk.",
+    "roi_heads.box_predictor.cls_score.": "roi_head.predictor.classify.",
+    "roi_heads.box_predictor.bbox_pred.": "roi_head.predictor.regress.",
 }
 
 
@@ -45,12 +45,12 @@ def load_torchvision(
         if prefix is None:
             raise ValueError(f"not a state_dict of torchvision's Faster R-CNN FPN: it holds {name!r}")
         weights[RENAMED[prefix] + name.removeprefix(prefix)] = tensor
-    _select_classes(weights, detector.roi_head.num_classes, class_rows)
+    _select_classes(weights, detector, class_rows)
     try:
         missing, unexpected = detector.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the state_dict is of another detector: {error}") from error
-    lost = [n for n in missing if not n.startswith(FasterRCNN.class_layers)]
+    lost = [n for n in missing if not n.startswith(detector.class_layers)]
     if lost or unexpected:
         raise ValueError(
             f"the state_dict is of another detector: {len(lost)} tensors are missing {lost[:3]}, "
@@ -59,18 +59,19 @@ def load_torchvision(
     return missing
 
 
-def _select_classes(weights: dict[str, Tensor], num_classes: int, class_rows: Sequence[int] | None) -> None:
+def _select_classes(weights: dict[str, Tensor], detector: FasterRCNN, class_rows: Sequence[int] | None) -> None:
     """Picks the rows of our classes from the last layer, or drops the layer where the classes differ."""
-    rows = weights["roi_head.classify.weight"].shape[0]
+    num_classes = detector.roi_head.predictor.num_classes
+    rows = weights["roi_head.predictor.classify.weight"].shape[0]
     if class_rows is None and rows == num_classes + 1:
         return
     if class_rows is None:
-        for name in [n for n in weights if n.startswith(FasterRCNN.class_layers)]:
+        for name in [n for n in weights if n.startswith(detector.class_layers)]:
             del weights[name]
         return
     if len(class_rows) != num_classes or not all(0 < r < rows for r in class_rows):
         raise ValueError(f"class_rows needs {num_classes} numbers of 1 to {rows - 1}, got {list(class_rows)}")
     index = [0, *class_rows]
-    for name in [n for n in weights if n.startswith(FasterRCNN.class_layers)]:
+    for name in [n for n in weights if n.startswith(detector.class_layers)]:
         per_row = weights[name].unflatten(0, (rows, -1))
         weights[name] = per_row[index].flatten(0, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_det.views.merge import keep_best
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -48,22 +49,24 @@ class Results:
         seen = self.seen[self.seen % ranks == rank]
         return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen)
 
-    def merged(self, merge: Merge, max_detections: int) -> "Results":
+    def merged(self, merge: Merge, max_detections: int, vote: Vote | None = None) -> "Results":
         """One list per image out of those of its views.
 
         Args:
             merge: suppresses duplicates within groups, see `lightning_det.views.merge`.
             max_detections: most per image.
+            vote: moves what stays by what does not, see `lightning_det.views.voting`.
         """
         boxes, scores = torch.from_numpy(self.boxes), torch.from_numpy(self.scores)
         images, labels = torch.from_numpy(self.images), torch.from_numpy(self.labels)
         classes = int(labels.max()) + 1 if len(labels) else 1
-        keep, scores = merge(boxes, scores, images * classes + labels)
-        best = keep_best(scores, images[keep], max_detections)
-        keep, scores = keep[best], scores[best]
-        return Results(
-            self.images[keep.numpy()], self.boxes[keep.numpy()], scores.numpy(), self.labels[keep.numpy()], self.seen
-        )
+        groups = images * classes + labels
+        keep, final = merge(boxes, scores, groups)
+        best = keep_best(final, images[keep], max_detections)
+        keep, final = keep[best], final[best]
+        moved = boxes[keep] if vote is None else vote(keep, boxes, scores, groups)
+        rows = keep.numpy()
+        return Results(self.images[rows], moved.numpy(), final.numpy(), self.labels[rows], self.seen)
 
     def of_image(self, image: int) -> np.ndarray:
         """Rows of one image."""

@@ -1,6 +1,7 @@
 """What the LightningModules of all detectors share."""
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.evaluation.results import Merge, Results
+from lightning_det.evaluation.results import Merge, Results, Vote
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import size
 from lightning_det.structures import Batch
@@ -23,11 +24,21 @@ class Inference(NamedTuple):
     score_threshold: float = 0.01
     """Detections need a greater score."""
     nms_iou: float = 0.5
-    """NMS threshold per class within a view."""
+    """NMS threshold per class within a view; 1 leaves duplicates to the merge."""
     max_detections: int = 100
-    """Most detections per view, and per image after merging."""
+    """Most detections per image."""
     merge: Merge = NMS()
     """Merges the views of an image."""
+    vote: Vote | None = None
+    """Moves what the merge keeps by what it drops."""
+    view_detections: int | None = None
+    """Most detections per view; None: as many as per image."""
+    passes: int = 1
+    """How many times boxes are regressed; more than one for two-stage detectors."""
+
+    def merged(self, results: Results) -> Results:
+        """Detections of images from those of their views."""
+        return results.merged(self.merge, self.max_detections, self.vote)
 
 
 class DetectionModule(pl.LightningModule):
@@ -68,6 +79,9 @@ class DetectionModule(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.inference = inference or Inference()
+        most = None if "passes" in signature(detector.forward).parameters else 1
+        if self.inference.passes < 1 or (most and self.inference.passes > most):
+            raise ValueError(f"test.passes must be 1, or more with a two-stage detector, got {self.inference.passes}")
         self.norm_weight_decay = norm_weight_decay
         self.reference_batch = reference_batch
         # Plain data only: checkpoints must load with weights_only=True.
@@ -97,9 +111,9 @@ class DetectionModule(pl.LightningModule):
         the upper (SNIP, section 6.1).
         """
         settings = self.inference
-        found = self.detector(
-            batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, settings.max_detections
-        )
+        most = settings.view_detections or settings.max_detections
+        again = {"passes": settings.passes} if settings.passes > 1 else {}
+        found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **again)
         boxes = boxes_to_image(found.boxes.float(), batch)
         sizes = size(boxes)
         keep = found.valid & (sizes > batch.ranges[:, :1]) & (sizes <= batch.ranges[:, 1:])
@@ -111,6 +125,14 @@ class DetectionModule(pl.LightningModule):
             found.labels[keep].cpu().numpy(),
             batch.index.unique().cpu().numpy(),
         )
+
+    def load_foreign(self, state_dict: Mapping[str, Tensor]) -> str:
+        """Loads weights of another package and says what came of the classes.
+
+        Raises:
+            ValueError: there are none for this detector.
+        """
+        raise ValueError("not one of our checkpoints, and there are no weights of other packages for this detector")
 
     def load_own(self, state_dict: Mapping[str, Tensor], labels: LabelMap) -> str:
         """Loads the weights of another training of this detector, perhaps for other classes.

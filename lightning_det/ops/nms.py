@@ -20,11 +20,13 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_
         scores: (B, N) float.
         groups: (B, N) int64, small non-negative numbers; boxes of different groups never suppress each other.
         usable: (B, N) bool; unusable boxes neither survive nor suppress.
-        iou_threshold: a box goes when its IoU with a better one of its group is greater than this.
+        iou_threshold: a box goes when its IoU with a better one of its group is greater than this; at 1 none goes.
 
     Returns:
         (B, N) bool, True for the survivors.
     """
+    if iou_threshold >= 1:
+        return usable.clone()
     keep = torch.zeros_like(usable)
     per_call = 1 if boxes.device.type == "cpu" else max(1, GPU_CHUNK // max(1, boxes.shape[1]))
     for start in range(0, boxes.shape[0], per_call):

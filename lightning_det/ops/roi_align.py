@@ -43,10 +43,13 @@ def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
-    indexed = indexed.to(canvas.dtype)
-    if canvas.device.type == "cpu":
-        return RoIAlignCPU.apply(canvas, indexed, size, samples)
-    return torchvision.ops.roi_align(canvas, indexed, size, 1.0, samples, aligned=False)
+    # In float32, as autocast has it: half precision would move coordinates by parts of a cell.
+    align = RoIAlignCPU.apply if canvas.device.type == "cpu" else _aligned
+    return align(canvas.float(), indexed.float(), size, samples).to(canvas.dtype)
+
+
+def _aligned(canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
+    return torchvision.ops.roi_align(canvas, rois, size, 1.0, samples, aligned=False)
 
 
 def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:

@@ -10,7 +10,11 @@ class AllSelector:
     """Keeps every region with a label (SNIPER trains on all RoIs of a chip; the "all RoIs" row of OHEM's table 1)."""
 
     def __call__(
-        self, labels: Tensor, boxes: Tensor, losses: Callable[[], Tensor] | None = None
+        self,
+        labels: Tensor,
+        boxes: Tensor,
+        losses: Callable[[int, str], Tensor] | None = None,
+        ious: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Selects the regions that carry loss.
 
@@ -18,6 +22,7 @@ class AllSelector:
             labels: (B, R) int64: 0 or more is kept, below 0 is not.
             boxes: (B, R, 4) the regions; not used here.
             losses: see `RandomSelector`; not used here.
+            ious: see `RandomSelector`; not used here.
 
         Returns:
             ``index`` (B, R) int64 and ``chosen`` (B, R) bool.

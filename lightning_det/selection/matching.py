@@ -110,7 +110,7 @@ def label_rois(
     states: Tensor,
     positive: float = 0.5,
     ignore: float = 0.5,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Labels RoIs for a classification head (Fast R-CNN, section 2.3; SNIP, section 6.1).
 
     Valid and invalid boxes give their class to RoIs alike: which RoIs of an unsuitable size are left out is the
@@ -128,10 +128,11 @@ def label_rois(
     Returns:
         labels: (B, R) int64 of 1 + class, `BACKGROUND` and `SKIP`.
         index: (B, R) int64, the matched box.
+        iou: (B, R) float32, the IoU with it; 0 where there is none.
     """
     known = (states == State.VALID) | (states == State.INVALID)
     # No IoU exceeds 1: an INVALID box hides no RoI.
     found = match(rois, boxes, states, known, invalid=1.0, ignored=ignore)
     is_positive = found.iou >= positive
     labels = torch.where(is_positive, classes.gather(1, found.index) + 1, BACKGROUND)
-    return labels.masked_fill((found.hidden & ~is_positive) | ~usable, SKIP), found.index
+    return labels.masked_fill((found.hidden & ~is_positive) | ~usable, SKIP), found.index, found.iou

@@ -15,35 +15,48 @@ class RandomSelector:
     Args:
         count: regions per image.
         positive_share: the largest share of them that may be positive.
+        background_floor: lowest IoU of a background with an object. Fast R-CNN's 0.1 takes nearness to an object for
+            hardness: the heuristic that OHEM removes.
     """
 
-    def __init__(self, count: int = 128, positive_share: float = 0.25):
-        if count < 1 or not 0 < positive_share <= 1:
+    def __init__(self, count: int = 128, positive_share: float = 0.25, background_floor: float = 0.0):
+        if count < 1 or not 0 < positive_share <= 1 or not 0 <= background_floor < 1:
             raise ValueError(
-                f"selection needs count >= 1 and 0 < positive_share <= 1, got {count} and {positive_share}"
+                "selection needs count >= 1, 0 < positive_share <= 1 and 0 <= background_floor < 1, "
+                f"got {count}, {positive_share} and {background_floor}"
             )
         self.count = count
         self.positives = max(1, int(count * positive_share))
+        self.background_floor = background_floor
 
     def __call__(
-        self, labels: Tensor, boxes: Tensor, losses: Callable[[], Tensor] | None = None
+        self,
+        labels: Tensor,
+        boxes: Tensor,
+        losses: Callable[[int, str], Tensor] | None = None,
+        ious: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Selects the regions that carry loss.
 
         Args:
             labels: (B, R) int64: above 0 positive, 0 background, below 0 never selected.
             boxes: (B, R, 4) the regions; not used here.
-            losses: makes the (B, R) current loss of every region, without gradient; not used here.
+            losses: ``losses(chunk, mode)`` makes the (B, R) current loss of every region, without gradient, in passes
+                of ``chunk`` regions per image with BatchNorm and dropout in mode ``train`` or ``eval``; not used here.
+            ious: (B, R) highest IoU of every region with an object; needed for ``background_floor``.
 
         Returns:
             ``index`` (B, S) int64 and ``chosen`` (B, S) bool with S = min(count, R); the positions where
             ``chosen`` is False are fillers and carry no loss.
         """
+        is_background = labels == 0
+        if self.background_floor > 0:
+            is_background &= ious >= self.background_floor
         noise = torch.rand(labels.shape, device=labels.device)
         positive_key = torch.where(labels > 0, noise, -1.0)
         # The k-th best key of the positives is the bar that the others of them fail.
         bar = positive_key.topk(min(self.positives, labels.shape[1]), dim=1).values[:, -1:]
         key = torch.where((positive_key >= 0) & (positive_key >= bar), noise + 1, -1.0)
-        key = torch.where(labels == 0, noise, key)
+        key = torch.where(is_background, noise, key)
         top, index = key.topk(min(self.count, labels.shape[1]), dim=1)
         return index, top >= 0

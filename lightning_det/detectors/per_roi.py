@@ -1,0 +1,80 @@
+"""Fast R-CNN's predictor: a network of its own on the features of every RoI (Fast R-CNN, section 2)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_det.ops.roi_align import roi_align
+
+
+class TwoFC(nn.Module):
+    """Two fully connected layers on the flattened RoI: the head of FPN detectors.
+
+    Args:
+        channels: channels of the RoI features.
+        size: cells per side of the RoI features.
+        width: outputs of both layers.
+    """
+
+    def __init__(self, channels: int, size: int, width: int = 1024):
+        super().__init__()
+        self.size = size
+        self.width = width
+        self.fc6 = nn.Linear(channels * size * size, width)
+        self.fc7 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, size, size) to (N, width)."""
+        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+
+
+class Stage(nn.Module):
+    """A backbone's last stage on every RoI, then the mean over cells: the head of "C4" detectors (ResNet, appendix).
+
+    Args:
+        stage: the layers, which halve the resolution.
+        width: their output channels.
+        size: cells per side that the stage sees.
+    """
+
+    def __init__(self, stage: nn.Module, width: int, size: int = 14):
+        super().__init__()
+        self.stage = stage
+        self.size = size
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, size, size) to (N, width)."""
+        return self.stage(x).mean(dim=(2, 3))
+
+
+class PerRoI(nn.Module):
+    """Crops every RoI from the feature maps, then classifies it and regresses a box per class.
+
+    Args:
+        trunk: RoI features (N, C, s, s) to (N, width); has ``size`` s and ``width``.
+        num_classes: object classes, background not counted.
+        strides: pixels of the view per cell of each feature map that RoIs are read from, finest first.
+    """
+
+    class_layers = ("classify.", "regress.")
+    """Prefixes of the parameters whose shape follows the classes."""
+
+    def __init__(self, trunk: nn.Module, num_classes: int, strides: Sequence[int]):
+        super().__init__()
+        self.trunk = trunk
+        self.num_classes = num_classes
+        self.strides = list(strides)
+        self.classify = nn.Linear(trunk.width, num_classes + 1)
+        self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
+
+    def shared(self, maps: list[Tensor]) -> list[Tensor]:
+        """What all RoIs of a batch share: the feature maps themselves."""
+        return maps[: len(self.strides)]
+
+    def forward(self, shared: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
+        features = self.trunk(roi_align(shared, self.strides, rois, self.trunk.size))
+        shape = (*rois.shape[:2], self.num_classes + 1)
+        return self.classify(features).float().view(shape), self.regress(features).float().view(*shape, 4)
