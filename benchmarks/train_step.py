@@ -1,21 +1,30 @@
-"""A training step of our Faster R-CNN FPN beside torchvision's: same backbone, weights, images, boxes and settings.
+"""A training step beside another: same backbone, weights, images, boxes and settings.
 
-Both arms take their steps in turn in one process, so that whatever else the machine does meets both alike; the ratio
-of a pair of neighbouring steps is the measurement, its median over all pairs the result.
+``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, ``--compare ohem`` one of our
+detectors (``--detector``) with OHEM beside itself with random sampling. Both arms take their steps in turn in one
+process, so that whatever else the machine does meets both alike; the ratio of a pair of neighbouring steps is the
+measurement, its median over all pairs the result.
 
     python benchmarks/train_step.py                                              # CPU, fp32
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile
+    python benchmarks/train_step.py --compare ohem --detector rfcn --size 608 1008 --batch 1
 
 A step is forward, backward and an SGD update, from uint8 images on the device. torchvision gets float images of the
-same pixels (its API takes no others), made outside the measured time.
+same pixels (its API takes no others), made outside the measured time. Memory is the peak above what was in use before
+the step: on a GPU what torch allocated, on the CPU resident memory of a process that takes steps of this arm alone.
 """
 
 import argparse
+import gc
 import json
+import multiprocessing
 import platform
+import resource
 import statistics
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 
 import torch
@@ -25,9 +34,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from lightning_det.backbones import torchvision_backbone
-from lightning_det.detectors import FasterRCNN
+from lightning_det.detectors import RFCN, FasterRCNN
 from lightning_det.detectors.torchvision_weights import load_torchvision
-from lightning_det.selection import RandomSelector
+from lightning_det.selection import HardSelector, RandomSelector
 from lightning_det.structures import Batch, State
 
 CLASSES = 80
@@ -69,6 +78,17 @@ def make_torchvision(backbone: str, height: int, width: int) -> torch.nn.Module:
     )
 
 
+def make_detector(options: argparse.Namespace, select) -> torch.nn.Module:
+    """One of our detectors with freshly drawn weights, the same for every selector."""
+    torch.manual_seed(0)
+    numbers = {"before_nms": (6000, 6000), "after_nms": (options.proposals,) * 2}
+    arguments = (CLASSES, ANCHOR_SIZES, RATIOS, RandomSelector(256, 0.5), select)
+    if options.detector == "fpn":
+        return FasterRCNN.fpn(torchvision_backbone(options.backbone, "pyramid"), *arguments, **numbers)
+    make = FasterRCNN.c4 if options.detector == "c4" else RFCN.c5
+    return make(torchvision_backbone(options.backbone, "c4"), *arguments, **numbers)
+
+
 def make_ours(backbone: str, reference: torch.nn.Module) -> FasterRCNN:
     """Our detector with the reference's weights."""
     ours = FasterRCNN.fpn(
@@ -98,20 +118,14 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def arms(options: argparse.Namespace) -> dict:
+NAMES = {"torchvision": ("torchvision", "lightning-det"), "ohem": ("random sampling", "OHEM")}
+"""What is compared, the yardstick first."""
+
+
+def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
     """A function per arm that takes one step and returns its loss."""
     height, width = options.size
-    torch.manual_seed(0)
-    reference = make_torchvision(options.backbone, height, width)
-    ours = make_ours(options.backbone, reference)
     batch = make_batch(options.batch, height, width, options.boxes, options.device)
-    images = list(batch.images.float() / 255)
-    targets = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
-    ours = ours.to(options.device, memory_format=torch.channels_last).train()
-    reference = reference.to(options.device).train()
-    if options.compile:
-        ours.compile_parts()
-        torch._dynamo.config.cache_size_limit = 64
 
     def step(model, losses):
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
@@ -127,17 +141,35 @@ def arms(options: argparse.Namespace) -> dict:
 
         return run
 
-    return {
-        "torchvision": step(reference, lambda: reference(images, targets)),
-        "lightning-det": step(ours, lambda: ours.losses(batch)),
-    }
+    def ours(model):
+        model = model.to(options.device, memory_format=torch.channels_last).train()
+        if options.compile:
+            model.compile_parts()
+            torch._dynamo.config.cache_size_limit = 64
+        return step(model, lambda: model.losses(batch))
+
+    if options.compare == "ohem":
+        select = {"random sampling": RandomSelector(options.rois, 0.25), "OHEM": HardSelector(options.rois)}
+        return {name: ours(make_detector(options, select[name])) for name in names}
+    torch.manual_seed(0)
+    reference = make_torchvision(options.backbone, height, width)
+    made = {}
+    if "lightning-det" in names:
+        made["lightning-det"] = ours(make_ours(options.backbone, reference))
+    if "torchvision" in names:
+        images = list(batch.images.float() / 255)
+        targets = [{"boxes": b, "labels": labels + 1} for b, labels in zip(batch.boxes, batch.labels, strict=True)]
+        reference = reference.to(options.device).train()
+        made["torchvision"] = step(reference, lambda: reference(images, targets))
+    return {name: made[name] for name in names}
 
 
 def measure(run, device: str) -> tuple[float, float]:
-    """Seconds of one step, and its peak memory in GiB (0 without a GPU)."""
+    """Seconds of one step, and its peak memory above what was in use, in GiB (0 without a GPU)."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     start = time.perf_counter()
     loss = run()
     if device == "cuda":
@@ -145,12 +177,31 @@ def measure(run, device: str) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     if not torch.isfinite(loss):
         raise RuntimeError("the loss is not finite: this step would measure nothing real")
-    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    return seconds, (torch.cuda.max_memory_allocated() - before) / 2**30 if device == "cuda" else 0.0
+
+
+def resident_peak(options: argparse.Namespace, name: str) -> float:
+    """Peak resident memory in GiB of two steps of an arm, above that of its model; in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_resident_peak, options, name).result()
+
+
+def _resident_peak(options: argparse.Namespace, name: str) -> float:
+    torch.set_num_threads(options.threads)
+    run = arms(options, [name])[name]
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize()
+    for _ in range(2):
+        run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**30
 
 
 def compare(options: argparse.Namespace) -> dict:
     """Runs both arms in turn."""
-    steps = arms(options)
+    names = NAMES[options.compare]
+    steps = arms(options, names)
     counts = {}
     for name, run in steps.items():
         for _ in range(options.warmup):
@@ -166,7 +217,11 @@ def compare(options: argparse.Namespace) -> dict:
         for name in order:
             found[name].append(measure(steps[name], options.device))
     seconds = {name: [s for s, _ in rows] for name, rows in found.items()}
-    ratios = [b / a for a, b in zip(seconds["torchvision"], seconds["lightning-det"], strict=True)]
+    ratios = [b / a for a, b in zip(*(seconds[name] for name in names), strict=True)]
+    peaks = {name: max(m for _, m in rows) for name, rows in found.items()}
+    if options.device == "cpu" and options.memory:
+        del steps  # their memory is not what the next processes have
+        peaks = {name: resident_peak(options, name) for name in names}
     return {
         "ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2,
@@ -174,10 +229,10 @@ def compare(options: argparse.Namespace) -> dict:
             name: {
                 "seconds": statistics.median(seconds[name]),
                 "images_per_second": options.batch / statistics.median(seconds[name]),
-                "peak_gib": max(m for _, m in rows),
+                "peak_gib": peaks[name],
                 **counts.get(name, {}),
             }
-            for name, rows in found.items()
+            for name in names
         },
     }
 
@@ -198,6 +253,11 @@ def hardware(device: str, threads: int) -> str:
 def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--compare", default="torchvision", choices=list(NAMES))
+    parser.add_argument("--detector", default="c4", choices=["c4", "fpn", "rfcn"], help="of --compare ohem")
+    parser.add_argument("--rois", type=int, default=128, help="per image that carry loss, of --compare ohem")
+    parser.add_argument("--proposals", type=int, default=300, help="per image, of --compare ohem")
+    parser.add_argument("--memory", action="store_true", help="measure memory on the CPU too (Linux)")
     parser.add_argument("--backbone", default="resnet50", choices=["resnet18", "resnet34", "resnet50", "resnet101"])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("HEIGHT", "WIDTH"))
@@ -212,22 +272,24 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = compare(options)
+    detector = "fpn" if options.compare == "torchvision" else options.detector
     print(
-        f"{options.backbone}-FPN, batch {options.batch}, {options.size[0]} x {options.size[1]}, {options.precision}"
+        f"{options.backbone} {detector}, batch {options.batch}, {' x '.join(map(str, options.size))}, "
+        f"{options.precision}"
         f"{', compiled' if options.compile else ''}; {hardware(options.device, options.threads)}; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; {date.today()}\n"
     )
     print("| arm | s / step | images / s | peak GiB | operators | that wait for the data |\n|---|---|---|---|---|---|")
     for name, arm in result["arms"].items():
-        memory = f"{arm['peak_gib']:.2f}" if options.device == "cuda" else "-"
+        memory = f"{arm['peak_gib']:.2f}" if arm["peak_gib"] else "-"
         print(
             f"| {name} | {arm['seconds']:.3f} | {arm['images_per_second']:.2f} | {memory} "
             f"| {arm.get('operators', '-')} | {arm.get('waiting', '-')} |"
         )
     low, high = result["ratio_quartiles"]
-    print(
-        f"\nlightning-det / torchvision: {result['ratio']:.3f} (quartiles {low:.3f}-{high:.3f}, {options.steps} pairs)"
-    )
+    yardstick, arm = NAMES[options.compare]
+    quartiles = f"quartiles {low:.3f}-{high:.3f}, {options.steps} pairs"
+    print(f"\n{arm} / {yardstick}: {result['ratio']:.3f} ({quartiles})")
     if options.json:
         with open(options.json, "w") as file:
             json.dump(result, file, indent=1)

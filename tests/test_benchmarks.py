@@ -16,7 +16,7 @@ def run_benchmark(tmp_path):
 
     def run(script, *arguments):
         file = tmp_path / "result.json"
-        call = [sys.executable, str(BENCHMARKS / script), *map(str, arguments), "--json", str(file)]
+        call = [sys.executable, str(BENCHMARKS / script), "--json", str(file), *map(str, arguments)]
         done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(file.read_text())
@@ -44,3 +44,38 @@ def test_train_step(run_benchmark):
     assert set(arms) == {"torchvision", "lightning-det"}
     assert arms["lightning-det"]["waiting"] == 0 < arms["torchvision"]["waiting"]
     assert result["ratio"] > 0
+
+
+def test_train_step_with_ohem(run_benchmark):
+    small = ("--size", 64, 96, "--steps", 2, "--warmup", 0, "--rois", 8, "--proposals", 24, "--memory")
+    result = run_benchmark(
+        "train_step.py", "--compare", "ohem", "--detector", "rfcn", "--backbone", "resnet18", "--batch", 1, *small
+    )
+    assert list(result["arms"]) == ["random sampling", "OHEM"]
+    for arm in result["arms"].values():
+        assert arm["waiting"] == 0
+        assert arm["peak_gib"] > 0
+    assert result["arms"]["OHEM"]["operators"] > result["arms"]["random sampling"]["operators"]
+    assert result["ratio"] > 0
+
+
+def test_roi_stage(run_benchmark):
+    result = run_benchmark(
+        "roi_stage.py", "--backbone", "resnet18", "--size", 64, 96, "--rois", 12, "--classes", 3, "--steps", 1
+    )
+    for row in result.values():
+        assert 0 < row["per_roi"] < row["rfcn"]
+        assert row["ratio"] == row["c4"] / row["rfcn"] > 0
+
+
+def test_arms_of_a_strategy_benchmark(run_benchmark, tmp_path):
+    """Two arms and seeds of the smallest size; a second start only reads what the first left."""
+    small = ["dataset.source.train=8", "dataset.source.val=4", f"dataset.root={tmp_path}/shapes", "data.num_workers=0"]
+    call = ["ohem.py", "--folder", tmp_path / "runs", "--canvases", 16, "--arms", "random_sampling", "ohem"]
+    call += ["--seeds", 2, "--", *small]
+    rows = run_benchmark(*call)
+    assert [(r["arm"], r["seed"]) for r in rows] == [(a, s) for s in (0, 1) for a in ("random_sampling", "ohem")]
+    assert all(r["steps"] == 2 and r["canvases"] == 16 and 0 <= r["AP"] <= 1 for r in rows)
+    finished = [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))]
+    assert run_benchmark(*call) == rows
+    assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))] == finished

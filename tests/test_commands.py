@@ -187,6 +187,45 @@ def test_sweep_over_lists_of_strategies(small, tmp_path):
     assert read(tmp_path / "1" / "metrics.json")["steps"] > 0
 
 
+def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tmp_path):
+    """One multirun; a job of each detector goes on and is evaluated with the bells and whistles."""
+    run(
+        "train",
+        "-m",
+        "detector=faster_rcnn,rfcn",
+        "strategy=random_sampling,ohem,[sniper,ohem]",
+        "miner.epochs=1",
+        "capacity.rois=16",
+        "debug=limit",
+        *small,
+        *CHIPS,
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    for job in range(6):
+        metrics = read(tmp_path / str(job) / "metrics.json")
+        assert metrics["steps"] > 0
+        assert np.isfinite(metrics["loss"])
+        pictures = {p.name.split("_")[0] for p in (tmp_path / str(job) / "pictures").iterdir()}
+        assert pictures == {"selection", "val"}
+        columns = (tmp_path / str(job) / "metrics.csv").read_text().splitlines()[0].split(",")
+        assert "train/roi/positive_share" in columns
+        assert ("train/roi/candidate_loss_mean" in columns) == (job % 3 > 0)
+    for job in (1, 5):
+        resumed = tmp_path / f"resumed-{job}"
+        settings = yaml.safe_load((tmp_path / str(job) / "config.yaml").read_text())
+        assert settings["selection"]["rois"]["_target_"].endswith("HardSelector")
+        options = ["strategy=ohem"] if job == 1 else ["strategy=[sniper,ohem]", "detector=rfcn", "miner.epochs=1"]
+        first = read(tmp_path / str(job) / "metrics.json")
+        more = [f"resume={tmp_path}/{job}", "trainer.max_epochs=2", f"hydra.run.dir={resumed}"]
+        run("train", *options, "capacity.rois=16", "debug=limit", *small, *CHIPS, *more)
+        again = read(resumed / "metrics.json")
+        assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
+        assert again["steps"] > first["steps"]
+        test = ["test=[multi_scale,iterative,voting]", f"hydra.run.dir={tmp_path}/eval-{job}"]
+        run("eval", f"checkpoint={resumed}", *test)
+        assert np.isfinite(read(tmp_path / f"eval-{job}" / "metrics.json")["AP"])
+
+
 def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
     sweep = ["-m", "seed=0,1", "logger=wandb", "debug=limit", f"hydra.sweep.dir={tmp_path}"]
     run("train", *sweep, *small, env={"WANDB_SILENT": "true"})
@@ -209,6 +248,10 @@ def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
         ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn"),
         ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),
         ("logger=tensorboard", "data.num_workers=1"),
+        ("detector=faster_rcnn_fpn", "strategy=[ohem]", "capacity.rois=32", "test=[multi_scale,iterative,voting]"),
+        ("detector=rfcn", "strategy=[ohem,flip]", "selection.rois.nms_iou=null", "test=[soft_nms,voting,flip]"),
+        ("detector=deformable_rfcn", "backbone=resnet18", "detector.deformable_convs=2", "capacity.after_nms=[60,30]"),
+        ("detector=rfcn", "strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "test=[iterative]"),
     ],
     ids=lambda overrides: " ".join(overrides),
 )
@@ -320,6 +363,10 @@ def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
         (["proposals=auto"], 2, ["proposals=auto", "strategy=sniper"]),
         (["strategy=sniper", "proposals=nowhere.npz"], 1, ["nowhere.npz: No such file"]),
         (["strategy=sniper", "views.train.windows.labels=all"], 2, ["labels", "enclosed or one_chip"]),
+        (["strategy=[ohem,random_sampling_bg01]"], 2, ["ohem and random_sampling_bg01 both set selection.rois"]),
+        (["strategy=ohem", "selection.rois.positive_share=0.5"], 2, ["positive_share: unknown", "nms_iou"]),
+        (["strategy=ohem", "capacity.rois=300"], 2, ["300 hardest RoIs of 300", "selection.rois.count"]),
+        (["detector=rfcn", "backbone=convnext_tiny"], 2, ["2 x 2 convolution", "ResNet"]),
         (["data._target_=lightning_det.data.datamodule.ChipData"], 2, ["ChipData needs training views of one size"]),
     ],
 )
