@@ -313,6 +313,19 @@ def test_ranking_leaves_statistics_alone(mode):
     torch.testing.assert_close(norms[0].running_mean, 0.1 * inputs[-1].mean(dim=(0, 2, 3)))
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_layers_that_rois_share_keep_their_graph(mode):
+    """BatchNorm in R-FCN's last stage runs once, with gradient, before RoIs are ranked."""
+    torch.manual_seed(0)
+    backbone = torchvision_backbone("resnet18", "c4", norm="batch")
+    select = (AllSelector(), HardSelector(4, ranking=mode))
+    model = RFCN.c5(backbone, 3, [32], [1.0], *select, head_width=16, bins=3, after_nms=(12, 12)).train()
+    sum(model.losses(make_batch(2, 64, 64, classes=3)).values()).backward()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(n.num_batches_tracked == 1 for n in norms)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_ranking_restores_modes_after_an_error():
     module = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout())
     module[1].eval()

@@ -179,15 +179,19 @@ def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
 def ranking(module: nn.Module, mode: str) -> Iterator[None]:
     """Puts a module into mode ``train`` or ``eval``, and leaves its modes and statistics as they were."""
     modes = [(m, m.training) for m in module.modules()]
-    statistics = [(b, b.clone()) for b in module.buffers()]
+    statistics = [(m, name, b) for m in module.modules() for name, b in m.named_buffers(recurse=False)]
+    if mode == "train":
+        # Copies take the updates: a graph may have read the originals, and could not run backward if they changed.
+        for part, name, buffer in statistics:
+            setattr(part, name, buffer.clone())
     module.train(mode == "train")
     try:
         yield
     finally:
         for part, training in modes:
             part.training = training
-        for buffer, value in statistics:
-            buffer.copy_(value)
+        for part, name, buffer in statistics:
+            setattr(part, name, buffer)
 
 
 def candidates(proposals: Proposals, batch: Batch) -> tuple[Tensor, Tensor]:
