@@ -68,22 +68,16 @@ def check_slots(group: str, names: Sequence[str]) -> None:
     """
     owners: dict[str, str] = {}
     for name in names:
-        contents = [_content(f"{group}/{part}") for part in _with_parents(group, name)]
+        content = _content(f"{group}/{name}")
         for slot in SLOTS:
             # What names no target adjusts the thing in a slot that another option has put there.
-            if not any("_target_" in (OmegaConf.select(content, slot) or {}) for content in contents):
+            if "_target_" not in (OmegaConf.select(content, slot) or {}):
                 continue
             if slot in owners:
                 raise ConfigError(
                     f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
                 )
             owners[slot] = name
-
-
-def _with_parents(group: str, name: str) -> list[str]:
-    """An option and those of its group that it starts from (``defaults`` of its file)."""
-    parents = [p for p in _content(f"{group}/{name}").get("defaults", []) if isinstance(p, str) and p != "_self_"]
-    return [name, *(ancestor for parent in parents for ancestor in _with_parents(group, parent))]
 
 
 def _content(option: str) -> DictConfig:
