@@ -115,7 +115,7 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         **selectors,
     )
     test = {k: v for k, v in cfg.test.items() if k in Inference._fields}
-    test |= {key: build(cfg.test[key], f"test.{key}") for key in ("merge", "vote")}
+    test |= {key: build(cfg.test.get(key), f"test.{key}") for key in ("merge", "vote")}
     return build(
         cfg.module,
         "module",

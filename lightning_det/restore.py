@@ -1,5 +1,6 @@
 """A trained detector and its settings, out of a checkpoint."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -7,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.build import build_module, load_checkpoint
 from lightning_det.cli import chosen, overridden_keys
-from lightning_det.config import validated
+from lightning_det.config import option_file, validated
 from lightning_det.modules.module import DetectionModule
 
 OF_THIS_RUN = ("trainer", "seed")
@@ -15,10 +16,9 @@ OF_THIS_RUN = ("trainer", "seed")
 
 OF_GROUPS = {
     "strategy": ("views", "data", "test"),
-    "test": ("views.test", "test"),
     "experiment": ("dataset", "views", "data", "test"),
 }
-"""What choosing an option of these groups replaces in the settings of a checkpoint."""
+"""What choosing an option of these groups replaces in the settings of a checkpoint. See also `replaced_by_tests`."""
 
 
 def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
@@ -50,13 +50,23 @@ def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: list[str]) -> D
     merged = OmegaConf.create(saved)
     wanted = [*OF_THIS_RUN]
     for key in overridden:
-        wanted += OF_GROUPS.get(key, (key,))
+        wanted += replaced_by_tests(chosen()["test"]) if key == "test" else OF_GROUPS.get(key, (key,))
     for key in wanted:
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=False, enum_to_str=True)
         OmegaConf.update(merged, key, value, merge=False, force_add=True)
     return merged
+
+
+def replaced_by_tests(options: Sequence[str]) -> list[str]:
+    """What options of the group ``test`` replace: views as a whole, and of the rest what they set.
+
+    So ``test=[voting]`` refines what a checkpoint's strategy brings, and ``test=[single_scale]`` drops its pyramid.
+    """
+    files = [option_file(f"test/{name}") for name in options]
+    keys = [f"test.{key}" for file in files for key in file.get("test", {})]
+    return ["views.test"] * any("views" in file for file in files) + keys
 
 
 def relabelled(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:

@@ -429,6 +429,44 @@ def test_a_strategy_replaces_the_views_of_a_checkpoint(composed):
     assert [type(step).__name__ for step in build_planner(merged, "test").steps] == ["Pyramid", "BothSides"]
 
 
+@pytest.mark.parametrize("options", ["[iterative]", "[voting]", "[iterative,voting]"])
+def test_refinements_leave_the_rest_of_a_checkpoints_inference(composed, options):
+    saved = trained(composed, "strategy=[sniper,flip]", "test.score_threshold=0.02")
+    merged = overlaid(saved, composed("eval", "checkpoint=x", f"test={options}"), overridden_keys())
+    assert merged.views.test == saved["views"]["test"]
+    assert merged.test.merge == saved["test"]["merge"]
+    assert (merged.test.score_threshold, merged.test.nms_iou, merged.test.view_detections) == (0.02, 1.0, 1000)
+    assert merged.test.passes == (2 if "iterative" in options else 1)
+    assert bool(merged.test.vote) == ("voting" in options)
+
+
+def test_views_of_a_test_replace_a_checkpoints_and_keep_its_merge(composed):
+    saved = trained(composed, "strategy=[sniper,flip]", "test.max_detections=300")
+    cfg = composed("eval", "checkpoint=x", "test=[single_scale,iterative]")
+    merged = accepted(overlaid(saved, cfg, overridden_keys()))
+    assert resolved(merged)["views"]["test"]["scales"]["valid_ranges"] is None
+    assert merged.test.merge._target_.endswith("SoftNMS")
+    assert (merged.test.max_detections, merged.test.passes) == (300, 2)
+
+
+def test_another_merge_replaces_a_checkpoints(composed):
+    saved = trained(composed, "test.merge.iou=0.4")
+    merged = accepted(overlaid(saved, composed("eval", "checkpoint=x", "test=[soft_nms]"), overridden_keys()))
+    assert merged.test.merge._target_.endswith("SoftNMS")
+    assert merged.test.nms_iou == 1.0
+
+
+def test_voting_needs_voters(composed):
+    with pytest.raises(ConfigError, match=r"test\.nms_iou=0\.5 leaves no candidates.*set test\.nms_iou=1"):
+        accepted(composed("train", "test=[voting]", "test.nms_iou=0.5"))
+
+
+@pytest.mark.parametrize("name", ["rfcn_r101_voc", "rfcn_r101_coco_ohem"])
+def test_tests_of_an_experiment_can_be_refined(composed, name):
+    cfg = accepted(composed("train", f"experiment={name}", "test=[voting]", "dataset.root=x"))
+    assert (cfg.test.nms_iou, cfg.test.merge.iou, cfg.test.view_detections) == (1.0, 0.3, 1000)
+
+
 def test_another_dataset_comes_whole(composed):
     saved = trained(composed)
     cfg = composed("eval", "checkpoint=x", "dataset=voc", "dataset.root=there")

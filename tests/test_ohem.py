@@ -21,14 +21,15 @@ from lightning_det.structures import State
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "ohem_rfcn.json").read_text())
 
+SMALL = {"head_width": 32, "after_nms": (40, 40)}
+ONE_MAP, PYRAMID = [16, 32, 64], [8, 16, 32, 64, 128]
 MAKERS = {
-    "c4": lambda select: FasterRCNN.c4(tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **SMALL),
-    "fpn": lambda select: FasterRCNN.fpn(tiny_backbone("pyramid"), 6, [8, 16, 32, 64, 128], [1.0], *select, **SMALL),
-    "rfcn": lambda select: RFCN.c5(
-        tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, head_width=32, bins=3, after_nms=(40, 40)
+    "c4": lambda s, **more: FasterRCNN.c4(tiny_backbone("c4"), 6, ONE_MAP, [1.0], *s, **SMALL, roi_size=3, **more),
+    "fpn": lambda s, **more: FasterRCNN.fpn(
+        tiny_backbone("pyramid"), 6, PYRAMID, [1.0], *s, **SMALL, roi_size=3, **more
     ),
+    "rfcn": lambda s, **more: RFCN.c5(tiny_backbone("c4"), 6, ONE_MAP, [1.0], *s, **SMALL, bins=3, **more),
 }
-SMALL = {"head_width": 32, "roi_size": 3, "after_nms": (40, 40)}
 
 
 def detector(form="c4", select=None):
@@ -49,7 +50,9 @@ def picked(index, chosen):
 
 
 class Fixed(nn.Module):
-    """A predictor whose outputs are its parameters; RoIs beyond them are recognised without doubt."""
+    """A predictor whose outputs are its parameters, one row per RoI."""
+
+    per_roi = False
 
     def __init__(self, logits, deltas, rois):
         super().__init__()
@@ -362,6 +365,30 @@ def test_a_quota_that_takes_all_candidates_is_refused(form):
     with pytest.raises(ValueError, match=r"keeps the 40 hardest RoIs of 40 proposals.*selection.rois.count"):
         detector(form, HardSelector(40))
     detector(form, RandomSelector(40))
+
+
+def test_few_anchors_are_few_candidates():
+    arguments = (tiny_backbone("c4"), 6, [16], [1.0], AllSelector())
+    with pytest.raises(ValueError, match="keeps the 30 hardest RoIs of 30 proposals"):
+        FasterRCNN.c4(*arguments, HardSelector(30), before_nms=(30, 30), after_nms=(40, 40))
+
+
+def test_collective_statistics_cannot_be_ranked_with():
+    """Ranks would wait for each other: they have different numbers of chunks."""
+    backbone = torchvision_backbone("resnet18", "c4", norm="sync")
+    with pytest.raises(ValueError, match=r"ranking=train cannot be used with backbone\.norm=sync"):
+        FasterRCNN.c4(backbone, 3, [32], [1.0], AllSelector(), HardSelector(4, ranking="train"))
+
+
+@pytest.mark.parametrize("form", MAKERS)
+def test_the_box_loss_is_the_one_that_was_asked_for(form):
+    torch.manual_seed(0)
+    batch, losses = make_batch(2, 96, 128), []
+    for beta in (0.01, 1.0):
+        torch.manual_seed(0)
+        model = MAKERS[form]((AllSelector(), AllSelector()), box_beta=beta).eval()
+        losses.append(model.losses(batch)["roi_box"].item())
+    assert losses[0] > 1.5 * losses[1]
 
 
 @pytest.mark.parametrize("select", [HardSelector(8), RandomSelector(8, 0.5, background_floor=0.1)])

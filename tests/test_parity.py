@@ -9,7 +9,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from lightning_det.backbones import torchvision_backbone
 from lightning_det.detectors import FasterRCNN
 from lightning_det.detectors.torchvision_weights import load_torchvision
-from lightning_det.ops.roi_align import roi_align
+from lightning_det.ops.roi_align import pack, roi_align
 from lightning_det.selection import RandomSelector
 from lightning_det.structures import State
 
@@ -166,7 +166,7 @@ def test_packed_roi_align_equals_multi_scale(shape):
     rois[:, 0] = torch.tensor([0, 0, width, height])  # touches every border
     rois[:, 1] = torch.tensor([width - 9, height - 9, width, height])
     rois[:, 2] = 0  # padding
-    pooled = roi_align(maps, strides, rois, 7)
+    pooled = roi_align(pack(maps, strides), rois, 7)
     reference = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     reference.scales = [1 / s for s in strides]
     reference.map_levels = None

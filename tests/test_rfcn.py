@@ -361,6 +361,36 @@ def test_deformable_pooling_starts_unshifted():
     torch.testing.assert_close(same, deltas)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_diverged_weights_neither_crash_nor_detect(pooling):
+    model = detector(pooling=pooling)
+    batch = make_batch(2, 96, 128)
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.weight.fill_(torch.nan)
+        model.roi_head.predictor.regress.weight.fill_(torch.nan)
+    assert torch.isnan(sum(model.losses(batch).values()))
+    with torch.no_grad():
+        for passes in (1, 2):
+            assert not model.eval()(batch.images, batch.sizes, passes=passes).valid.any()
+
+
+@pytest.mark.parametrize("precision", ["autocast", "true"])
+def test_half_precision_moves_no_coordinate(precision):
+    """Deformable layers and pooling far from the origin, where bfloat16 knows whole cells only."""
+    torch.manual_seed(0)
+    layer = DeformableConv(nn.Conv2d(4, 4, 3, padding=1), groups=1)
+    nn.init.constant_(layer.offset.bias, 3.3)
+    x = torch.randn(1, 4, 6, 300)
+    maps, rois = torch.arange(300.0).expand(1, 4, 20, 300) / 64, torch.tensor([[[2005.0, 8, 2331, 99]]])
+    exact = layer(x), *(pool(maps, rois, 2, 8) for pool in POOLINGS.values())
+    if precision == "true":
+        layer, x = layer.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        half = layer(x), *(pool(maps.bfloat16(), rois, 2, 8) for pool in POOLINGS.values())
+    for a, b in zip(exact, half, strict=True):
+        torch.testing.assert_close(b.float(), a, atol=0.03, rtol=0.02)
+
+
 def test_unknown_pooling_is_refused():
     with pytest.raises(ValueError, match="align, classic or deformable"):
         PositionSensitive(nn.Identity(), 8, 2, 16, pooling="max")

@@ -33,6 +33,7 @@ def test_figures_are_of_what_was_selected():
     found = figures(selected(torch.tensor([[3.0, 1.0, 0.5, torch.nan], [2.0, 1.5, torch.nan, torch.nan]])))
     assert float(found["train/roi/candidate_loss_mean"]) == pytest.approx(8 / 5)
     assert float(found["train/roi/candidate_loss_max"]) == 3
+    assert float(found["train/roi/selected_share"]) == pytest.approx(3 / 5)
 
 
 def test_figures_of_nothing():

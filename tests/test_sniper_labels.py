@@ -605,7 +605,7 @@ def test_every_roi_in_range_has_a_loss():
     model, batch = chip_detector(), one_in_range()
     rois = [IN_RANGE[0], *[IN_RANGE[1]] * 30]
     maps = model.features(batch.images, batch.sizes)
-    logits, _ = model.roi_head.predictor(maps, tensor([*rois, (8, 8, 40, 40)]))
+    logits, _ = model.roi_head.predictor(model.roi_head.predictor.shared(maps), tensor([*rois, (8, 8, 40, 40)]))
     label = int(batch.labels[0, 0]) + 1
     labels = torch.tensor([label, *[BACKGROUND] * 30, label])
     expected = torch.nn.functional.cross_entropy(logits[0], labels)

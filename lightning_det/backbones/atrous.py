@@ -1,5 +1,7 @@
 """The last stage at the resolution of the one before: stride exchanged for dilation, perhaps deformable."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -57,11 +59,16 @@ class DeformableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) as the convolution."""
-        c = self.conv
-        # In float32: in half precision shifts would be rounded to parts of cells.
-        offset, x32 = self.offset(x).float(), x.float()
-        bias = None if c.bias is None else c.bias.float()
-        return deform_conv2d(x32, offset, c.weight.float(), bias, c.stride, c.padding, c.dilation).to(x.dtype)
+        geometry = (self.conv.stride, self.conv.padding, self.conv.dilation)
+        # In float32: half precision would round shifts to parts of cells.
+        with torch.autocast(x.device.type, enabled=False):
+            x32 = x.float()
+            offset = F.conv2d(x32, *_float32(self.offset), *geometry)
+            return deform_conv2d(x32, offset, *_float32(self.conv), *geometry).to(x.dtype)
+
+
+def _float32(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    return conv.weight.float(), None if conv.bias is None else conv.bias.float()
 
 
 def deform(stage: nn.Module, count: int) -> nn.Module:

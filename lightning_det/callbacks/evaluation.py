@@ -32,7 +32,8 @@ class Collector(pl.Callback):
         """Merges what the ranks have, some perhaps nothing."""
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
-        self.results = pl_module.inference.merged(Results.concatenate(_gathered(mine)))
+        # All views of an image are with one rank: it merges them, and little has to travel.
+        self.results = Results.concatenate(_gathered(pl_module.inference.merged(mine))).by_image()
 
 
 class Evaluator(Collector):

@@ -18,7 +18,8 @@ WHITE = (255, 255, 255)
 class SelectionLog(pl.Callback):
     """Logs the share of objects among the RoIs that carry loss, and the mean and largest loss of them and of all.
 
-    The losses of all candidates are known where a strategy ranks them (OHEM). Detectors without RoIs log nothing.
+    The losses of all candidates, and the share that was selected, are known where a strategy ranks them (OHEM).
+    Detectors without RoIs log nothing.
 
     Args:
         folder: where the pictures go; those of the last epoch stay.
@@ -56,6 +57,7 @@ def figures(selected: Selected) -> dict[str, Tensor]:
         known = ~selected.candidates.isnan()
         losses = selected.candidates.nan_to_num(0.0)
         found |= {
+            "roi/selected_share": chosen.sum() / known.sum().clamp(min=1),
             "roi/candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
             "roi/candidate_loss_max": losses.max(),
         }

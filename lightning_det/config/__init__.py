@@ -4,7 +4,7 @@ Nodes with a ``_target_`` are checked against the signature they call, so names,
 once, in the code. The dataclasses of `schema` describe the rest.
 """
 
-from lightning_det.config.checks import SLOTS, check_sense, check_slots, resolved, validated
+from lightning_det.config.checks import SLOTS, check_sense, check_slots, option_file, resolved, validated
 from lightning_det.config.schema import CONF, register_schema
 from lightning_det.config.signatures import check_targets
 from lightning_det.errors import ConfigError
@@ -16,6 +16,7 @@ __all__ = [
     "check_sense",
     "check_slots",
     "check_targets",
+    "option_file",
     "register_schema",
     "resolved",
     "validated",

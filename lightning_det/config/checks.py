@@ -29,8 +29,8 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     """
     for group, names in lists.items():
         check_slots(group, names)
-    chosen = (_content(f"{group}/{name}") for group, names in lists.items() for name in names)
-    contents = [_content("base"), *chosen]
+    chosen = (option_file(f"{group}/{name}") for group, names in lists.items() for name in names)
+    contents = [option_file("base"), *chosen]
     cfg = cfg.copy()
     for slot in SLOTS:
         _drop_leftovers(cfg, slot, contents, set(overridden))
@@ -68,7 +68,7 @@ def check_slots(group: str, names: Sequence[str]) -> None:
     """
     owners: dict[str, str] = {}
     for name in names:
-        content = _content(f"{group}/{name}")
+        content = option_file(f"{group}/{name}")
         for slot in SLOTS:
             # What names no target adjusts the thing in a slot that another option has put there.
             if "_target_" not in (OmegaConf.select(content, slot) or {}):
@@ -80,7 +80,7 @@ def check_slots(group: str, names: Sequence[str]) -> None:
             owners[slot] = name
 
 
-def _content(option: str) -> DictConfig:
+def option_file(option: str) -> DictConfig:
     """A file of the config folder; empty where the option comes from elsewhere."""
     file = CONF / f"{option}.yaml"
     return OmegaConf.load(file) if file.is_file() else OmegaConf.create()
@@ -133,6 +133,12 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
     if cfg.get("weights") and cfg.get("resume"):
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
+    test = cfg["test"]
+    if test.get("vote") and test["nms_iou"] <= test["vote"]["iou"]:
+        raise ConfigError(
+            f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
+            f"{test['vote']['iou']}); set test.nms_iou=1"
+        )
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")

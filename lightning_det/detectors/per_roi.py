@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_det.ops.roi_align import roi_align
+from lightning_det.ops.roi_align import Canvas, pack, roi_align
 
 
 class TwoFC(nn.Module):
@@ -58,6 +58,8 @@ class PerRoI(nn.Module):
         strides: pixels of the view per cell of each feature map that RoIs are read from, finest first.
     """
 
+    per_roi = True
+    """RoIs have layers of their own, whose memory grows with the number of RoIs."""
     class_layers = ("classify.", "regress.")
     """Prefixes of the parameters whose shape follows the classes."""
 
@@ -69,12 +71,12 @@ class PerRoI(nn.Module):
         self.classify = nn.Linear(trunk.width, num_classes + 1)
         self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
 
-    def shared(self, maps: list[Tensor]) -> list[Tensor]:
+    def shared(self, maps: list[Tensor]) -> Canvas:
         """What all RoIs of a batch share: the feature maps themselves."""
-        return maps[: len(self.strides)]
+        return pack(maps[: len(self.strides)], self.strides)
 
-    def forward(self, shared: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, shared: Canvas, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
-        features = self.trunk(roi_align(shared, self.strides, rois, self.trunk.size))
+        features = self.trunk(roi_align(shared, rois, self.trunk.size))
         shape = (*rois.shape[:2], self.num_classes + 1)
         return self.classify(features).float().view(shape), self.regress(features).float().view(*shape, 4)

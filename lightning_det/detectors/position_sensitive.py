@@ -24,6 +24,9 @@ class PositionSensitive(nn.Module):
             lets every bin be shifted (Deformable ConvNets v1): by class for scores, for all classes alike for boxes.
     """
 
+    per_roi = False
+    """RoIs have no layers of their own."""
+
     def __init__(
         self,
         trunk: nn.Module,

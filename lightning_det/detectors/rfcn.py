@@ -75,6 +75,10 @@ class RFCN(TwoStage):
                 after_nms=after_nms,
                 **labelling(anchor_iou, anchor_border),
             ),
-            RoIHead(PositionSensitive(trunk, head_width, num_classes, backbone.strides[0], bins, pooling), select_rois),
+            RoIHead(
+                PositionSensitive(trunk, head_width, num_classes, backbone.strides[0], bins, pooling),
+                select_rois,
+                box_beta=box_beta,
+            ),
             Normalize(),
         )

@@ -20,7 +20,7 @@ CANDIDATES = 4096
 """(box, class) pairs per view that enter the final NMS: far more than survive it."""
 
 REFINED = 300
-"""(box, class) pairs per view that are regressed once more: those that more than NMS at `NEAR_DUPLICATE` leaves."""
+"""(box, class) pairs per view that are regressed once more: the best after NMS at `NEAR_DUPLICATE`."""
 
 NEAR_DUPLICATE = 0.95
 
@@ -55,7 +55,8 @@ class RoIHead(nn.Module):
     Args:
         predictor: network that the RoIs are given to: ``shared(maps)`` runs once per batch, and calling it with the
             outcome and (B, R, 4) RoIs gives class logits (B, R, 1 + classes) and box deltas, by class
-            (B, R, 1 + classes, 4) or for all classes alike (B, R, 1, 4). See `PerRoI` and `PositionSensitive`.
+            (B, R, 1 + classes, 4) or for all classes alike (B, R, 1, 4). ``per_roi`` says whether RoIs have layers of
+            their own, whose memory grows with their number. See `PerRoI` and `PositionSensitive`.
         select: which labelled RoIs carry loss.
         positive: lowest IoU of a RoI with an object's class.
         ignore: background RoIs with a greater share in an ignored box carry no loss.
@@ -86,6 +87,7 @@ class RoIHead(nn.Module):
 
         @torch.no_grad()
         def current_losses(chunk: int, mode: str) -> Tensor:
+            chunk = chunk if self.predictor.per_roi else rois.shape[1]
             parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
             with ranking(self.predictor, mode):
                 asked.append(torch.cat([sum(self._losses(shared, *part)) for part in parts], dim=1))
@@ -132,8 +134,8 @@ class RoIHead(nn.Module):
         found = [self._first_pass(shared, proposals, sizes, score_threshold)]
         for _ in range(passes - 1):
             # Near duplicates would be refined to the same box.
-            found[-1] = best(found[-1], NEAR_DUPLICATE, REFINED)
-            found.append(self._next_pass(shared, found[-1], sizes, score_threshold))
+            hopeful = best(found[-1], NEAR_DUPLICATE, REFINED)
+            found.append(self._next_pass(shared, hopeful, sizes, score_threshold))
         boxes, scores, labels, valid = best(
             Found(*(torch.cat(x, dim=1) for x in zip(*found, strict=True))), nms_iou, max_detections
         )
@@ -157,7 +159,8 @@ class RoIHead(nn.Module):
 
 
 def _decoded(rois: Tensor, deltas: Tensor, scores: Tensor, labels: Tensor, sizes: Tensor, threshold: float) -> Found:
-    boxes = clip(decode(rois, deltas, BOX_WEIGHTS), sizes)
+    # After a diverged step boxes may be NaN, which RoIAlign in the next pass takes for addresses.
+    boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     return Found(boxes, scores, labels, (scores > threshold) & (sides >= 1e-2).all(dim=-1))
 

@@ -20,17 +20,12 @@ class TwoStage(nn.Module):
         preprocess: uint8 images to normalised float images, zero outside the views.
 
     Raises:
-        ValueError: the selector ranks RoIs by loss, and takes all that there are.
+        ValueError: the selector ranks RoIs by loss, and takes all that there are; or it cannot rank them.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead, preprocess: nn.Module):
         super().__init__()
-        proposals, select = rpn.after_nms[0], roi_head.select
-        if getattr(select, "by_loss", False) and proposals <= select.count:
-            raise ValueError(
-                f"OHEM keeps the {select.count} hardest RoIs of {proposals} proposals: it would mine nothing; "
-                "lower selection.rois.count or raise the first of after_nms"
-            )
+        _check_mining(rpn, roi_head)
         self.preprocess = preprocess
         self.backbone = backbone
         self.neck = neck
@@ -80,6 +75,22 @@ class TwoStage(nn.Module):
         """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""
         for part in (self.backbone, self.neck, self.rpn.head, self.roi_head.predictor.trunk):
             part.compile(fullgraph=True, **options)
+
+
+def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:
+    """Refuses OHEM where it could not mine, or not on several devices."""
+    select = roi_head.select
+    if not getattr(select, "by_loss", False):
+        return
+    proposals = min(rpn.after_nms[0], rpn.before_nms[0] * len(rpn.anchors.per_cell))
+    if proposals <= select.count:
+        raise ValueError(
+            f"OHEM keeps the {select.count} hardest RoIs of {proposals} proposals: it would mine nothing; "
+            "lower selection.rois.count or raise the first of before_nms and after_nms"
+        )
+    if select.ranking == "train" and any(isinstance(m, nn.SyncBatchNorm) for m in roi_head.modules()):
+        # Each chunk of RoIs would be a collective operation, and ranks have different numbers of chunks.
+        raise ValueError("selection.rois.ranking=train cannot be used with backbone.norm=sync; use eval")
 
 
 def labelling(iou: Sequence[float], border: float | None) -> dict[str, float | None]:

@@ -68,6 +68,11 @@ class Results:
         rows = keep.numpy()
         return Results(self.images[rows], moved.numpy(), final.numpy(), self.labels[rows], self.seen)
 
+    def by_image(self) -> "Results":
+        """The same rows by image, otherwise in the order that they have."""
+        rows = np.argsort(self.images, kind="stable")
+        return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], self.seen)
+
     def of_image(self, image: int) -> np.ndarray:
         """Rows of one image."""
         return np.flatnonzero(self.images == image)

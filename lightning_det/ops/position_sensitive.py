@@ -49,10 +49,9 @@ def ps_roi_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
     sums = F.pad(per_bin.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(-2)
     corner, side = _rounded(rois, stride)
     edges = corner[..., None] + torch.arange(bins + 1, device=rois.device) * (side[..., None] / bins)  # x and y
-    limit = torch.tensor([width, height], device=rois.device)[:, None]
-    low = torch.minimum(edges[..., :-1].floor().clamp(min=0), limit).long()
-    high = torch.minimum(edges[..., 1:].ceil().clamp(min=0), limit).long()
-    x1, y1, x2, y2 = low[:, :, 0, None, :], low[:, :, 1, :, None], high[:, :, 0, None, :], high[:, :, 1, :, None]
+    low, high = edges[..., :-1].floor(), edges[..., 1:].ceil()
+    x1, x2 = (e[:, :, 0, None, :].clamp(0, width).long() for e in (low, high))
+    y1, y2 = (e[:, :, 1, :, None].clamp(0, height).long() for e in (low, high))
 
     def at(y: Tensor, x: Tensor) -> Tensor:
         # (B, R, k, k) positions, looked up in (B, C, k, k, (H + 1) * (W + 1)).

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,18 @@ CANONICAL_STRIDE = 16
 """A RoI of 224 x 224 pixels is read from the map of stride 16 (FPN, equation 1)."""
 
 
-def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size: int, samples: int = 2) -> Tensor:
+class Canvas(NamedTuple):
+    """Feature maps side by side as one map."""
+
+    pixels: Tensor
+    """(B, C, h, w)."""
+    strides: tuple[int, ...]
+    """Pixels of the view per cell of each map, finest first."""
+    corners: tuple[tuple[int, int], ...]
+    """Top left (x, y) of each map on the canvas, cells."""
+
+
+def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tensor:
     """Features of every RoI, from the map that suits its size.
 
     Choosing a map per RoI with indices would make shapes depend on the data and stop the host once per map. Here
@@ -24,8 +36,7 @@ def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size
     torchvision's weights fit) up to the rounding of the moved coordinates.
 
     Args:
-        maps: feature maps (B, C, h, w), finest first; consecutive ones halve the size.
-        strides: pixels of the view per cell of each map.
+        canvas: the maps, see `pack`.
         rois: (B, R, 4) float32 ``xyxy``, pixels of the view, inside it.
         size: cells per side of the output.
         samples: bilinear samples per cell and axis.
@@ -34,22 +45,22 @@ def roi_align(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size
         (B * R, C, size, size).
     """
     batch = torch.arange(rois.shape[0], device=rois.device, dtype=rois.dtype)[:, None, None]
-    if len(maps) == 1:
-        canvas, placed = maps[0], rois / strides[0]
+    pixels, strides, corners = canvas
+    if len(strides) == 1:
+        placed = rois / strides[0]
     else:
-        canvas, corners = _pack(maps)
         level = pyramid_level(rois, strides)
         placed = rois / _per_level(level, strides)[..., None]
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
     # In float32, as autocast has it: half precision would move coordinates by parts of a cell.
-    align = RoIAlignCPU.apply if canvas.device.type == "cpu" else _aligned
-    return align(canvas.float(), indexed.float(), size, samples).to(canvas.dtype)
+    align = RoIAlignCPU.apply if pixels.device.type == "cpu" else _aligned
+    return align(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
 
 
-def _aligned(canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
-    return torchvision.ops.roi_align(canvas, rois, size, 1.0, samples, aligned=False)
+def _aligned(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
+    return torchvision.ops.roi_align(pixels, rois, size, 1.0, samples, aligned=False)
 
 
 def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
@@ -68,11 +79,17 @@ def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
     return out
 
 
-def _pack(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The finest map with the coarser ones stacked to its right, and the top left (x, y) of each.
+def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
+    """The finest map with the coarser ones stacked to its right.
 
     Every map gets a border that repeats its edge, because RoIAlign repeats the edge of what it takes for the map.
+
+    Args:
+        maps: feature maps (B, C, h, w), finest first; consecutive ones halve the size.
+        strides: pixels of the view per cell of each map.
     """
+    if len(maps) == 1:
+        return Canvas(maps[0], tuple(strides), ((0, 0),))
     framed = [F.pad(m, (1, 1, 1, 1), mode="replicate") for m in maps]
     first, rest = framed[0], framed[1:]
     width = max(m.shape[3] for m in rest)
@@ -83,4 +100,4 @@ def _pack(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         row += m.shape[2]
     column = torch.cat([F.pad(m, (0, width - m.shape[3], 0, 0)) for m in rest], dim=2)
     parts = [F.pad(m, (0, 0, 0, height - m.shape[2])) for m in (first, column)]
-    return torch.cat(parts, dim=3), corners
+    return Canvas(torch.cat(parts, dim=3), tuple(strides), tuple(corners))
