@@ -148,8 +148,9 @@ class RoIHead(nn.Module):
         scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0).flatten(1)
         top, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
-        of_roi = deltas.gather(1, roi[..., None, None].expand(-1, -1, *deltas.shape[2:]))
-        return _decoded(gather_boxes(proposals.boxes, roi), own_deltas(of_roi, label + 1), top, label, sizes, threshold)
+        kinds = deltas.shape[2]
+        own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
+        return _decoded(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold)
 
     def _next_pass(self, shared: list[Tensor], last: Found, sizes: Tensor, threshold: float) -> Found:
         """The last pass's boxes with their classes."""
