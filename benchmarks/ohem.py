@@ -2,13 +2,13 @@
 
     python benchmarks/ohem.py --seeds 3
 
-All arms see the same images, six to ten look-alikes among three to eight objects each, and keep 32 RoIs of an image,
-except the one that keeps all 300 proposals and the ground truth.
+All arms see the same images, six to ten look-alikes among three to eight objects each, have Fast R-CNN's box loss, and
+keep 32 RoIs of an image, except the one that keeps all 300 proposals and the ground truth.
 """
 
 from arms import Arm, compare
 
-COMMON = ["dataset.source.decoys=[6,10]", "capacity.rois=32", "data.batch_size=8"]
+COMMON = ["dataset.source.decoys=[6,10]", "capacity.rois=32", "data.batch_size=8", "detector.box_beta=1.0"]
 
 ARMS = {
     name: Arm([f"strategy=[single_scale,flip,{name}]", *COMMON], 8.0, {"one scale": []})
