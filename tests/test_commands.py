@@ -72,7 +72,8 @@ def test_train_leaves_everything_in_the_run_folder(trained):
     assert "size=small  (< 20 px)" in output
     for file in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv", "train.log"):
         assert (folder / file).is_file()
-    assert len(list((folder / "pictures").glob("*.png"))) == 8
+    assert len(list((folder / "pictures").glob("val_*.png"))) == 8
+    assert len(list((folder / "pictures").glob("selection_*.png"))) == 4
     metrics = read(folder / "metrics.json")
     assert set(FIGURES) <= set(metrics)
     assert metrics["epochs"] == 3
