@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,7 @@ class RoIHead(nn.Module):
             "roi_box": (box * chosen).sum() / count,
         }
 
-    def _losses(self, shared: list[Tensor], rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Both losses (B, R) of every RoI; the box loss of background is 0."""
         logits, deltas = self.predictor(shared, rois)
         labels = labels.clamp(min=0)
@@ -141,7 +141,7 @@ class RoIHead(nn.Module):
         )
         return Detections(boxes, scores * valid, labels, valid)
 
-    def _first_pass(self, shared: list[Tensor], proposals: Proposals, sizes: Tensor, threshold: float) -> Found:
+    def _first_pass(self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float) -> Found:
         """Every proposal with every class, as far as `CANDIDATES` reaches."""
         logits, deltas = self.predictor(shared, proposals.boxes)
         classes = logits.shape[-1] - 1
@@ -152,7 +152,7 @@ class RoIHead(nn.Module):
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
         return _decoded(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold)
 
-    def _next_pass(self, shared: list[Tensor], last: Found, sizes: Tensor, threshold: float) -> Found:
+    def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float) -> Found:
         """The last pass's boxes with their classes."""
         logits, deltas = self.predictor(shared, last.boxes)
         scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
