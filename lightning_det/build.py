@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.config import ConfigError, resolved
+from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.errors import UserError
 from lightning_det.modules.module import DetectionModule, Inference
@@ -103,7 +104,12 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         labels: classes.
         learning: whether it will be trained and needs an optimizer.
     """
-    selectors = {f"select_{name}": build(node, f"selection.{name}") for name, node in cfg.selection.items()}
+    known = parameters(locate("detector", cfg.detector._target_)) or {}
+    selectors = {
+        f"select_{name}": build(node, f"selection.{name}")
+        for name, node in cfg.selection.items()
+        if f"select_{name}" in known
+    }
     # What is not to learn gets its weights from a checkpoint: nothing needs to be downloaded.
     untrained = {} if learning else {"weights": None, "pretrained": False}
     backbone = OmegaConf.merge(cfg.backbone, {k: v for k, v in untrained.items() if k in cfg.backbone})

@@ -1,8 +1,19 @@
 """Backbones: images to feature maps, behind one small contract (`Backbone`)."""
 
 from lightning_det.backbones.contract import Backbone, RoIStage
+from lightning_det.backbones.dsod import dsod
+from lightning_det.backbones.ssd import VGG16, ssd_tiny
 from lightning_det.backbones.timm import timm_backbone
 from lightning_det.backbones.tiny import tiny_backbone
 from lightning_det.backbones.torchvision import torchvision_backbone
 
-__all__ = ["Backbone", "RoIStage", "timm_backbone", "tiny_backbone", "torchvision_backbone"]
+__all__ = [
+    "VGG16",
+    "Backbone",
+    "RoIStage",
+    "dsod",
+    "ssd_tiny",
+    "timm_backbone",
+    "tiny_backbone",
+    "torchvision_backbone",
+]

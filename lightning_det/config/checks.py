@@ -12,7 +12,15 @@ from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
-SLOTS += ("views.test.flip", "selection.anchors", "selection.rois", "test.merge", "test.vote", "data")
+SLOTS += (
+    "views.test.flip",
+    "selection.anchors",
+    "selection.rois",
+    "selection.priors",
+    "test.merge",
+    "test.vote",
+    "data",
+)
 """Nodes that strategies may replace; each at most once in a list of strategies."""
 
 
@@ -30,11 +38,13 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     for group, names in lists.items():
         check_slots(group, names)
     chosen = (option_file(f"{group}/{name}") for group, names in lists.items() for name in names)
+    chosen = list(chosen)
     contents = [option_file("base"), *chosen]
     cfg = cfg.copy()
     for slot in SLOTS:
         _drop_leftovers(cfg, slot, contents, set(overridden))
     plain = resolved(cfg)
+    _check_selection(plain, lists.get("strategy", []))
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
     check_sense(plain)
@@ -78,6 +88,17 @@ def check_slots(group: str, names: Sequence[str]) -> None:
                     f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
                 )
             owners[slot] = name
+
+
+def _check_selection(cfg: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuses strategies that select what the detector does not have."""
+    known = parameters(locate("detector", cfg["detector"]["_target_"])) or {}
+    for name in names:
+        selects = option_file(f"strategy/{name}").get("selection", {})
+        if selects and not any(f"select_{kind}" in known for kind in selects):
+            raise ConfigError(
+                f"strategy={name} selects {', '.join(selects)}, which detector {cfg['detector']['_target_']} has not"
+            )
 
 
 def option_file(option: str) -> DictConfig:

@@ -61,6 +61,7 @@ class SelectionConfig:
 
     anchors: Any = None
     rois: Any = None
+    priors: Any = None
 
 
 @dataclass

@@ -2,5 +2,6 @@
 
 from lightning_det.detectors.faster_rcnn import FasterRCNN
 from lightning_det.detectors.rfcn import RFCN
+from lightning_det.detectors.ssd import SSD
 
-__all__ = ["RFCN", "FasterRCNN"]
+__all__ = ["RFCN", "SSD", "FasterRCNN"]

@@ -1,10 +1,11 @@
-"""Weights of torchvision's Faster R-CNN R50-FPN in our detector."""
+"""Weights of torchvision's Faster R-CNN R50-FPN and SSD300 in our detectors."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from lightning_det.detectors.faster_rcnn import FasterRCNN
+from lightning_det.detectors.ssd import SSD
 
 RENAMED = {
     "backbone.body.conv1.": "backbone.stages.0.0.",
@@ -18,6 +19,13 @@ RENAMED = {
     "roi_heads.box_head.": "roi_head.predictor.trunk.",
     "roi_heads.box_predictor.cls_score.": "roi_head.predictor.classify.",
     "roi_heads.box_predictor.bbox_pred.": "roi_head.predictor.regress.",
+}
+
+
+SSD_RENAMED = {
+    "backbone.": "backbone.network.",
+    "head.classification_head.module_list.": "classify.",
+    "head.regression_head.module_list.": "regress.",
 }
 
 
@@ -39,13 +47,62 @@ def load_torchvision(
     Raises:
         ValueError: the state_dict is not of such a detector, or misses tensors.
     """
+    weights = _renamed(state_dict, RENAMED, "Faster R-CNN FPN")
+    _select_classes(weights, detector, class_rows)
+    return _load(detector, weights)
+
+
+def load_torchvision_ssd(
+    detector: SSD, state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None = None
+) -> list[str]:
+    """Loads a state_dict of torchvision's ``ssd300_vgg16`` into `SSD`; see `load_torchvision`.
+
+    Args:
+        detector: made with the backbone `VGG16` and torchvision's numbers of priors.
+        state_dict: see `load_torchvision`.
+        class_rows: see `load_torchvision`.
+
+    Returns:
+        See `load_torchvision`.
+
+    Raises:
+        ValueError: see `load_torchvision`.
+    """
+    weights = _renamed(state_dict, SSD_RENAMED, "SSD300")
+    rows = ssd_rows(state_dict, detector.priors.per_cell[0])
+    if class_rows is not None:
+        _check_rows(class_rows, detector.num_classes, rows)
+    for name in [n for n in weights if n.startswith(detector.class_layers)]:
+        if class_rows is not None:
+            weights[name] = weights[name].unflatten(0, (-1, rows))[:, [0, *class_rows]].flatten(0, 1)
+        elif rows != detector.num_classes + 1:
+            del weights[name]
+    return _load(detector, weights)
+
+
+def ssd_rows(state_dict: Mapping[str, Tensor], per_cell: int) -> int:
+    """Classes, background included, of torchvision's SSD with so many priors in a cell of its first map.
+
+    Raises:
+        ValueError: it is none.
+    """
+    first = state_dict.get("head.classification_head.module_list.0.bias")
+    if first is None:
+        raise ValueError("not a state_dict of torchvision's SSD300: it has no classification head")
+    return len(first) // per_cell
+
+
+def _renamed(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str) -> dict[str, Tensor]:
     weights = {}
     for name, tensor in state_dict.items():
-        prefix = next((p for p in RENAMED if name.startswith(p)), None)
+        prefix = next((p for p in table if name.startswith(p)), None)
         if prefix is None:
-            raise ValueError(f"not a state_dict of torchvision's Faster R-CNN FPN: it holds {name!r}")
-        weights[RENAMED[prefix] + name.removeprefix(prefix)] = tensor
-    _select_classes(weights, detector, class_rows)
+            raise ValueError(f"not a state_dict of torchvision's {kind}: it holds {name!r}")
+        weights[table[prefix] + name.removeprefix(prefix)] = tensor
+    return weights
+
+
+def _load(detector: FasterRCNN | SSD, weights: Mapping[str, Tensor]) -> list[str]:
     try:
         missing, unexpected = detector.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -69,9 +126,13 @@ def _select_classes(weights: dict[str, Tensor], detector: FasterRCNN, class_rows
         for name in [n for n in weights if n.startswith(detector.class_layers)]:
             del weights[name]
         return
-    if len(class_rows) != num_classes or not all(0 < r < rows for r in class_rows):
-        raise ValueError(f"class_rows needs {num_classes} numbers of 1 to {rows - 1}, got {list(class_rows)}")
+    _check_rows(class_rows, num_classes, rows)
     index = [0, *class_rows]
     for name in [n for n in weights if n.startswith(detector.class_layers)]:
         per_row = weights[name].unflatten(0, (rows, -1))
         weights[name] = per_row[index].flatten(0, 1)
+
+
+def _check_rows(class_rows: Sequence[int], num_classes: int, rows: int) -> None:
+    if len(class_rows) != num_classes or not all(0 < r < rows for r in class_rows):
+        raise ValueError(f"class_rows needs {num_classes} numbers of 1 to {rows - 1}, got {list(class_rows)}")

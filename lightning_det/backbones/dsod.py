@@ -1,0 +1,232 @@
+"""DSOD: a densely connected network with prediction maps at six resolutions, made to be trained from scratch.
+
+Shen et al., ICCV 2017, and the authors' Caffe code (szq0214/DSOD), which is followed where the two differ.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_det.backbones.norms import Norm, set_norm
+
+BLOCKS = (6, 8, 8, 8)
+PUBLISHED_HALVES = (256, 128, 128, 128)
+"""Channels of each half of the coarser prediction maps."""
+PUBLISHED_PLAIN = (512, 128, 128, 128)
+
+
+def dsod(
+    form: Literal["pyramid"] = "pyramid",
+    stem_width: int = 64,
+    bottleneck: int = 192,
+    growth: int = 48,
+    compression: float = 1.0,
+    blocks: Sequence[int] = BLOCKS,
+    stem: Literal["dsod", "densenet"] = "dsod",
+    transition_without_pooling: bool = True,
+    prediction: Literal["dense", "plain"] = "dense",
+    second: int = 256,
+    halves: Sequence[int] = PUBLISHED_HALVES,
+    plain: Sequence[int] = PUBLISHED_PLAIN,
+    norm: Norm = "batch",
+    checkpointed: bool = False,
+) -> "DSOD":
+    """DS/A-B-k-theta in the paper's notation.
+
+    Args:
+        form: what it makes: a map per resolution, from stride 8 on.
+        stem_width: A, channels of the stem's first convolution.
+        bottleneck: B, channels of the 1 x 1 convolution in each dense layer.
+        growth: k, channels that each dense layer adds.
+        compression: theta, share of the channels that transitions keep.
+        blocks: layers of the dense blocks; without ``transition_without_pooling`` the last one is left out.
+        stem: ``dsod``: three 3 x 3 convolutions; ``densenet``: one 7 x 7.
+        transition_without_pooling: whether a further dense block follows at the same resolution.
+        prediction: ``dense``: each prediction map has one half learned and one half reused from the finer map;
+            ``plain``: learned as in SSD.
+        second: channels of each half of the second prediction map (``dense``).
+        halves: channels of each half of the later prediction maps, whose number this is; with ``plain``, of the
+            bottlenecks before them.
+        plain: channels of the later prediction maps (``plain``). Those of the released comparison are not published:
+            the default fits its 18.2 million parameters, SSD's own (512, 256, 256, 256) those of the rows without stem.
+        norm: see `set_norm`.
+        checkpointed: whether dense layers are computed again in the backward pass instead of kept: less memory,
+            more time.
+    """
+    network = DSOD(
+        stem_width,
+        bottleneck,
+        growth,
+        compression,
+        blocks if transition_without_pooling else blocks[:-1],
+        stem,
+        prediction,
+        second,
+        halves,
+        plain,
+        checkpointed,
+    )
+    initialise(network)
+    return set_norm(network, norm)
+
+
+class DSOD(nn.Module):
+    """See `dsod`.
+
+    Attributes:
+        channels: of the prediction maps, finest first.
+        strides: image pixels per cell of each, up to rounding.
+    """
+
+    roi_stage = None
+
+    def __init__(
+        self,
+        stem_width: int,
+        bottleneck: int,
+        growth: int,
+        compression: float,
+        blocks: Sequence[int],
+        stem: str,
+        prediction: str,
+        second: int,
+        halves: Sequence[int],
+        plain: Sequence[int],
+        checkpointed: bool,
+    ):
+        super().__init__()
+        if stem not in ("dsod", "densenet") or prediction not in ("dense", "plain"):
+            raise ValueError(f"stem is dsod or densenet and prediction dense or plain, got {stem!r} and {prediction!r}")
+        if len(blocks) not in (3, 4):
+            raise ValueError(f"DSOD has three or four dense blocks, got {blocks}")
+        dense = prediction == "dense"
+        self.stem, channels = (
+            (_stem(stem_width), 2 * stem_width) if stem == "dsod" else (_densenet_stem(stem_width), stem_width)
+        )
+
+        def block(layers: int, inputs: int) -> tuple[nn.Module, int]:
+            return DenseBlock(inputs, layers, bottleneck, growth, checkpointed), inputs + layers * growth
+
+        def transition(inputs: int, outputs: int | None = None) -> tuple[nn.Module, int]:
+            outputs = int(inputs * compression) if outputs is None else outputs
+            return unit(inputs, outputs, 1), outputs
+
+        self.block1, channels = block(blocks[0], channels)
+        self.transition1, channels = transition(channels)
+        self.block2, channels = block(blocks[1], channels)
+        self.transition2, first = transition(channels)
+        self.block3, channels = block(blocks[2], first)
+        self.tail = nn.Sequential()
+        if len(blocks) == 4:
+            layer, channels = transition(channels)
+            self.tail.append(layer)
+            layer, channels = block(blocks[3], channels)
+            self.tail.append(layer)
+        layer, channels = transition(channels, second if dense else None)
+        self.tail.append(layer)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.side = unit(first, second, 1) if dense else None
+        channels = 2 * second if dense else channels
+        self.channels = [first, channels]
+        self.steps = nn.ModuleList()
+        for half, outputs in zip(halves, halves if dense else plain, strict=True):
+            step = HalfStep(channels, half) if dense else PlainStep(channels, half, outputs)
+            self.steps.append(step)
+            channels = step.channels
+            self.channels.append(channels)
+        self.strides = [2 ** (3 + number) for number in range(len(self.channels))]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on)."""
+        x = self.block1(self.stem(images))
+        x = self.block2(self.pool(self.transition1(x)))
+        first = self.transition2(x)
+        pooled = self.pool(first)
+        second = self.tail(self.block3(pooled))
+        if self.side is not None:
+            second = torch.cat([second, self.side(pooled)], dim=1)
+        maps = [first, second]
+        for step in self.steps:
+            maps.append(step(maps[-1]))
+        return maps
+
+
+class DenseBlock(nn.Module):
+    """Layers that each see all that came before (Huang et al., CVPR 2017)."""
+
+    def __init__(self, inputs: int, layers: int, bottleneck: int, growth: int, checkpointed: bool):
+        super().__init__()
+        self.checkpointed = checkpointed
+        self.layers = nn.ModuleList(
+            nn.Sequential(unit(inputs + n * growth, bottleneck, 1), unit(bottleneck, growth, 3)) for n in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C + layers * growth, H, W)."""
+        for layer in self.layers:
+            if self.checkpointed and self.training and torch.is_grad_enabled():
+                new = checkpoint(layer, x, use_reentrant=False)
+            else:
+                new = layer(x)
+            x = torch.cat([x, new], dim=1)
+        return x
+
+
+class HalfStep(nn.Module):
+    """Halves the resolution: one half of the channels is pooled from the finer map, the other learned (section 3.1)."""
+
+    def __init__(self, inputs: int, half: int):
+        super().__init__()
+        self.channels = 2 * half
+        self.reused = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), unit(inputs, half, 1))
+        self.learned = nn.Sequential(unit(inputs, half, 1), unit(half, half, 3, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, 2 * half, ceil(H / 2), ceil(W / 2))."""
+        return torch.cat([self.reused(x), self.learned(x)], dim=1)
+
+
+class PlainStep(nn.Module):
+    """Halves the resolution as SSD does: a bottleneck, then a 3 x 3 convolution."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int):
+        super().__init__()
+        self.channels = outputs
+        self.learned = nn.Sequential(unit(inputs, middle, 1), unit(middle, outputs, 3, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        return self.learned(x)
+
+
+def unit(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """BatchNorm, ReLU, convolution: activation comes before it."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), conv)
+
+
+def _stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        *_conv(3, width, 3, 2), *_conv(width, width, 3), *_conv(width, 2 * width, 3), nn.MaxPool2d(2, ceil_mode=True)
+    )
+
+
+def _densenet_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(*_conv(3, width, 7, 2), nn.MaxPool2d(3, 2, padding=1))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Draws the weights of convolutions as Caffe's "xavier" does: uniform, of variance 1 / inputs."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

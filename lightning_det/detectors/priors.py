@@ -1,0 +1,79 @@
+"""Prior boxes of single-shot detectors (SSD, section 2.2), in the numeric convention of its Caffe code."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+
+class Priors(nn.Module):
+    """Boxes on a grid per prediction map.
+
+    Per cell: a square of the map's size, one of the geometric mean of it and the next map's size, then for each ratio
+    a wide box and a tall one. They are not clipped to the image.
+
+    Args:
+        sizes: of the squares, one per map and one more, pixels of the view.
+        ratios: width / height above 1, for all maps alike or one list per map.
+        steps: distance of the cells of each map, pixels of the view. None: image size / map size. Published: 8, 16, 32,
+            64, 100, 300, which for the 2 x 2 cells of DSOD's last map puts 12 of 16 priors outside the image.
+        longest: sides are cut to this, pixels of the view. None: they are not; torchvision cuts them to the image's.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[float],
+        ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
+        steps: Sequence[float] | None = None,
+        longest: float | None = None,
+    ):
+        super().__init__()
+        count = len(sizes) - 1
+        lists = [list(r) if isinstance(r, Sequence) else r for r in ratios]
+        by_map = lists if lists and isinstance(lists[0], list) else [lists] * count
+        if count < 1 or min(sizes) <= 0 or len(by_map) != count or (steps is not None and len(steps) != count):
+            raise ValueError(
+                f"priors need positive sizes for every map and one more, and as many lists of ratios and steps as "
+                f"maps; got sizes {list(sizes)}, ratios {lists}, steps {steps}"
+            )
+        self.steps = None if steps is None else list(steps)
+        self.per_cell = [2 + 2 * len(r) for r in by_map]
+        for number, own in enumerate(by_map):
+            cell = _cell(sizes[number], sizes[number + 1], own)
+            if longest is not None:
+                cell = cell.clamp(-longest / 2, longest / 2)
+            self.register_buffer(f"cell{number}", cell, persistent=False)
+
+    def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
+        """Priors (P, 4) float32 ``xyxy`` in pixels of the view: by map, row, column, and box of a cell.
+
+        Args:
+            image_size: (height, width) of the padded batch.
+            maps: prediction maps (B, C, h, w).
+        """
+        return torch.cat([self._grid(number, image_size, m.shape[-2:]) for number, m in enumerate(maps)])
+
+    def _grid(self, number: int, image_size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+        cell = getattr(self, f"cell{number}")
+        steps = [self.steps[number]] * 2 if self.steps else [i / s for i, s in zip(image_size, shape, strict=True)]
+        y, x = ((torch.arange(n, device=cell.device) + 0.5) * step for n, step in zip(shape, steps, strict=True))
+        centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
+        centre = torch.stack([centre_x, centre_y] * 2, dim=-1)
+        return (centre[:, :, None] + cell).reshape(-1, 4)
+
+
+def _cell(size: float, larger: float, ratios: Sequence[float]) -> Tensor:
+    """Boxes (n, 4) of a cell around its centre."""
+    sides = [(size, size), (sqrt(size * larger),) * 2]
+    for ratio in ratios:
+        wide = size * sqrt(ratio), size / sqrt(ratio)
+        sides += [wide, wide[::-1]]
+    half = torch.tensor(sides) / 2
+    return torch.cat([-half, half], dim=1)
+
+
+def spread(smallest: float, largest: float, maps: int) -> list[float]:
+    """Sizes for a number of maps and one more, in equal ratios from the smallest to the largest and beyond."""
+    ratio = (largest / smallest) ** (1 / max(1, maps - 1))
+    return [smallest * ratio**number for number in range(maps + 1)]

@@ -1,0 +1,120 @@
+"""Matching of priors, and the choice of negatives, of single-shot detectors (SSD, section 2.2)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_det.ops.boxes import intersections
+from lightning_det.selection.matching import BACKGROUND, CHUNK, SKIP, match
+from lightning_det.structures import State
+
+LEAST = 1e-6
+"""IoU above which a box can be given to a prior."""
+
+
+def label_priors(
+    priors: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    states: Tensor,
+    positive: float = 0.5,
+    ignore: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels priors: every box gets the best prior that is left, then every prior its best box.
+
+    Args:
+        priors: (P, 4).
+        boxes: (B, G, 4).
+        classes: (B, G) int64, counted from 0.
+        states: (B, G), see `State`; only valid boxes are matched.
+        positive: lowest IoU of a prior that gets a box's class without being its best.
+        ignore: priors that would be background are skipped when their IoU with an invalid box, or their share in an
+            ignored one, is greater.
+
+    Returns:
+        labels: (B, P) int64 of 1 + class, `BACKGROUND` and `SKIP`.
+        index: (B, P) int64, the matched box.
+        iou: (B, P) float32, highest IoU with a valid box.
+    """
+    usable = states == State.VALID
+    found = match(priors, boxes, states, usable, invalid=ignore, ignored=ignore)
+    given = assign_best(priors, boxes, usable)
+    is_given = given >= 0
+    index = torch.where(is_given, given, found.index)
+    is_positive = is_given | (found.iou >= positive)
+    labels = torch.where(is_positive, classes.gather(1, index) + 1, BACKGROUND)
+    return labels.masked_fill(found.hidden & ~is_positive, SKIP), index, found.iou
+
+
+def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
+    """Gives every box one prior of its own: of all pairs that are left the one of highest IoU, again and again.
+
+    Of a box's priors only its G best can matter, since others take at most G - 1 of them. The loop is as long as the
+    padded number of boxes, whatever they are, and its tensors are small: nothing waits for the device.
+
+    Args:
+        priors: (P, 4).
+        boxes: (B, G, 4).
+        usable: (B, G) bool.
+
+    Returns:
+        (B, P) int64, the box that a prior was given to, or -1.
+    """
+    batch, count = usable.shape
+    best = min(count, len(priors))
+    values, places = [], []
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        common, area, other = intersections(boxes[:, part], priors)
+        iou = common / (area + other - common).clamp(min=1e-12) * usable[:, part, None]
+        top = iou.topk(best, dim=2)
+        values.append(top.values)
+        places.append(top.indices)
+    value, place = torch.cat(values, dim=1).flatten(1), torch.cat(places, dim=1).flatten(1)
+    owner = torch.arange(count, device=boxes.device).repeat_interleave(best)
+    given = torch.full((batch, len(priors)), -1, dtype=torch.int64, device=boxes.device)
+    for _ in range(count):
+        highest, pair = value.max(dim=1, keepdim=True)
+        prior, box = place.gather(1, pair), owner[pair]
+        given.scatter_(1, prior, torch.where(highest > LEAST, box, given.gather(1, prior)))
+        value = value.masked_fill((place == prior) | (owner == box), 0.0)
+    return given
+
+
+class HardNegativeSelector:
+    """Keeps all positives, and of the background what is most taken for objects (SSD, section 2.2).
+
+    Args:
+        ratio: negatives per positive of an image, at most. An image without positives has no negatives either.
+    """
+
+    def __init__(self, ratio: float = 3.0):
+        if ratio <= 0:
+            raise ValueError(f"hard negatives need a ratio above 0, got {ratio}")
+        self.ratio = ratio
+
+    def __call__(
+        self,
+        labels: Tensor,
+        boxes: Tensor,
+        losses: Callable[[int, str], Tensor] | None = None,
+        ious: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Selects the regions that carry loss.
+
+        Args:
+            labels: (B, R) int64: above 0 positive, 0 background, below 0 never selected.
+            boxes: (B, R, 4) the regions; not used here.
+            losses: see `RandomSelector`; that of background is its classification loss.
+            ious: see `RandomSelector`; not used here.
+
+        Returns:
+            ``index`` (B, R) int64, which is every region, and ``chosen`` (B, R) bool.
+        """
+        index = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+        positive, negative = labels > 0, labels == 0
+        loss = losses(labels.shape[1], "train").masked_fill(~negative, -torch.inf)
+        rank = loss.argsort(dim=1, descending=True).argsort(dim=1)
+        quota = self.ratio * positive.sum(dim=1, keepdim=True)
+        return index, positive | (negative & (rank < quota))
