@@ -69,6 +69,8 @@ def choice(group, name):
         ("backbone", "timm"): ["backbone.name=efficientnet_b0"],
         ("detector", name): ["backbone=resnet50"],  # a small backbone would make the detector small
     }
+    if group == "backbone" and name.startswith(("dsod", "ssd")):
+        demanded[group, name] = ["detector=ssd"]
     value = "[default]" if (group, name) == ("callbacks", "default") else lists.get(group, name)
     return [f"{group}={value}", *demanded.get((group, name), [])]
 
