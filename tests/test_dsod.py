@@ -1,5 +1,6 @@
 """DSOD: the published networks, their parts, and what deep supervision does."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -153,24 +154,59 @@ def test_weights_are_drawn_as_in_caffe():
     assert bottleneck.std().item() == pytest.approx(128**-0.5, rel=0.02)
 
 
-def test_checkpointed_blocks_change_nothing():
-    batch = make_batch(2, 96, 128)
-    gradients, statistics = [], []
-    for checkpointed in (False, True):
-        torch.manual_seed(0)
-        model = SSD.build(
-            published("dsod_tiny", checkpointed=checkpointed),
-            6,
-            [8, 64],
-            HardNegativeSelector(),
-            l2_norm=True,
-            head_norm="batch",
-        )
-        sum(model.losses(batch).values()).backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters()})
-        statistics.append({n: b for n, b in model.named_buffers() if "running" in n})
+def one_step(**changes):
+    """Gradients and buffers of dsod_tiny after a forward and a backward pass, always from the same weights."""
+    torch.manual_seed(0)
+    model = SSD.build(
+        published("dsod_tiny", **changes), 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch"
+    )
+    sum(model.losses(make_batch(2, 96, 128)).values()).backward()
+    return {n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("changes", [{}, {"stem": "densenet", "prediction": "plain"}, {"norm": "group"}])
+def test_checkpointed_networks_change_nothing(changes):
+    """Neither gradients nor running statistics, which a second forward pass must not move again."""
+    gradients, buffers = zip(*(one_step(checkpointed=c, **changes) for c in (False, True)), strict=True)
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+    assert buffers[0].keys() == buffers[1].keys()
+    for name, buffer in buffers[0].items():
+        torch.testing.assert_close(buffers[1][name], buffer, atol=0, rtol=0, msg=name)
+    if "norm" not in changes:
+        assert buffers[1]["backbone.block1.layers.0.0.0.num_batches_tracked"] == 1
+
+
+def test_checkpointed_networks_compile():
+    torch._dynamo.reset()
+    network = published("dsod_tiny", checkpointed=True, blocks=(1, 2, 1, 1))
+    compiled, images = copy.deepcopy(network), torch.randn(2, 3, 64, 64)
+    compiled.compile(fullgraph=True, backend="aot_eager")  # a graph break is an error
+    for one in (network, compiled):
+        sum(m.sum() for m in one(images)).backward()
+    assert all(p.grad is not None for p in compiled.parameters())
+    for (name, buffer), other in zip(network.named_buffers(), compiled.buffers(), strict=True):
+        torch.testing.assert_close(other, buffer, msg=name)
+
+
+def test_checkpointed_networks_keep_less():
+    """Of what autograd holds after the forward pass, each storage once."""
+    kept = []
+    for checkpointed in (False, True):
+        network = published("dsod_64_192_48_1", checkpointed=checkpointed)
+        found = {}
+
+        def pack(tensor, found=found):
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            maps = network(torch.randn(2, 3, 128, 128))
+        weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        kept.append(sum(size for place, size in found.items() if place not in weights))
+        del maps
+    assert kept[1] < 0.3 * kept[0]
 
 
 def test_tiny_networks_are_of_equal_size():

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from lightning_det.backbones.again import again
 from lightning_det.backbones.norms import Norm, set_norm
 
 BLOCKS = (6, 8, 8, 8)
@@ -53,8 +53,8 @@ def dsod(
         plain: channels of the later prediction maps (``plain``). Those of the released comparison are not published:
             the default fits its 18.2 million parameters, SSD's own (512, 256, 256, 256) those of the rows without stem.
         norm: see `set_norm`.
-        checkpointed: whether dense layers are computed again in the backward pass instead of kept: less memory,
-            more time.
+        checkpointed: whether dense layers, and BatchNorm and ReLU of stem and transitions, are computed again in the
+            backward pass instead of kept (see `again`): less memory, more time.
     """
     network = DSOD(
         stem_width,
@@ -103,6 +103,7 @@ class DSOD(nn.Module):
         if len(blocks) not in (3, 4):
             raise ValueError(f"DSOD has three or four dense blocks, got {blocks}")
         dense = prediction == "dense"
+        self.checkpointed = checkpointed
         self.stem, channels = (
             (_stem(stem_width), 2 * stem_width) if stem == "dsod" else (_densenet_stem(stem_width), stem_width)
         )
@@ -141,17 +142,30 @@ class DSOD(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on)."""
-        x = self.block1(self.stem(images))
-        x = self.block2(self.pool(self.transition1(x)))
-        first = self.transition2(x)
+        x = self.block1(self._stem(images))
+        x = self.block2(self.pool(self._unit(self.transition1, x)))
+        first = self._unit(self.transition2, x)
         pooled = self.pool(first)
-        second = self.tail(self.block3(pooled))
+        second = self.block3(pooled)
+        for layer in self.tail:
+            second = layer(second) if isinstance(layer, DenseBlock) else self._unit(layer, second)
         if self.side is not None:
             second = torch.cat([second, self.side(pooled)], dim=1)
         maps = [first, second]
         for step in self.steps:
             maps.append(step(maps[-1]))
         return maps
+
+    def _stem(self, images: Tensor) -> Tensor:
+        if not self.checkpointed:
+            return self.stem(images)
+        x = self.stem[0](images)
+        for start in range(1, len(self.stem), 3):  # BatchNorm, ReLU, and a convolution or pooling
+            x = again(self.stem[start : start + 3], x)
+        return x
+
+    def _unit(self, layers: nn.Module, x: Tensor) -> Tensor:
+        return again(layers, x) if self.checkpointed else layers(x)
 
 
 class DenseBlock(nn.Module):
@@ -166,13 +180,11 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C + layers * growth, H, W)."""
+        maps = [x]
         for layer in self.layers:
-            if self.checkpointed and self.training and torch.is_grad_enabled():
-                new = checkpoint(layer, x, use_reentrant=False)
-            else:
-                new = layer(x)
-            x = torch.cat([x, new], dim=1)
-        return x
+            # A concatenation for each layer, kept, would take memory that grows with their number squared.
+            maps.append(again(layer, *maps) if self.checkpointed else layer(torch.cat(maps, dim=1)))
+        return torch.cat(maps, dim=1)
 
 
 class HalfStep(nn.Module):
