@@ -1,18 +1,22 @@
 """A training step beside another: same backbone, weights, images, boxes and settings.
 
-``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, ``--compare ohem`` one of our
-detectors (``--detector``) with OHEM beside itself with random sampling. Both arms take their steps in turn in one
-process, so that whatever else the machine does meets both alike; the ratio of a pair of neighbouring steps is the
-measurement, its median over all pairs the result.
+``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, or our SSD300 (``--detector ssd``)
+beside torchvision's; ``--compare ohem`` is one of our detectors with OHEM beside itself with random sampling. Both arms
+take their steps in turn in one process, so that whatever else the machine does meets both alike; the ratio of a pair of
+neighbouring steps is the measurement, its median over all pairs the result.
 
     python benchmarks/train_step.py                                              # CPU, fp32
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile
+    python benchmarks/train_step.py --detector ssd
+    python benchmarks/train_step.py --detector ssd --batch 32 --device cuda --precision bf16
     python benchmarks/train_step.py --compare ohem --detector rfcn --size 608 1008 --batch 1
 
 A step is forward, backward and an SGD update, from uint8 images on the device. torchvision gets float images of the
-same pixels (its API takes no others), made outside the measured time. Memory is the peak above what was in use before
-the step: on a GPU what torch allocated, on the CPU resident memory of a process that takes steps of this arm alone.
+same pixels (its API takes no others), made outside the measured time. SSD's losses are equal on equal weights, unless
+more than a fourth of an image's priors are positive: torchvision counts some of those twice. Memory is the peak above
+what was in use before the step: on a GPU what torch allocated, on the CPU resident memory of a process that takes
+steps of this arm alone.
 """
 
 import argparse
@@ -20,22 +24,23 @@ import gc
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 
 import torch
 import torchvision
+from published import SIDE, ssd300
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from lightning_det.backbones import torchvision_backbone
 from lightning_det.detectors import RFCN, FasterRCNN
-from lightning_det.detectors.torchvision_weights import load_torchvision
+from lightning_det.detectors.torchvision_weights import load_torchvision, load_torchvision_ssd
 from lightning_det.selection import HardSelector, RandomSelector
 from lightning_det.structures import Batch, State
 
@@ -44,7 +49,7 @@ ANCHOR_SIZES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
 
 
-def make_batch(count: int, height: int, width: int, boxes: int, device: str) -> Batch:
+def make_batch(count: int, height: int, width: int, boxes: int, device: str, classes: int = CLASSES) -> Batch:
     """Random views with ``boxes`` objects each."""
     rng = torch.Generator().manual_seed(0)
     extent = torch.tensor([width, height])
@@ -54,7 +59,7 @@ def make_batch(count: int, height: int, width: int, boxes: int, device: str) -> 
         images=torch.randint(0, 256, (count, 3, height, width), generator=rng, dtype=torch.uint8),
         sizes=torch.tensor([[height, width]] * count),
         boxes=torch.cat([corner, corner + side], dim=-1),
-        labels=torch.randint(0, CLASSES, (count, boxes), generator=rng),
+        labels=torch.randint(0, classes, (count, boxes), generator=rng),
         states=torch.full((count, boxes), State.VALID),
         windows=torch.tensor([[0.0, 0.0, width, height]] * count),
         ranges=torch.tensor([[0.0, float("inf")]] * count),
@@ -89,10 +94,17 @@ def make_detector(options: argparse.Namespace, select) -> torch.nn.Module:
     return make(torchvision_backbone(options.backbone, "c4"), *arguments, **numbers)
 
 
-def make_ours(backbone: str, reference: torch.nn.Module) -> FasterRCNN:
-    """Our detector with the reference's weights."""
+def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The reference, and our detector with its weights."""
+    torch.manual_seed(0)
+    if options.detector == "ssd":
+        settings = {"weights": None, "weights_backbone": None, "trainable_backbone_layers": 5}
+        reference, ours = ssd300_vgg16(num_classes=CLASSES + 1, **settings), ssd300(CLASSES)
+        load_torchvision_ssd(ours, reference.state_dict())
+        return reference, ours
+    reference = make_torchvision(options.backbone, *options.size)
     ours = FasterRCNN.fpn(
-        torchvision_backbone(backbone, "pyramid", norm="batch"),
+        torchvision_backbone(options.backbone, "pyramid", norm="batch"),
         CLASSES,
         ANCHOR_SIZES,
         RATIOS,
@@ -100,7 +112,7 @@ def make_ours(backbone: str, reference: torch.nn.Module) -> FasterRCNN:
         RandomSelector(512, 0.25),
     )
     load_torchvision(ours, reference.state_dict())
-    return ours
+    return reference, ours
 
 
 class Count(TorchDispatchMode):
@@ -122,45 +134,49 @@ NAMES = {"torchvision": ("torchvision", "lightning-det"), "ohem": ("random sampl
 """What is compared, the yardstick first."""
 
 
+DETECTORS = {"torchvision": ("fpn", "ssd"), "ohem": ("c4", "fpn", "rfcn")}
+"""With what each can be done, the default first."""
+
+
+def steps_of(model: torch.nn.Module, losses: Callable[[], dict], device: str, precision: str) -> Callable:
+    """A function that takes a training step and returns its loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def run() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            total = sum(losses().values())
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return total
+
+    return run
+
+
 def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
     """A function per arm that takes one step and returns its loss."""
-    height, width = options.size
-    batch = make_batch(options.batch, height, width, options.boxes, options.device)
-
-    def step(model, losses):
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-
-        def run() -> float:
-            autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
-            with autocast:
-                total = sum(losses().values())
-            total.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return total
-
-        return run
+    batch = make_batch(options.batch, *options.size, options.boxes, options.device)
+    how = options.device, options.precision
 
     def ours(model):
         model = model.to(options.device, memory_format=torch.channels_last).train()
         if options.compile:
             model.compile_parts()
             torch._dynamo.config.cache_size_limit = 64
-        return step(model, lambda: model.losses(batch))
+        return steps_of(model, lambda: model.losses(batch), *how)
 
     if options.compare == "ohem":
         select = {"random sampling": RandomSelector(options.rois, 0.25), "OHEM": HardSelector(options.rois)}
         return {name: ours(make_detector(options, select[name])) for name in names}
-    torch.manual_seed(0)
-    reference = make_torchvision(options.backbone, height, width)
+    reference, model = make_pair(options)
     made = {}
     if "lightning-det" in names:
-        made["lightning-det"] = ours(make_ours(options.backbone, reference))
+        made["lightning-det"] = ours(model)
     if "torchvision" in names:
         images = list(batch.images.float() / 255)
         targets = [{"boxes": b, "labels": labels + 1} for b, labels in zip(batch.boxes, batch.labels, strict=True)]
         reference = reference.to(options.device).train()
-        made["torchvision"] = step(reference, lambda: reference(images, targets))
+        made["torchvision"] = steps_of(reference, lambda: reference(images, targets), *how)
     return {name: made[name] for name in names}
 
 
@@ -180,22 +196,27 @@ def measure(run, device: str) -> tuple[float, float]:
     return seconds, (torch.cuda.max_memory_allocated() - before) / 2**30 if device == "cuda" else 0.0
 
 
-def resident_peak(options: argparse.Namespace, name: str) -> float:
+def resident_peak(options: argparse.Namespace, name: str, arms: Callable = arms) -> float:
     """Peak resident memory in GiB of two steps of an arm, above that of its model; in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_resident_peak, options, name).result()
+        return pool.submit(_resident_peak, options, name, arms).result()
 
 
-def _resident_peak(options: argparse.Namespace, name: str) -> float:
+def _resident_peak(options: argparse.Namespace, name: str, arms: Callable) -> float:
     torch.set_num_threads(options.threads)
     run = arms(options, [name])[name]
     gc.collect()
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1]) * resource.getpagesize()
+    before = _resident("VmRSS")
     for _ in range(2):
         run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**30
+    return (_resident("VmHWM") - before) / 2**20
+
+
+def _resident(field: str) -> int:
+    """KiB from the kernel's account of this process; getrusage's peak would start with that of the parent process."""
+    with open("/proc/self/status") as file:
+        return int(next(line.split()[1] for line in file if line.startswith(field)))
 
 
 def compare(options: argparse.Namespace) -> dict:
@@ -254,13 +275,17 @@ def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--compare", default="torchvision", choices=list(NAMES))
-    parser.add_argument("--detector", default="c4", choices=["c4", "fpn", "rfcn"], help="of --compare ohem")
+    parser.add_argument(
+        "--detector", choices=["fpn", "ssd", "c4", "rfcn"], help="default: fpn; with --compare ohem c4, never ssd"
+    )
     parser.add_argument("--rois", type=int, default=128, help="per image that carry loss, of --compare ohem")
     parser.add_argument("--proposals", type=int, default=300, help="per image, of --compare ohem")
     parser.add_argument("--memory", action="store_true", help="measure memory on the CPU too (Linux)")
     parser.add_argument("--backbone", default="resnet50", choices=["resnet18", "resnet34", "resnet50", "resnet101"])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: 320 320; SSD has 300 300"
+    )
     parser.add_argument("--boxes", type=int, default=8, help="objects per image")
     parser.add_argument("--steps", type=int, default=15, help="measured pairs of steps")
     parser.add_argument("--warmup", type=int, default=2)
@@ -270,13 +295,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
+    options.detector = options.detector or DETECTORS[options.compare][0]
+    if options.detector not in DETECTORS[options.compare]:
+        parser.error(f"--compare {options.compare} is with one of {', '.join(DETECTORS[options.compare])}")
+    is_ssd = options.detector == "ssd"
+    options.size = options.size or [SIDE if is_ssd else 320] * 2
+    if is_ssd and list(options.size) != [SIDE] * 2:
+        parser.error(f"torchvision's SSD resizes everything to {SIDE} x {SIDE}: no other size compares")
     torch.set_num_threads(options.threads)
     result = compare(options)
-    detector = "fpn" if options.compare == "torchvision" else options.detector
     print(
-        f"{options.backbone} {detector}, batch {options.batch}, {' x '.join(map(str, options.size))}, "
-        f"{options.precision}"
-        f"{', compiled' if options.compile else ''}; {hardware(options.device, options.threads)}; "
+        f"{'vgg16' if is_ssd else options.backbone} {options.detector}, batch {options.batch}, "
+        f"{' x '.join(map(str, options.size))}, {options.precision}{', compiled' if options.compile else ''}; "
+        f"{hardware(options.device, options.threads)}; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; {date.today()}\n"
     )
     print("| arm | s / step | images / s | peak GiB | operators | that wait for the data |\n|---|---|---|---|---|---|")

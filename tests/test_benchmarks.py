@@ -46,6 +46,19 @@ def test_train_step(run_benchmark):
     assert result["ratio"] > 0
 
 
+def test_train_step_of_ssd(run_benchmark):
+    result = run_benchmark("train_step.py", "--detector", "ssd", "--batch", 1, "--steps", 1, "--warmup", 0)
+    assert result["arms"]["lightning-det"]["waiting"] == 0 < result["arms"]["torchvision"]["waiting"]
+
+
+@pytest.mark.parametrize("wrong", [("--detector", "rfcn"), ("--detector", "ssd", "--size", "320", "320")])
+def test_comparisons_that_mean_nothing_are_refused(wrong):
+    call = [sys.executable, str(BENCHMARKS / "train_step.py"), *wrong]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+
+
 def test_train_step_with_ohem(run_benchmark):
     small = ("--size", 64, 96, "--steps", 2, "--warmup", 0, "--rois", 8, "--proposals", 24, "--memory")
     result = run_benchmark(

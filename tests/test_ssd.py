@@ -346,6 +346,22 @@ def test_detections_equal_torchvision():
         assert (same.sum(dim=1) == 1).all()
 
 
+def test_losses_and_gradients_equal_torchvision():
+    reference, model = torchvision_ssd(21).train(), ours(20).train()
+    load_torchvision_ssd(model, reference.state_dict())
+    batch = make_batch(2, 300, 300, padded=5, seed=1)  # no box that two priors fit alike: rounding would choose
+    targets = [{"boxes": b, "labels": n + 1} for b, n in zip(batch.boxes, batch.labels, strict=True)]
+    expected, found = reference(list(batch.images.float() / 255), targets), model.losses(batch)
+    torch.testing.assert_close(found["class"], expected["classification"], atol=0, rtol=1e-4)
+    torch.testing.assert_close(found["box"], expected["bbox_regression"], atol=0, rtol=1e-4)
+    for losses in (expected, found):
+        sum(losses.values()).backward()
+    for part, other in ((model.classify, "classification_head"), (model.regress, "regression_head")):
+        for layer, theirs in zip(part, getattr(reference.head, other).module_list, strict=True):
+            scale = theirs.weight.grad.abs().max().item()
+            torch.testing.assert_close(layer.weight.grad, theirs.weight.grad, atol=1e-4 * scale, rtol=1e-3)
+
+
 def test_classes_of_torchvision_weights_are_found_by_name():
     reference = torchvision_ssd(91)
     names = ("dog", "person")
