@@ -59,6 +59,15 @@ def test_comparisons_that_mean_nothing_are_refused(wrong):
     assert "error: " in done.stderr
 
 
+def test_single_shot(run_benchmark):
+    result = run_benchmark("single_shot.py", "--batch", 1, "--steps", 1, "--warmup", 0, "--memory")
+    plain, checkpointed, ssd = result["networks"].values()
+    for row in (plain, checkpointed, ssd):
+        assert min(row.values()) > 0
+        assert row["kept_gib"] < row["peak_gib"]
+    assert result["saved"]["kept"] == 1 - checkpointed["kept_gib"] / plain["kept_gib"] > 0.4
+
+
 def test_train_step_with_ohem(run_benchmark):
     small = ("--size", 64, 96, "--steps", 2, "--warmup", 0, "--rois", 8, "--proposals", 24, "--memory")
     result = run_benchmark(
