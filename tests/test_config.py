@@ -1,6 +1,7 @@
 """Every option composes, and what does not fit is named before a run starts."""
 
 import json
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -8,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from lightning_det.build import build, build_data, build_planner, portable, read_split
+from lightning_det.annotations import LabelMap
+from lightning_det.build import build, build_data, build_module, build_planner, portable, read_split
 from lightning_det.cli import checked, chosen, explain, overridden_keys, save_config
 from lightning_det.config import (
     CONF,
@@ -69,7 +71,7 @@ def choice(group, name):
         ("backbone", "timm"): ["backbone.name=efficientnet_b0"],
         ("detector", name): ["backbone=resnet50"],  # a small backbone would make the detector small
     }
-    if group == "backbone" and name.startswith(("dsod", "ssd")):
+    if group == "backbone" and name.startswith(("dsod", "ssd", "grp_dsod")):
         demanded[group, name] = ["detector=ssd"]
     value = "[default]" if (group, name) == ("callbacks", "default") else lists.get(group, name)
     return [f"{group}={value}", *demanded.get((group, name), [])]
@@ -479,6 +481,27 @@ def test_another_dataset_comes_whole(composed):
     # Views refer to the dataset, the detector's anchors are learned.
     assert resolved(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
     assert merged.detector.anchor_sizes == saved["detector"]["anchor_sizes"] == [8, 16, 32, 64, 128]
+
+
+@pytest.mark.parametrize(("backbone", "maps"), [("dsod_tiny", 4), ("ssd_tiny", 4), ("tiny", 4)])
+def test_a_gated_pyramid_fits_any_backbone(composed, backbone, maps):
+    cfg = accepted(composed("train", "detector=grp_dsod", f"backbone={backbone}"))
+    detector = build_module(cfg, LabelMap(["a", "b"])).detector
+    own = detector.backbone.channels
+    assert len(own) == maps
+    assert detector.neck.channels == [c + round(c / 2) for c in own[:-1]] + own[-1:]
+    assert detector.priors.per_cell == [6] * maps
+
+
+def test_the_published_grp_dsod_is_as_its_file_says(composed):
+    head = (CONF / "detector" / "grp_dsod.yaml").read_text().split("\nbackbone:")[0]
+    overrides = re.findall(r"\b[a-z_.]+=[^\s,]+(?:,[^\s,]+)*", head)
+    assert len(overrides) == 5
+    cfg = accepted(composed("train", "detector=grp_dsod", *overrides))
+    detector = build_module(cfg, LabelMap(["a"])).detector
+    assert detector.neck.channels == [1184, 513, 258, 258, 258, 256]
+    assert detector.priors.per_cell == [8, 8, 8, 8, 6, 6]
+    assert detector.priors.steps == [8, 16, 32, 64, 100, 320]
 
 
 def test_mistakes_in_a_strategys_file_are_named(composed):

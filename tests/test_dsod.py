@@ -154,17 +154,19 @@ def test_weights_are_drawn_as_in_caffe():
     assert bottleneck.std().item() == pytest.approx(128**-0.5, rel=0.02)
 
 
-def one_step(**changes):
+def one_step(reused=None, **changes):
     """Gradients and buffers of dsod_tiny after a forward and a backward pass, always from the same weights."""
     torch.manual_seed(0)
-    model = SSD.build(
-        published("dsod_tiny", **changes), 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch"
-    )
+    backbone = published("dsod_tiny", **changes)
+    settings = {"l2_norm": True, "head_norm": "batch", "reused": reused}
+    model = SSD.build(backbone, 6, [8, 64], HardNegativeSelector(), **settings)
     sum(model.losses(make_batch(2, 96, 128)).values()).backward()
     return {n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())
 
 
-@pytest.mark.parametrize("changes", [{}, {"stem": "densenet", "prediction": "plain"}, {"norm": "group"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"stem": "densenet", "prediction": "plain"}, {"norm": "group"}, {"reused": 0.5, "shortcuts": 8}]
+)
 def test_checkpointed_networks_change_nothing(changes):
     """Neither gradients nor running statistics, which a second forward pass must not move again."""
     gradients, buffers = zip(*(one_step(checkpointed=c, **changes) for c in (False, True)), strict=True)

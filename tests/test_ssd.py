@@ -36,15 +36,18 @@ def maps_of(sides):
 # Priors
 
 
-@pytest.mark.parametrize("name", ["ssd300_voc", "dsod300_voc", "dsod300_coco"])
-def test_published_priors(name):
+@pytest.mark.parametrize(
+    ("name", "side"), [("ssd300_voc", 300), ("dsod300_voc", 300), ("dsod300_coco", 300), ("grp_dsod320_voc", 320)]
+)
+def test_published_priors(name, side):
     case = GOLDEN["prior_boxes"][name]
     sizes = [*case["min_sizes_int_used"], case["max_sizes_int_used"][-1]]
     priors = Priors(sizes, case["aspect_ratios"], case["steps"])
     assert priors.per_cell == case["priors_per_cell"]
-    boxes = priors((300, 300), maps_of(case["feature_maps"])) / 300
+    boxes = priors((side, side), maps_of(case["feature_maps"])) / side
     assert len(boxes) == case["total"] == sum(case["count_per_map"])
-    torch.testing.assert_close(boxes[:4], torch.tensor(case["first_cell_priors_map0"]), atol=1e-5, rtol=0)
+    first_cell = torch.tensor(case["first_cell_priors_map0"])
+    torch.testing.assert_close(boxes[: len(first_cell)], first_cell, atol=1e-5, rtol=0)
     starts = np.cumsum([0, *case["count_per_map"]])[:-1]
     firsts = torch.tensor(case["first_prior_of_each_map"])
     torch.testing.assert_close(boxes[starts], firsts, atol=1e-5, rtol=0)

@@ -31,6 +31,7 @@ def dsod(
     second: int = 256,
     halves: Sequence[int] = PUBLISHED_HALVES,
     plain: Sequence[int] = PUBLISHED_PLAIN,
+    shortcuts: int = 0,
     norm: Norm = "batch",
     checkpointed: bool = False,
 ) -> "DSOD":
@@ -52,6 +53,8 @@ def dsod(
             bottlenecks before them.
         plain: channels of the later prediction maps (``plain``). Those of the released comparison are not published:
             the default fits its 18.2 million parameters, SSD's own (512, 256, 256, 256) those of the rows without stem.
+        shortcuts: channels that the first prediction map gets from the stem, and as many from the first dense block
+            behind its transition, as in GRP-DSOD; the dense blocks after it do not see them. 0: none, as DSOD.
         norm: see `set_norm`.
         checkpointed: whether dense layers, and BatchNorm and ReLU of stem and transitions, are computed again in the
             backward pass instead of kept (see `again`): less memory, more time.
@@ -67,6 +70,7 @@ def dsod(
         second,
         halves,
         plain,
+        shortcuts,
         checkpointed,
     )
     initialise(network)
@@ -95,6 +99,7 @@ class DSOD(nn.Module):
         second: int,
         halves: Sequence[int],
         plain: Sequence[int],
+        shortcuts: int,
         checkpointed: bool,
     ):
         super().__init__()
@@ -107,6 +112,7 @@ class DSOD(nn.Module):
         self.stem, channels = (
             (_stem(stem_width), 2 * stem_width) if stem == "dsod" else (_densenet_stem(stem_width), stem_width)
         )
+        early = [channels]
 
         def block(layers: int, inputs: int) -> tuple[nn.Module, int]:
             return DenseBlock(inputs, layers, bottleneck, growth, checkpointed), inputs + layers * growth
@@ -117,6 +123,7 @@ class DSOD(nn.Module):
 
         self.block1, channels = block(blocks[0], channels)
         self.transition1, channels = transition(channels)
+        early.append(channels)
         self.block2, channels = block(blocks[1], channels)
         self.transition2, first = transition(channels)
         self.block3, channels = block(blocks[2], first)
@@ -129,6 +136,8 @@ class DSOD(nn.Module):
         layer, channels = transition(channels, second if dense else None)
         self.tail.append(layer)
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.shortcuts = nn.ModuleList(unit(c, shortcuts, 1) for c in early if shortcuts)
+        first += len(self.shortcuts) * shortcuts
         self.side = unit(first, second, 1) if dense else None
         channels = 2 * second if dense else channels
         self.channels = [first, channels]
@@ -142,13 +151,17 @@ class DSOD(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on)."""
-        x = self.block1(self._stem(images))
-        x = self.block2(self.pool(self._unit(self.transition1, x)))
-        first = self._unit(self.transition2, x)
+        stem = self._stem(images)
+        early = self.pool(self._unit(self.transition1, self.block1(stem)))
+        first = self._unit(self.transition2, self.block2(early))
         pooled = self.pool(first)
         second = self.block3(pooled)
         for layer in self.tail:
             second = layer(second) if isinstance(layer, DenseBlock) else self._unit(layer, second)
+        if self.shortcuts:
+            of_stem, of_block = self.shortcuts
+            first = torch.cat([first, of_stem(self.pool(stem)), of_block(early)], dim=1)
+            pooled = self.pool(first)
         if self.side is not None:
             second = torch.cat([second, self.side(pooled)], dim=1)
         maps = [first, second]

@@ -1,4 +1,4 @@
-"""Single-shot detectors: SSD (Liu et al., ECCV 2016) and DSOD (Shen et al., ICCV 2017)."""
+"""Single-shot detectors: SSD (Liu et al., ECCV 2016), DSOD (Shen et al., ICCV 2017) and GRP-DSOD (the same, 2017)."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, CANDIDATES
@@ -49,6 +50,7 @@ class SSD(nn.Module):
         box_weight: of the box loss.
         box_beta: where the box loss turns from quadratic to linear.
         preprocess: uint8 images to normalised float images.
+        neck: prediction maps to those that are read; has their ``channels``. None: they are read as they are.
     """
 
     class_layers = ("classify.",)
@@ -67,17 +69,20 @@ class SSD(nn.Module):
         box_weight: float = 1.0,
         box_beta: float = 1.0,
         preprocess: nn.Module | None = None,
+        neck: nn.Module | None = None,
     ):
         super().__init__()
         if len(backbone.channels) != len(priors.per_cell):
             raise ValueError(f"priors are for {len(priors.per_cell)} maps, the backbone makes {len(backbone.channels)}")
         self.preprocess = preprocess or Normalize()
         self.backbone = backbone
+        self.neck = neck
         self.num_classes = num_classes
         self.priors = priors
         self.select = select
-        shapes = list(zip(backbone.channels, priors.per_cell, strict=True))
-        self.norms = nn.ModuleList(L2Norm(c) if l2_norm else nn.Identity() for c in backbone.channels)
+        channels = backbone.channels if neck is None else neck.channels
+        shapes = list(zip(channels, priors.per_cell, strict=True))
+        self.norms = nn.ModuleList(L2Norm(c) if l2_norm else nn.Identity() for c in channels)
         self.classify = nn.ModuleList(_head(c, n * (num_classes + 1), head_norm) for c, n in shapes)
         self.regress = nn.ModuleList(_head(c, n * 4, head_norm) for c, n in shapes)
         self.thresholds = {"positive": positive, "ignore": ignore}
@@ -97,6 +102,7 @@ class SSD(nn.Module):
         prior_longest: float | None = None,
         l2_norm: bool = False,
         head_norm: Norm | None = None,
+        reused: float | Sequence[int] | None = None,
         box_weight: float = 1.0,
         box_beta: float = 1.0,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
@@ -114,7 +120,8 @@ class SSD(nn.Module):
             prior_steps: see `Priors`.
             prior_longest: see `Priors`.
             l2_norm: see the class.
-            head_norm: see the class.
+            head_norm: see the class; also the norm of the neck, which has ``batch`` without.
+            reused: see `GatedPyramid`; None: no neck.
             box_weight: see the class.
             box_beta: see the class.
             pixel_mean: see `Normalize`.
@@ -124,6 +131,7 @@ class SSD(nn.Module):
             prior_sizes = spread(sizes[0], sizes[-1], len(backbone.channels))
         priors = Priors(prior_sizes, prior_ratios, prior_steps, prior_longest)
         preprocess = Normalize(pixel_mean, pixel_std)
+        neck = None if reused is None else GatedPyramid(backbone.channels, reused, head_norm or "batch")
         return cls(
             backbone,
             num_classes,
@@ -134,11 +142,14 @@ class SSD(nn.Module):
             box_weight=box_weight,
             box_beta=box_beta,
             preprocess=preprocess,
+            neck=neck,
         )
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Priors (P, 4), class logits (B, P, 1 + classes) and box deltas (B, P, 4), float32."""
         maps = self.backbone(self.preprocess(images, sizes))
+        if self.neck is not None:
+            maps = self.neck(maps)
         normed = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
         logits, deltas = (
             torch.cat([_per_prior(head(m), width) for head, m in zip(heads, normed, strict=True)], dim=1).float()
@@ -196,8 +207,10 @@ class SSD(nn.Module):
         return Detections(gather_boxes(found, index), top.gather(1, index) * valid, label.gather(1, index), valid)
 
     def compile_parts(self, **options) -> None:
-        """Compiles the backbone as one graph."""
-        self.backbone.compile(fullgraph=True, **options)
+        """Compiles backbone and neck as one graph each."""
+        for part in (self.backbone, self.neck):
+            if part is not None:
+                part.compile(fullgraph=True, **options)
 
 
 def _head(inputs: int, outputs: int, norm: Norm | None) -> nn.Module:
