@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from helpers import make_batch
 from torch import nn
 
 from lightning_det.backbones import dsod, ssd_tiny
+from lightning_det.backbones.dsod import DenseBlock
 from lightning_det.config import CONF
 from lightning_det.detectors import SSD
 from lightning_det.detectors.priors import Priors
@@ -226,3 +228,36 @@ def test_tiny_networks_are_of_equal_size():
 def test_impossible_networks_are_refused(changes):
     with pytest.raises(ValueError, match=r"stem is|three or four dense blocks"):
         dsod(**changes)
+
+
+def through_the_newest_layer(self, x):
+    """`DenseBlock.forward` with the same values, but the gradient goes from each layer to the one before it alone."""
+    for layer in self.layers:
+        new = layer(x)
+        x = torch.cat([x.detach(), new], dim=1)
+    return x
+
+
+def stem_gradient(seed):
+    """Norm of the stem's gradient at random weights, from the classification of the coarsest map; and the logits."""
+    torch.manual_seed(seed)
+    model = SSD.build(published("dsod_tiny"), 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch")
+    _, logits, _ = model.predict(torch.randint(0, 256, (2, 3, 96, 128)), torch.tensor([[96, 128]] * 2))
+    coarsest = logits[:, -2 * 2 * model.priors.per_cell[-1] :].flatten(0, 1)
+    F.cross_entropy(coarsest, torch.randint(0, 7, coarsest.shape[:1])).backward()
+    return torch.cat([p.grad.flatten() for p in model.backbone.stem.parameters()]).norm().item(), logits.detach()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_deep_supervision_reaches_the_stem_through_dense_connections(seed, monkeypatch):
+    """Without them the coarsest map's gradient passes fifteen layers and comes to less than a hundredth.
+
+    Weights, activations and loss are the same; only what goes back through the concatenations is cut. Measured at
+    these seeds: 144 to 162 times the gradient with them. It says what a random network can learn from, not how well.
+    """
+    dense, logits = stem_gradient(seed)
+    monkeypatch.setattr(DenseBlock, "forward", through_the_newest_layer)
+    chain, same = stem_gradient(seed)
+    assert torch.equal(logits, same)
+    assert chain > 0
+    assert dense > 50 * chain
