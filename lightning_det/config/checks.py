@@ -13,6 +13,7 @@ from lightning_det.errors import ConfigError
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
 SLOTS += (
+    "views.train.distort",
     "views.test.flip",
     "selection.anchors",
     "selection.rois",

@@ -45,6 +45,7 @@ class PhaseViews:
     scales: Any = None
     windows: Any = None
     flip: Any = None
+    distort: Any = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.colours import distorted
 from lightning_det.data.images import ImageError, decode
 from lightning_det.structures import Batch, State
 from lightning_det.views.targets import Targets, targets
@@ -17,6 +18,9 @@ from lightning_det.views.view import View
 
 STRIDE = 32
 """Canvas sides are multiples of this, so that every feature map halves evenly."""
+
+OUTSIDE = (123, 117, 104)
+"""Colour of what a window shows outside the image: ImageNet's mean, as in SSD."""
 
 BOX_PADDING = 8
 """Box counts are rounded up to a multiple of this: few distinct shapes, little waste."""
@@ -81,28 +85,51 @@ class ViewDataset(Dataset):
 
 
 def render(pixels: Tensor, view: View) -> Tensor:
-    """The pixels of a view, (3, h, w) uint8, cut out of its image (3, H, W) uint8."""
+    """The pixels of a view, (3, h, w) uint8, cut out of its image (3, H, W) uint8.
+
+    Colours change after resizing, when there are fewer pixels to change; what lies outside the image is `OUTSIDE`.
+    """
     x1, y1, x2, y2 = view.window
-    part = pixels[:, y1:y2, x1:x2]
-    if part.shape[1:] != view.size:
-        part = tvf.resize(part, list(view.size), antialias=True)
+    height, width = pixels.shape[1:]
+    left, right = (min(max(x, 0), width) for x in (x1, x2))
+    top, bottom = (min(max(y, 0), height) for y in (y1, y2))
+    columns, rows = _place(left, right, x1, x2, view.size[1]), _place(top, bottom, y1, y2, view.size[0])
+    part = pixels[:, top:bottom, left:right]
+    shape = [rows.stop - rows.start, columns.stop - columns.start]
+    if part.numel() and min(shape):
+        if list(part.shape[1:]) != shape:
+            part = tvf.resize(part, shape, antialias=True)
+        if view.distortion is not None:
+            part = distorted(part, view.distortion)
+    if tuple(shape) != view.size:
+        whole = torch.tensor(OUTSIDE, dtype=torch.uint8)[:, None, None].repeat(1, *view.size)
+        if part.numel() and min(shape):
+            whole[:, rows, columns] = part
+        part = whole
     return part.flip(2) if view.flip else part
+
+
+def _place(start: int, stop: int, low: int, high: int, size: int) -> slice:
+    """Where pixels ``start`` to ``stop`` of a window from ``low`` to ``high`` lie in a view of ``size`` pixels."""
+    first, last = (round((x - low) * size / (high - low)) for x in (start, stop))
+    return slice(first, max(first, last))
 
 
 class Collate:
     """Pads samples to one canvas and one number of boxes.
 
     Args:
-        canvas: side of a square canvas, or None for the smallest multiple of `STRIDE` that holds the batch.
+        canvas: side of a square canvas, (height, width) of one that all views fill, or None for the smallest multiple
+            of `STRIDE` that holds the batch.
     """
 
-    def __init__(self, canvas: int | None = None):
-        self.canvas = None if canvas is None else _round_up(canvas, STRIDE)
+    def __init__(self, canvas: int | tuple[int, int] | None = None):
+        self.canvas = [_round_up(canvas, STRIDE)] * 2 if isinstance(canvas, int) else canvas
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Makes the batch."""
         sizes = [s.look.view.size for s in samples]
-        height, width = (self.canvas or _round_up(max(side), STRIDE) for side in zip(*sizes, strict=True))
+        height, width = self.canvas or (_round_up(max(side), STRIDE) for side in zip(*sizes, strict=True))
         count = _round_up(max(1, *(len(s.targets.labels) for s in samples), 1), BOX_PADDING)
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = np.zeros((len(samples), count, 4), np.float32)

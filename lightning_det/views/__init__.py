@@ -1,16 +1,32 @@
 """Views: which pixels, at which scale, a detector sees, and which boxes it learns from there.
 
 A planner turns an image's size and boxes into views, for training and for inference alike. It is a chain of up to
-three steps, each a callable ``(image, views, rng) -> views``: ``scales`` makes views of the whole image, ``windows``
-cuts them, ``flip`` mirrors them. A strategy replaces one step and leaves the others alone.
+four steps, each a callable ``(image, views, rng) -> views``: ``scales`` makes views of the whole image, ``windows``
+cuts them, ``flip`` mirrors them, ``distort`` changes their colours. A strategy replaces one step and leaves the others
+alone.
 """
 
 from lightning_det.views.chips import Chips
+from lightning_det.views.distort import Distort
 from lightning_det.views.flip import BothSides, RandomFlip
+from lightning_det.views.iou_crops import IoUCrops
 from lightning_det.views.planner import Planner
 from lightning_det.views.pyramid import Pyramid
 from lightning_det.views.sub_images import SubImages
 from lightning_det.views.tiles import Tiles
 from lightning_det.views.view import View
+from lightning_det.views.warp import Warp
 
-__all__ = ["BothSides", "Chips", "Planner", "Pyramid", "RandomFlip", "SubImages", "Tiles", "View"]
+__all__ = [
+    "BothSides",
+    "Chips",
+    "Distort",
+    "IoUCrops",
+    "Planner",
+    "Pyramid",
+    "RandomFlip",
+    "SubImages",
+    "Tiles",
+    "View",
+    "Warp",
+]

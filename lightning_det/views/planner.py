@@ -17,24 +17,29 @@ class Planner:
         scales: makes views of the whole image; the list of views that it is given is empty.
         windows: cuts views into smaller ones, or None.
         flip: mirrors views, or None.
+        distort: changes their colours, or None.
 
     Raises:
         ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them.
     """
 
-    def __init__(self, scales: Step, windows: Step | None = None, flip: Step | None = None):
+    def __init__(
+        self, scales: Step, windows: Step | None = None, flip: Step | None = None, distort: Step | None = None
+    ):
         if getattr(windows, "needs_all_resolutions", False) and getattr(scales, "draw", "all") != "all":
             raise ValueError(f"views: {type(windows).__name__} need every resolution of the pyramid, draw=all")
         self.scales = scales
         self.windows = windows
         self.flip = flip
-        self.canvas: int | None = getattr(windows, "canvas", None)
-        """Side of the square that every view fits in, where there is one: batches then have a constant shape."""
+        self.distort = distort
+        self.canvas: int | tuple[int, int] | None = getattr(windows, "canvas", getattr(scales, "canvas", None))
+        """Side of the square that every view fits in, or (height, width) that every view has, where there is one:
+        batches then have a constant shape."""
 
     @property
     def steps(self) -> list[Step]:
         """The steps that there are, in order."""
-        return [step for step in (self.scales, self.windows, self.flip) if step is not None]
+        return [step for step in (self.scales, self.windows, self.flip, self.distort) if step is not None]
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
         """Views of ``image``; ``rng`` draws what is random in training, and is None at inference."""
@@ -47,4 +52,4 @@ class Planner:
         """The planner of an epoch of training: some scales change as it proceeds."""
         if not hasattr(self.scales, "at"):
             return self
-        return Planner(self.scales.at(epoch), self.windows, self.flip)
+        return Planner(self.scales.at(epoch), self.windows, self.flip, self.distort)

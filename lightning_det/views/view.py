@@ -10,6 +10,21 @@ from torch import Tensor
 from lightning_det.structures import Batch
 
 
+class Distortion(NamedTuple):
+    """A change of colours."""
+
+    brightness: float
+    """Added to channels of [0, 1]."""
+    contrast: float
+    """Factor of channels."""
+    saturation: float
+    """Factor of S of HSV."""
+    hue: float
+    """Turn of H of HSV, in [-0.5, 0.5]."""
+    contrast_first: bool
+    """Whether contrast comes before saturation and hue, or after them."""
+
+
 class View(NamedTuple):
     """One look at one image: the pixels of ``window``, resized by ``scale``, perhaps mirrored.
 
@@ -20,7 +35,8 @@ class View(NamedTuple):
     scale: float
     """View pixels per original pixel."""
     window: tuple[int, int, int, int]
-    """``xyxy`` in pixels of the original image. Integers: pixels are cut where boxes say, without drift."""
+    """``xyxy`` in pixels of the original image. Integers: pixels are cut where boxes say, without drift. It may leave
+    the image."""
     valid_range: tuple[float, float] = (0.0, inf)
     """Lower bound included, upper bound excluded."""
     anchor_range: tuple[float, float] | None = None
@@ -30,10 +46,16 @@ class View(NamedTuple):
     """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""
     valid_boxes: tuple[int, ...] | None = None
     """Positions in the image's list of the boxes that anchors learn from, where range and visibility do not decide."""
+    shape: tuple[int, int] | None = None
+    """(height, width) that the window is warped to, pixels; None: its own times ``scale``."""
+    distortion: Distortion | None = None
+    """What happens to the colours."""
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the view, pixels."""
+        if self.shape is not None:
+            return self.shape
         x1, y1, x2, y2 = self.window
         return max(1, round((y2 - y1) * self.scale)), max(1, round((x2 - x1) * self.scale))
 

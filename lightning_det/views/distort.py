@@ -1,0 +1,49 @@
+"""Views whose colours change."""
+
+import numpy as np
+
+from lightning_det.structures import ImageRecord
+from lightning_det.views.view import Distortion, View
+
+
+class Distort:
+    """Draws a change of colours for each view, as SSD's Caffe code does: training.
+
+    Every change has its own draw, and contrast comes first or last. `lightning_det.data.colours.distorted` makes it.
+
+    Args:
+        brightness: largest value added, of 255.
+        contrast: least and greatest factor.
+        saturation: least and greatest factor.
+        hue: largest turn, degrees of a circle of 180 as in OpenCV.
+        probability: of each change.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32.0,
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: float = 18.0,
+        probability: float = 0.5,
+    ):
+        if min(brightness, hue, *contrast, *saturation) < 0 or hue > 90 or not 0 <= probability <= 1:
+            raise ValueError(
+                "views: Distort needs brightness and factors >= 0, 0 <= hue <= 90 and 0 <= probability <= 1, got "
+                f"{brightness}, {list(contrast)}, {list(saturation)}, {hue} and {probability}"
+            )
+        self.lows = np.array([-brightness / 255, contrast[0], saturation[0], -hue / 180])
+        self.highs = np.array([brightness / 255, contrast[1], saturation[1], hue / 180])
+        self.probability = probability
+
+    def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
+        """The same views with other colours."""
+        if rng is None:
+            raise ValueError("views: Distort is for training; inference sees colours as they are")
+        return [v._replace(distortion=self._drawn(rng)) for v in views]
+
+    def _drawn(self, rng: np.random.Generator) -> Distortion:
+        drawn = rng.uniform(self.lows, self.highs)
+        is_changed = rng.random(4) < self.probability
+        values = np.where(is_changed, drawn, [0.0, 1.0, 1.0, 0.0])
+        return Distortion(*values.tolist(), contrast_first=bool(rng.random() < 0.5))
