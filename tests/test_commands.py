@@ -230,11 +230,36 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
         assert np.isfinite(read(tmp_path / f"eval-{job}" / "metrics.json")["AP"])
 
 
+def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
+    """Four networks from one command; one of them goes on and is evaluated."""
+    network = ["detector=dsod", "backbone=dsod_tiny", "strategy=[single_scale,iou_crops,distort,flip]"]
+    switches = ["backbone.stem=dsod,densenet", "backbone.prediction=dense,plain"]
+    run("train", "-m", *network, *switches, "debug=limit", *small, f"hydra.sweep.dir={tmp_path}")
+    sizes = []
+    for job in range(4):
+        metrics = read(tmp_path / str(job) / "metrics.json")
+        assert metrics["steps"] > 0
+        assert np.isfinite(metrics["loss"])
+        weights = torch.load(tmp_path / str(job) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        sizes.append(sum(w.numel() for w in weights.values()))
+    assert len(set(sizes)) == 4
+    more = ["backbone.stem=densenet", f"resume={tmp_path}/2", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/more"]
+    run("train", *network, "debug=limit", *small, *more)
+    first, again = read(tmp_path / "2/metrics.json"), read(tmp_path / "more/metrics.json")
+    assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
+    assert again["steps"] > first["steps"]
+    run("eval", f"checkpoint={tmp_path}/more", "test=[multi_scale,soft_nms]", f"hydra.run.dir={tmp_path}/eval")
+    assert np.isfinite(read(tmp_path / "eval/metrics.json")["AP"])
+
+
 def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
     sweep = ["-m", "seed=0,1", "logger=wandb", "debug=limit", f"hydra.sweep.dir={tmp_path}"]
     run("train", *sweep, *small, env={"WANDB_SILENT": "true"})
     logs = [list((tmp_path / job / "wandb").glob("offline-run-*/*.wandb")) for job in "01"]
     assert [len(found) for found in logs] == [1, 1]
+
+
+GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.checkpointed=true")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +281,9 @@ def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(small, tmp_path):
         ("detector=rfcn", "strategy=[ohem,flip]", "selection.rois.nms_iou=null", "test=[soft_nms,voting,flip]"),
         ("detector=deformable_rfcn", "backbone=resnet18", "detector.deformable_convs=2", "capacity.after_nms=[60,30]"),
         ("detector=rfcn", "strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "test=[iterative]"),
+        ("detector=ssd", "backbone=ssd_tiny", "strategy=[warp,iou_crops,distort,flip]", "test=[warp,flip]"),
+        ("detector=dsod", "backbone=dsod_tiny", "strategy=[sniper_no_negatives,ohem]"),
+        ("detector=dsod", "backbone=dsod_tiny", "strategy=[snip,flip]", "dataset.snip.sub_image=128", *GROUP_NORM),
     ],
     ids=lambda overrides: " ".join(overrides),
 )
@@ -435,6 +463,12 @@ def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
     problems = read(tmp_path / "inspect/inspect.json")["problems"]
     assert sorted(Path(p["file"]).stem for p in problems) == ["BloodImage_00338", "BloodImage_00343"]
     run("train", "experiment=bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
+    run("eval", f"checkpoint={tmp_path}/train", "split=test", f"hydra.run.dir={tmp_path}/eval")
+    assert read(tmp_path / "eval/metrics.json")["images"] == 72
+
+
+def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
+    run("train", "experiment=dsod_bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
     run("eval", f"checkpoint={tmp_path}/train", "split=test", f"hydra.run.dir={tmp_path}/eval")
     assert read(tmp_path / "eval/metrics.json")["images"] == 72
 

@@ -1,7 +1,7 @@
 """LightningModules, schedules and callbacks, in real trainings of a few steps."""
 
 import json
-from math import inf, isnan
+from math import ceil, inf, isnan
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -20,6 +21,7 @@ from lightning_det.build import load_checkpoint
 from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
 from lightning_det.callbacks.pictures import compare
+from lightning_det.config import CONF
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.detectors import FasterRCNN
@@ -48,6 +50,20 @@ def test_lengths_are_in_epochs_or_steps():
     assert [epochs(s, 40, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
     # Whoever counts in steps does not care how long an epoch is.
     assert [steps(s, 3, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
+
+
+def test_published_rates_of_dsod_in_epochs():
+    """VOC 2007 + 2012 has 16,551 images, so 130 steps of 4 x 32 per epoch; the rates are published."""
+    golden = {0: 0.1, 19999: 0.1, 20000: 0.01, 45000: 0.001, 79999: 1e-4, 99969: 1e-5}
+    cfg = OmegaConf.load(CONF / "experiment/dsod300_voc0712.yaml")
+    images = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
+    assert images == cfg.module.reference_batch == 128
+    per_epoch = ceil(16551 / images)
+    total = cfg.trainer.max_epochs * per_epoch
+    schedule = MultiStep(cfg.schedule.milestones, warmup=cfg.schedule.warmup)
+    rates = [cfg.optimizer.lr * schedule(step, per_epoch, total) for step in golden]
+    assert rates == pytest.approx(list(golden.values()), rel=1e-9)
+    assert total == pytest.approx(100_000, rel=1e-3)
 
 
 def test_cosine_falls_from_one_to_final():

@@ -1,10 +1,12 @@
 """SSD: priors, matching, hard negatives, and parity with torchvision's."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from helpers import make_batch
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from lightning_det.detectors import SSD
 from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.ssd import L2Norm
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd
+from lightning_det.modules import Constant
 from lightning_det.modules.ssd import COCO_CLASSES, SSDModule
 from lightning_det.ops.boxes import decode, encode
 from lightning_det.selection import HardNegativeSelector, HardSelector
@@ -385,3 +388,28 @@ def test_published_parameters_of_ssd300():
         model = SSD(VGG16(), classes, Priors([30, 60, 111, 162, 213, 264, 315], RATIOS), None)
         count = sum(p.numel() for p in model.parameters())
         assert count in (case[f"{classes + 1}cls"], case[f"{classes + 1}cls"] + 512)
+
+
+# Training
+
+
+def test_accumulated_steps_follow_the_mean_of_micro_batches():
+    """As in the released code: 32 micro-batches, each divided by its own positives, and the mean of their gradients."""
+    batches = [make_batch(2, 96, 128, boxes=boxes, seed=boxes) for boxes in (1, 12)]
+    expected, weights = [], []
+    for batch in batches:
+        model = detector()
+        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        sum(model.losses(batch).values()).backward()
+        expected.append({name: p.grad for name, p in model.named_parameters()})
+    labels = LabelMap(list("abcdef"), list(range(1, 7)))
+    module = SSDModule(detector(), labels, partial(torch.optim.SGD, lr=1.0, weight_decay=0.0), Constant())
+    trainer = pl.Trainer(
+        max_epochs=1, accumulate_grad_batches=2, logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    module._optimizer_steps = lambda: (1.0, 1)
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+    for name, p in module.detector.named_parameters():
+        mean = (expected[0][name] + expected[1][name]) / 2
+        torch.testing.assert_close(weights[name] - p.detach(), mean, atol=2e-6, rtol=1e-4)
