@@ -27,6 +27,8 @@ class Arm(NamedTuple):
     """Canvases per training step."""
     tests: Mapping[str, Sequence[str]]
     """Overrides of evaluations, by what the table calls them."""
+    start: str | None = None
+    """The arm whose weights of the same seed it starts from."""
 
 
 def compare(arms: Mapping[str, Arm], description: str, folder: str) -> None:
@@ -49,9 +51,14 @@ def compare(arms: Mapping[str, Arm], description: str, folder: str) -> None:
     # The images are rendered once, before runs side by side would both do it.
     common = sorted(set.intersection(*(set(arms[name].overrides) for name in options.arms)))
     command("inspect", options.folder / "images", [*common, "decode=false", "pictures=1", *options.overrides])
-    jobs = [(name, seed) for seed in range(options.seeds) for name in options.arms]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for part in pool.map(lambda job: run(*job, arms[job[0]], options), jobs) for row in part]
+    chosen = options.arms + [arms[name].start for name in options.arms if arms[name].start]
+    rows = []
+    # Arms that start from others wait for all of them.
+    for is_second in (False, True):
+        names = [name for name in arms if name in chosen and (arms[name].start is not None) == is_second]
+        jobs = [(name, seed) for seed in range(options.seeds) for name in names]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            rows += [row for part in pool.map(lambda job: run(*job, arms[job[0]], options), jobs) for row in part]
     print_table([(name, test) for name in options.arms for test in arms[name].tests], rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
@@ -63,6 +70,8 @@ def run(name: str, seed: int, arm: Arm, options: argparse.Namespace) -> list[dic
     steps = round(options.canvases / arm.per_step)
     if not (folder / "metrics.json").exists():
         stop = [f"trainer.max_steps={steps}", "trainer.max_epochs=1000", "trainer.limit_val_batches=0"]
+        if arm.start:
+            stop.append(f"weights={options.folder}/{arm.start}-{seed}/checkpoints/last.ckpt")
         command("train", folder, [*arm.overrides, *stop, f"seed={seed}", *options.overrides])
     rows = []
     for test, overrides in arm.tests.items():

@@ -91,12 +91,16 @@ def test_roi_stage(run_benchmark):
 
 
 def test_arms_of_a_strategy_benchmark(run_benchmark, tmp_path):
-    """Two arms and seeds of the smallest size; a second start only reads what the first left."""
+    """An arm that goes on from another, of the smallest size; a second start only reads what the first left."""
     small = ["dataset.source.train=8", "dataset.source.val=4", f"dataset.root={tmp_path}/shapes", "data.num_workers=0"]
-    call = ["ohem.py", "--folder", tmp_path / "runs", "--canvases", 16, "--arms", "random_sampling", "ohem"]
+    call = ["ohem.py", "--folder", tmp_path / "runs", "--canvases", 16, "--arms", "ohem_fine_tuned"]
     call += ["--seeds", 2, "--", *small]
     rows = run_benchmark(*call)
-    assert [(r["arm"], r["seed"]) for r in rows] == [(a, s) for s in (0, 1) for a in ("random_sampling", "ohem")]
+    arms = ("random_sampling", "ohem_fine_tuned")
+    assert [(r["arm"], r["seed"]) for r in rows] == [(a, s) for a in arms for s in (0, 1)]
+    for seed in (0, 1):
+        config = (tmp_path / f"runs/ohem_fine_tuned-{seed}/config.yaml").read_text()
+        assert f"weights: {tmp_path}/runs/random_sampling-{seed}/checkpoints/last.ckpt" in config
     assert all(r["steps"] == 2 and r["canvases"] == 16 and 0 <= r["AP"] <= 1 for r in rows)
     finished = [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))]
     assert run_benchmark(*call) == rows
