@@ -224,7 +224,7 @@ def test_tiny_networks_are_of_equal_size():
     assert 0.9 < sizes[0] / sizes[1] < 1.1
 
 
-@pytest.mark.parametrize("changes", [{"stem": "x"}, {"prediction": "x"}, {"blocks": (6, 8)}])
+@pytest.mark.parametrize("changes", [{"stem": "x"}, {"prediction": "x"}, {"blocks": (6, 8)}, {"shortcuts": -1}])
 def test_impossible_networks_are_refused(changes):
     with pytest.raises(ValueError, match=r"stem is|three or four dense blocks"):
         dsod(**changes)

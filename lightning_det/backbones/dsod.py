@@ -105,8 +105,8 @@ class DSOD(nn.Module):
         super().__init__()
         if stem not in ("dsod", "densenet") or prediction not in ("dense", "plain"):
             raise ValueError(f"stem is dsod or densenet and prediction dense or plain, got {stem!r} and {prediction!r}")
-        if len(blocks) not in (3, 4):
-            raise ValueError(f"DSOD has three or four dense blocks, got {blocks}")
+        if len(blocks) not in (3, 4) or shortcuts < 0:
+            raise ValueError(f"DSOD has three or four dense blocks and shortcuts >= 0, got {blocks} and {shortcuts}")
         dense = prediction == "dense"
         self.checkpointed = checkpointed
         self.stem, channels = (
