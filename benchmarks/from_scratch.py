@@ -3,7 +3,7 @@
     python benchmarks/from_scratch.py --seeds 3
 
 All arms see the same images with the same augmentation and have the same priors, matching, losses and schedule. SSD has
-BatchNorm nowhere (as published), in its backbone, or in its backbone and behind its predictions as DSOD has.
+BatchNorm nowhere, as published, or in its backbone and behind its predictions, as DSOD has it.
 """
 
 from arms import Arm, compare
@@ -14,8 +14,7 @@ DSOD = ["detector=dsod", "backbone=dsod_tiny"]
 
 OVERRIDES = {
     "ssd": SSD,
-    "ssd_norm": [*SSD, "backbone.norm=batch"],
-    "ssd_norm_heads": [*SSD, "backbone.norm=batch", "detector.head_norm=batch"],
+    "ssd_norm": [*SSD, "backbone.norm=batch", "detector.head_norm=batch"],
     "dsod": DSOD,
     "dsod_densenet_stem": [*DSOD, "backbone.stem=densenet"],
     "dsod_plain_prediction": [*DSOD, "backbone.prediction=plain"],
