@@ -85,9 +85,16 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
 
 
 def build_planner(cfg: DictConfig, phase: str) -> Planner:
-    """The planner of ``views.train`` or ``views.test``."""
+    """The planner of ``views.train`` or ``views.test``.
+
+    Raises:
+        ConfigError: a step refuses its settings, or steps do not go together.
+    """
     steps = {name: build(node, f"views.{phase}.{name}") for name, node in cfg.views[phase].items()}
-    return Planner(**steps)
+    try:
+        return Planner(**steps)
+    except ValueError as error:
+        raise ConfigError(f"views.{phase}: {error}") from error
 
 
 def build_data(cfg: DictConfig, train: AnnotationStore | None, val: AnnotationStore | None) -> ViewData:

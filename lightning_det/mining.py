@@ -80,7 +80,10 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
         file: to write; the network beside it continues an interrupted training.
     """
     if not isinstance(detector, TwoStage):
-        raise ConfigError("proposals=auto needs a detector with a proposal network; give proposals=FILE or null")
+        raise ConfigError(
+            "proposals=auto needs a detector with a proposal network; let one make them (python -m lightning_det.mine "
+            "detector=faster_rcnn) and give proposals=FILE, or take strategy=sniper_no_negatives"
+        )
     cfg = mining_config(cfg, file.parent)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
     with pl.utilities.seed.isolate_rng():

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STRIDE = 32
+"""Sides of canvases are multiples of this, so that every feature map halves evenly. Views of one shape fill theirs."""
+
 
 class State:
     """What a view may learn from a box.

@@ -399,6 +399,10 @@ def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
         (["strategy=ohem", "selection.rois.positive_share=0.5"], 2, ["positive_share: unknown", "nms_iou"]),
         (["strategy=ohem", "capacity.rois=300"], 2, ["300 hardest RoIs of 300", "selection.rois.count"]),
         (["detector=rfcn", "backbone=convnext_tiny"], 2, ["2 x 2 convolution", "ResNet"]),
+        (["detector=ssd", "strategy=all_rois"], 2, ["strategy=all_rois selects rois", "has not"]),
+        (["detector=ssd", "strategy=[sniper,flip]"], 2, ["lightning_det.mine", "sniper_no_negatives"]),
+        (["detector=ssd", "backbone=ssd_vgg16"], 1, ["at least 268 pixels", "warp"]),
+        (["strategy=[warp,tiles]"], 2, ["Tiles", "single_scale instead of warp"]),
         (["data._target_=lightning_det.data.datamodule.ChipData"], 2, ["ChipData needs training views of one size"]),
     ],
 )

@@ -251,12 +251,22 @@ def test_nodes_are_checked_wherever_they_are():
         (["trainer.max_epochs=many"], r"trainer\.max_epochs: must be an integer or null, got 'many'"),
         (["+trainer.max_epoch=3"], r"trainer\.max_epoch: unknown \(did you mean max_epochs\?\)"),
         (["backbone.norm=frozen"], r"backbone\.norm=frozen .*set backbone\.weights or weights"),
+        (["detector=dsod", "backbone=dsod_tiny", "detector.head_norm=frozen"], r"detector\.head_norm=frozen keeps"),
     ],
 )
 def test_what_does_not_fit_is_refused(composed, overrides, message):
     cfg = composed("train", *overrides)
     with pytest.raises(ConfigError, match=message):
         accepted(cfg)
+
+
+def test_settings_of_what_the_detector_lacks_are_refused(composed):
+    single, double = composed("train", "detector=ssd"), composed("train")
+    for cfg, key in ((single, "selection.rois.count"), (double, "selection.priors.ratio")):
+        with pytest.raises(ConfigError, match=rf"^{key}: detector .* has no {key.split('.')[1]}"):
+            validated(cfg, {}, [key])
+    validated(single, {}, ["selection.priors.ratio"])
+    validated(double, {}, ["selection.rois.count", "selection.anchors.count"])
 
 
 CONTRADICTIONS = [

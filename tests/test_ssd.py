@@ -17,10 +17,12 @@ from torchvision.ops import box_iou
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.backbones import VGG16, dsod, ssd_tiny, tiny_backbone, torchvision_backbone
+from lightning_det.callbacks.selection import figures
 from lightning_det.detectors import SSD
 from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.ssd import L2Norm
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd
+from lightning_det.errors import UserError
 from lightning_det.modules import Constant
 from lightning_det.modules.ssd import COCO_CLASSES, SSDModule
 from lightning_det.ops.boxes import decode, encode
@@ -83,7 +85,9 @@ def test_sizes_are_spread():
     assert spread(8, 128, 5) == pytest.approx([8, 16, 32, 64, 128, 256])
 
 
-@pytest.mark.parametrize("arguments", [([10],), ([10, 0],), ([10, 20, 30], [[2]]), ([10, 20], [2.0], [8, 16])])
+@pytest.mark.parametrize(
+    "arguments", [([10],), ([10, 0],), ([10, 20, 30], [[2]]), ([10, 20], [2.0], [8, 16]), ([10, 20], [0])]
+)
 def test_priors_that_do_not_fit_are_refused(arguments):
     with pytest.raises(ValueError, match="priors need"):
         Priors(*arguments)
@@ -221,7 +225,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("select", [HardNegativeSelector(), HardSelector(64, None)])
+@pytest.mark.parametrize("select", [HardNegativeSelector(), HardSelector(64, None, ranking="train")])
 def test_every_parameter_learns(name, select):
     torch.manual_seed(0)
     model = detector(BACKBONES[name](), select, l2_norm=name == "dsod", head_norm="batch" if name == "dsod" else None)
@@ -248,8 +252,27 @@ def test_images_without_boxes_have_zero_loss_and_a_gradient(states):
     assert (total == 0) == (1 not in states[0])
 
 
+def test_priors_are_ranked_by_the_step_itself():
+    with pytest.raises(ValueError, match=r"selection\.priors\.ranking=train"):
+        detector(select=HardSelector(64, None))
+
+
+@pytest.mark.parametrize("select", [HardNegativeSelector(), HardSelector(64, None, ranking="train")])
+def test_what_was_selected_is_kept_for_callbacks(select):
+    model = detector(select=select)
+    losses = model.losses(make_batch(2, 96, 128))
+    selected = model.selected
+    rows = selected.chosen.sum()
+    assert 0 < rows < selected.chosen.numel()
+    positives = ((selected.labels > 0) & selected.chosen).sum()
+    total = (selected.losses * selected.chosen).sum() / torch.maximum(positives, rows / 4)
+    torch.testing.assert_close(total, sum(losses.values()).detach())
+    assert float(selected.candidates.nan_to_num(0.0).max()) >= float((selected.losses * selected.chosen).max())
+    assert all(name.startswith("train/prior/") for name in figures(selected, "prior"))
+
+
 def test_ohem_may_select_background_alone():
-    model = detector(select=HardSelector(64, None))
+    model = detector(select=HardSelector(64, None, ranking="train"))
     losses = model.losses(make_batch(2, 96, 128, boxes=0))
     assert 0 < losses["class"] < 20
     assert losses["box"] == 0
@@ -352,6 +375,20 @@ def test_detections_equal_torchvision():
         assert (same.sum(dim=1) == 1).all()
 
 
+def test_low_scores_equal_torchvision():
+    """At SSD's own threshold: torchvision keeps 400 candidates of each class before NMS, this one 1,000 of all."""
+    reference, model = torchvision_ssd(21), ours(20).eval()
+    load_torchvision_ssd(model, reference.state_dict())
+    batch = make_batch(1, 300, 300, seed=3)
+    with torch.no_grad():
+        (expected,) = reference(list(batch.images.float() / 255))
+        found = model(batch.images, batch.sizes, 0.01, 0.45, 200)
+    real = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
+    count = int(real.sum())
+    assert 100 < count <= int(found.valid.sum()) == 200
+    torch.testing.assert_close(found.scores[0, :count], expected["scores"][real], atol=1e-4, rtol=1e-4)
+
+
 def test_losses_and_gradients_equal_torchvision():
     reference, model = torchvision_ssd(21).train(), ours(20).train()
     load_torchvision_ssd(model, reference.state_dict())
@@ -380,6 +417,38 @@ def test_classes_of_torchvision_weights_are_found_by_name():
     assert "start fresh" in other.load_foreign(reference.state_dict())
     with pytest.raises(ValueError, match="no classification head"):
         other.load_foreign({"weight": torch.zeros(1)})
+
+
+def test_coco_weights_do_not_name_other_classes():
+    """As many classes as COCO's, but others: the last layers start fresh instead of taking COCO's by position."""
+    reference = torchvision_ssd(91)
+    module = SSDModule(ours(90), LabelMap([f"thing {n}" for n in range(90)]))
+    before = module.detector.classify[0].weight.detach().clone()
+    assert "start fresh" in module.load_foreign(reference.state_dict())
+    assert torch.equal(module.detector.classify[0].weight, before)
+
+
+def test_fresh_layers_are_drawn_as_in_caffe():
+    """Uniform with variance 1 / inputs, whatever torchvision drew."""
+    torch.manual_seed(0)
+    model = ours(20)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(layers) == 13 + 2 + 8 + 12
+    for layer in layers:
+        inputs = layer.weight[0].numel()
+        assert layer.weight.abs().max().item() == pytest.approx((3 / inputs) ** 0.5, rel=0.02)
+        assert layer.weight.std().item() == pytest.approx(inputs**-0.5, rel=0.1)
+        assert not layer.bias.any()
+
+
+def test_views_too_small_for_vgg16_are_refused():
+    network = VGG16().eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 268, 268))[-1].shape[-2:] == (1, 1)
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            network.network(torch.zeros(1, 3, 267, 300))
+        with pytest.raises(UserError, match="at least 268 pixels"):
+            network(torch.zeros(1, 3, 267, 300))
 
 
 def test_published_parameters_of_ssd300():

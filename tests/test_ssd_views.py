@@ -5,15 +5,19 @@ import colorsys
 import numpy as np
 import pytest
 import torch
+from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
+from lightning_det.backbones import tiny_backbone
 from lightning_det.data.colours import distorted
 from lightning_det.data.dataset import OUTSIDE, Collate, Look, Sample, render
+from lightning_det.detectors import FasterRCNN
+from lightning_det.selection import RandomSelector
 from lightning_det.structures import ImageRecord, State
-from lightning_det.views import Distort, IoUCrops, Planner, Pyramid, RandomFlip, View, Warp
+from lightning_det.views import Distort, IoUCrops, Planner, Pyramid, RandomFlip, Tiles, View, Warp
 from lightning_det.views.iou_crops import _iou
 from lightning_det.views.targets import targets
 from lightning_det.views.view import Distortion, boxes_to_image, boxes_to_view
@@ -58,6 +62,34 @@ def test_a_warped_image_fills_its_canvas(shape):
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(ValueError, match="height, width"):
         Warp(size)
+
+
+def test_warped_images_are_not_cut_at_a_scale():
+    with pytest.raises(ValueError, match="Tiles cut views at their scale, and Warp has none"):
+        Planner(Warp([300, 300]), Tiles(128))
+
+
+@pytest.mark.parametrize("make", [FasterRCNN.fpn, FasterRCNN.c4])
+def test_two_stage_detectors_keep_anchors_in_place_on_odd_canvases(make):
+    """At 100 x 180 the maps of stride 32 have 4 x 6 cells; their anchors are 32 pixels apart, not 25 and 30."""
+    form = "pyramid" if make == FasterRCNN.fpn else "c4"
+    arguments = (tiny_backbone(form, 8), 6, [8, 16, 32, 64, 128], [1.0], RandomSelector(16, 0.5), RandomSelector(16))
+    model = make(*arguments).eval()
+    batch = make_batch(1, 100, 180)
+    seen = []
+    model.rpn.anchors.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
+    model.losses(batch)
+    with torch.no_grad():
+        model(batch.images, batch.sizes)
+    for (image_size, maps), anchors in seen:
+        assert tuple(image_size) == (128, 192)
+        for grid, of_map in zip(anchors, maps, strict=True):
+            height, width = of_map.shape[-2:]
+            centres = (grid[:, :2] + grid[:, 2:]).view(height, width, -1, 2) / 2
+            steps = {*(centres[1:] - centres[:-1])[..., 1].unique().tolist()}
+            assert steps in ({128 / height}, set())
+            assert {*(centres[:, 1:] - centres[:, :-1])[..., 0].unique().tolist()} in ({192 / width}, set())
+    assert len(seen) == 2
 
 
 # Random windows

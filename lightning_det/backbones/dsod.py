@@ -108,6 +108,8 @@ class DSOD(nn.Module):
         if len(blocks) not in (3, 4) or shortcuts < 0:
             raise ValueError(f"DSOD has three or four dense blocks and shortcuts >= 0, got {blocks} and {shortcuts}")
         dense = prediction == "dense"
+        if not dense and len(plain) != len(halves):
+            raise ValueError(f"DSOD needs as many channels of plain maps as halves, got {plain} and {halves}")
         self.checkpointed = checkpointed
         self.stem, channels = (
             (_stem(stem_width), 2 * stem_width) if stem == "dsod" else (_densenet_stem(stem_width), stem_width)

@@ -9,6 +9,10 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.errors import UserError
+
+SMALLEST = 268
+"""Sides of the images that leave one cell for the last of VGG16's maps."""
 
 
 class VGG16(nn.Module):
@@ -28,12 +32,24 @@ class VGG16(nn.Module):
     def __init__(self, form: Literal["pyramid"] = "pyramid", weights: str | None = None):
         super().__init__()
         self.network = SSDFeatureExtractorVGG(torchvision.models.vgg16(weights=weights).features, highres=False)
-        if weights is None:
-            initialise(self.network.features)
+        # torchvision draws what has no weights in other ways than Caffe; its second half begins with conv5.
+        fresh = [self.network] if weights is None else [self.network.extra[0][-1], *self.network.extra[1:]]
+        for part in fresh:
+            initialise(part)
         self.channels = [512, 1024, 512, 256, 256, 256]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on)."""
+        """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on).
+
+        Raises:
+            UserError: the last stages have nothing left.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < SMALLEST:
+            raise UserError(
+                f"SSD's VGG16 needs views of at least {SMALLEST} pixels on both sides, got {width} x {height}: "
+                "'strategy=[warp,...]' makes them 300 x 300, dataset.resolution larger"
+            )
         return list(self.network(images).values())
 
 

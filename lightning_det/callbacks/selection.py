@@ -1,4 +1,4 @@
-"""Which RoIs carry loss: figures of every step, pictures of every epoch."""
+"""Which RoIs or priors carry loss: figures of every step, pictures of every epoch."""
 
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from lightning_det.plotting.boxes import class_colour, draw_boxes
 from lightning_det.structures import Batch
 
 WHITE = (255, 255, 255)
+MOST = 64
+"""More boxes hide the view."""
 
 
 class SelectionLog(pl.Callback):
-    """Logs the share of objects among the RoIs that carry loss, and the mean and largest loss of them and of all.
+    """Logs the share of objects among the regions that carry loss, and the mean and largest loss of them and of all.
 
-    The losses of all candidates, and the share that was selected, are known where a strategy ranks them (OHEM).
-    Detectors without RoIs log nothing.
+    Regions are RoIs, or the priors of single-shot detectors. The losses of all candidates, and the share that was
+    selected, are known where a strategy ranks them (OHEM), and for priors.
 
     Args:
         folder: where the pictures go; those of the last epoch stay.
@@ -32,49 +34,50 @@ class SelectionLog(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Logs figures, and draws where an epoch begins."""
-        head = getattr(pl_module.detector, "roi_head", None)
-        selected: Selected | None = None if head is None else head.selected
+        detector = pl_module.detector
+        kind, owner = ("roi", detector.roi_head) if hasattr(detector, "roi_head") else ("prior", detector)
+        selected: Selected | None = getattr(owner, "selected", None)
         if selected is None:
             return
-        pl_module.log_dict(figures(selected), batch_size=len(batch))
+        pl_module.log_dict(figures(selected, kind), batch_size=len(batch))
         if batch_idx == 0 and trainer.is_global_zero and self.count > 0:
             names = pl_module.labels.names
             pictures = [draw(batch, selected, view, names) for view in range(min(self.count, len(batch)))]
             publish(trainer, self.folder, "selection", pictures)
 
 
-def figures(selected: Selected) -> dict[str, Tensor]:
-    """Figures of a step by name, on the device; 0 where nothing was selected."""
+def figures(selected: Selected, kind: str = "roi") -> dict[str, Tensor]:
+    """Figures of a step by name, on the device; 0 where nothing was selected. ``kind`` is part of the names."""
     chosen = selected.chosen
     count = chosen.sum().clamp(min=1)
     losses = selected.losses * chosen
     found = {
-        "roi/positive_share": ((selected.labels > 0) & chosen).sum() / count,
-        "roi/selected_loss_mean": losses.sum() / count,
-        "roi/selected_loss_max": losses.max(),
+        "positive_share": ((selected.labels > 0) & chosen).sum() / count,
+        "selected_loss_mean": losses.sum() / count,
+        "selected_loss_max": losses.max(),
     }
     if selected.candidates is not None:
         known = ~selected.candidates.isnan()
         losses = selected.candidates.nan_to_num(0.0)
         found |= {
-            "roi/selected_share": chosen.sum() / known.sum().clamp(min=1),
-            "roi/candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
-            "roi/candidate_loss_max": losses.max(),
+            "selected_share": chosen.sum() / known.sum().clamp(min=1),
+            "candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
+            "candidate_loss_max": losses.max(),
         }
-    return {f"train/{name}": value.float() for name, value in found.items()}
+    return {f"train/{kind}/{name}": value.float() for name, value in found.items()}
 
 
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:
-    """The RoIs of a view that carried loss, (h, w, 3) uint8: objects in their class's colour, background white.
+    """The regions of a view that carried loss, (h, w, 3) uint8: objects in their class's colour, background white.
 
-    The hardest third has captions with its class and loss; the rest is dashed.
+    The hardest third has captions with its class and loss; the rest is dashed. Of many, the `MOST` hardest are drawn.
     """
     height, width = batch.sizes[view].tolist()
     pixels = batch.images[view, :, :height, :width].permute(1, 2, 0).cpu().numpy()
     enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))
     pixels = pixels.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
     rows = selected.chosen[view].nonzero().squeeze(1)
-    rows = rows[torch.argsort(selected.losses[view, rows], descending=True)]
+    rows = rows[torch.argsort(selected.losses[view, rows], descending=True)][:MOST]
     labels, losses = selected.labels[view, rows].tolist(), selected.losses[view, rows].tolist()
     hard = -(-len(rows) // 3)
     captions = [f"{names[n - 1] if n else 'background'} {loss:.2f}" for n, loss in zip(labels, losses, strict=True)]

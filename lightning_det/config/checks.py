@@ -45,7 +45,7 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     for slot in SLOTS:
         _drop_leftovers(cfg, slot, contents, set(overridden))
     plain = resolved(cfg)
-    _check_selection(plain, lists.get("strategy", []))
+    _check_selection(plain, lists.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
     check_sense(plain)
@@ -91,8 +91,8 @@ def check_slots(group: str, names: Sequence[str]) -> None:
             owners[slot] = name
 
 
-def _check_selection(cfg: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuses strategies that select what the detector does not have."""
+def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: Iterable[str]) -> None:
+    """Refuses strategies and settings that select what the detector does not have."""
     known = parameters(locate("detector", cfg["detector"]["_target_"])) or {}
     for name in names:
         selects = option_file(f"strategy/{name}").get("selection", {})
@@ -100,6 +100,10 @@ def _check_selection(cfg: Mapping[str, Any], names: Sequence[str]) -> None:
             raise ConfigError(
                 f"strategy={name} selects {', '.join(selects)}, which detector {cfg['detector']['_target_']} has not"
             )
+    for key in overridden:
+        group, _, rest = key.partition(".")
+        if group == "selection" and rest and f"select_{rest.split('.')[0]}" not in known:
+            raise ConfigError(f"{key}: detector {cfg['detector']['_target_']} has no {rest.split('.')[0]}")
 
 
 def option_file(option: str) -> DictConfig:
@@ -144,6 +148,11 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
         raise ConfigError(
             "backbone.norm=frozen keeps statistics that nothing has learned; set backbone.weights or weights, "
             "or backbone.norm to batch, sync or group"
+        )
+    if cfg["detector"].get("head_norm") == "frozen" and not (cfg.get("weights") or cfg.get("resume")):
+        raise ConfigError(
+            "detector.head_norm=frozen keeps statistics that nothing has learned; set weights, or detector.head_norm "
+            "to batch, sync or group"
         )
     if backbone.get("frozen_stages") and not has_weights:
         raise ConfigError(

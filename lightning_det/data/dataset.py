@@ -12,12 +12,9 @@ from torchvision.transforms.v2 import functional as tvf
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.colours import distorted
 from lightning_det.data.images import ImageError, decode
-from lightning_det.structures import Batch, State
+from lightning_det.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View
-
-STRIDE = 32
-"""Canvas sides are multiples of this, so that every feature map halves evenly."""
 
 OUTSIDE = (123, 117, 104)
 """Colour of what a window shows outside the image: ImageNet's mean, as in SSD."""

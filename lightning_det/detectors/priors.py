@@ -32,10 +32,11 @@ class Priors(nn.Module):
         count = len(sizes) - 1
         lists = [list(r) if isinstance(r, Sequence) else r for r in ratios]
         by_map = lists if lists and isinstance(lists[0], list) else [lists] * count
-        if count < 1 or min(sizes) <= 0 or len(by_map) != count or (steps is not None and len(steps) != count):
+        bad = min(sizes) <= 0 or any(r <= 0 for own in by_map for r in own)
+        if bad or count < 1 or len(by_map) != count or (steps is not None and len(steps) != count):
             raise ValueError(
-                f"priors need positive sizes for every map and one more, and as many lists of ratios and steps as "
-                f"maps; got sizes {list(sizes)}, ratios {lists}, steps {steps}"
+                "priors need positive sizes for every map and one more, and as many steps and positive ratios "
+                f"(lists) as maps; got sizes {list(sizes)}, ratios {lists}, steps {steps}"
             )
         self.steps = None if steps is None else list(steps)
         self.per_cell = [2 + 2 * len(r) for r in by_map]

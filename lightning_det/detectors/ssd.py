@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from lightning_det.detectors.priors import Priors, spread
-from lightning_det.detectors.roi_head import BOX_WEIGHTS, CANDIDATES
+from lightning_det.detectors.roi_head import BOX_WEIGHTS, CANDIDATES, Selected
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.selection.priors import label_priors
@@ -51,6 +52,9 @@ class SSD(nn.Module):
         box_beta: where the box loss turns from quadratic to linear.
         preprocess: uint8 images to normalised float images.
         neck: prediction maps to those that are read; has their ``channels``. None: they are read as they are.
+
+    Attributes:
+        selected: of the last step; callbacks read it.
     """
 
     class_layers = ("classify.",)
@@ -72,6 +76,8 @@ class SSD(nn.Module):
         neck: nn.Module | None = None,
     ):
         super().__init__()
+        if getattr(select, "ranking", "train") != "train":
+            raise ValueError("priors are ranked by the losses of the step itself: selection.priors.ranking=train")
         if len(backbone.channels) != len(priors.per_cell):
             raise ValueError(f"priors are for {len(priors.per_cell)} maps, the backbone makes {len(backbone.channels)}")
         self.preprocess = preprocess or Normalize()
@@ -86,6 +92,7 @@ class SSD(nn.Module):
         self.classify = nn.ModuleList(_head(c, n * (num_classes + 1), head_norm) for c, n in shapes)
         self.regress = nn.ModuleList(_head(c, n * 4, head_norm) for c, n in shapes)
         self.thresholds = {"positive": positive, "ignore": ignore}
+        self.selected: Selected | None = None
         self.box_weight = box_weight
         self.box_beta = box_beta
 
@@ -173,6 +180,8 @@ class SSD(nn.Module):
         current = (classification + box).detach()
         index, chosen = self.select(labels, priors.expand_as(deltas), lambda chunk, mode: current, ious)
         carries = torch.zeros_like(is_object).scatter(1, index, chosen)
+        known = current.masked_fill(labels < 0, torch.nan)
+        self.selected = Selected(priors.expand_as(deltas), labels.clamp(min=0), carries, current, known)
         count = torch.maximum((carries & is_object).sum(), carries.sum() / 4).clamp(min=1)
         return {
             "class": (classification * carries).sum() / count,
@@ -216,8 +225,7 @@ class SSD(nn.Module):
 def _head(inputs: int, outputs: int, norm: Norm | None) -> nn.Module:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm is None)
     if norm is None:
-        nn.init.xavier_uniform_(conv.weight)
-        nn.init.zeros_(conv.bias)
+        initialise(conv)
         return conv
     nn.init.normal_(conv.weight, std=0.01)
     return set_norm(nn.Sequential(conv, nn.BatchNorm2d(outputs)), norm)

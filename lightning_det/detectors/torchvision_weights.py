@@ -39,7 +39,7 @@ def load_torchvision(
         state_dict: torchvision's tensors by torchvision's names.
         class_rows: for each of our classes, counted from 0, its label in torchvision's model (row 0 is background;
             for COCO weights the label is COCO's category id). None: the classes are the same, in the same order;
-            where their number differs the last layer keeps its fresh weights.
+            where their number differs the last layer keeps its fresh weights. Empty: it does in any case.
 
     Returns:
         Names of the detector's tensors that the state_dict did not set: none, or the last layer.
@@ -70,12 +70,12 @@ def load_torchvision_ssd(
     """
     weights = _renamed(state_dict, SSD_RENAMED, "SSD300")
     rows = ssd_rows(state_dict, detector.priors.per_cell[0])
-    if class_rows is not None:
+    if class_rows:
         _check_rows(class_rows, detector.num_classes, rows)
     for name in [n for n in weights if n.startswith(detector.class_layers)]:
-        if class_rows is not None:
+        if class_rows:
             weights[name] = weights[name].unflatten(0, (-1, rows))[:, [0, *class_rows]].flatten(0, 1)
-        elif rows != detector.num_classes + 1:
+        elif class_rows is not None or rows != detector.num_classes + 1:
             del weights[name]
     return _load(detector, weights)
 
@@ -122,7 +122,7 @@ def _select_classes(weights: dict[str, Tensor], detector: FasterRCNN, class_rows
     rows = weights["roi_head.predictor.classify.weight"].shape[0]
     if class_rows is None and rows == num_classes + 1:
         return
-    if class_rows is None:
+    if not class_rows:
         for name in [n for n in weights if n.startswith(detector.class_layers)]:
             del weights[name]
         return

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
-from lightning_det.structures import Batch, Detections
+from lightning_det.structures import STRIDE, Batch, Detections
 
 
 class TwoStage(nn.Module):
@@ -43,8 +44,9 @@ class TwoStage(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The four losses of a training batch; their sum is what training minimises."""
-        maps = self.features(batch.images, batch.sizes)
-        predictions = self.rpn(maps, batch.images.shape[-2:])
+        images = padded(batch.images)
+        maps = self.features(images, batch.sizes)
+        predictions = self.rpn(maps, images.shape[-2:])
         proposals = self.rpn.propose(predictions, batch.sizes, batch.ranges * batch.scales[:, None])
         return self.rpn.losses(predictions, batch) | self.roi_head.losses(maps, proposals, batch)
 
@@ -67,6 +69,7 @@ class TwoStage(nn.Module):
             max_detections: most detections per view.
             passes: how many times boxes are regressed, see `RoIHead.detect`.
         """
+        images = padded(images)
         maps = self.features(images, sizes)
         proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
         return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, passes)
@@ -75,6 +78,16 @@ class TwoStage(nn.Module):
         """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""
         for part in (self.backbone, self.neck, self.rpn.head, self.roi_head.predictor.trunk):
             part.compile(fullgraph=True, **options)
+
+
+def padded(images: Tensor) -> Tensor:
+    """Images whose sides are multiples of `STRIDE`: anchors are where their cells are only if every map halves evenly.
+
+    Args:
+        images: (B, 3, H, W); batches of views of one shape come without padding.
+    """
+    down, right = (-side % STRIDE for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
 def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:

@@ -26,7 +26,8 @@ class FasterRCNNModule(DetectionModule):
         rows = None
         last = state_dict.get("roi_heads.box_predictor.cls_score.weight")
         is_coco = last is not None and len(last) == len(COCO_CLASSES)
-        if is_coco and set(self.labels.names) <= set(COCO_CLASSES):
-            rows = [COCO_CLASSES.index(name) for name in self.labels.names]
+        if is_coco:
+            known = set(self.labels.names) <= set(COCO_CLASSES)
+            rows = [COCO_CLASSES.index(name) for name in self.labels.names] if known else []
         left = load_torchvision(self.detector, state_dict, rows)
         return "the last layer starts fresh: its classes are others" if left else "all layers"

@@ -25,7 +25,8 @@ class SSDModule(DetectionModule):
         """
         rows = None
         is_coco = ssd_rows(state_dict, self.detector.priors.per_cell[0]) == len(COCO_CLASSES)
-        if is_coco and set(self.labels.names) <= set(COCO_CLASSES):
-            rows = [COCO_CLASSES.index(name) for name in self.labels.names]
+        if is_coco:
+            known = set(self.labels.names) <= set(COCO_CLASSES)
+            rows = [COCO_CLASSES.index(name) for name in self.labels.names] if known else []
         left = load_torchvision_ssd(self.detector, state_dict, rows)
         return "the last layers start fresh: their classes are others" if left else "all layers"

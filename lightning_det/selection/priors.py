@@ -12,6 +12,9 @@ from lightning_det.structures import State
 LEAST = 1e-6
 """IoU above which a box can be given to a prior."""
 
+RIVALS = 64
+"""Best priors of a box that it competes for; with so many alike that all of these go to others, it gets none."""
+
 
 def label_priors(
     priors: Tensor,
@@ -50,8 +53,9 @@ def label_priors(
 def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     """Gives every box one prior of its own: of all pairs that are left the one of highest IoU, again and again.
 
-    Of a box's priors only its G best can matter, since others take at most G - 1 of them. The loop is as long as the
-    padded number of boxes, whatever they are, and its tensors are small: nothing waits for the device.
+    Of a box's priors only its G best can matter, since others take at most G - 1 of them, and of many the `RIVALS`
+    best do. The loop is as long as the padded number of boxes, whatever they are, and its tensors are small: nothing
+    waits for the device.
 
     Args:
         priors: (P, 4).
@@ -62,7 +66,7 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
         (B, P) int64, the box that a prior was given to, or -1.
     """
     batch, count = usable.shape
-    best = min(count, len(priors))
+    best = min(count, len(priors), RIVALS)
     values, places = [], []
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)

@@ -19,7 +19,7 @@ class IoUCrops:
     width and height independently.
 
     A box is learned from when its centre is inside the window. What else is seen of an object is no background either,
-    which it is in SSD: its state is ``INVALID``.
+    which it is in SSD: its state is ``INVALID``. (RoIs of two-stage detectors have its class, as in chips.)
 
     Args:
         expansion: longest side of a grown window, relative to the view's.
@@ -32,6 +32,9 @@ class IoUCrops:
     Raises:
         ValueError: settings that leave no window.
     """
+
+    keeps_shape = True
+    """Tells the planner that views stay as large as they are."""
 
     def __init__(
         self,

@@ -20,14 +20,20 @@ class Planner:
         distort: changes their colours, or None.
 
     Raises:
-        ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them.
+        ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them; or it needs a scale, and
+            ``scales`` warps.
     """
 
     def __init__(
         self, scales: Step, windows: Step | None = None, flip: Step | None = None, distort: Step | None = None
     ):
         if getattr(windows, "needs_all_resolutions", False) and getattr(scales, "draw", "all") != "all":
-            raise ValueError(f"views: {type(windows).__name__} need every resolution of the pyramid, draw=all")
+            raise ValueError(f"{type(windows).__name__} need every resolution of the pyramid, draw=all")
+        if windows is not None and hasattr(scales, "canvas") and not getattr(windows, "keeps_shape", False):
+            raise ValueError(
+                f"{type(windows).__name__} cut views at their scale, and {type(scales).__name__} has none; "
+                "take single_scale instead of warp"
+            )
         self.scales = scales
         self.windows = windows
         self.flip = flip
