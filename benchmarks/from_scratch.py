@@ -3,12 +3,13 @@
     python benchmarks/from_scratch.py --seeds 3
 
 All arms see the same images with the same augmentation and have the same priors, matching, losses and schedule. SSD has
-BatchNorm nowhere, as published, or in its backbone and behind its predictions, as DSOD has it.
+BatchNorm nowhere, as published, or in its backbone and behind its predictions, as DSOD has it. Mirrored images are the
+only augmentation: with SSD's whole augmentation no arm has learned anything after so few steps.
 """
 
 from arms import Arm, compare
 
-COMMON = ["strategy=[single_scale,iou_crops,distort,flip]", "data.batch_size=16", "test.nms_iou=0.45"]
+COMMON = ["strategy=[single_scale,flip]", "data.batch_size=8", "test.nms_iou=0.45"]
 SSD = ["detector=ssd", "backbone=ssd_tiny"]
 DSOD = ["detector=dsod", "backbone=dsod_tiny"]
 
@@ -21,7 +22,7 @@ OVERRIDES = {
     "dsod_without_transition": [*DSOD, "backbone.transition_without_pooling=false"],
 }
 
-ARMS = {name: Arm([*own, *COMMON], 16.0, {"one scale": []}) for name, own in OVERRIDES.items()}
+ARMS = {name: Arm([*own, *COMMON], 8.0, {"one scale": []}) for name, own in OVERRIDES.items()}
 
 if __name__ == "__main__":
     compare(ARMS, __doc__, "from_scratch")
