@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
+from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
 
@@ -48,7 +49,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         @functools.wraps(task)
         def run(cfg: DictConfig) -> object:
             _quiet_libraries()
-            return task(cfg)
+            return run_job(task, cfg, f"lightning_det.{config_name}")
 
         @functools.wraps(task)
         def main() -> None:
@@ -57,12 +58,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             register_schema()
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+            except JobError:
+                pass  # it has been said
             except (HydraException, OmegaConfBaseException) as error:
                 _stop(explain(error, config_name), 2)
             except ConfigError as error:
                 _stop(str(error), 2)
             except UserError as error:
                 _stop(str(error), 1)
+            finally:
+                code = summary()
+            if code:
+                sys.exit(code)
 
         return main
 

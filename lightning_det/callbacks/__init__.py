@@ -3,7 +3,8 @@
 from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
+from lightning_det.callbacks.ranks import SameConfiguration
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 
-__all__ = ["Collector", "EpochSummary", "Evaluator", "Pictures", "SelectionLog", "StopOnNonFinite"]
+__all__ = ["Collector", "EpochSummary", "Evaluator", "Pictures", "SameConfiguration", "SelectionLog", "StopOnNonFinite"]

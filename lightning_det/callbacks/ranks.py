@@ -1,0 +1,42 @@
+"""Ranks that train the same thing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lightning_det.errors import ConfigError
+
+
+class SameConfiguration(pl.Callback):
+    """Stops a training whose ranks have different configurations, which nothing else would notice.
+
+    Launchers that start every rank with its own command line can do that: another override, environment or checkout.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compares all ranks with the first one.
+
+        Raises:
+            ConfigError: on every rank, so that none waits for another.
+        """
+        own = pl_module.hparams["settings"]
+        first, *others = (trainer.strategy.broadcast(own, src=rank) for rank in range(trainer.world_size))
+        for rank, other in enumerate(others, start=1):
+            if differing := sorted(differences(first, other)):
+                raise ConfigError(
+                    f"rank {rank} has another configuration than rank 0: {', '.join(differing)}; start all ranks with "
+                    "the same command"
+                )
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ in two pieces of plain data."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = {*first, *second}
+        return [
+            found
+            for key in keys
+            for found in differences(first.get(key), second.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if first == second else [path]
