@@ -36,13 +36,16 @@ class StdoutHandler(logging.StreamHandler):
         return sys.stdout
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+def command(
+    config_name: str, completed: Callable[[Sequence[str]], list[str]] = list
+) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Makes a Hydra app of a function that takes the composed configuration.
 
     Errors that the user can mend are printed without a traceback: exit code 2 for the configuration, 1 for the rest.
 
     Args:
         config_name: the command's file in ``conf/``.
+        completed: makes the arguments that count of those on the command line.
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
@@ -56,6 +59,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             register_schema()
+            sys.argv[1:] = completed(sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
             except JobError:

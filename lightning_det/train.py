@@ -24,6 +24,7 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.mining import interrupted, mine, proposals_file, with_proposals
+from lightning_det.resume import completed
 
 log = logging.getLogger("lightning_det")
 
@@ -105,7 +106,7 @@ def report(trainer: pl.Trainer, folder: Path) -> None:
     print(folder)
 
 
-main = command("train")(train)
+main = command("train", completed)(train)
 
 if __name__ == "__main__":
     main()

@@ -148,6 +148,28 @@ def test_resume_goes_on_where_training_stopped(small, trained, tmp_path):
     assert len(after["epoch_losses"]) == 5
 
 
+def test_resume_needs_the_run_folder_alone(small, tmp_path):
+    """Its options come back, its logs go on, and what is given now wins."""
+    folder = tmp_path / "a run"
+    options = ["detector=ssd", "backbone=ssd_tiny", "optimizer.lr=0.003", "trainer.log_every_n_steps=1"]
+    run("train", *small, *options, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'")
+    before = (folder / "metrics.csv").read_text().splitlines()
+    log = (folder / "train.log").read_text()
+    assert last_line(run("train", f"resume='{folder}'", "trainer.max_epochs=3")) == folder
+    assert read(folder / "metrics.json")["epochs"] == 3
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["optimizer"]["lr"] == 0.003
+    assert config["trainer"]["max_epochs"] == 3
+    assert (folder / "metrics.csv").read_text().splitlines()[: len(before)] == before
+    assert len((folder / "metrics.csv").read_text().splitlines()) > len(before)
+    assert (folder / "train.log").read_text().startswith(log)
+    assert [p.name for p in tmp_path.iterdir()] == ["a run"]
+    # Once more, from what the second part left.
+    run("train", f"resume='{folder}'", "trainer.max_epochs=4")
+    assert read(folder / "metrics.json")["epochs"] == 4
+    assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.003
+
+
 def test_weights_of_a_checkpoint_start_another_training(small, trained, tmp_path, coco_folder):
     arguments = ("dataset=coco", f"dataset.root={coco_folder}", "trainer.max_epochs=1", "dataset.resolution=[96,128]")
     run(

@@ -1,5 +1,6 @@
 """Lightning callbacks: what happens around training steps."""
 
+from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
@@ -7,4 +8,13 @@ from lightning_det.callbacks.ranks import SameConfiguration
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 
-__all__ = ["Collector", "EpochSummary", "Evaluator", "Pictures", "SameConfiguration", "SelectionLog", "StopOnNonFinite"]
+__all__ = [
+    "CSVLog",
+    "Collector",
+    "EpochSummary",
+    "Evaluator",
+    "Pictures",
+    "SameConfiguration",
+    "SelectionLog",
+    "StopOnNonFinite",
+]

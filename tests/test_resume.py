@@ -1,0 +1,85 @@
+"""Runs that go on: the command line that counts, and the log."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from lightning_det.callbacks import CSVLog
+from lightning_det.resume import completed
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder that says how it was started."""
+    folder = tmp_path / "runs" / "of mine"
+    (folder / ".hydra").mkdir(parents=True)
+    started = [
+        "strategy=[snip,flip]",
+        "+trainer.x=1",
+        "weights=w.ckpt",
+        "seed=3",
+        "~callbacks.best",
+        "resume=elsewhere",
+    ]
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(started))
+    return folder
+
+
+def test_options_come_back(run):
+    place = f"hydra.run.dir={json.dumps(str(run))}"
+    kept = ["strategy=[snip,flip]", "+trainer.x=1", "seed=3", "~callbacks.best"]
+    for given in (f"resume={run}", f"resume='{run}'", f'resume="{run}"'):
+        assert completed([given]) == [*kept, given, place]
+
+
+def test_what_is_given_now_wins(run):
+    given = [f"resume={run}", "seed=4", "trainer.x=2", "hydra.run.dir=other"]
+    assert completed(given) == ["strategy=[snip,flip]", "~callbacks.best", *given]
+
+
+@pytest.mark.parametrize("arguments", [[], ["seed=1"], ["resume=nowhere"], ["resume=null"], ["--help"]])
+def test_other_commands_stay_as_they_are(arguments):
+    assert completed(arguments) == arguments
+
+
+def test_sweeps_and_folders_without_record_stay_as_they_are(run):
+    assert completed(["-m", f"resume={run}"]) == ["-m", f"resume={run}"]
+    (run / ".hydra" / "overrides.yaml").unlink()
+    assert completed([f"resume={run}"]) == [f"resume={run}"]
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "metrics.csv").open(newline="")))
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+def test_the_log_goes_on(tmp_path):
+    """Rows before the first new step stay, those that are done again are replaced, new columns are added."""
+    first = CSVLog(str(tmp_path))
+    for step in range(6):
+        first.log_metrics({"loss": 10 - step}, step)
+    first.save()
+    second = CSVLog(str(tmp_path))
+    assert len(rows(tmp_path)) == 6
+    second.log_metrics({"loss": 1, "lr": 0.5}, 4)
+    assert len(rows(tmp_path)) == 4  # an interruption now loses nothing of the past
+    second.log_metrics({"loss": 2}, 5)
+    second.save()
+    assert [(r["step"], r["loss"], r["lr"]) for r in rows(tmp_path)] == [
+        *((str(n), str(10 - n), "") for n in range(4)),
+        ("4", "1", "0.5"),
+        ("5", "2", ""),
+    ]
+    third = CSVLog(str(tmp_path))
+    third.log_metrics({"loss": 3}, 6)
+    third.save()
+    assert len(rows(tmp_path)) == 7
+
+
+def test_a_log_without_past(tmp_path):
+    log = CSVLog(str(tmp_path / "new"))
+    log.log_metrics({"loss": 1.0})
+    log.save()
+    assert rows(tmp_path / "new") == [{"loss": "1.0", "step": "0"}]
