@@ -58,7 +58,7 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
     start, code, error = time.monotonic(), 1, "interrupted"
     try:
-        with _wandb_names(overrides, folder.parent.name):
+        with _wandb_names(overrides, "/".join(folder.parent.parts[-2:])):
             result = _in_child(module, overrides, folder) if _has_ranks(cfg) else task(cfg)
         code, error = 0, None
         return result

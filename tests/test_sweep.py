@@ -54,7 +54,10 @@ def test_jobs_of_two_ranks_have_one_folder_and_one_configuration(small, tmp_path
     for number in (0, 2):
         folder = tmp_path / f"sweep/{number}"
         assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == number // 2
-        assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+        (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+        recorded = log.read_bytes()
+        assert f"{tmp_path.name}/sweep".encode() in recorded  # the group
+        assert f"seed={number // 2} strategy=[single_scale] ".encode() in recorded  # the name
         assert read(folder / "metrics.json")["steps"] > 0
 
 
