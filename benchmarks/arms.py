@@ -1,7 +1,7 @@
 """What benchmarks of strategies share: arms trained for the same number of pixels with several seeds, and their table.
 
-Every arm is an ordinary run of ``lightning_det.train`` with the default detector on `shapes`, then of
-``lightning_det.eval``. The unit of training pixels is one canvas: one 256 x 192 image.
+Every arm is an ordinary run of ``lightning_det.train`` on `shapes`, then of ``lightning_det.eval``. The unit of
+training pixels is one canvas: one 256 x 192 image.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
+from lightning_det.resume import override_key
 from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
@@ -102,7 +103,7 @@ def chosen(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]
 
 def overridden_keys() -> list[str]:
     """Keys that the user set on the command line, without ``+``."""
-    return [o.split("=", 1)[0].lstrip("+~") for o in HydraConfig.get().overrides.task]
+    return [override_key(o) for o in HydraConfig.get().overrides.task]
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -18,17 +18,18 @@ def completed(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: after the name of the command.
     """
-    given = {_key(a): a.split("=", 1)[1] for a in arguments if "=" in a and not a.startswith("-")}
+    given = {override_key(a): a.split("=", 1)[1] for a in arguments if "=" in a and not a.startswith("-")}
     folder = Path(given.get("resume", "").strip("'\"") or "?")
     file = folder / ".hydra" / "overrides.yaml"
     if not file.is_file() or any(flag in arguments for flag in MULTIRUN):
         return list(arguments)
     # A run that started from weights has left them behind, and one that went on before is the same run.
     left = {*given, "weights", "resume"}
-    first = [o for o in yaml.safe_load(file.read_text()) or [] if _key(o) not in left]
+    first = [o for o in yaml.safe_load(file.read_text()) or [] if override_key(o) not in left]
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={json.dumps(str(folder.resolve()))}"]
     return [*first, *arguments, *place]
 
 
-def _key(override: str) -> str:
+def override_key(override: str) -> str:
+    """The dotted key that an override sets."""
     return override.split("=", 1)[0].lstrip("+~")

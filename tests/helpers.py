@@ -1,8 +1,47 @@
 """What several test modules need."""
 
+import json
+
+import numpy as np
 import torch
 
-from lightning_det.structures import Batch, State
+from lightning_det.structures import Batch, ImageRecord, State
+
+SMALL = (
+    "dataset.source.train=24",
+    "dataset.source.val=8",
+    "dataset.source.width=128",
+    "dataset.source.height=96",
+    "dataset.source.sizes=[8,48]",
+    "dataset.resolution=[96,128]",
+    "dataset.pyramid=[[192,256],[96,128],[48,64]]",
+)
+"""Generated images that a command trains on in seconds."""
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def record(width=640, height=480, boxes=(), ignored=()):
+    """An image with boxes of different classes."""
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    flags = np.zeros(len(boxes), bool)
+    flags[list(ignored)] = True
+    return ImageRecord(width, height, boxes, np.arange(len(boxes)), flags)
+
+
+def losses_of(model, batch, steps, lr):
+    """The detector's total loss at each of some SGD steps on one batch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    seen = []
+    for _ in range(steps):
+        total = sum(model.losses(batch).values())
+        seen.append(total.item())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return seen
 
 
 def make_batch(count=2, height=192, width=256, boxes=5, padded=16, classes=6, seed=0, scale=1.0, ranges=None):

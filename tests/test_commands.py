@@ -1,6 +1,5 @@
 """The real commands, started as a user starts them, on small generated images and on real ones."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import SMALL, read
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -19,16 +19,6 @@ pytestmark = pytest.mark.slow
 
 SIZES = ("small", "medium", "large")
 FIGURES = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100", *(f"{kind}_{size}" for kind in ("AP", "AR") for size in SIZES)]
-
-SMALL = (
-    "dataset.source.train=24",
-    "dataset.source.val=8",
-    "dataset.source.width=128",
-    "dataset.source.height=96",
-    "dataset.source.sizes=[8,48]",
-    "dataset.resolution=[96,128]",
-    "dataset.pyramid=[[192,256],[96,128],[48,64]]",
-)
 
 
 def run(command, *overrides, code=0, cwd=None, env=None):
@@ -46,10 +36,6 @@ def run(command, *overrides, code=0, cwd=None, env=None):
 
 def last_line(output):
     return Path(output.rstrip().splitlines()[-1])
-
-
-def read(file):
-    return json.loads(file.read_text())
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from helpers import make_batch
+from helpers import losses_of, make_batch
 from torch import nn
 
 from lightning_det.backbones import dsod
@@ -179,14 +179,7 @@ def test_every_parameter_learns():
 def test_a_step_lowers_the_loss_and_detections_have_the_same_form():
     model = tiny(shortcuts=8)
     batch = make_batch(2, 96, 128)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    seen = []
-    for _ in range(10):
-        total = sum(model.losses(batch).values())
-        seen.append(total.item())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    seen = losses_of(model, batch, steps=10, lr=0.02)
     assert seen[-1] < 0.8 * seen[0]
     with torch.no_grad():
         found = model.eval()(batch.images, batch.sizes, 0.01, 0.45, 50)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import make_batch
+from helpers import losses_of, make_batch
 from torch import nn
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
@@ -291,14 +291,7 @@ def test_every_parameter_learns(pooling, select):
 def test_a_step_lowers_the_loss():
     model = detector(pooling="deformable", select=(AllSelector(), AllSelector()))
     batch = make_batch(2, 96, 128)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    seen = []
-    for _ in range(12):
-        total = sum(model.losses(batch).values())
-        seen.append(total.item())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    seen = losses_of(model, batch, steps=12, lr=0.02)
     assert seen[-1] < 0.8 * seen[0]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import make_batch
+from helpers import losses_of, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -281,14 +281,7 @@ def test_ohem_may_select_background_alone():
 def test_a_step_lowers_the_loss_and_detections_are_sound():
     model = detector(ssd_tiny(norm="batch"))
     batch = make_batch(2, 96, 128)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    seen = []
-    for _ in range(15):
-        total = sum(model.losses(batch).values())
-        seen.append(total.item())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    seen = losses_of(model, batch, steps=15, lr=0.01)
     assert seen[-1] < 0.8 * seen[0]
     with torch.no_grad():
         found = model.eval()(batch.images, batch.sizes, 0.02, 0.45, 50)

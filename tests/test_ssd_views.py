@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 import torch
-from helpers import make_batch
+from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
@@ -16,20 +16,13 @@ from lightning_det.data.colours import distorted
 from lightning_det.data.dataset import OUTSIDE, Collate, Look, Sample, render
 from lightning_det.detectors import FasterRCNN
 from lightning_det.selection import RandomSelector
-from lightning_det.structures import ImageRecord, State
+from lightning_det.structures import State
 from lightning_det.views import Distort, IoUCrops, Planner, Pyramid, RandomFlip, Tiles, View, Warp
 from lightning_det.views.iou_crops import _iou
 from lightning_det.views.targets import targets
 from lightning_det.views.view import Distortion, boxes_to_image, boxes_to_view
 
 PLAIN = Distortion(0.0, 1.0, 1.0, 0.0, True)
-
-
-def record(width=640, height=480, boxes=(), ignored=()):
-    boxes = np.array(boxes, float).reshape(-1, 4)
-    flags = np.zeros(len(boxes), bool)
-    flags[list(ignored)] = True
-    return ImageRecord(width, height, boxes, np.arange(len(boxes)), flags)
 
 
 def drawn(image, seed=0, views=None, **options):

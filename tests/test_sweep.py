@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from test_commands import SMALL, read
+from helpers import SMALL, read
 
 from lightning_det.callbacks.ranks import differences
 

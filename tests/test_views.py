@@ -5,24 +5,18 @@ from math import inf
 import numpy as np
 import pytest
 import torch
+from helpers import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_det.data.dataset import Collate, Look, Sample, render
 from lightning_det.ops.boxes import size
-from lightning_det.structures import ImageRecord, State
+from lightning_det.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
 from lightning_det.views.pyramid import scale_factor
 from lightning_det.views.targets import targets
 from lightning_det.views.tiles import starts
 from lightning_det.views.view import boxes_to_image, boxes_to_view
-
-
-def record(width=640, height=480, boxes=(), ignored=()):
-    boxes = np.array(boxes, float).reshape(-1, 4)
-    flags = np.zeros(len(boxes), bool)
-    flags[list(ignored)] = True
-    return ImageRecord(width, height, boxes, np.arange(len(boxes)), flags)
 
 
 def batch_of(image, view):

@@ -173,15 +173,16 @@ class SSD(nn.Module):
         priors, logits, deltas = self.predict(batch.images, batch.sizes)
         labels, matched, ious = label_priors(priors, batch.boxes, batch.labels, batch.states, **self.thresholds)
         is_object = labels > 0
-        targets = encode_where(is_object, priors.expand_as(deltas), gather_boxes(batch.boxes, matched), BOX_WEIGHTS)
+        regions = priors.expand_as(deltas)
+        targets = encode_where(is_object, regions, gather_boxes(batch.boxes, matched), BOX_WEIGHTS)
         box = F.smooth_l1_loss(deltas, targets, beta=self.box_beta, reduction="none").sum(dim=-1) * is_object
         classification = F.cross_entropy(logits.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none")
         classification = classification.view(labels.shape)
         current = (classification + box).detach()
-        index, chosen = self.select(labels, priors.expand_as(deltas), lambda chunk, mode: current, ious)
+        index, chosen = self.select(labels, regions, lambda chunk, mode: current, ious)
         carries = torch.zeros_like(is_object).scatter(1, index, chosen)
         known = current.masked_fill(labels < 0, torch.nan)
-        self.selected = Selected(priors.expand_as(deltas), labels.clamp(min=0), carries, current, known)
+        self.selected = Selected(regions, labels.clamp(min=0), carries, current, known)
         count = torch.maximum((carries & is_object).sum(), carries.sum() / 4).clamp(min=1)
         return {
             "class": (classification * carries).sum() / count,
