@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
+from lightning_det.files import whole
 from lightning_det.resume import override_key
 from lightning_det.sweep import JobError, run_job, summary
 
@@ -156,7 +157,5 @@ def _quiet_libraries() -> None:
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Writes the resolved configuration to ``config.yaml``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(
-        OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)), folder / "config.yaml"
-    )
+    with whole(folder / "config.yaml") as stream:
+        stream.write(OmegaConf.to_yaml(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))

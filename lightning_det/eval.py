@@ -1,6 +1,5 @@
 """``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
 
-import json
 import logging
 
 from omegaconf import DictConfig
@@ -12,6 +11,7 @@ from lightning_det.callbacks import Evaluator, Pictures
 from lightning_det.cli import command, run_folder, save_config
 from lightning_det.evaluation.coco import Evaluation, evaluate
 from lightning_det.evaluation.files import write_coco_results
+from lightning_det.files import write_json
 from lightning_det.plotting.curves import plot_ap_by_size
 from lightning_det.restore import relabelled, restored
 
@@ -46,7 +46,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict:
         "per_class": full.per_class(),
         "ap_by_size": full.curve(),
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    write_json(folder / "metrics.json", metrics)
     print_tables(full)
     print(folder)
     return metrics

@@ -1,6 +1,5 @@
 """``python -m lightning_det.inspect``: is the dataset in order, and what does a strategy make of it?"""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, suggest, try_out
+from lightning_det.files import write_json
 from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
 from lightning_det.plotting.curves import plot_sizes
@@ -67,7 +67,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         "suggestion": suggestion,
         "splits": splits,
     }
-    (folder / "inspect.json").write_text(json.dumps(report, indent=1))
+    write_json(folder / "inspect.json", report)
     marks = cfg.dataset.size_cuts
     plot_sizes(sizes, folder / "sizes.png", marks, f"object sizes, {cfg.split}")
     drawn = draw_page(ViewDataset(chosen, **data.visibility), looks, cfg.pictures)

@@ -1,6 +1,5 @@
 """``python -m lightning_det.predict checkpoint=FILE source=IMAGES``: detections in images without annotations."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lightning_det.data.folder import read_folder
 from lightning_det.data.images import decode, progress
 from lightning_det.errors import UserError
 from lightning_det.evaluation.results import Results
+from lightning_det.files import write_json
 from lightning_det.restore import restored
 
 log = logging.getLogger("lightning_det")
@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn).save(picture)
     content = summary(store, results, module.labels, problems)
-    (output / "predictions.json").write_text(json.dumps(content, indent=1))
+    write_json(output / "predictions.json", content)
     log.info("%d detections in %d images", len(results), len(store))
     print(output)
 

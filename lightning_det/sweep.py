@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_det.errors import ConfigError, UserError
+from lightning_det.files import write_json
 
 
 class Job(NamedTuple):
@@ -95,14 +96,6 @@ def summary() -> int:
     if failed:
         print(f"error: {len(failed)} of {len(JOBS)} jobs failed", file=sys.stderr)
     return max(failed, default=0)
-
-
-def write_json(file: Path, content: object) -> None:
-    """Writes a file as a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(file)
 
 
 def _ap(folder: Path) -> float | None:

@@ -1,6 +1,5 @@
 """``python -m lightning_det.train``: trains a detector, evaluates it after every epoch, and keeps what happened."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from lightning_det.callbacks import EpochSummary, Evaluator
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
+from lightning_det.files import write_json
 from lightning_det.mining import interrupted, mine, proposals_file, with_proposals
 from lightning_det.resume import completed
 
@@ -102,7 +102,7 @@ def report(trainer: pl.Trainer, folder: Path) -> None:
         metrics["best_AP"] = metrics["AP"] if best is None else float(best)
         metrics["per_class"] = evaluator.evaluation.per_class()
         print(evaluator.evaluation.table())
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    write_json(folder / "metrics.json", metrics)
     print(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
-    ("structures", "errors", "ops", "selection", "backbones"),
+    ("structures", "errors", "files", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
     ("config", "build", "cli", "restore", "resume", "mining", "sweep"),

@@ -1,21 +1,19 @@
 """Arrays in ``.npz`` files, with plain data beside them; nothing is pickled."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_det.files import whole
+
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays, whole or not at all; the folder is made if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    with whole(file, "wb") as stream:
         np.savez(stream, **arrays)
-    partial.replace(file)
 
 
 def from_plain(data: Any) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Detections in COCO's results format."""
 
-import json
 from pathlib import Path
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.results import Results
+from lightning_det.files import write_json
 
 
 def coco_results(store: AnnotationStore, results: Results) -> list[dict]:
@@ -24,4 +24,4 @@ def coco_results(store: AnnotationStore, results: Results) -> list[dict]:
 
 def write_coco_results(file: Path, store: AnnotationStore, results: Results) -> None:
     """Writes `coco_results` as json, as COCO's servers and tools read it."""
-    file.write_text(json.dumps(coco_results(store, results)))
+    write_json(file, coco_results(store, results))

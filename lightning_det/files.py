@@ -1,0 +1,39 @@
+"""Files that are there as a whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole(file: Path, mode: str = "w") -> Iterator[IO]:
+    """Opens a file to write that replaces the old one only when all of it is on the disk.
+
+    A process that is killed, or a disk that is full, leaves the old file, if there was one.
+
+    Args:
+        file: to write; its folder is made.
+        mode: ``w`` or ``wb``.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with part.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: object) -> None:
+    """Writes plain data as json."""
+    with whole(file) as stream:
+        json.dump(content, stream, indent=1)
