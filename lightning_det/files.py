@@ -33,7 +33,7 @@ def whole(file: Path, mode: str = "w") -> Iterator[IO]:
         part.unlink(missing_ok=True)
 
 
-def write_json(file: Path, content: object) -> None:
-    """Writes plain data as json."""
+def write_json(file: Path, content: object, indent: int | None = 1) -> None:
+    """Writes plain data as json, for people to read unless ``indent`` is None."""
     with whole(file) as stream:
-        json.dump(content, stream, indent=1)
+        json.dump(content, stream, indent=indent)

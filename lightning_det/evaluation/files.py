@@ -24,4 +24,4 @@ def coco_results(store: AnnotationStore, results: Results) -> list[dict]:
 
 def write_coco_results(file: Path, store: AnnotationStore, results: Results) -> None:
     """Writes `coco_results` as json, as COCO's servers and tools read it."""
-    write_json(file, coco_results(store, results))
+    write_json(file, coco_results(store, results), indent=None)
