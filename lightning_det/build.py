@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
+from lightning_det.callbacks import WholeCheckpoints
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
@@ -161,7 +162,7 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
         if not cfg.trainer.enable_progress_bar:
             callbacks.pop("progress", None)  # Lightning refuses both
-        arguments = {"logger": loggers or False, "callbacks": list(callbacks.values())}
+        arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
     return build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
 
 from lightning_det.callbacks import CSVLog
@@ -54,19 +55,18 @@ def rows(folder):
     return list(csv.DictReader((folder / "metrics.csv").open(newline="")))
 
 
-@pytest.mark.filterwarnings("ignore:Experiment logs directory")
 def test_the_log_goes_on(tmp_path):
     """Rows before the first new step stay, those that are done again are replaced, new columns are added."""
     first = CSVLog(str(tmp_path))
     for step in range(6):
         first.log_metrics({"loss": 10 - step}, step)
-    first.save()
+        assert len(rows(tmp_path)) == step + 1  # at once
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("6,")  # cut by an interruption
     second = CSVLog(str(tmp_path))
-    assert len(rows(tmp_path)) == 6
     second.log_metrics({"loss": 1, "lr": 0.5}, 4)
-    assert len(rows(tmp_path)) == 4  # an interruption now loses nothing of the past
+    assert len(rows(tmp_path)) == 5
     second.log_metrics({"loss": 2}, 5)
-    second.save()
     assert [(r["step"], r["loss"], r["lr"]) for r in rows(tmp_path)] == [
         *((str(n), str(10 - n), "") for n in range(4)),
         ("4", "1", "0.5"),
@@ -74,12 +74,10 @@ def test_the_log_goes_on(tmp_path):
     ]
     third = CSVLog(str(tmp_path))
     third.log_metrics({"loss": 3}, 6)
-    third.save()
     assert len(rows(tmp_path)) == 7
 
 
 def test_a_log_without_past(tmp_path):
     log = CSVLog(str(tmp_path / "new"))
-    log.log_metrics({"loss": 1.0})
-    log.save()
-    assert rows(tmp_path / "new") == [{"loss": "1.0", "step": "0"}]
+    log.log_metrics({"loss": torch.tensor(1.0), "epoch": 0})
+    assert rows(tmp_path / "new") == [{"epoch": "0", "loss": "1.0", "step": "0"}]

@@ -1,10 +1,12 @@
 """Lightning callbacks: what happens around training steps."""
 
+from lightning_det.callbacks.checkpoints import LastCheckpoint, WholeCheckpoints
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.ranks import SameConfiguration
+from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 
@@ -13,8 +15,11 @@ __all__ = [
     "Collector",
     "EpochSummary",
     "Evaluator",
+    "LastCheckpoint",
     "Pictures",
     "SameConfiguration",
     "SelectionLog",
+    "StepSeeds",
     "StopOnNonFinite",
+    "WholeCheckpoints",
 ]

@@ -14,7 +14,7 @@ class EpochSummary(pl.Callback):
     The mean is over all steps of the epoch; the progress bar and ``train/loss`` show single steps.
 
     Attributes:
-        losses: mean loss of every epoch so far, of this rank; kept in checkpoints.
+        losses: mean loss of every epoch so far, of this rank; kept in checkpoints, with the mean of the current one.
     """
 
     def __init__(self):
@@ -25,13 +25,13 @@ class EpochSummary(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a mean."""
-        self._sum = torch.zeros((), device=pl_module.device)
+        self._sum = torch.zeros(())
         self._steps = 0
         self._figures = {}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Adds a step, on the device: nothing waits for it."""
-        self._sum += outputs["train/loss"]
+        self._sum = self._sum + outputs["train/loss"]
         self._steps += 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -41,7 +41,8 @@ class EpochSummary(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how the epoch went; its validation has already run."""
-        self.losses.append(float(self._sum) / max(1, self._steps))
+        # Not append: a run that goes on from the end of an epoch may end it a second time.
+        self.losses[trainer.current_epoch :] = [float(self._sum) / max(1, self._steps)]
         pl_module.log("train/epoch_loss", self.losses[-1])
         figures = {"loss": self.losses[-1]} | self._figures
         if trainer.is_global_zero:
@@ -51,8 +52,10 @@ class EpochSummary(pl.Callback):
 
     def state_dict(self) -> dict:
         """For checkpoints."""
-        return {"losses": self.losses}
+        return {"losses": self.losses, "sum": float(self._sum), "steps": self._steps, "figures": self._figures}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Undoes `state_dict`."""
         self.losses = list(state_dict["losses"])
+        self._sum, self._steps = torch.tensor(state_dict["sum"]), state_dict["steps"]
+        self._figures = dict(state_dict["figures"])

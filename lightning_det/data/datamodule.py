@@ -1,12 +1,14 @@
 """LightningDataModules: whole images at several scales, and chips or tiles of one size."""
 
 import os
+from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.dataset import Collate, ViewDataset
+from lightning_det.data.dataset import Collate, Look, ViewDataset
+from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.views.planner import Planner
 
@@ -84,7 +86,9 @@ class ViewData(pl.LightningDataModule):
                 ranks=self.trainer.world_size,
                 accumulate=self.trainer.accumulate_grad_batches,
             )
-            self._loaders["train"] = self._loader(self.train, batches, self.train_views)
+            loader = TrainLoader(**self._options(self.train, batches, self.train_views))
+            loader.trainer = self.trainer
+            self._loaders["train"] = loader
         return self._loaders["train"]
 
     def num_train_batches(self) -> int:
@@ -96,24 +100,25 @@ class ViewData(pl.LightningDataModule):
         if "val" not in self._loaders:
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
             batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
-            self._loaders["val"] = self._loader(self.val, batches, self.test_views)
+            self._loaders["val"] = DataLoader(**self._options(self.val, batches, self.test_views))
         return self._loaders["val"]
 
     predict_dataloader = val_dataloader
 
-    def _loader(self, store: AnnotationStore, batches, planner: Planner) -> DataLoader:
+    def _options(self, store: AnnotationStore, batches: Sampler[list[Look]], planner: Planner) -> dict[str, Any]:
+        """Arguments of a loader."""
         workers = self.num_workers
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = max(0, min(8, cores // self.trainer.num_devices - 2))
-        return DataLoader(
-            ViewDataset(store, **self.visibility),
-            batch_sampler=batches,
-            collate_fn=Collate(planner.canvas),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-        )
+        return {
+            "dataset": ViewDataset(store, **self.visibility),
+            "batch_sampler": batches,
+            "collate_fn": Collate(planner.canvas),
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+        }
 
 
 class MultiScaleData(ViewData):

@@ -164,6 +164,11 @@ class TrainBatches(Sampler[list[Look]]):
         self.ranks = ranks
         self.accumulate = accumulate
         self._planned: tuple[int, list[list[Look]]] | None = None
+        self._start = (-1, 0)
+
+    def start_at(self, epoch: int, done: int) -> None:
+        """Leaves out the first batches of one epoch: a run that goes on has done them."""
+        self._start = (epoch, done)
 
     def batches(self) -> list[list[Look]]:
         """The current epoch's batches of this rank."""
@@ -178,7 +183,8 @@ class TrainBatches(Sampler[list[Look]]):
         return self._planned[1]
 
     def __iter__(self) -> Iterator[list[Look]]:
-        return iter(self.batches())
+        epoch, done = self._start
+        return iter(self.batches()[done if epoch == self.epoch() else 0 :])
 
     def __len__(self) -> int:
         return len(self.batches())

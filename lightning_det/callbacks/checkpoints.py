@@ -1,0 +1,79 @@
+"""Checkpoints that are whole, hold plain data only, and come often enough."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from lightning_det.errors import UserError
+from lightning_det.files import whole
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint as a whole or not at all, and unpickles nothing but tensors and plain data."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Replaces the file when all of the new one is on the disk.
+
+        Raises:
+            UserError: it cannot be written; an older one stays as it is.
+        """
+        file = Path(path)
+        try:
+            with whole(file, "wb") as stream:
+                torch.save(checkpoint, stream)
+        except (OSError, RuntimeError) as error:
+            # torch's writer turns a full disk into a RuntimeError of its own.
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            kept = "the last one that was written is whole" if file.exists() else "there is none yet"
+            raise UserError(
+                f"{file}: the checkpoint cannot be written ({reason}); {kept}. Make room or choose another folder, "
+                "and go on with resume=RUN_FOLDER"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict:
+        """Reads a checkpoint, always with ``weights_only``."""
+        return super().load_checkpoint(path, map_location=map_location, weights_only=True)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the state of the training in one file, from which an interrupted run goes on.
+
+    It is written at the end of every epoch and, within one, after every so many optimizer steps; never within an
+    accumulation window, whose gradients no checkpoint holds.
+
+    Args:
+        dirpath: its folder.
+        filename: its name without ``.ckpt``.
+        every_n_train_steps: optimizer steps between two checkpoints within an epoch; None for none.
+    """
+
+    def __init__(self, dirpath: str, filename: str = "last", every_n_train_steps: int | None = 1000):
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps must be at least 1, or null, got {every_n_train_steps}")
+        self.file = Path(dirpath) / f"{filename}.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self._saved = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A step that the run was resumed at needs no second checkpoint."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+        """Saves, if it is time; after an epoch's last batch the end of the epoch does it."""
+        if self.every_n_train_steps is None or batch_idx + 1 >= trainer.num_training_batches:
+            return
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.global_step - self._saved >= self.every_n_train_steps:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self.file)

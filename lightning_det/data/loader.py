@@ -1,0 +1,43 @@
+"""A loader that a resumed run enters in the middle of an epoch."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from lightning_det.data.sampler import TrainBatches
+
+
+class TrainLoader(DataLoader):
+    """Batches of an epoch; checkpoints keep how many are done, and a resumed run starts behind them.
+
+    A run that goes on with another number of ranks has batches of other numbers: it does what is left of the epoch,
+    as near as whole accumulation windows allow.
+
+    Attributes:
+        batch_sampler: a `TrainBatches`.
+        trainer: counts the batches: the loader itself may have read ahead.
+    """
+
+    batch_sampler: TrainBatches
+    trainer: pl.Trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: ``epoch``, the number of its ``batches``, and how many of them are done."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return {"epoch": self.trainer.current_epoch, "done": done, "batches": int(self.trainer.num_training_batches)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lets the epoch of a checkpoint start behind the batches that it has done."""
+        done, before = state_dict["done"], state_dict["batches"]
+        # Lightning has not yet counted this epoch's batches.
+        limit = self.trainer.limit_train_batches
+        now = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
+        if now != before:
+            window = self.trainer.accumulate_grad_batches
+            done = done * now // before // window * window
+            counted = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            # As Lightning keeps them while a batch ends.
+            counted.ready = counted.started = counted.processed = done
+            counted.completed = max(0, done - 1)
+        self.batch_sampler.start_at(state_dict["epoch"], done)
