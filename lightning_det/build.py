@@ -156,8 +156,10 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
     """Lightning's trainer, with loggers and callbacks if it is to train."""
     arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
     if learning:
-        loggers = [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items()]
-        callbacks = {name: build(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()}
+        # A node that the user has set to null is left out.
+        loggers = [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node is not None]
+        nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
+        callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
         if not loggers:
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
         if not cfg.trainer.enable_progress_bar:

@@ -10,17 +10,19 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
 from lightning_det.files import whole
-from lightning_det.resume import override_key
+from lightning_det.resume import OVERRIDES, override_key
 from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
@@ -61,8 +63,8 @@ def command(
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             register_schema()
-            sys.argv[1:] = completed(sys.argv[1:])
             try:
+                sys.argv[1:] = completed(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
             except JobError:
                 pass  # it has been said
@@ -155,7 +157,10 @@ def _quiet_libraries() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
+@rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration to ``config.yaml``."""
+    """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
     with whole(folder / "config.yaml") as stream:
-        stream.write(OmegaConf.to_yaml(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))
+        stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
+    with whole(folder / OVERRIDES) as stream:
+        yaml.safe_dump(list(HydraConfig.get().overrides.task), stream)

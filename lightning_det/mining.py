@@ -22,6 +22,7 @@ from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
 from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.resume import unstarted
 from lightning_det.views.merge import NMS
 
 log = logging.getLogger("lightning_det")
@@ -46,16 +47,10 @@ def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
         return None if cfg.proposals is None else Path(cfg.proposals)
     if cfg.resume is None:
         return folder / FILE
-    if interrupted(cfg.resume):
+    if unstarted(cfg.resume):
         return Path(cfg.resume) / FILE
     file = load_checkpoint(cfg.resume, "last")["hyper_parameters"]["settings"].get("proposals")
     return folder / FILE if file in (None, "auto") else Path(file)
-
-
-def interrupted(run: str) -> bool:
-    """Whether a run was interrupted before its own training began: it has proposals, or a part of their network."""
-    folder = Path(run)
-    return not (folder / "checkpoints").exists() and any((folder / name).exists() for name in (FILE, NETWORK))
 
 
 def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore:

@@ -6,28 +6,62 @@ from pathlib import Path
 
 import yaml
 
+from lightning_det.errors import ConfigError
+
 MULTIRUN = ("-m", "--multirun")
+
+OVERRIDES = "overrides.yaml"
+"""How a run was started, in its folder; Hydra's own record is cut if a run is killed while it writes."""
 
 
 def completed(arguments: Sequence[str]) -> list[str]:
     """The command line of a run that goes on: what it was started with, what is given now, and its folder.
 
-    What is given now wins. Without ``resume=FOLDER``, or where the folder does not say how it was started, and in
-    multiruns, the arguments stay as they are.
+    What is given now wins. Without ``resume=FOLDER``, or where the folder does not say how it was started, the
+    arguments stay as they are.
 
     Args:
         arguments: after the name of the command.
+
+    Raises:
+        ConfigError: ``resume`` in a multirun.
     """
     given = {override_key(a): a.split("=", 1)[1] for a in arguments if "=" in a and not a.startswith("-")}
-    folder = Path(given.get("resume", "").strip("'\"") or "?")
-    file = folder / ".hydra" / "overrides.yaml"
-    if not file.is_file() or any(flag in arguments for flag in MULTIRUN):
+    name = given.get("resume", "").strip("'\"")
+    if name in ("", "null"):
         return list(arguments)
-    # A run that started from weights has left them behind, and one that went on before is the same run.
-    left = {*given, "weights", "resume"}
-    first = [o for o in yaml.safe_load(file.read_text()) or [] if override_key(o) not in left]
+    if any(flag in arguments for flag in MULTIRUN):
+        raise ConfigError(
+            f"resume={name} in a multirun: resume continues one run. A sweep goes on when it is started again with "
+            "hydra.sweep.dir=ITS_FOLDER"
+        )
+    folder = Path(name)
+    started = started_with(folder)
+    if started is None:
+        return list(arguments)
+    left = {*given, "resume"}
+    if not unstarted(folder):
+        left.add("weights")  # it has left them behind
+    first = [o for o in started if override_key(o) not in left]
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={json.dumps(str(folder.resolve()))}"]
     return [*first, *arguments, *place]
+
+
+def started_with(folder: Path) -> list[str] | None:
+    """The overrides that a run was started with; None if its folder does not say."""
+    for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
+        if file.is_file():
+            return yaml.safe_load(file.read_text()) or []
+    return None
+
+
+def unstarted(run: str | Path) -> bool:
+    """Whether a run was interrupted before its first last checkpoint: it starts again from the beginning.
+
+    The best one may be there already, but from the middle of an accumulation window no training can go on.
+    """
+    folder = Path(run)
+    return started_with(folder) is not None and not (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def override_key(override: str) -> str:

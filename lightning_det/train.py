@@ -23,8 +23,9 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.files import write_json
-from lightning_det.mining import interrupted, mine, proposals_file, with_proposals
-from lightning_det.resume import completed
+from lightning_det.mining import mine, proposals_file, with_proposals
+from lightning_det.restore import to_go_on_from
+from lightning_det.resume import completed, unstarted
 
 log = logging.getLogger("lightning_det")
 
@@ -33,7 +34,6 @@ def train(cfg: DictConfig) -> pl.Trainer:
     """Trains as the configuration says; the run folder is Hydra's."""
     cfg = checked(cfg)
     folder = run_folder()
-    save_config(cfg, folder)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stores = {which: usable_split(cfg, which) for which in ("train", "val")}
     difference = stores["train"].label_map.difference(stores["val"].label_map)
@@ -46,10 +46,15 @@ def train(cfg: DictConfig) -> pl.Trainer:
 
     proposals = proposals_file(cfg, folder)
     mines = cfg.proposals == "auto" and not proposals.exists()
+    asked = cfg.copy()
     cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, stores["train"].label_map)
-    if cfg.weights is not None:
+    fresh = cfg.resume is None or unstarted(cfg.resume)
+    if not fresh:
+        to_go_on_from(cfg, module)
+    elif cfg.weights is not None:
         load_weights(module, cfg.weights)
+    save_config(asked, folder)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
     if mines:
         mine(cfg, module.detector, stores["train"], stores["train"], proposals)
@@ -57,7 +62,6 @@ def train(cfg: DictConfig) -> pl.Trainer:
     data = build_data(cfg, **stores)
     report_views(cfg, data)
     trainer = build_trainer(cfg, folder)
-    fresh = cfg.resume is None or interrupted(cfg.resume)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with finished_logs(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
@@ -96,12 +100,12 @@ def report(trainer: pl.Trainer, folder: Path) -> None:
     losses = next((c.losses for c in trainer.callbacks if isinstance(c, EpochSummary)), [])
     if losses:
         metrics |= {"loss": losses[-1], "epoch_losses": losses}
-    if evaluator is not None and evaluator.evaluation is not None:
+    if evaluator is not None and evaluator.report:
         best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        metrics = evaluator.evaluation.figures() | metrics
+        metrics = evaluator.report["figures"] | metrics
         metrics["best_AP"] = metrics["AP"] if best is None else float(best)
-        metrics["per_class"] = evaluator.evaluation.per_class()
-        print(evaluator.evaluation.table())
+        metrics["per_class"] = evaluator.report["per_class"]
+        print(evaluator.report["table"])
     write_json(folder / "metrics.json", metrics)
     print(folder)
 

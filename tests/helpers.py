@@ -18,6 +18,15 @@ SMALL = (
 )
 """Generated images that a command trains on in seconds."""
 
+CHIPS = (
+    "dataset.sniper.size=64",
+    "dataset.sniper.scales=[2.0,1.0,[-1,64]]",
+    "dataset.sniper.pyramid=[[192,256],[96,128],[48,64]]",
+    "dataset.snip.sub_image=128",
+    "views.train.windows.dense=[3,3]",
+)
+"""SNIPER's chips of such images."""
+
 
 def read(file):
     return json.loads(file.read_text())

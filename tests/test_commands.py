@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import SMALL, read
+from helpers import CHIPS, SMALL, read
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -303,15 +303,6 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
     run("eval", f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1")
     if "logger=tensorboard" in overrides:
         assert list((tmp_path / "tensorboard").glob("events*"))
-
-
-CHIPS = (
-    "dataset.sniper.size=64",
-    "dataset.sniper.scales=[2.0,1.0,[-1,64]]",
-    "dataset.sniper.pyramid=[[192,256],[96,128],[48,64]]",
-    "dataset.snip.sub_image=128",
-    "views.train.windows.dense=[3,3]",
-)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class CSVLog(Logger):
         step = 0 if step is None else step
         if self._columns is None:
             rows = [row for row in _rows(self.file) if int(row["step"]) < step]
-            self._columns = list(dict.fromkeys(name for row in rows for name in row))
+            self._columns = sorted({name for row in rows for name in row})
             if self.file.exists():
                 self._rewrite(rows)
         row = {name: v.item() if hasattr(v, "item") else v for name, v in metrics.items()} | {"step": step}

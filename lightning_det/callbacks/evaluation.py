@@ -1,6 +1,7 @@
 """COCO figures of every validation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
@@ -47,8 +48,9 @@ class Evaluator(Collector):
         backend: see `evaluate`.
 
     Attributes:
-        evaluation: the last one.
+        evaluation: the last one that this process has made.
         results: its detections, views merged.
+        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class`` and ``table``.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Evaluator(Collector):
         self.size_cuts = tuple(size_cuts)
         self.backend = backend
         self.evaluation: Evaluation | None = None
+        self.report: dict[str, Any] = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates, except where Lightning merely tries out whether validation runs."""
@@ -69,8 +72,18 @@ class Evaluator(Collector):
         store = trainer.datamodule.val
         self.evaluation = evaluate(store, self.results, self.size_cuts, self.max_detections, backend=self.backend)
         if not trainer.sanity_checking:
-            figures = {f"val/{name}": value for name, value in self.evaluation.figures().items()}
-            pl_module.log_dict(figures, rank_zero_only=False, sync_dist=False)
+            figures = self.evaluation.figures()
+            pl_module.log_dict({f"val/{k}": v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False)
+            per_class, table = self.evaluation.per_class(), self.evaluation.table()
+            self.report = {"figures": figures, "per_class": per_class, "table": table}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return self.report
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undoes `state_dict`."""
+        self.report = state_dict
 
 
 def _gathered(mine: Results) -> list[Results]:

@@ -157,14 +157,20 @@ class DetectionModule(pl.LightningModule):
         counter = "num_batches_tracked"
         weights = {name: tensor for name, tensor in weights.items() if not name.endswith(counter)}
         weights |= {name: tensor for name, tensor in mine.items() if name.endswith(counter)}
-        wrong = [n for n in {*mine, *weights} if n not in mine or n not in weights or mine[n].shape != weights[n].shape]
+        wrong = self.unlike(weights)
         if wrong:
             raise ValueError(
                 f"weights of another detector: {len(wrong)} tensors are missing or differ in shape, "
-                f"such as {', '.join(sorted(wrong)[:3])}; give the same detector and backbone"
+                f"such as {', '.join(wrong[:3])}; give the same detector and backbone"
             )
         self.load_state_dict(weights)
         return "all layers" if same else "the last layer starts fresh: its classes are others"
+
+    def unlike(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+        """Names of tensors that only one of the module and a ``state_dict`` has, or that differ in shape."""
+        mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        theirs = {name: tensor.shape for name, tensor in state_dict.items()}
+        return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Parameter groups, and a schedule that is stepped with the optimizer."""
