@@ -167,7 +167,11 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
-    return build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
+    trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
+    # With max_steps, Lightning takes every checkpoint to be from the middle of an epoch, and ends those of whole epochs
+    # a second time when a run goes on: logs and epoch means would not be those of an uninterrupted run.
+    trainer.fit_loop._iteration_based_training = lambda: False
+    return trainer
 
 
 def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:

@@ -96,7 +96,7 @@ def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
 def report(trainer: pl.Trainer, folder: Path) -> None:
     """Writes ``metrics.json`` and prints COCO's table and, last, the run folder."""
     evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
-    metrics = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    metrics = {"epochs": trainer.fit_loop.epoch_progress.current.processed, "steps": trainer.global_step}
     losses = next((c.losses for c in trainer.callbacks if isinstance(c, EpochSummary)), [])
     if losses:
         metrics |= {"loss": losses[-1], "epoch_losses": losses}
