@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
 from lightning_det.files import whole
+from lightning_det.launch import register_started
 from lightning_det.resume import override_key
 from lightning_det.sweep import JobError, run_job, summary
 
@@ -61,6 +62,7 @@ def command(
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             register_schema()
+            register_started()
             sys.argv[1:] = completed(sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
