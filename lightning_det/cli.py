@@ -16,11 +16,12 @@ from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
 from lightning_det.files import whole
-from lightning_det.launch import register_started
+from lightning_det.launch import end_with_parent, register_started
 from lightning_det.resume import override_key
 from lightning_det.sweep import JobError, run_job, summary
 
@@ -61,6 +62,7 @@ def command(
         def main() -> None:
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            end_with_parent()
             register_schema()
             register_started()
             sys.argv[1:] = completed(sys.argv[1:])
@@ -155,6 +157,8 @@ def _quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    if rank_zero_only.rank:
+        log.setLevel(logging.WARNING)  # the first rank says it
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:

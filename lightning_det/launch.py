@@ -1,6 +1,9 @@
-"""When a run was started: one answer for all of its ranks, whoever started them."""
+"""What the processes of a run have in common: when it was started, and that none outlives it."""
 
+import ctypes
 import os
+import signal
+import sys
 from datetime import datetime
 from functools import cache
 from typing import NamedTuple
@@ -10,6 +13,9 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.errors import ConfigError
+
+PARENT = "LIGHTNING_DET_PARENT"
+"""Environment variable: the process that started this one, and whose end is this one's."""
 
 STORES: list[TCPStore] = []
 """Kept as long as the process: other ranks may ask the first one later."""
@@ -23,6 +29,18 @@ class Meeting(NamedTuple):
     rank: int
     hosts: bool
     """Whether this rank serves the others."""
+
+
+def end_with_parent() -> None:
+    """Has Linux end this process with the one that started it, if that is a sweep, or the first rank for Lightning.
+
+    A rank that is killed cannot tell the others, who wait for it with their devices until torch gives up.
+    """
+    mine = os.environ.get(PARENT) == str(os.getppid())
+    lightnings = any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
+    if sys.platform == "linux" and (mine or lightnings):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def register_started() -> None:
@@ -63,8 +81,11 @@ def _meeting() -> Meeting | None:
     if TorchElasticEnvironment.detect():
         launcher = TorchElasticEnvironment()
         served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    elif SLURMEnvironment.detect() and "SLURM_PROCID" in os.environ:
-        launcher, served = SLURMEnvironment(), False
+    elif SLURMEnvironment.detect() and {"SLURM_PROCID", "SLURM_STEP_ID"} <= os.environ.keys():  # started by srun
+        try:
+            launcher, served = SLURMEnvironment(), False
+        except RuntimeError:
+            return None  # Lightning refuses these settings of srun where it makes a trainer
     elif {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         # Started by hand on every node, Lightning's first process of a node starts the others, with its folder.
         node = int(os.environ["NODE_RANK"])

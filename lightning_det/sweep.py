@@ -2,13 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.files import write_json
+from lightning_det.launch import PARENT
 
 
 class Job(NamedTuple):
@@ -124,26 +124,9 @@ def _in_child(module: str, overrides: list[str], folder: Path) -> None:
         raise ConfigError("a multirun starts the ranks of its jobs itself; run it in one process, without a launcher")
     call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={json.dumps(str(folder))}"]
     sys.stdout.flush()
-    code = _ended(call)
+    code = subprocess.run(call, env=os.environ | {PARENT: str(os.getpid())}, check=False).returncode
     if code:
         raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)
-
-
-def _ended(call: list[str]) -> int:
-    """Exit code of a command, of whose processes none is left: a rank may outlive the one that started it."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A session of its own, so that all its processes can be told from ours.
-    process = subprocess.Popen(call, start_new_session=True)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

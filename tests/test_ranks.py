@@ -271,63 +271,55 @@ def work(rank, number, folder, root):
     torch.save(found, f"{folder}/rank{rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("ranks") / "coco"
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_ranks_compute_what_one_process_computes(number, tmp_path):
+    root = tmp_path / "coco"
     write_dataset(root)
-    return root
+    torch.multiprocessing.spawn(work, (number, str(tmp_path), str(root)), nprocs=number)
+    found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(number)]
+    check_sums([of_rank["sums"] for of_rank in found])
+    for name in DETECTORS:
+        check_gradients(name, [of_rank["gradients"][name] for of_rank in found])
+    for split in IMAGES:
+        check_validation(root, split, [of_rank["validations"][split] for of_rank in found])
+    told = f"rank {number - 1} has another configuration than rank 0: optimizer.lr; start all ranks with the same"
+    assert [of_rank["refusal"][: len(told)] for of_rank in found] == [told] * number
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def found(request, dataset, tmp_path_factory):
-    """What each of some ranks found."""
-    folder = tmp_path_factory.mktemp(f"{request.param}ranks")
-    torch.multiprocessing.spawn(work, (request.param, str(folder), str(dataset)), nprocs=request.param)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(request.param)]
+def check_sums(found):
+    number = len(found)
+    total = sum(range(number))
+    for rank, (seen, summed, nothing, mean, own) in enumerate(found):
+        assert seen == number
+        assert summed.tolist() == [total, 0]
+        assert own.tolist() == [rank, 0]
+        assert (float(nothing), float(mean)) == pytest.approx((1 / number, total / number))
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_averaged_gradients_are_those_of_the_joint_batch(found, name):
+def check_gradients(name, found):
+    """Averaged gradients are those of the joint batch."""
     for kind, joint in gradients(name).items():
         largest = joint.abs().max()
         assert (largest == 0) == (kind == "nothing but crowds" or (kind == "none" and name in NEEDS_OBJECTS)), kind
         for of_rank in found:
-            difference = (of_rank["gradients"][name][kind] - joint).abs().max()
-            assert difference <= 1e-9 * largest, kind
+            assert (of_rank[kind] - joint).abs().max() <= 1e-9 * largest, (name, kind)
 
 
 NEEDS_OBJECTS = ("ssd", "dsod", "grp_dsod")
 """Their negatives are at most three per positive: without objects there are none."""
 
 
-@pytest.mark.parametrize("split", IMAGES)
-def test_figures_and_detections_are_those_of_one_process(found, dataset, split):
-    alone = validation(dataset, split)
+def check_validation(root, split, found):
+    """Figures and detections are those of one process."""
+    alone = validation(root, split)
     assert 0.1 < alone["figures"]["AP"] < 0.9
     assert alone["arrays"]["seen"].tolist() == list(range(IMAGES[split]))
-    for of_rank in found:
-        shared = of_rank["validations"][split]
+    for shared in found:
         assert shared["figures"] == pytest.approx(alone["figures"], abs=1e-6)
         assert shared["logged"] == pytest.approx(alone["logged"], abs=1e-6)
         for name, array in alone["arrays"].items():
             torch.testing.assert_close(shared["arrays"][name], array, atol=1e-4, rtol=0, msg=name)
-
-
-def test_every_rank_refuses_another_configuration(found):
-    last = len(found) - 1
-    told = f"rank {last} has another configuration than rank 0: optimizer.lr; start all ranks with the same command"
-    assert [of_rank["refusal"] for of_rank in found] == [told] * len(found)
-
-
-def test_sums_over_ranks(found):
-    number = len(found)
-    total = sum(range(number))
-    for rank, of_rank in enumerate(found):
-        seen, summed, nothing, mean, own = of_rank["sums"]
-        assert seen == number
-        assert summed.tolist() == [total, 0]
-        assert own.tolist() == [rank, 0]
-        assert (float(nothing), float(mean)) == pytest.approx((1 / number, total / number))
 
 
 def test_a_process_alone_sums_its_own():
