@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
 from lightning_det.files import whole
+from lightning_det.launch import end_with_parent, register_started
 from lightning_det.resume import OVERRIDES, override_key
 from lightning_det.sweep import JobError, run_job, summary
 
@@ -62,7 +63,9 @@ def command(
         def main() -> None:
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            end_with_parent()
             register_schema()
+            register_started()
             try:
                 sys.argv[1:] = completed(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
@@ -155,6 +158,8 @@ def _quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    if rank_zero_only.rank:
+        log.setLevel(logging.WARNING)  # the first rank says it
 
 
 @rank_zero_only

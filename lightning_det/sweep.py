@@ -20,6 +20,7 @@ from rich.table import Table
 
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.files import write_json
+from lightning_det.launch import PARENT
 
 
 class Job(NamedTuple):
@@ -123,7 +124,7 @@ def _in_child(module: str, overrides: list[str], folder: Path) -> None:
         raise ConfigError("a multirun starts the ranks of its jobs itself; run it in one process, without a launcher")
     call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={json.dumps(str(folder))}"]
     sys.stdout.flush()
-    code = subprocess.run(call, check=False).returncode
+    code = subprocess.run(call, env=os.environ | {PARENT: str(os.getpid())}, check=False).returncode
     if code:
         raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)
 

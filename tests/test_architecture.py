@@ -9,7 +9,7 @@ FLOORS = (
     ("structures", "errors", "files", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "restore", "resume", "mining", "sweep"),
+    ("config", "build", "cli", "launch", "restore", "resume", "mining", "sweep"),
     ("train", "eval", "predict", "inspect", "subset", "mine"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -61,6 +61,24 @@ def test_jobs_of_two_ranks_have_one_folder_and_one_configuration(small, tmp_path
         assert read(folder / "metrics.json")["steps"] > 0
 
 
+def test_ranks_that_fail_do_not_hold_up_the_sweep(small, tmp_path):
+    """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains."""
+    sweep = ["-m", "optimizer.lr=-1,1e30,1e-3", "trainer.devices=2", "trainer.strategy=ddp"]
+    done = train(*sweep, *small, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    jobs = read(tmp_path / "sweep.json")
+    assert [job["exit_code"] for job in jobs] == [2, 1, 0]
+    assert [job["AP"] is not None for job in jobs] == [False, False, True]
+    assert "error: optimizer: Invalid learning rate: -1" in done.stderr
+    assert "error: the loss became nan in epoch 0" in done.stderr
+    assert "2 of 3 jobs failed" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["0", "1", "2"]
+    for number, lr in enumerate((-1, 1e30, 1e-3)):
+        assert read(tmp_path / f"{number}/status.json") == jobs[number]
+        assert yaml.safe_load((tmp_path / f"{number}/config.yaml").read_text())["optimizer"]["lr"] == lr
+    assert str(tmp_path) not in subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
+
+
 def test_ranks_with_other_settings_are_refused(small, tmp_path):
     """A launcher that gives every rank a command line of its own can do this; without a check it would train."""
     script = tmp_path / "entry.py"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.ranks import mean_count
 from lightning_det.selection.matching import label_rois
 from lightning_det.structures import Batch, Detections, State
 
@@ -78,7 +79,7 @@ class RoIHead(nn.Module):
         self.selected: Selected | None = None
 
     def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> dict[str, Tensor]:
-        """Classification and box loss, both divided by the number of selected RoIs of the batch."""
+        """Classification and box loss, both divided by the number of selected RoIs of the batch, see `mean_count`."""
         shared = self.predictor.shared(maps)
         rois, usable = candidates(proposals, batch)
         labels, matched, ious = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
@@ -98,7 +99,7 @@ class RoIHead(nn.Module):
         rois, boxes, labels = gather_boxes(rois, index), gather_boxes(boxes, index), labels.gather(1, index)
         classification, box = self._losses(shared, rois, labels, boxes)
         self.selected = Selected(rois, labels.clamp(min=0), chosen, (classification + box).detach(), everyone)
-        count = chosen.sum().clamp(min=1)
+        count = mean_count(chosen.sum())
         return {
             "roi_class": (classification * chosen).sum() / count,
             "roi_box": (box * chosen).sum() / count,

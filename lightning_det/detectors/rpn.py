@@ -11,6 +11,7 @@ from torchvision.models.detection.rpn import RPNHead
 from lightning_det.detectors.anchors import Anchors
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.ranks import mean_count
 from lightning_det.selection.matching import SKIP, label_anchors
 from lightning_det.structures import Batch
 
@@ -127,7 +128,7 @@ class RPN(nn.Module):
         return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
 
     def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
-        """Objectness and box loss, both divided by the number of selected anchors of the batch."""
+        """Objectness and box loss, both divided by the number of selected anchors of the batch, see `mean_count`."""
         anchors = torch.cat(predictions.anchors)
         logits = torch.cat(predictions.logits, dim=1)
         deltas = torch.cat(predictions.deltas, dim=1)
@@ -141,7 +142,7 @@ class RPN(nn.Module):
         boxes = gather_boxes(batch.boxes, matched.gather(1, index))
         targets = encode_where(is_object, reference, boxes)
         error = F.smooth_l1_loss(gather_boxes(deltas, index), targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
-        count = chosen.sum().clamp(min=1)
+        count = mean_count(chosen.sum())
         return {
             "rpn_objectness": (objectness * chosen).sum() / count,
             "rpn_box": (error * (chosen & is_object)).sum() / count,

@@ -14,6 +14,7 @@ from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, CANDIDATES, Selected
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
 from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.ranks import ranks, sum_over_ranks
 from lightning_det.selection.priors import label_priors
 from lightning_det.structures import Batch, Detections
 
@@ -183,7 +184,8 @@ class SSD(nn.Module):
         carries = torch.zeros_like(is_object).scatter(1, index, chosen)
         known = current.masked_fill(labels < 0, torch.nan)
         self.selected = Selected(regions, labels.clamp(min=0), carries, current, known)
-        count = torch.maximum((carries & is_object).sum(), carries.sum() / 4).clamp(min=1)
+        positives, selected = sum_over_ranks(torch.stack([(carries & is_object).sum(), carries.sum()]))
+        count = torch.maximum(positives, selected / 4).clamp(min=1) / ranks()
         return {
             "class": (classification * carries).sum() / count,
             "box": self.box_weight * (box * carries).sum() / count,

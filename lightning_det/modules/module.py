@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_det.annotations.labels import LabelMap
+from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import size
@@ -173,9 +174,16 @@ class DetectionModule(pl.LightningModule):
         return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Parameter groups, and a schedule that is stepped with the optimizer."""
+        """Parameter groups, and a schedule that is stepped with the optimizer.
+
+        Raises:
+            ConfigError: the optimizer refuses its settings.
+        """
         trainer = self.trainer
-        optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
+        try:
+            optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
+        except ValueError as error:
+            raise ConfigError(f"optimizer: {error}") from error
         if self.reference_batch is not None:
             views = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             for group in optimizer.param_groups:

@@ -1,0 +1,98 @@
+"""What the processes of a run have in common: when it was started, and that none outlives it."""
+
+import ctypes
+import os
+import signal
+import sys
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
+
+from omegaconf import OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from torch.distributed import DistError, TCPStore
+
+from lightning_det.errors import ConfigError
+
+PARENT = "LIGHTNING_DET_PARENT"
+"""Environment variable: the process that started this one, and whose end is this one's."""
+
+STORES: list[TCPStore] = []
+"""Kept as long as the process: other ranks may ask the first one later."""
+
+
+class Meeting(NamedTuple):
+    """Where the ranks of a run meet, before they train and after: torch's process group shares the port."""
+
+    address: str
+    port: int
+    rank: int
+    hosts: bool
+    """Whether this rank serves the others."""
+
+
+def end_with_parent() -> None:
+    """Has Linux end this process with the one that started it, if that is a sweep, or the first rank for Lightning.
+
+    A rank that is killed cannot tell the others, who wait for it with their devices until torch gives up.
+    """
+    mine = os.environ.get(PARENT) == str(os.getppid())
+    lightnings = any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
+    if sys.platform == "linux" and (mine or lightnings):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def register_started() -> None:
+    """Makes ``${started:PATTERN}`` known, for folders that all ranks of a run shall share.
+
+    Hydra's ``${now:PATTERN}`` is the clock of every process: ranks would have folders a second apart.
+    """
+    OmegaConf.register_new_resolver("started", lambda pattern: _moment().strftime(pattern), replace=True)
+
+
+@cache
+def _moment() -> datetime:
+    """This moment, or what the first rank takes for it.
+
+    Raises:
+        ConfigError: the first rank cannot be asked.
+    """
+    now, meeting = datetime.now(), _meeting()
+    if meeting is None:
+        return now
+    key = f"lightning_det/started/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    address, port, rank, hosts = meeting
+    try:
+        STORES.append(TCPStore(address, port, is_master=hosts, wait_for_workers=False, multi_tenant=True))
+        if rank == 0:
+            STORES[-1].set(key, now.isoformat())
+        return datetime.fromisoformat(STORES[-1].get(key).decode())
+    except DistError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"rank {rank} cannot ask rank 0 at {address}:{port} for the run's folder ({reason}); start all ranks with "
+            "the same command and launcher, or give hydra.run.dir"
+        ) from error
+
+
+def _meeting() -> Meeting | None:
+    """Where to meet the ranks that others have started; None for a process that is alone, or starts them itself."""
+    if TorchElasticEnvironment.detect():
+        launcher = TorchElasticEnvironment()
+        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    elif SLURMEnvironment.detect() and {"SLURM_PROCID", "SLURM_STEP_ID"} <= os.environ.keys():  # started by srun
+        try:
+            launcher, served = SLURMEnvironment(), False
+        except RuntimeError:
+            return None  # Lightning refuses these settings of srun where it makes a trainer
+    elif {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+        # Started by hand on every node, Lightning's first process of a node starts the others, with its folder.
+        node = int(os.environ["NODE_RANK"])
+        return Meeting(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), node, node == 0)
+    else:
+        return None
+    if launcher.world_size() == 1:
+        return None
+    rank = launcher.global_rank()
+    return Meeting(launcher.main_address, launcher.main_port, rank, rank == 0 and not served)
