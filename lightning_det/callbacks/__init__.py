@@ -4,9 +4,11 @@ from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
+from lightning_det.callbacks.progress import TrainingProgress
 from lightning_det.callbacks.ranks import SameConfiguration
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
+from lightning_det.callbacks.throughput import Throughput
 
 __all__ = [
     "CSVLog",
@@ -17,4 +19,6 @@ __all__ = [
     "SameConfiguration",
     "SelectionLog",
     "StopOnNonFinite",
+    "Throughput",
+    "TrainingProgress",
 ]
