@@ -259,7 +259,8 @@ def test_the_bar_shows_what_is_left(clock, monkeypatch):
     assert "training left: 0:00:12" in out.getvalue()  # at the end of the first epoch
     left = [figures["training left"] for figures in seen if "training left" in figures]
     assert left[:6] == [f"0:00:{seconds}" for seconds in (22, 20, 18, 16, 14, 12)]
-    assert list(dict.fromkeys(left[6:]))[:2] == ["0:01:52", "0:01:21"]  # 112 / 6 * 6 after validation, 114 / 7 * 5 a batch later
+    # 112 / 6 * 6 seconds after validation, 114 / 7 * 5 a batch later
+    assert list(dict.fromkeys(left[6:]))[:2] == ["0:01:52", "0:01:21"]
     assert "training left" not in seen[-1]
     assert {"views/s", "memory GB", "training left"} == {name for figures in seen for name in figures}
 
