@@ -128,7 +128,7 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
     cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # a run without validation looks at images too
     cfg.logger = None
-    kept = ("seeds", "nonfinite", "progress", "last")
+    kept = ("seeds", "nonfinite", "progress", "throughput", "last")
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}
     if "last" in cfg.callbacks:
         cfg.callbacks.last.update({"dirpath": str(folder), "filename": Path(NETWORK).stem})

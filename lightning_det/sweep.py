@@ -1,7 +1,11 @@
-"""Jobs of a multirun: each leaves how it ended, several ranks get a process of their own, and the end is a table."""
+"""Jobs of a multirun: each leaves how it ended, several ranks get a process of their own, and the end is a table.
+
+A multirun that is started again in its folder (``hydra.sweep.dir``) does what is left to do.
+"""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +25,10 @@ from rich.table import Table
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
+from lightning_det.resume import override_key
+
+STATUS = "status.json"
+"""In the folder of a job."""
 
 
 class Job(NamedTuple):
@@ -29,8 +37,10 @@ class Job(NamedTuple):
     number: int
     overrides: list[str]
     folder: str
-    exit_code: int
+    exit_code: int | None
+    """None: it has been started, and nothing has been heard of its end."""
     seconds: float
+    """Since it was started last."""
     error: str | None
     AP: float | None
 
@@ -46,22 +56,45 @@ JOBS: list[Job] = []
 def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) -> object:
     """Runs a task; in a multirun, keeps how it ended: ``status.json`` in its folder, ``sweep.json`` in the sweep's.
 
+    A job that an earlier start of the multirun has finished is not run again. A training that was begun goes on from
+    its last checkpoint; everything else starts over.
+
     Args:
         task: takes the composed configuration.
-        cfg: of the job.
+        cfg: of the job; a training that goes on resumes from its folder.
         module: of the command, for jobs of several ranks.
 
     Raises:
-        JobError: the job of a multirun failed; what was wrong has been printed.
+        JobError: the job of a multirun failed, or its folder is another job's; what was wrong has been printed.
     """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return task(cfg)
     overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
     start, code, error = time.monotonic(), 1, "interrupted"
+
+    def job() -> Job:
+        seconds = round(time.monotonic() - start, 1)
+        return Job(hydra.job.num, overrides, str(folder), code, seconds, error, _ap(folder))
+
+    before = _status(folder)
+    try:
+        _check_same(before, overrides, folder)
+    except ConfigError as failure:
+        code, error = 2, str(failure)
+        JOBS.append(job())  # and nowhere else: the files are the other job's
+        raise _said(failure, job()) from failure
+    if before is not None and before.exit_code == 0:
+        print(f"job {hydra.job.num} ({' '.join(overrides)}) is finished")
+        _keep(before._replace(number=hydra.job.num, folder=str(folder)))
+        return None
+    goes_on = module == "lightning_det.train" and before is not None and (folder / "checkpoints/last.ckpt").exists()
+    if goes_on:
+        cfg.resume, cfg.weights = str(folder), None
+    write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
     try:
         with _wandb_names(overrides, "/".join(folder.parent.parts[-2:])):
-            result = _in_child(module, overrides, folder) if _has_ranks(cfg) else task(cfg)
+            result = _in_child(module, overrides, folder, goes_on) if _has_ranks(cfg) else task(cfg)
         code, error = 0, None
         return result
     except JobError as failure:
@@ -69,17 +102,16 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
         raise
     except UserError as failure:
         code, error = 2 if isinstance(failure, ConfigError) else 1, str(failure)
-        print(f"error: job {hydra.job.num} ({' '.join(overrides)}): {failure}", file=sys.stderr)
-        raise JobError(error, code) from failure
+        raise _said(failure, job()) from failure
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
         traceback.print_exc()
         raise JobError(error, code) from failure
+    except SystemExit as stop:
+        code = stop.code or 128 + signal.SIGTERM  # Lightning's, after SIGTERM, has no code
+        raise SystemExit(code) from stop
     finally:
-        job = Job(hydra.job.num, overrides, str(folder), code, round(time.monotonic() - start, 1), error, _ap(folder))
-        JOBS.append(job)
-        write_json(folder / "status.json", job._asdict())
-        write_json(folder.parent / "sweep.json", [j._asdict() for j in JOBS])
+        _keep(job())
 
 
 def summary() -> int:
@@ -99,6 +131,40 @@ def summary() -> int:
     return max(failed, default=0)
 
 
+def _status(folder: Path) -> Job | None:
+    """How the job of a folder ended, if one was started there."""
+    file = folder / STATUS
+    return Job(**json.loads(file.read_text())) if file.exists() else None
+
+
+def _check_same(before: Job | None, overrides: list[str], folder: Path) -> None:
+    """Refuses a folder in which another job was started.
+
+    Raises:
+        ConfigError: naming both jobs.
+    """
+    if before is None or sorted(before.overrides) == sorted(overrides):
+        return
+    raise ConfigError(
+        f"{folder} holds the run of another job: {' '.join(before.overrides) or 'defaults'}; a sweep goes on with the "
+        "options that it was started with, and one with others needs another hydra.sweep.dir"
+    )
+
+
+def _said(failure: UserError, job: Job) -> JobError:
+    """Prints what is wrong with a job."""
+    print(f"error: job {job.number} ({' '.join(job.overrides)}): {failure}", file=sys.stderr)
+    return JobError(job.error, job.exit_code)
+
+
+def _keep(job: Job) -> None:
+    """Writes how a job ended, and how the sweep stands."""
+    JOBS.append(job)
+    folder = Path(job.folder)
+    write_json(folder / STATUS, job._asdict())
+    write_json(folder.parent / "sweep.json", [j._asdict() for j in JOBS])
+
+
 def _ap(folder: Path) -> float | None:
     file = folder / "metrics.json"
     return json.loads(file.read_text()).get("AP") if file.exists() else None
@@ -110,7 +176,7 @@ def _has_ranks(cfg: DictConfig) -> bool:
     return str(trainer.get("devices", 1)) != "1" or int(trainer.get("num_nodes", 1)) != 1
 
 
-def _in_child(module: str, overrides: list[str], folder: Path) -> None:
+def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) -> None:
     """Runs the job as a single run of its own.
 
     Lightning starts further ranks by the arguments of this process, which are the whole sweep's: each rank would draw
@@ -122,11 +188,33 @@ def _in_child(module: str, overrides: list[str], folder: Path) -> None:
     """
     if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         raise ConfigError("a multirun starts the ranks of its jobs itself; run it in one process, without a launcher")
-    call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={json.dumps(str(folder))}"]
+    place = json.dumps(str(folder))
+    if goes_on:  # from its own checkpoint, wherever it started from
+        overrides = [o for o in overrides if override_key(o) not in ("weights", "resume")] + [f"resume={place}"]
+    call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={place}"]
     sys.stdout.flush()
-    code = subprocess.run(call, env=os.environ | {PARENT: str(os.getpid())}, check=False).returncode
+    with subprocess.Popen(call, env=os.environ | {PARENT: str(os.getpid())}) as child, _sigterm_exits():
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()  # it must not go on training without its sweep
+            raise
     if code:
         raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Turns SIGTERM into `SystemExit` meanwhile, as trainings in this process do."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

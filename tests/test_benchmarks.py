@@ -105,3 +105,20 @@ def test_arms_of_a_strategy_benchmark(run_benchmark, tmp_path):
     finished = [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))]
     assert run_benchmark(*call) == rows
     assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))] == finished
+
+
+def test_loader(run_benchmark):
+    """Both pipelines, on generated images and with a worker, and a training of three steps."""
+    small = ["--sizes", "640 x 480", "--images", 8, "--rounds", 1, "--steps", 3, "--kinds", "chips"]
+    settings = ["dataset.resolution=[96,128]", "dataset.sniper.size=64", "dataset.sniper.scales=[1.0,0.5,[-1,64]]"]
+    result = run_benchmark("loader.py", "--workers", 0, 1, *small, "--", *settings, "data.batch_size=4")
+    assert [(row["images"], row["workers"]) for row in result["loaders"]] == [("640 x 480", 0), ("640 x 480", 1)]
+    for row in result["loaders"]:
+        arms = row["arms"]
+        assert arms["torchvision"]["views"] == 8
+        assert arms["lightning-det"]["views"] > 8  # several chips of an image
+        assert min(figure for arm in arms.values() for figure in arm.values()) > 0
+        assert row["ratios"]["per_core"] == arms["lightning-det"]["per_core"] / arms["torchvision"]["per_core"]
+    for row in result["trainings"]:
+        assert row["views_per_s"] > 0
+        assert 0 < row["data_wait"] < 1

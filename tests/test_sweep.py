@@ -1,16 +1,24 @@
-"""Sweeps: jobs that fail, jobs of several ranks, and ranks that do not train the same thing."""
+"""Sweeps: jobs that fail, jobs of several ranks, ranks that do not train the same thing, and sweeps that go on."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from helpers import SMALL, read
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from lightning_det import sweep
 from lightning_det.callbacks.ranks import differences
+from lightning_det.errors import UserError
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +31,7 @@ def train(*overrides, launcher=(sys.executable, "-m"), target="lightning_det.tra
     return subprocess.run(call, capture_output=True, text=True, env=os.environ | (env or {}), timeout=300, check=False)
 
 
+@slow
 def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
     """One job is misconfigured, one has no data; each says so, and the sweep ends with the larger exit code."""
     sweep = ["-m", "strategy=[tiles,sniper],[single_scale]", "dataset.train=train,nowhere"]
@@ -42,6 +51,7 @@ def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
     assert "dataset.resolution" not in done.stdout.split("sweep in")[1]  # what all jobs have in common is left out
 
 
+@slow
 def test_jobs_of_two_ranks_have_one_folder_and_one_configuration(small, tmp_path):
     sweep = ["-m", "seed=0,1", "strategy=[single_scale],[tiles,sniper]", f"hydra.sweep.dir={tmp_path}/sweep"]
     ranks = ["trainer.devices=2", "trainer.strategy=ddp", "logger=wandb"]
@@ -61,6 +71,7 @@ def test_jobs_of_two_ranks_have_one_folder_and_one_configuration(small, tmp_path
         assert read(folder / "metrics.json")["steps"] > 0
 
 
+@slow
 def test_ranks_that_fail_do_not_hold_up_the_sweep(small, tmp_path):
     """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains."""
     sweep = ["-m", "optimizer.lr=-1,1e30,1e-3", "trainer.devices=2", "trainer.strategy=ddp"]
@@ -79,6 +90,7 @@ def test_ranks_that_fail_do_not_hold_up_the_sweep(small, tmp_path):
     assert str(tmp_path) not in subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
 
 
+@slow
 def test_ranks_with_other_settings_are_refused(small, tmp_path):
     """A launcher that gives every rank a command line of its own can do this; without a check it would train."""
     script = tmp_path / "entry.py"
@@ -96,6 +108,7 @@ def test_ranks_with_other_settings_are_refused(small, tmp_path):
     assert not (tmp_path / "run/metrics.json").exists()
 
 
+@slow
 def test_a_launcher_does_not_start_a_sweep_of_ranks(small, tmp_path):
     ranks = ["-m", "seed=0,1", "trainer.devices=2", f"hydra.sweep.dir={tmp_path}"]
     done = train(*ranks, *small, env={"LOCAL_RANK": "0"})
@@ -108,3 +121,197 @@ def test_differences_of_settings():
     assert differences(first, first) == []
     second = {"a": 1, "b": {"c": [1, 3], "d": None, "f": 0}, "e": 1}
     assert sorted(differences(first, second)) == ["b.c", "b.f", "e"]
+
+
+class Sweep:
+    """A multirun of a fake task, in this process, as Hydra would run its jobs."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.monkeypatch = folder, monkeypatch
+        self.seen = []
+
+    def start(self, *jobs, task=None, module="lightning_det.train", **settings):
+        """Runs jobs, each a list of overrides; returns the exit code."""
+        self.monkeypatch.setattr(sweep, "JOBS", [])
+        for number, overrides in enumerate(jobs):
+            hydra = SimpleNamespace(
+                mode=RunMode.MULTIRUN,
+                overrides=SimpleNamespace(task=overrides),
+                runtime=SimpleNamespace(output_dir=str(self.folder / str(number))),
+                job=SimpleNamespace(num=number),
+            )
+            self.monkeypatch.setattr(sweep.HydraConfig, "get", lambda hydra=hydra: hydra)
+            record = self.folder / str(number) / ".hydra/overrides.yaml"
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(yaml.safe_dump(overrides))  # as Hydra does before it runs a job
+            cfg = OmegaConf.create({"resume": None, "weights": "w.ckpt", "trainer": {"devices": 1}} | settings)
+            OmegaConf.set_struct(cfg, True)
+            with contextlib.suppress(sweep.JobError):
+                sweep.run_job(task or self.seen.append, cfg, module)
+        return sweep.summary()
+
+    def status(self, number):
+        return read(self.folder / str(number) / "status.json")
+
+    def checkpoint(self, number):
+        file = self.folder / str(number) / "checkpoints/last.ckpt"
+        file.parent.mkdir()
+        file.touch()
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    return Sweep(tmp_path / "sweep", monkeypatch)
+
+
+def fail(cfg):
+    raise UserError("no data")
+
+
+def test_finished_jobs_are_not_run_again(fake, capsys):
+    assert fake.start(["seed=0"], ["seed=1"]) == 0
+    first = read(fake.folder / "sweep.json")
+    assert len(fake.seen) == 2
+    capsys.readouterr()
+    assert fake.start(["seed=0"], ["seed=1"], ["seed=2"]) == 0
+    assert len(fake.seen) == 3
+    assert read(fake.folder / "sweep.json")[:2] == first
+    said = capsys.readouterr().out
+    assert "job 0 (seed=0) is finished" in said
+    assert said.split("sweep in")[1].count("seed=") == 3  # the table has all of them
+
+
+def test_failed_jobs_are_tried_again(fake):
+    assert fake.start(["seed=0"], task=fail) == 1
+    assert fake.status(0)["error"] == "no data"
+    assert fake.start(["seed=0"]) == 0
+    assert fake.status(0)["exit_code"] == 0
+    assert (fake.seen[0].resume, fake.seen[0].weights) == (None, "w.ckpt")  # it had no checkpoint
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 1), (SystemExit(1), 1), (SystemExit(), 143)])
+def test_an_interrupted_job_goes_on_from_its_checkpoint(fake, stop, code):
+    """The sweep ends with it: SystemExit is what Lightning makes of signals."""
+
+    def task(cfg):
+        assert fake.status(0)["exit_code"] is None  # what is left if the process is killed here
+        fake.checkpoint(0)
+        raise stop
+
+    with pytest.raises(type(stop)):
+        fake.start(["seed=0"], ["seed=1"], task=task)
+    assert [fake.status(0)[key] for key in ("exit_code", "error")] == [code, "interrupted"]
+    assert not (fake.folder / "1").exists()
+    fake.start(["seed=0"], ["seed=1"])
+    assert [cfg.resume for cfg in fake.seen] == [str(fake.folder / "0"), None]
+    assert [cfg.weights for cfg in fake.seen] == [None, "w.ckpt"]
+
+
+def test_only_trainings_go_on(fake):
+    fake.start(["split=val"], task=fail, module="lightning_det.eval")
+    fake.checkpoint(0)
+    fake.start(["split=val"], module="lightning_det.eval")
+    assert fake.seen[0].resume is None
+
+
+def test_a_checkpoint_of_no_job_is_no_beginning(fake):
+    (fake.folder / "0").mkdir(parents=True)
+    fake.checkpoint(0)
+    fake.start(["seed=0"])
+    assert fake.seen[0].resume is None
+
+
+def test_the_folder_of_another_job_is_left_alone(fake, capsys):
+    fake.start(["seed=0", "optimizer.lr=0.1"], ["seed=1"], task=fail)
+    before = {p: p.read_bytes() for p in fake.folder.rglob("*") if p.is_file() and p.name != "sweep.json"}
+    capsys.readouterr()
+    assert fake.start(["seed=0", "optimizer.lr=0.2"], ["seed=1"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"job 0 (seed=0 optimizer.lr=0.2): {fake.folder}/0 holds the run of another job: seed=0 optimizer.lr=0.1"
+        in said
+    )
+    assert "needs another hydra.sweep.dir" in said
+    assert len(fake.seen) == 1
+    kept = {p: p.read_bytes() for p in before}
+    assert {p.parent.name for p in before if kept[p] != before[p]} == {"1"}
+    # The order of the options is no matter.
+    assert fake.start(["optimizer.lr=0.1", "seed=0"]) == 0
+
+
+def test_jobs_of_several_ranks_go_on_too(fake, monkeypatch):
+    """Neither the weights that a job started from nor the run that it continued are given again."""
+    calls = []
+
+    class Child:
+        def __init__(self, call):
+            calls.append(call)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self):
+            return 3 if len(calls) == 1 else 0
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", Child)
+    overrides = ["seed=0", "weights=w.ckpt", "+resume=elsewhere", "trainer.devices=2"]
+    assert fake.start(overrides, trainer={"devices": 2}) == 3
+    fake.checkpoint(0)
+    assert fake.start(overrides, trainer={"devices": 2}) == 0
+    folder = f'"{fake.folder}/0"'
+    first = [sys.executable, "-m", "lightning_det.train", *overrides, f"hydra.run.dir={folder}"]
+    again = [*first[:3], "seed=0", "trainer.devices=2", f"resume={folder}", f"hydra.run.dir={folder}"]
+    assert calls == [first, again]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_job_of_several_ranks_ends_with_its_sweep(tmp_path):
+    """SIGTERM reaches the sweep's process only."""
+    (tmp_path / "sleeper.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path('part').write_text(str(os.getpid()))\n"
+        "pathlib.Path('part').rename('pid')\n"
+        "time.sleep(100)\n"
+    )
+    code = "from pathlib import Path; from lightning_det import sweep; sweep._in_child('sleeper', [], Path('x'), False)"
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}) as parent:
+        wait_for(tmp_path / "pid", parent)
+        child = int((tmp_path / "pid").read_text())
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(60) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def wait_for(file, process, seconds=200):
+    """Until a process has made a file."""
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert process.poll() is None, "it ended without the file"
+        assert time.monotonic() < end, f"no {file}"
+        time.sleep(0.05)
+
+
+@slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, None), (signal.SIGTERM, 143)])
+def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
+    call = [sys.executable, "-m", "lightning_det.train", "-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}"]
+    call += ["trainer.max_epochs=6", "trainer.limit_val_batches=1"]
+    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(tmp_path / "1/checkpoints/last.ckpt", process)
+        process.send_signal(number)
+        assert process.wait(100) != 0
+    assert [read(tmp_path / job / "status.json")["exit_code"] for job in "01"] == [0, code]
+    first = (tmp_path / "0/metrics.json").stat().st_mtime_ns
+    done = train(*call[3:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job 0 (seed=0 " in done.stdout
+    assert (tmp_path / "0/metrics.json").stat().st_mtime_ns == first
+    assert [job["exit_code"] for job in read(tmp_path / "sweep.json")] == [0, 0]
+    lines = [line for line in (tmp_path / "1/train.log").read_text().splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == [f"epoch {n} of 6" for n in range(1, 7)]
+    assert len(read(tmp_path / "1/metrics.json")["epoch_losses"]) == 6

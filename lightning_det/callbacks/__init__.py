@@ -5,10 +5,12 @@ from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
+from lightning_det.callbacks.progress import TrainingProgress
 from lightning_det.callbacks.ranks import SameConfiguration
 from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
+from lightning_det.callbacks.throughput import Throughput
 
 __all__ = [
     "CSVLog",
@@ -21,5 +23,7 @@ __all__ = [
     "SelectionLog",
     "StepSeeds",
     "StopOnNonFinite",
+    "Throughput",
+    "TrainingProgress",
     "WholeCheckpoints",
 ]

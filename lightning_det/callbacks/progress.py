@@ -1,0 +1,51 @@
+"""The progress bar."""
+
+import time
+from datetime import timedelta
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+
+
+class TrainingProgress(RichProgressBar):
+    """Lightning's progress bar with short names, and with the time that is left of the whole training.
+
+    Its own times are those of an epoch. What is left is estimated from the time per batch so far, validations included.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._start, self._done = time.monotonic(), 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Counts a batch and shows where the training is."""
+        self._done += 1
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float | str]:
+        """Figures with ``prog_bar=True``, by their names without ``train/``, and the time left."""
+        figures = super().get_metrics(trainer, pl_module)
+        figures.pop("v_num", None)
+        shown = {short(name): value for name, value in figures.items()}
+        left = batches_left(trainer)
+        if left and self._done:
+            seconds = round((time.monotonic() - self._start) / self._done * left)
+            shown["training left"] = str(timedelta(seconds=seconds))
+        return shown
+
+
+def short(name: str) -> str:
+    """A figure's name for the progress bar: ``views/s`` for ``train/views_per_s``."""
+    return name.removeprefix("train/").replace("_per_", "/").replace("_", " ")
+
+
+def batches_left(trainer: pl.Trainer) -> int | None:
+    """Batches to come, if all epochs are as long as this one; None where neither epochs nor steps are limited."""
+    counts = []
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    if (trainer.max_epochs or 0) > 0:
+        counts.append((trainer.max_epochs - trainer.current_epoch) * trainer.num_training_batches - done)
+    if trainer.max_steps > 0:
+        counts.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    return max(0, round(min(counts))) if counts else None
