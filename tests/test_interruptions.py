@@ -33,6 +33,7 @@ SHORT = (
     "trainer.enable_progress_bar=false",
     "callbacks.last.every_n_train_steps=1",
     "callbacks.pictures=null",
+    "callbacks.throughput=null",  # how fast it was is never the same
     "data.num_workers=0",
 )
 

@@ -8,14 +8,16 @@ import torch
 import yaml
 
 from lightning_det.callbacks import CSVLog
-from lightning_det.resume import completed
+from lightning_det.errors import ConfigError
+from lightning_det.resume import completed, unstarted
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder that says how it was started."""
+    """A run folder that says how it was started, with a checkpoint."""
     folder = tmp_path / "runs" / "of mine"
-    (folder / ".hydra").mkdir(parents=True)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").touch()
     started = [
         "strategy=[snip,flip]",
         "+trainer.x=1",
@@ -24,7 +26,7 @@ def run(tmp_path):
         "~callbacks.best",
         "resume=elsewhere",
     ]
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(started))
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(started))
     return folder
 
 
@@ -45,10 +47,26 @@ def test_other_commands_stay_as_they_are(arguments):
     assert completed(arguments) == arguments
 
 
-def test_sweeps_and_folders_without_record_stay_as_they_are(run):
-    assert completed(["-m", f"resume={run}"]) == ["-m", f"resume={run}"]
-    (run / ".hydra" / "overrides.yaml").unlink()
+def test_a_run_without_a_checkpoint_starts_from_its_weights_again(run):
+    assert not unstarted(run)
+    (run / "checkpoints/last.ckpt").rename(run / "checkpoints/best.ckpt")
+    assert unstarted(run)
+    assert "weights=w.ckpt" in completed([f"resume={run}"])
+
+
+def test_hydras_record_serves_where_there_is_no_other(run):
+    (run / ".hydra").mkdir()
+    first = completed([f"resume={run}"])
+    (run / "overrides.yaml").rename(run / ".hydra/overrides.yaml")
+    assert completed([f"resume={run}"]) == first
+    (run / ".hydra/overrides.yaml").unlink()
     assert completed([f"resume={run}"]) == [f"resume={run}"]
+    assert not unstarted(run)  # and the missing checkpoint will be an error
+
+
+def test_a_sweep_does_not_resume_one_run(run):
+    with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir=ITS_FOLDER"):
+        completed(["-m", f"resume={run}", "seed=0,1"])
 
 
 def rows(folder):
