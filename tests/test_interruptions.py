@@ -6,6 +6,8 @@ pass, optimizer step, validation and epoch) or in the middle of the writing of a
 """
 
 import os
+import resource
+import shutil
 import signal
 import socket
 import sys
@@ -83,8 +85,16 @@ class Moments:
         checkpoints.whole = slowly
 
 
-def fork(folder, arguments, last=None, environment=()):
-    """Starts the train command in a process that may kill itself at a moment; its id."""
+def fork(folder, arguments, last=None, environment=(), largest=None):
+    """Starts the train command in a process that may kill itself at a moment; its id.
+
+    Args:
+        folder: gets what it prints.
+        arguments: of the command.
+        last: moment at which it kills itself.
+        environment: variables.
+        largest: bytes of a file from which on its disk is full.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
@@ -97,12 +107,15 @@ def fork(folder, arguments, last=None, environment=()):
         os.dup2(out, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ.update(environment)
+        if largest is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         moments = Moments(last)
         moments.watch()
         GlobalHydra.instance().clear()
         sys.argv = ["train", *arguments]
         train.main()
-        (folder / "moments.txt").write_text(str(moments.count))
+        (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt").write_text(str(moments.count))
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
@@ -115,7 +128,14 @@ def fork(folder, arguments, last=None, environment=()):
 
 
 def attempt(folder, arguments, last=None, ranks=1):
-    """Trains until the end, or until the last moment of one of the ranks; whether the end was reached."""
+    """Trains until the end, or until the last moment of one of the ranks; whether the end was reached.
+
+    Args:
+        folder: gets what the run prints.
+        arguments: of the command.
+        last: a rank and the number of its last moment.
+        ranks: how many processes train.
+    """
     environments = [{}]
     if ranks > 1:
         with socket.socket() as free:
@@ -124,8 +144,8 @@ def attempt(folder, arguments, last=None, ranks=1):
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(ranks)}
         environments = [common | {"LOCAL_RANK": str(rank)} for rank in range(ranks)]
         arguments = [*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp"]
-    victim = 0 if last is None else last % ranks
-    processes = [fork(folder, arguments, last if r == victim else None, e) for r, e in enumerate(environments)]
+    victim, moment = last or (0, None)
+    processes = [fork(folder, arguments, moment if r == victim else None, e) for r, e in enumerate(environments)]
     _, status = os.waitpid(processes[victim], 0)
     killed = os.WIFSIGNALED(status)
     for process in processes:
@@ -143,24 +163,30 @@ def interrupted(tmp_path, arguments, kills, seed=0, ranks=1):
     whole.mkdir()
     killed.mkdir()
     assert attempt(whole, [*arguments, f"hydra.run.dir={whole}"], ranks=ranks)
-    moments = int((whole / "moments.txt").read_text())
+    moments = counted(whole, ranks)
     rng = np.random.default_rng(seed)
     ended, anew = False, 0
-    for last in [*rng.integers(1, moments // 2, kills), None]:
+    victims = rng.integers(0, ranks, kills)
+    for last in [*((v, int(rng.integers(1, moments[v] // 2))) for v in victims), None]:
         # All that a user types the second time; the first moment of all may come before there is a folder.
         begun = started_with(killed) is not None
         anew += begun and unstarted(killed)
         again = [f"resume={killed}"] if begun else [*arguments, f"hydra.run.dir={killed}"]
-        ended = attempt(killed, again, None if last is None else int(last), ranks)
+        ended = attempt(killed, again, last, ranks)
         assert not list(killed.glob("*.part")), "a cut file of another kind than checkpoints"
     assert ended
     assert anew <= kills // 2, "hardly a checkpoint was used"
     return whole, killed
 
 
+def counted(folder, ranks):
+    """Moments of each rank of a run that was not interrupted."""
+    return [int((folder / f"moments-{rank}.txt").read_text()) for rank in range(ranks)]
+
+
 def assert_same(first, second):
     """Bit-identical weights, optimizer, averages and schedule; the same log, losses and figures."""
-    one, two = (torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (first, second))
+    one, two = checkpoint(first), checkpoint(second)
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         assert_equal(one.get(key), two.get(key), key)
     assert one["global_step"] == two["global_step"]
@@ -211,3 +237,75 @@ def test_kills_change_nothing(short, tmp_path, options):
 def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "dataset.source.train=14"]
     assert_same(*interrupted(tmp_path, [*short, *options], kills=6, ranks=2))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, after):
+    """The new ranks do what is left of the epoch; later epochs are as long as their number makes them."""
+    epoch = 16  # batches, of all ranks together
+    options = [*short, f"dataset.source.train={2 * epoch}", f"hydra.run.dir={tmp_path}"]
+    assert attempt(tmp_path, [*options, "trainer.max_epochs=1"], ranks=before)
+    moments = counted(tmp_path, before)
+    assert checkpoint(tmp_path)["global_step"] == epoch // before
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert not attempt(tmp_path, options, (before - 1, moments[-1] // 2), before)
+    step = checkpoint(tmp_path)["global_step"]
+    assert 1 < step < epoch // before - 1, "killed too early or too late to say anything"
+    alone = ["trainer.devices=1", "trainer.strategy=auto"] if after == 1 else []
+    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2", *alone], ranks=after)
+    metrics = read(tmp_path / "metrics.json")
+    assert metrics["steps"] == step + epoch // after - step * before // after + epoch // after
+    assert metrics["epochs"] == 2
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(short, tmp_path):
+    options = [*short, f"hydra.run.dir={tmp_path}"]
+    assert attempt(tmp_path, [*options, "trainer.max_epochs=1"])
+    before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
+    log = (tmp_path / "metrics.csv").read_text()
+    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2"], largest=len(before) // 2)
+    assert code == 1
+    for words in ("checkpoints/last.ckpt: the checkpoint cannot be written", "File too large", "Make room", "resume="):
+        assert words in said
+    assert (tmp_path / "checkpoints/last.ckpt").read_bytes() == before
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert (tmp_path / "metrics.csv").read_text().startswith(log)
+    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2"])
+
+
+def test_checkpoints_that_do_not_fit_are_refused_with_what_differs(short, tmp_path):
+    """Nothing is written before; an older run of the folder stays as it is."""
+    assert attempt(tmp_path, [*short, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}"])
+    before = {f: f.read_bytes() for f in tmp_path.glob("*.yaml")} | {tmp_path: (tmp_path / "metrics.csv").read_bytes()}
+    for option, words in {
+        "detector=rfcn": ["another detector", "roi_head", "detector._target_ was", "RFCN"],
+        "backbone.width=24": ["another detector", "backbone.width was"],
+        "optimizer=sgd": ["its optimizer is torch.optim.AdamW, this one torch.optim.SGD"],
+        "module.norm_weight_decay=null": ["groups of", "module.norm_weight_decay was 0.0, is None"],
+        "callbacks=[default,ema]": ["it has no average of weights"],
+        "trainer.max_epochs=1": ["it is 2 epochs old, more than trainer.max_epochs=1"],
+    }.items():
+        code, said = refused(tmp_path, [f"resume={tmp_path}", option])
+        assert code == 1, said
+        assert all(word in said for word in ["weights=FILE", *words]), said
+        assert "Traceback" not in said
+    content = checkpoint(tmp_path)
+    content["hyper_parameters"]["labels"]["names"][0] = "spoon"
+    torch.save(content, tmp_path / "other.ckpt")
+    code, said = refused(tmp_path, [*short, f"resume={tmp_path}/other.ckpt", f"hydra.run.dir={tmp_path}/new"])
+    assert code == 1
+    assert "the dataset misses spoon and has also bar-h, compared with the checkpoint" in said
+    after = {f: f.read_bytes() for f in tmp_path.glob("*.yaml")} | {tmp_path: (tmp_path / "metrics.csv").read_bytes()}
+    assert before == after
+
+
+def refused(folder, arguments, **limits):
+    """Exit code of a training that stops with an error, and what it printed."""
+    output = folder / "output.txt"
+    before = len(output.read_text())
+    _, status = os.waitpid(fork(folder, arguments, **limits), 0)
+    return os.waitstatus_to_exitcode(status), output.read_text()[before:]
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)

@@ -1,5 +1,6 @@
 """Checkpoints that are whole, hold plain data only, and come often enough."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ class WholeCheckpoints(TorchCheckpointIO):
             UserError: it cannot be written; an older one stays as it is.
         """
         file = Path(path)
+        content = BytesIO()  # torch's own writer does not say why a file cannot be written
+        torch.save(checkpoint, content)
         try:
             with whole(file, "wb") as stream:
-                torch.save(checkpoint, stream)
-        except (OSError, RuntimeError) as error:
-            # torch's writer turns a full disk into a RuntimeError of its own.
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+                stream.write(content.getbuffer())
+        except OSError as error:
             kept = "the last one that was written is whole" if file.exists() else "there is none yet"
             raise UserError(
-                f"{file}: the checkpoint cannot be written ({reason}); {kept}. Make room or choose another folder, "
-                "and go on with resume=RUN_FOLDER"
+                f"{file}: the checkpoint cannot be written ({error.strerror}); {kept}. Make room or choose another "
+                "folder, and go on with resume=RUN_FOLDER"
             ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict:
