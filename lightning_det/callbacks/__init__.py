@@ -9,6 +9,7 @@ from lightning_det.callbacks.ranks import SameConfiguration
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 from lightning_det.callbacks.throughput import Throughput
+from lightning_det.callbacks.wandb_log import WandbLog
 
 __all__ = [
     "CSVLog",
@@ -21,4 +22,5 @@ __all__ = [
     "StopOnNonFinite",
     "Throughput",
     "TrainingProgress",
+    "WandbLog",
 ]
