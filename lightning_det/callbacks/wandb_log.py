@@ -23,11 +23,15 @@ class WandbLog(WandbLogger):
 
     Args:
         save_dir: the run folder; it keeps the id in ``wandb.json``.
+        name: of the run; None takes ``WANDB_NAME``, or lets wandb invent one.
+        group: of runs; None takes ``WANDB_RUN_GROUP``.
         **arguments: see Lightning.
     """
 
-    def __init__(self, save_dir: str, **arguments: Any):
-        super().__init__(save_dir=save_dir, id=run_id(Path(save_dir)), **arguments)
+    def __init__(self, save_dir: str, name: str | None = None, group: str | None = None, **arguments: Any):
+        # wandb reads the environment once per process, but every job of a sweep has a name of its own there.
+        name, group = name or os.environ.get("WANDB_NAME"), group or os.environ.get("WANDB_RUN_GROUP")
+        super().__init__(name=name, save_dir=save_dir, id=run_id(Path(save_dir)), group=group, **arguments)
 
 
 @rank_zero_only
