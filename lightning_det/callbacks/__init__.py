@@ -11,6 +11,7 @@ from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 from lightning_det.callbacks.throughput import Throughput
+from lightning_det.callbacks.wandb_log import WandbLog
 
 __all__ = [
     "CSVLog",
@@ -26,4 +27,5 @@ __all__ = [
     "Throughput",
     "TrainingProgress",
     "WholeCheckpoints",
+    "WandbLog",
 ]
