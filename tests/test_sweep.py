@@ -300,7 +300,7 @@ def wait_for(file, process, seconds=200):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, None), (signal.SIGTERM, 143)])
 def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
     call = [sys.executable, "-m", "lightning_det.train", "-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}"]
-    call += ["trainer.max_epochs=6", "trainer.limit_val_batches=1"]
+    call += ["trainer.max_epochs=4", "trainer.limit_val_batches=0"]
     with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(tmp_path / "1/checkpoints/last.ckpt", process)
         process.send_signal(number)
@@ -313,5 +313,5 @@ def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
     assert (tmp_path / "0/metrics.json").stat().st_mtime_ns == first
     assert [job["exit_code"] for job in read(tmp_path / "sweep.json")] == [0, 0]
     lines = [line for line in (tmp_path / "1/train.log").read_text().splitlines() if line.startswith("epoch ")]
-    assert [line.split(":")[0] for line in lines] == [f"epoch {n} of 6" for n in range(1, 7)]
-    assert len(read(tmp_path / "1/metrics.json")["epoch_losses"]) == 6
+    assert [line.split(":")[0] for line in lines] == [f"epoch {n} of 4" for n in range(1, 5)]
+    assert len(read(tmp_path / "1/metrics.json")["epoch_losses"]) == 4
