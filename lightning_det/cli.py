@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import UserError
@@ -71,6 +73,8 @@ def command(
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
             except JobError:
                 pass  # it has been said
+            except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
+                _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
             except (HydraException, OmegaConfBaseException) as error:
                 _stop(explain(error, config_name), 2)
             except ConfigError as error:

@@ -43,14 +43,15 @@ SHORT = (
 class Moments:
     """Counts moments of this process, and ends it at one of them."""
 
-    def __init__(self, last=None):
+    def __init__(self, last=None, end=signal.SIGKILL):
         self.count = 0
         self.last = last
+        self.end = end
 
     def pass_by(self):
         self.count += 1
         if self.count == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.end)
 
     def watch(self):
         """Only for a process that ends soon: it patches what it counts."""
@@ -85,7 +86,7 @@ class Moments:
         checkpoints.whole = slowly
 
 
-def fork(folder, arguments, last=None, environment=(), largest=None):
+def fork(folder, arguments, last=None, environment=(), largest=None, end=signal.SIGKILL):
     """Starts the train command in a process that may kill itself at a moment; its id.
 
     Args:
@@ -94,6 +95,7 @@ def fork(folder, arguments, last=None, environment=(), largest=None):
         last: moment at which it kills itself.
         environment: variables.
         largest: bytes of a file from which on its disk is full.
+        end: signal that it sends to itself.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -110,7 +112,7 @@ def fork(folder, arguments, last=None, environment=(), largest=None):
         if largest is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        moments = Moments(last)
+        moments = Moments(last, end)
         moments.watch()
         GlobalHydra.instance().clear()
         sys.argv = ["train", *arguments]
@@ -256,6 +258,18 @@ def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, aft
     metrics = read(tmp_path / "metrics.json")
     assert metrics["steps"] == step + epoch // after - step * before // after + epoch // after
     assert metrics["epochs"] == 2
+
+
+def test_a_run_that_is_asked_to_end_says_so(short, tmp_path):
+    """Schedulers send SIGTERM first: the batch is done, and the exit code is not that of success."""
+    assert attempt(tmp_path, [*short, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1"])
+    moment = counted(tmp_path, 1)[0] + 20
+    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"], last=moment, end=signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert said.endswith("error: ended by SIGTERM; a training goes on with resume=RUN_FOLDER\n")
+    assert "Traceback" not in said
+    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"])
+    assert read(tmp_path / "metrics.json")["epochs"] == 3
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(short, tmp_path):

@@ -26,6 +26,6 @@ __all__ = [
     "StopOnNonFinite",
     "Throughput",
     "TrainingProgress",
-    "WholeCheckpoints",
     "WandbLog",
+    "WholeCheckpoints",
 ]
