@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_det.errors import ConfigError, UserError
+from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 
 
@@ -66,13 +66,13 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     except JobError as failure:
         code, error = failure.args[1], failure.args[0]
         raise
-    except UserError as failure:
-        code, error = 2 if isinstance(failure, ConfigError) else 1, str(failure)
-        print(f"error: job {hydra.job.num} ({' '.join(overrides)}): {failure}", file=sys.stderr)
-        raise JobError(error, code) from failure
     except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        traceback.print_exc()
+        code, error = 2 if isinstance(failure, ConfigError) else 1, explained(failure)
+        if error is None:
+            error = f"{type(failure).__name__}: {failure}"
+            traceback.print_exc()
+        else:
+            print(f"error: job {hydra.job.num} ({' '.join(overrides)}): {error}", file=sys.stderr)
         raise JobError(error, code) from failure
     finally:
         job = Job(hydra.job.num, overrides, str(folder), code, round(time.monotonic() - start, 1), error, _ap(folder))
