@@ -79,7 +79,7 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
     elif problems:
         log.warning("%s: %s", name, summary(problems))
     if len(store) == 0:
-        raise DatasetError(f"{name} has no image")
+        raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
     if cfg.dataset.limit is not None:
         store = store.select(range(min(len(store), cfg.dataset.limit)))
     return store
@@ -188,10 +188,25 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{file}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict) or "labels" not in content.get("hyper_parameters", {}):
+        raise UserError(
+            f"{file}: cannot be read as a checkpoint: {_unreadable(error)}; give a run folder or its *.ckpt"
+        ) from error
+    if not _is_own(content):
         raise UserError(f"{file}: not a checkpoint of lightning-det (load other weights with train's weights=FILE)")
     return content
+
+
+def _unreadable(error: Exception) -> str:
+    """Why ``torch.load`` refused a file. Its own words advise to load all of it, which would run what is in it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it is damaged, or holds more than tensors and plain data, which could run anything and is not loaded"
+
+
+def _is_own(content: Any) -> bool:
+    """Whether what a file holds is a checkpoint of this package."""
+    saved = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return isinstance(saved, dict) and {"labels", "settings"} <= saved.keys() and "state_dict" in content
 
 
 def checkpoint_file(path: str | Path, prefer: str) -> Path:
@@ -227,9 +242,11 @@ def load_weights(module: DetectionModule, source: str) -> None:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{source}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{source}: cannot be read as weights: {_unreadable(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: not weights: neither one of our checkpoints nor a state_dict")
     try:
-        if "hyper_parameters" in content:
+        if _is_own(content):
             labels = LabelMap.from_dict(content["hyper_parameters"]["labels"])
             outcome = module.load_own(content["state_dict"], labels)
         else:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -22,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
-from lightning_det.errors import UserError
+from lightning_det.errors import explained
 from lightning_det.files import whole
 from lightning_det.launch import end_with_parent, register_started
 from lightning_det.resume import OVERRIDES, override_key
@@ -79,8 +80,13 @@ def command(
                 _stop(explain(error, config_name), 2)
             except ConfigError as error:
                 _stop(str(error), 2)
-            except UserError as error:
-                _stop(str(error), 1)
+            except Exception as error:
+                message = explained(error)
+                if message is not None:
+                    _stop(message, 1)
+                if not _of_hydra(error):
+                    raise
+                _stop(str(error), 2)
             finally:
                 code = summary()
             if code:
@@ -125,6 +131,12 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return f"{text.splitlines()[0]}{_valid_keys(cause, config_name)}\n{str(cause).splitlines()[0]}"
     return text
+
+
+def _of_hydra(error: Exception) -> bool:
+    """Whether Hydra itself raised an error that is not of its own kind, as it does for ``logger=null``."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("hydra.")
 
 
 def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:

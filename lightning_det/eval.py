@@ -4,6 +4,7 @@ import logging
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_det.build import build_data, build_trainer, usable_split
@@ -58,7 +59,7 @@ def print_tables(evaluation: Evaluation) -> None:
     classes = Table("class", "boxes", "AP", "AP50", title="AP by class")
     for name, row in evaluation.per_class().items():
         if row["boxes"]:
-            classes.add_row(name, str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
+            classes.add_row(escape(name), str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():
         sizes.add_row(f"{row['from']:g} - {row['to']:g}", str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")

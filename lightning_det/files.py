@@ -29,6 +29,10 @@ def whole(file: Path, mode: str = "w") -> Iterator[IO]:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)  # a full disk does not say which file it has no room for
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_det.annotations import DatasetError, Problem
@@ -115,7 +116,7 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
     for key in ("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"):
         table.add_row(key.replace("_", " "), *(f"{v:g}" for v in np.round(report[key], 1)))
     classes = sorted(report["classes"].items(), key=lambda item: -item[1])
-    most = ", ".join(f"{name} {count}" for name, count in classes[:10])
+    most = ", ".join(f"{escape(name)} {count}" for name, count in classes[:10])
     console.print(table, f"classes: {most}{f' and {len(classes) - 10} more' if len(classes) > 10 else ''}")
     columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
     levels = Table(*columns, title="views of one epoch")

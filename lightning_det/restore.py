@@ -11,7 +11,8 @@ from lightning_det.build import build_module, load_checkpoint
 from lightning_det.callbacks.ranks import differences
 from lightning_det.cli import chosen, overridden_keys
 from lightning_det.config import option_file, validated
-from lightning_det.errors import UserError
+from lightning_det.config.signatures import locate
+from lightning_det.errors import ConfigError, UserError
 from lightning_det.modules.module import DetectionModule, parameter_groups
 
 log = logging.getLogger("lightning_det")
@@ -21,6 +22,10 @@ OF_THIS_RUN = ("trainer", "seed")
 
 OF_NO_MATTER = ("callbacks", "logger", "proposals", "resume", "weights")
 """Nodes that may differ where a training goes on."""
+
+PARTS = tuple(f"lightning_det.{p}." for p in ("backbones", "callbacks", "data", "detectors", "modules", "selection"))
+PARTS += ("lightning_det.views.", "pytorch_lightning.", "torch.optim.")
+"""Where the parts come from that a checkpoint's settings may name."""
 
 OF_GROUPS = {
     "strategy": ("views", "data", "test"),
@@ -41,9 +46,18 @@ def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
     """
     content = load_checkpoint(cfg.checkpoint)
     saved = content["hyper_parameters"]
-    merged = validated(overlaid(saved["settings"], cfg, overridden_keys()), chosen(), overridden_keys())
+    merged = overlaid(saved["settings"], cfg, overridden_keys())
+    check_origins(OmegaConf.to_container(merged, resolve=False), overridden_keys())
+    merged = validated(merged, chosen(), overridden_keys())
     module = build_module(merged, LabelMap.from_dict(saved["labels"]), learning=False)
-    module.load_state_dict(content["state_dict"])
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        first = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise UserError(
+            f"checkpoint={cfg.checkpoint}: its weights do not fit the detector of these settings ({first[:200]}); "
+            "leave out what changes the detector: a checkpoint brings its own"
+        ) from error
     return merged, module.eval()
 
 
@@ -110,6 +124,36 @@ def _short(settings: Mapping[str, Any], key: str) -> str:
     value = OmegaConf.select(OmegaConf.create(settings), key)
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_origins(node: Any, overridden: Sequence[str], key: str = "") -> None:
+    """Refuses settings of a checkpoint that would call code from elsewhere: they could run anything.
+
+    Args:
+        node: the settings as plain data.
+        overridden: dotted keys that the user set, and answers for.
+        key: of the node.
+
+    Raises:
+        ConfigError: naming the code, and how to allow it.
+    """
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        here = f"{key}.{name}" if key else str(name)
+        given = any(f"{here}.".startswith(f"{o}.") for o in overridden)
+        if isinstance(value, dict | list):
+            check_origins(value, overridden, here)
+        elif name == "_target_" and not given and not _is_part(here, value):
+            raise ConfigError(
+                f"{here}: the checkpoint's settings call {value}, which is no part of lightning-det; "
+                f"if you know and trust it, give {here}={value}"
+            )
+
+
+def _is_part(key: str, target: Any) -> bool:
+    """Whether a target is public and was defined in `PARTS`: paths go through imports, as in ``module.os.system``."""
+    if not isinstance(target, str) or not target.startswith(PARTS) or "._" in target:
+        return False
+    return f"{getattr(locate(key, target), '__module__', '')}.".startswith(PARTS)
 
 
 def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: list[str]) -> DictConfig:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_det.errors import ConfigError, UserError
+from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
 from lightning_det.resume import override_key
@@ -83,7 +83,7 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     except ConfigError as failure:
         code, error = 2, str(failure)
         JOBS.append(job())  # and nowhere else: the files are the other job's
-        raise _said(failure, job()) from failure
+        raise _said(job()) from failure
     if before is not None and before.exit_code == 0:
         print(f"job {hydra.job.num} ({' '.join(overrides)}) is finished")
         _keep(before._replace(number=hydra.job.num, folder=str(folder)))
@@ -100,13 +100,13 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     except JobError as failure:
         code, error = failure.args[1], failure.args[0]
         raise
-    except UserError as failure:
-        code, error = 2 if isinstance(failure, ConfigError) else 1, str(failure)
-        raise _said(failure, job()) from failure
     except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        traceback.print_exc()
-        raise JobError(error, code) from failure
+        code, error = 2 if isinstance(failure, ConfigError) else 1, explained(failure)
+        if error is None:
+            error = f"{type(failure).__name__}: {failure}"
+            traceback.print_exc()
+            raise JobError(error, code) from failure
+        raise _said(job()) from failure
     except SystemExit as stop:
         code = stop.code or 128 + signal.SIGTERM  # Lightning's, after SIGTERM, has no code
         raise SystemExit(code) from stop
@@ -151,9 +151,9 @@ def _check_same(before: Job | None, overrides: list[str], folder: Path) -> None:
     )
 
 
-def _said(failure: UserError, job: Job) -> JobError:
+def _said(job: Job) -> JobError:
     """Prints what is wrong with a job."""
-    print(f"error: job {job.number} ({' '.join(job.overrides)}): {failure}", file=sys.stderr)
+    print(f"error: job {job.number} ({' '.join(job.overrides)}): {job.error}", file=sys.stderr)
     return JobError(job.error, job.exit_code)
 
 

@@ -38,9 +38,9 @@ def train(cfg: DictConfig) -> pl.Trainer:
     stores = {which: usable_split(cfg, which) for which in ("train", "val")}
     difference = stores["train"].label_map.difference(stores["val"].label_map)
     if difference:
-        raise DatasetError(f"dataset.val {difference}, compared with dataset.train")
+        raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
     if stores["train"].ignored.all():
-        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from")
+        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from; choose a split with boxes")
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
 

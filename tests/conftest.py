@@ -54,8 +54,11 @@ def write_image(path, width=64, height=48, seed=0):
 
 @pytest.fixture
 def coco_folder(tmp_path):
+    return make_coco(tmp_path / "coco")
+
+
+def make_coco(root):
     """A small dataset in COCO's layout: gaps in the category ids, a crowd, an image without boxes."""
-    root = tmp_path / "coco"
     categories = [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}]
     for split in ("train2017", "val2017"):
         images, annotations = [], []
@@ -82,8 +85,11 @@ def coco_folder(tmp_path):
 
 @pytest.fixture
 def voc_folder(tmp_path):
+    return make_voc(tmp_path / "voc")
+
+
+def make_voc(root):
     """A small dataset in VOC's layout: a difficult object, one with parts."""
-    root = tmp_path / "voc"
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / folder).mkdir(parents=True)
     for number in range(3):
@@ -106,8 +112,11 @@ def voc_folder(tmp_path):
 
 @pytest.fixture
 def yolo_folder(tmp_path):
+    return make_yolo(tmp_path / "yolo")
+
+
+def make_yolo(root):
     """A small dataset in YOLO's layout: a polygon, an image without a label file."""
-    root = tmp_path / "yolo"
     for split in ("train", "val"):
         for number in range(3):
             write_image(root / "images" / split / f"{number}.png", seed=number)

@@ -1,5 +1,7 @@
 """Every kind of image file becomes the picture that it shows."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,26 @@ def test_absurd_sizes_are_refused_before_decoding(tmp_path, picture, monkeypatch
         decode(tmp_path / "x.png")
     with pytest.raises(ImageError, match="more than 100"):
         image_size(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_cut_off_file_has_no_size(tmp_path, picture, suffix):
+    """Readers look at headers only, and shall find these all the same."""
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-80])
+    with pytest.raises(ImageError, match=f"x.{suffix}: damaged image"):
+        image_size(path)
+    # Cameras put more behind the end.
+    path.write_bytes(whole + bytes(1000))
+    assert image_size(path) == (64, 48)
+
+
+@pytest.mark.parametrize("function", [decode, image_size])
+def test_pipes_and_devices_are_not_opened(tmp_path, function):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "endless.jpg"):
+        with pytest.raises(ImageError, match=f"{name}: not a regular file"):
+            function(tmp_path / name)

@@ -1,7 +1,10 @@
 """Files of proposals, and the network that makes them."""
 
+import errno
+import io
 import json
 import shutil
+import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -128,7 +131,7 @@ def test_a_file_is_written_whole_or_not_at_all(store, file, monkeypatch):
 
     def broken(stream, **arrays):
         stream.write(b"half of it")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(np, "savez", broken)
     with pytest.raises(OSError, match="disk full"):
@@ -249,6 +252,45 @@ def test_every_array_is_needed(store, file):
         rewrite(copy, **{name: None})
         with pytest.raises(DatasetError, match="not a file of proposals"):
             load_proposals(copy, store)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"offsets": np.array([0, 3, 2**40, 8, 9])},
+        {"offsets": np.array([0, 3, 2, 8, 9])},
+        {"offsets": np.array([-1, 3, 3, 8, 9])},
+        {"offsets": np.array([0, 3, 3, 8, 9], np.float64)},
+        {"offsets": np.array([0, 3, 3, 9])},
+        {"boxes": np.zeros((9, 5), np.float32)},
+        {"boxes": np.zeros((9, 4), "S4")},
+        {"boxes": np.full((9, 4), np.inf, np.float32)},
+        {"boxes": np.full((9, 4), 1e30, np.float32)},
+        {"boxes": np.tile(np.array([9, 9, 1, 1], np.float32), (9, 1))},
+        {"scores": np.zeros(8, np.float32)},
+        {"widths": np.zeros(3, np.int32)},
+        {"ids_offsets": np.array([0, 2**60, 1, 1, 1])},
+        {"ids_data": np.full(4, 255, np.uint8), "ids_offsets": np.arange(5)},
+    ],
+    ids=lambda arrays: " ".join(arrays),
+)
+def test_arrays_that_do_not_go_together_are_refused(store, file, arrays):
+    rewrite(file, **arrays)
+    with pytest.raises(DatasetError, match="not a file of proposals"):
+        load_proposals(file, store)
+
+
+def test_arrays_larger_than_the_file_take_no_memory(store, file):
+    """A header that claims 8 TB, and zeros that were compressed."""
+    with zipfile.ZipFile(file.with_name("claims.npz"), "w") as content:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 2)}
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, header)
+        content.writestr("boxes.npy", stream.getvalue())
+    np.savez_compressed(file.with_name("zeros.npz"), boxes=np.zeros(10**6))
+    for name in ("claims.npz", "zeros.npz"):
+        with pytest.raises(DatasetError, match="not a file of proposals"):
+            load_proposals(file.with_name(name), store)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1"])

@@ -94,6 +94,15 @@ def without(key, where="annotations", index=0):
         (broken("file_name", "/etc/passwd", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
         (broken("width", 48, "images", 1), "image 10", "annotated as 48 x 48, but 1.jpg is 64 x 48", IMAGE_LEFT_OUT),
         (broken("height", -3, "images", 1), "image 10", "must be positive integers", IMAGE_LEFT_OUT),
+        (broken("height", float("inf"), "images", 1), "image 10", "must be positive integers", IMAGE_LEFT_OUT),
+        (broken("id", True, "images", 1), "images[1]", '"id" is neither a number', IMAGE_LEFT_OUT),
+        (broken("id", "20", "images", 1), "image 20", "occurs twice", IMAGE_LEFT_OUT),
+        (broken("file_name", "\ud800.jpg", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
+        (broken("id", [1]), "annotation [0]", "neither a number nor a string", BOX_LEFT_OUT),
+        (broken("bbox", [1, True, 5, 5]), "annotation 100", "must be four numbers", BOX_LEFT_OUT),
+        (broken("iscrowd", "0"), "annotation 100", "iscrowd '0' must be 0 or 1", BOX_LEFT_OUT),
+        (broken("area", -1), "annotation 100", "area -1 must be", BOX_LEFT_OUT),
+        (broken("area", float("nan")), "annotation 100", "area nan must be", BOX_LEFT_OUT),
     ],
 )
 def test_coco_names_every_bad_record(coco_folder, change, record, reason, action):
@@ -108,7 +117,7 @@ def test_coco_names_every_bad_record(coco_folder, change, record, reason, action
     if action == IMAGE_LEFT_OUT:
         assert len(store) == 3
         # Its boxes went with it, and are not problems of their own.
-        assert all(p.action == IMAGE_LEFT_OUT for p in problems) or "twice" in reason
+        assert all(p.action == IMAGE_LEFT_OUT for p in problems) or "twice" in reason or '"id"' in reason
     else:
         assert len(store) == 4
         assert store.num_boxes == (6 if action == BOX_CLIPPED else 5)
@@ -128,6 +137,20 @@ def test_what_is_no_coco_file_is_refused(coco_folder, content):
     file.write_text(content)
     with pytest.raises(DatasetError, match=r"instances_train2017\.json"):
         Coco(str(coco_folder)).read("train2017")
+
+
+@pytest.mark.parametrize(
+    "id_", [float("inf"), 1.5, "1", None, True, 2**60], ids=["inf", "1.5", "text", "null", "true", "large"]
+)
+def test_category_ids_are_integers(coco_folder, id_):
+    edit(coco_folder, broken("id", id_, "categories", 1))
+    with pytest.raises(DatasetError, match=r'unique integer "id".*categories\[1\]'):
+        Coco(str(coco_folder)).read("train2017")
+
+
+def test_other_placeholders_are_refused():
+    with pytest.raises(ValueError, match=r"images=\{year\}: the only placeholder is \{split\}"):
+        Coco("x", images="{year}")
 
 
 @pytest.mark.parametrize("categories", [[], [{"id": 1}], [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], [3]])
@@ -197,6 +220,41 @@ def test_several_voc_years_read_as_one(voc_folder, tmp_path):
     assert len(store) == 3
     assert store.files[2] == "VOC2012/JPEGImages/i2.jpg"
     assert store.path(2).is_file()
+
+
+def test_voc_images_of_several_folders_have_ids_of_their_own(voc_folder, tmp_path):
+    (tmp_path / "kit").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "kit" / name).symlink_to(voc_folder)
+    store, problems = Voc(str(tmp_path / "kit")).read(["a/train", "b/train", "b/val", "b/val"])
+    assert list(store.ids) == ["a/i0", "a/i1", "b/i0", "b/i1", "i2"]
+    assert [p.reason for p in problems] == ["image i2 occurs twice"]
+
+
+def test_voc_lists_of_anything_but_text_are_refused(voc_folder):
+    (voc_folder / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DatasetError, match=r"train\.txt: not a text file in UTF-8"):
+        Voc(str(voc_folder)).read("train")
+
+
+def test_what_a_problem_quotes_does_not_reach_the_terminal_as_it_is(coco_folder):
+    edit(coco_folder, broken("id", "\x1b[2J\n", "images", 1))
+    edit(coco_folder, without("width", "images", 1))
+    _, (problem, *_) = Coco(str(coco_folder)).read("train2017")
+    assert "image \\x1b[2J" in str(problem)
+    assert str(problem).isprintable()
+
+
+def test_symbolic_links_are_followed_and_paths_are_not(yolo_folder, tmp_path):
+    """Whoever owns the folder made its links; an annotation file cannot make one."""
+    outside = tmp_path / "outside.png"
+    (yolo_folder / "images/train/2.png").rename(outside)
+    (yolo_folder / "images/train/2.png").symlink_to(outside)
+    (yolo_folder / "some.txt").write_text("images/train/2.png\n../outside.png\n" + str(outside))
+    (yolo_folder / "data.yaml").write_text("train: some.txt\nnames: [cat, dog]\n")
+    store, problems = Yolo(str(yolo_folder)).read("train")
+    assert list(store.files) == ["images/train/2.png"]
+    assert [p.record for p in problems] == ["line 2", "line 3"]
 
 
 def test_voc_classes_in_a_given_order(voc_folder):
@@ -271,9 +329,11 @@ def test_yolo_list_of_images(yolo_folder):
     (yolo_folder / "some.txt").write_text("./images/train/0.png\nimages/train/1.png\n")
     (yolo_folder / "data.yaml").write_text("train: some.txt\nnames: [cat, dog]\n")
     assert len(Yolo(str(yolo_folder)).read("train")[0]) == 2
-    (yolo_folder / "some.txt").write_text("../../secret.png\n")
-    with pytest.raises(DatasetError, match="is not below"):
-        Yolo(str(yolo_folder)).read("train")
+    (yolo_folder / "some.txt").write_text("images/train/0.png\n../../secret.png\nimages/train/0.png\n")
+    store, problems = Yolo(str(yolo_folder)).read("train")
+    assert len(store) == 1
+    assert [(p.file, p.record) for p in problems] == [(str(yolo_folder / "some.txt"), f"line {n}") for n in (2, 3)]
+    assert ["is not below" in problems[0].reason, "named twice" in problems[1].reason] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def steps(part):
 def quiet(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets another, which is put back
+    # Of an earlier test in this process: a command's run would stay open in it when the command is killed.
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
 
 
 def test_a_run_goes_on_in_its_folder(tmp_path):

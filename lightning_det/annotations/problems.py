@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from lightning_det.errors import UserError
+from lightning_det.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}, {self.record}" if self.record else self.file
-        return f"{where}: {self.reason}"
+        return printable(f"{where}: {self.reason}").replace("\n", " ")
 
     def to_dict(self) -> dict[str, str]:
         """Plain data for json."""

@@ -15,11 +15,10 @@ A file is an uncompressed ``.npz`` that holds no pickled object:
 import hashlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from lightning_det.annotations.arrays import from_plain, save_arrays, to_plain
+from lightning_det.annotations.arrays import check_groups, from_plain, load_arrays, save_arrays, to_plain
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
 
@@ -64,17 +63,20 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
         DatasetError: no such file, not a file of proposals, or one of other images.
     """
     try:
-        with np.load(file, allow_pickle=False) as data:
-            content = dict(data)
+        content = load_arrays(file)
         about = to_plain(content["about"])
         ids, files = (Strings.from_arrays(content, name) for name in ("ids", "files"))
         widths, heights = content["widths"], content["heights"]
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
+        _check(proposals, len(ids), files, widths, heights)
         version, made_for = about["version"], about.get("fingerprint")
     except OSError as error:
         raise DatasetError(f"proposals={file}: {error.strerror or 'cannot be read'}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-        raise DatasetError(f"proposals={file}: not a file of proposals, such as lightning_det.mine makes") from error
+    except Exception as error:  # NumPy and zipfile raise whatever they stumble over
+        raise DatasetError(
+            f"proposals={file}: not a file of proposals, or a damaged one; make it anew with lightning_det.mine, "
+            "or give proposals=auto"
+        ) from error
     if version != VERSION:
         raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; make it anew")
     if made_for == fingerprint(store.ids, store.files, store.widths, store.heights):
@@ -96,3 +98,22 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
                 f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; make it anew with lightning_det.mine"
             )
     return proposals.select(order)
+
+
+def _check(proposals: ProposalSet, images: int, files: Strings, widths: np.ndarray, heights: np.ndarray) -> None:
+    """Checks that the arrays of a file are what they should be, and belong together.
+
+    Raises:
+        ValueError: they are not.
+    """
+    boxes, scores = proposals.boxes, proposals.scores
+    check_groups(proposals.offsets, images, len(boxes))
+    fit = boxes.shape == (len(boxes), 4) and scores.shape == (len(boxes),) and len(files) == images
+    fit = fit and boxes.dtype == scores.dtype == np.float32
+    sizes = all(side.shape == (images,) and side.dtype == np.int32 for side in (widths, heights))
+    if not fit or not sizes or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
+        raise ValueError("arrays do not go together")
+    # Views are whole pixels of a resized image, so a proposal may leave its image by a few of the original's.
+    limits = np.repeat(np.stack([widths, heights, widths, heights], axis=1), np.diff(proposals.offsets), axis=0)
+    if (boxes[:, 2:] < boxes[:, :2]).any() or (boxes < -0.1 * limits - 8).any() or (boxes > 1.1 * limits + 8).any():
+        raise ValueError("boxes lie outside their images")

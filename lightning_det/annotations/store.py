@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_det.annotations.arrays import check_groups
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, Problem
 from lightning_det.structures import ImageRecord
@@ -76,8 +77,19 @@ class Strings(Sequence[str]):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], name: str) -> "Strings":
-        """What `to_arrays` made."""
-        return cls(arrays[f"{name}_data"], arrays[f"{name}_offsets"])
+        """What `to_arrays` made.
+
+        Raises:
+            KeyError, ValueError: the arrays are missing or something else.
+        """
+        data, offsets = arrays[f"{name}_data"], arrays[f"{name}_offsets"]
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise ValueError(f"{name}_data holds no bytes")
+        check_groups(offsets, len(offsets) - 1, len(data))
+        strings = cls(data, offsets)
+        for string in range(len(strings)):
+            strings[string]  # UnicodeDecodeError is a ValueError
+        return strings
 
     def to_arrays(self, name: str) -> dict[str, np.ndarray]:
         """Both arrays under names of their own, for a file."""

@@ -60,8 +60,11 @@ class LastCheckpoint(Checkpoint):
         self._saved = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A step that the run was resumed at needs no second checkpoint."""
-        self._saved = trainer.global_step
+        """Removes what an interruption left half-written."""
+        self._saved = trainer.global_step  # a run that goes on needs no second checkpoint of where it begins
+        if trainer.is_global_zero:
+            for part in self.file.parent.glob("*.part"):
+                part.unlink()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
         """Saves, if it is time; after an epoch's last batch the end of the epoch does it."""

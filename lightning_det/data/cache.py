@@ -1,18 +1,19 @@
 """Parsed annotations on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from lightning_det.annotations.arrays import from_plain, save_arrays, to_plain
+from lightning_det.annotations.arrays import from_plain, load_arrays, save_arrays, to_plain
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore, Strings
 
-VERSION = 1
+log = logging.getLogger("lightning_det")
+
+VERSION = 2
 """Changes with the format of the arrays or the rules by which annotations are judged."""
 
 SMALLEST = 20 * 2**20
@@ -43,9 +44,15 @@ def cached(annotations: Path, root: Path, read: Read) -> tuple[AnnotationStore, 
     identity = f"{VERSION} {annotations.resolve()} {root.resolve()} {status.st_size} {status.st_mtime_ns}"
     file = cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
     if file.exists():
-        return load(file, root)
+        try:
+            return load(file, root)
+        except Exception as error:  # a damaged cache costs time, no more
+            log.warning("%s: cannot be read (%s); reading %s anew", file, error, annotations)
     store, problems = read()
-    save(file, store, problems)
+    try:
+        save(file, store, problems)
+    except OSError as error:
+        log.warning("%s: not kept (%s)", file, error.strerror)
     return store, problems
 
 
@@ -63,14 +70,14 @@ def save(file: Path, store: AnnotationStore, problems: list[Problem]) -> None:
 
 def load(file: Path, root: Path) -> tuple[AnnotationStore, list[Problem]]:
     """Reads what `save` wrote; nothing is unpickled."""
-    with np.load(file, allow_pickle=False) as data:
-        rest = to_plain(data["rest"])
-        store = AnnotationStore(
-            root=root,
-            files=Strings.from_arrays(data, "files"),
-            ids=Strings.from_arrays(data, "ids"),
-            label_map=LabelMap.from_dict(rest["label_map"]),
-            integer_ids=rest["integer_ids"],
-            **{name: data[name] for name in ARRAYS},
-        )
+    data = load_arrays(file)
+    rest = to_plain(data["rest"])
+    store = AnnotationStore(
+        root=root,
+        files=Strings.from_arrays(data, "files"),
+        ids=Strings.from_arrays(data, "ids"),
+        label_map=LabelMap.from_dict(rest["label_map"]),
+        integer_ids=rest["integer_ids"],
+        **{name: data[name] for name in ARRAYS},
+    )
     return store, [Problem(**p) for p in rest["problems"]]

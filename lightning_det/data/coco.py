@@ -13,6 +13,7 @@ from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Dat
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.cache import cached
 from lightning_det.data.images import check_all, image_size
+from lightning_det.data.text import is_text
 
 
 class Coco:
@@ -28,6 +29,11 @@ class Coco:
         self.root = Path(root)
         self.annotations = annotations
         self.images = images
+        for name, value in (("annotations", annotations), ("images", images)):
+            try:
+                value.format(split="SPLIT")
+            except (ValueError, LookupError, AttributeError) as error:
+                raise ValueError(f"{name}={value}: the only placeholder is {{split}} ({error!r})") from error
 
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
         """Annotations of a split, and what is wrong with them.
@@ -82,8 +88,10 @@ class _Parser:
     def _load(self) -> Mapping[str, Any]:
         try:
             content = json.loads(self.file.read_bytes())
+        except OSError as error:
+            raise DatasetError(f"{self.file}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{self.file}: not valid JSON ({error})") from error
+            raise DatasetError(f"{self.file}: not valid JSON ({error}); copy or export it anew") from error
         if not isinstance(content, dict):
             raise DatasetError(f"{self.file}: not a COCO annotation file: the json is no object")
         for key in ("images", "annotations", "categories"):
@@ -92,13 +100,15 @@ class _Parser:
         return content
 
     def _label_map(self, categories: list) -> LabelMap:
+        needed = f'{self.file}: "categories" needs objects with a unique integer "id" and a unique "name"'
+        for number, entry in enumerate(categories):
+            if not (isinstance(entry, dict) and _is_integer(entry.get("id")) and is_text(entry.get("name"))):
+                raise DatasetError(f"{needed}, but categories[{number}] is {_shown(entry)}")
+        ordered = sorted(categories, key=lambda c: c["id"])
         try:
-            ordered = sorted(categories, key=lambda c: c["id"])
             return LabelMap([c["name"] for c in ordered], [c["id"] for c in ordered])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                f'{self.file}: "categories" needs objects with a unique integer "id" and a unique "name" ({error})'
-            ) from error
+        except ValueError as error:
+            raise DatasetError(f"{needed}: {error}") from error
 
     def _bad(self, record: str, reason: str, action: str) -> None:
         self.problems.append(Problem(str(self.file), record, reason, action))
@@ -107,17 +117,21 @@ class _Parser:
         """Usable entries by image id, in the file's order."""
         there = _files_below(self.folder)
         images: dict[int | str, dict] = {}
+        written: set[str] = set()
         for number, entry in enumerate(entries):
             reason = _image_fault(entry, there, self.folder)
-            if reason is None and entry["id"] in images:
+            # Ids are kept as text: 1 and "1" are the same.
+            if reason is None and str(entry["id"]) in written:
                 reason = "image id occurs twice"
             if reason is None:
+                written.add(str(entry["id"]))
                 images[entry["id"]] = entry | {k: int(entry[k]) for k in ("width", "height")}
             else:
                 key = entry.get("id") if isinstance(entry, dict) else None
-                if isinstance(key, int | str):
+                named = _is_integer(key) or is_text(key)
+                if named:
                     self.left_out.add(key)
-                self._bad(f"images[{number}]" if key is None else f"image {key}", reason, IMAGE_LEFT_OUT)
+                self._bad(f"image {key}" if named else f"images[{number}]", reason, IMAGE_LEFT_OUT)
         paths = [self.folder / i["file_name"] for i in images.values()]
         sizes, unreadable = check_all(paths, image_size, "reading image headers")
         for number, (key, entry, size) in enumerate(zip(list(images), list(images.values()), sizes, strict=True)):
@@ -145,14 +159,19 @@ class _Parser:
         seen: set = set()
         rows = []
         for number, entry in enumerate(entries):
-            key = entry.get("id", f"[{number}]") if isinstance(entry, dict) else f"[{number}]"
-            reason = _annotation_fault(entry, contiguous)
+            key = entry.get("id") if isinstance(entry, dict) else None
+            if key is None:
+                key = f"[{number}]"
+            reason = None
+            if not (_is_integer(key) or is_text(key)):
+                key, reason = f"[{number}]", f"id {_shown(key)} is neither a number nor a string"
+            reason = reason or _annotation_fault(entry, contiguous)
             if reason is None and key in seen:
                 reason = "annotation id occurs twice"
             if reason is None and entry["image_id"] not in position:
                 if entry["image_id"] in self.left_out:
                     continue
-                reason = f"image_id {entry['image_id']!r} is no image of the file"
+                reason = f"image_id {_shown(entry['image_id'])} is no image of the file"
             if reason is not None:
                 self._bad(f"annotation {key}", reason, BOX_LEFT_OUT)
                 continue
@@ -165,8 +184,8 @@ class _Parser:
                     position[entry["image_id"]],
                     (x, y, x + width, y + height),
                     contiguous[entry["category_id"]],
-                    bool(entry.get("iscrowd", 0)),
-                    area if _is_number(area) else np.nan,
+                    bool(entry.get("iscrowd")),
+                    np.nan if area is None else area,
                 )
             )
         return rows
@@ -181,8 +200,19 @@ def _files_below(folder: Path) -> set[str]:
     return found
 
 
+def _is_integer(value: Any) -> bool:
+    """An integer that every part of the evaluation can hold; ``true`` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
+    return isinstance(value, float) or _is_integer(value)
+
+
+def _shown(value: Any, longest: int = 80) -> str:
+    """A value for a message; `ascii` because the terminal may not show it, cut off because it may be anything."""
+    text = ascii(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
@@ -191,13 +221,14 @@ def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
     for key in ("id", "file_name", "width", "height"):
         if key not in entry:
             return f'"{key}" is missing'
-    if not isinstance(entry["id"], int | str):
+    if not (_is_integer(entry["id"]) or is_text(entry["id"])):
         return '"id" is neither a number nor a string'
-    if not all(_is_number(entry[k]) and entry[k] >= 1 and entry[k] == int(entry[k]) for k in ("width", "height")):
-        return f"width {entry['width']!r} and height {entry['height']!r} must be positive integers"
+    sides = [entry["width"], entry["height"]]
+    if not all(_is_number(side) and 1 <= side < 2**31 and side == int(side) for side in sides):
+        return f"width {_shown(sides[0])} and height {_shown(sides[1])} must be positive integers"
     name = entry["file_name"]
-    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-        return f"file_name {name!r} must be a path below {folder}"
+    if not is_text(name) or Path(name).is_absolute() or ".." in Path(name).parts:
+        return f"file_name {_shown(name)} must be a path below {folder}"
     if Path(name).as_posix() not in there:
         return f"no file {name} in {folder}"
     return None
@@ -209,12 +240,17 @@ def _annotation_fault(entry: Any, contiguous: dict[int, int]) -> str | None:
     for key in ("image_id", "category_id", "bbox"):
         if key not in entry:
             return f'"{key}" is missing'
-    if not isinstance(entry["image_id"], int | str):
-        return f"image_id {entry['image_id']!r} is neither a number nor a string"
+    if not (_is_integer(entry["image_id"]) or is_text(entry["image_id"])):
+        return f"image_id {_shown(entry['image_id'])} is neither a number nor a string"
     category = entry["category_id"]
-    if not isinstance(category, int) or category not in contiguous:
-        return f"category_id {category!r} is none of the file's categories"
+    if not _is_integer(category) or category not in contiguous:
+        return f"category_id {_shown(category)} is none of the file's categories"
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-        return f"bbox {box!r} must be four numbers (x, y, width, height)"
+        return f"bbox {_shown(box)} must be four numbers (x, y, width, height)"
+    if entry.get("iscrowd") not in (0, 1, None):
+        return f"iscrowd {_shown(entry['iscrowd'])} must be 0 or 1"
+    area = entry.get("area")
+    if area is not None and not (_is_number(area) and 0 <= area < np.inf):
+        return f"area {_shown(area)} must be a number of square pixels, or missing"
     return None

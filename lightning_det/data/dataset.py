@@ -72,7 +72,13 @@ class ViewDataset(Dataset):
             ImageError: the file is missing or damaged, or its size is not the annotated one.
         """
         path = self.store.path(image)
-        pixels = decode(path)
+        try:
+            pixels = decode(path)
+        except ImageError as error:
+            raise ImageError(
+                f"{error}; replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all "
+                "images of a dataset and lists the damaged ones)"
+            ) from error
         annotated = (int(self.store.heights[image]), int(self.store.widths[image]))
         if tuple(pixels.shape[1:]) != annotated:
             raise ImageError(

@@ -1,6 +1,8 @@
 """Image files to RGB tensors."""
 
 import io
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,9 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 milli
 
 ORIENTATION = 0x0112
 """Exif tag."""
+
+END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+"""What the last bytes of a file hold by its format, if nothing is cut off."""
 
 
 class ImageError(UserError):
@@ -53,25 +58,36 @@ def decode(path: Path) -> Tensor:
             mode = torchvision.io.ImageReadMode.RGB
             return torchvision.io.decode_jpeg(encoded, mode=mode, apply_exif_orientation=True)
         pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, RuntimeError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path}: damaged image ({error})") from error
+    except Exception as error:  # on damaged data Pillow's plugins raise whatever they stumble over
+        raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file as it is meant to be seen, from its header.
 
+    A JPEG or PNG file without an end is decoded, to tell one that was cut off from one that is merely unusual.
+
     Raises:
-        ImageError: the file is missing, no image or larger than `MAX_PIXELS`.
+        ImageError: the file is missing, no image, cut off or larger than `MAX_PIXELS`.
     """
+    _check_kind(path)
     try:
         with path.open("rb") as file:
             image = _open(path, file)
             # Orientations 5 to 8 turn the image by a quarter.
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from error
+            size = image.size[::-1] if turned else image.size
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+            whole = END.get(image.format, b"") in file.read()
+    except ImageError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"damaged image ({_reason(error)})"
+        raise ImageError(f"{path}: {reason}") from error
+    if not whole:
+        decode(path)
+    return size
 
 
 def check_all(
@@ -111,7 +127,14 @@ def progress(items: Iterable, description: str, total: int, threshold: int = 500
     return track(items, description, total=total, transient=True)
 
 
+def _check_kind(path: Path) -> None:
+    """Refuses what is no regular file: reading a device or a pipe might never end."""
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path}: not a regular file")
+
+
 def _read(path: Path) -> bytes:
+    _check_kind(path)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -125,11 +148,20 @@ def _open(path: Path, source) -> Image.Image:
     except UnidentifiedImageError as error:
         reason = "the file is empty" if path.stat().st_size == 0 else "not an image that Pillow knows"
         raise ImageError(f"{path}: {reason}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: damaged image ({error})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: its header claims more than {MAX_PIXELS} pixels; cut it into parts") from error
+    except Exception as error:
+        raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise ImageError(f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}")
+        raise ImageError(
+            f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
+        )
     return image
+
+
+def _reason(error: Exception) -> str:
+    """An error in words, without the place in torchvision's sources."""
+    return re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,9 +1,10 @@
 """Pascal VOC annotations."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
+from lightning_det.data.text import is_file_name, lines_of
+from lightning_det.data.xml import read_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -32,11 +35,14 @@ class Voc:
         root: the folder, or the parent of several (``VOCdevkit``).
         classes: names in the order of their ids; None takes all names found in the annotations, sorted, which for
             VOC itself is its own order.
+
+    Raises:
+        ValueError: ``classes`` is empty or names one twice.
     """
 
     def __init__(self, root: str, classes: Sequence[str] | None = None):
         self.root = Path(root)
-        self.classes = classes
+        self.classes = None if classes is None else LabelMap(list(classes))
 
     def read(self, split: str | Sequence[str]) -> tuple[AnnotationStore, list[Problem]]:
         """Annotations of a split, and what is wrong with them; difficult objects become ignored regions.
@@ -50,9 +56,10 @@ class Voc:
         """
         parts = [split] if isinstance(split, str) else list(split)
         problems: list[Problem] = []
-        stems = [(folder, stem) for part in parts for folder, stem in self._listed(part, problems)]
-        label_map = self._label_map({folder for folder, _ in stems})
-        found = _read_images(self.root, stems, problems)
+        stems: dict[tuple[Path, str], None] = {}
+        folders = {self._list(part, stems, problems) for part in parts}
+        label_map = self._label_map(folders)
+        found = _read_images(self.root, list(stems), problems)
         contiguous = {name: number for number, name in enumerate(label_map.names)}
         rows = []
         for image, (xml, objects) in enumerate(found.objects):
@@ -81,8 +88,8 @@ class Voc:
         )
         return raw.judged(lambda row: (str(rows[row][1]), f"object {rows[row][2].number} ({rows[row][2].name})"))
 
-    def _listed(self, part: str, problems: list[Problem]) -> list[tuple[Path, str]]:
-        """Folder and file stem of every image of a list."""
+    def _list(self, part: str, stems: dict[tuple[Path, str], None], problems: list[Problem]) -> Path:
+        """Adds folder and file stem of every image of a list; returns the folder."""
         *parents, name = Path(part).parts
         folder = self.root.joinpath(*parents)
         file = folder / "ImageSets" / "Main" / f"{name}.txt"
@@ -91,31 +98,28 @@ class Voc:
                 f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
                 f"(or folders that do, named in the split: VOC2007/{name})"
             )
-        stems: dict[str, None] = {}
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            stem = line.split()[0] if line.split() else ""
-            if not stem:
-                continue
-            if Path(stem).name != stem:
+        for number, line in lines_of(file):
+            stem = line.split()[0]
+            if Path(stem).name != stem or not is_file_name(stem):
                 reason = f"{stem!r} is not the name of an annotation file without .xml"
                 problems.append(Problem(str(file), f"line {number}", reason, IMAGE_LEFT_OUT))
-            elif stem in stems:
+            elif (folder, stem) in stems:
                 reason = f"image {stem} occurs twice"
                 problems.append(Problem(str(file), f"line {number}", reason, "second mention left out"))
             else:
-                stems[stem] = None
-        return [(folder, stem) for stem in stems]
+                stems[folder, stem] = None
+        return folder
 
     def _label_map(self, folders: set[Path]) -> LabelMap:
         if self.classes is not None:
-            return LabelMap(list(self.classes))
+            return self.classes
         names: set[str] = set()
         files = sorted(f for folder in folders for f in (folder / "Annotations").glob("*.xml"))
         for file in progress(files, "reading class names", len(files)):
             try:
                 # Objects only: parts (head, hand, foot) are no classes of their own.
-                names.update((o.findtext("name") or "").strip() for o in ElementTree.parse(file).iterfind("object"))
-            except (ElementTree.ParseError, OSError):
+                names.update((o.findtext("name") or "").strip() for o in read_xml(file).iterfind("object"))
+            except (ValueError, OSError):
                 continue  # named as a problem where a split holds it
         names.discard("")
         if not names:
@@ -145,15 +149,21 @@ def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Probl
             parsed.append((stem, xml, image, tree))
     sizes, unreadable = check_all([p[2] for p in parsed], image_size, "reading image headers")
     problems.extend(unreadable.values())
+    # Years of VOC number their images differently; folders that do not tell theirs apart by the folder.
+    folders = Counter(stem for _, stem in stems)
     files, ids, kept, objects = [], [], [], []
     for (stem, xml, image, tree), size in zip(parsed, sizes, strict=True):
-        annotated = _annotated_size(tree)
+        try:
+            annotated = _annotated_size(tree)
+        except ValueError as error:
+            problems.append(Problem(str(xml), "size", str(error), IMAGE_LEFT_OUT))
+            continue
         if size is not None and annotated not in (None, size):
             reason = f"annotated as {annotated[0]} x {annotated[1]}, but {image.name} is {size[0]} x {size[1]}"
             problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
         elif size is not None:
             files.append(str(image.relative_to(root)))
-            ids.append(stem)
+            ids.append(stem if folders[stem] == 1 else f"{xml.parents[1].relative_to(root).as_posix()}/{stem}")
             kept.append(size)
             objects.append((xml, _objects(xml, tree, problems)))
     widths, heights = np.array(kept, np.int64).reshape(-1, 2).T
@@ -164,27 +174,33 @@ def _image_file(folder: Path, stem: str) -> Path | None:
     return next((folder / f"{stem}{s}" for s in SUFFIXES if (folder / f"{stem}{s}").is_file()), None)
 
 
-def _parse(xml: Path, problems: list[Problem]) -> ElementTree.Element | None:
+def _parse(xml: Path, problems: list[Problem]) -> Element | None:
     try:
-        return ElementTree.parse(xml).getroot()
+        return read_xml(xml)
     except OSError as error:
         reason = error.strerror or str(error)
-    except ElementTree.ParseError as error:
-        reason = f"not valid XML ({error})"
+    except ValueError as error:
+        reason = str(error)
     problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
     return None
 
 
-def _annotated_size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """(width, height) as annotated; None where the file does not say, as some tools write 0."""
+def _annotated_size(tree: Element) -> tuple[int, int] | None:
+    """(width, height) as annotated; None where the file does not say, as some tools write 0.
+
+    Raises:
+        ValueError: they are no whole numbers.
+    """
+    texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     try:
-        size = int(tree.findtext("size/width", "0")), int(tree.findtext("size/height", "0"))
-    except ValueError:
-        return None
+        size = int(texts[0]), int(texts[1])
+    except ValueError as error:
+        shown = " and ".join(repr(t[:40]) for t in texts)
+        raise ValueError(f"width and height must be whole numbers of pixels, got {shown}") from error
     return size if min(size) > 0 else None
 
 
-def _objects(xml: Path, tree: ElementTree.Element, problems: list[Problem]) -> list[_Object]:
+def _objects(xml: Path, tree: Element, problems: list[Problem]) -> list[_Object]:
     found = []
     for number, item in enumerate(tree.iterfind("object"), start=1):
         name = (item.findtext("name") or "").strip()

@@ -8,9 +8,10 @@ import numpy as np
 import yaml
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import BOX_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
+from lightning_det.data.text import is_file_name, is_text, lines_of
 
 
 class Yolo:
@@ -40,7 +41,7 @@ class Yolo:
         file, content = self._content()
         label_map = _label_map(file, content)
         problems: list[Problem] = []
-        paths = self._images(file, content, split)
+        paths = self._images(file, content, split, problems)
         sizes, unreadable = check_all(paths, image_size, "reading image headers")
         problems.extend(unreadable.values())
         images = [(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]
@@ -48,7 +49,8 @@ class Yolo:
         for number, (path, size) in enumerate(progress(images, "reading annotations", len(images))):
             labels = _labels_of(path)
             for line, label, corners in _parse(labels, len(label_map), problems):
-                rows.append((number, labels, line, label, corners * np.tile(size, 2)))
+                with np.errstate(over="ignore"):
+                    rows.append((number, labels, line, label, corners * np.tile(size, 2)))
         raw = RawAnnotations(
             root=self.root,
             files=[str(path.relative_to(self.root)) for path, _ in images],
@@ -68,28 +70,38 @@ class Yolo:
     def _content(self) -> tuple[Path, dict]:
         file = self.root / "data.yaml"
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise DatasetError(f"{file}: {error.strerror}; dataset.root must hold data.yaml") from error
-        except yaml.YAMLError as error:
-            raise DatasetError(f"{file}: not valid YAML ({error})") from error
+        except Exception as error:  # values that are not what their tags say raise many more than YAMLError
+            raise DatasetError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict):
             raise DatasetError(f"{file}: not a YOLO dataset description: no keys")
         return file, content
 
-    def _images(self, file: Path, content: dict, split: str) -> list[Path]:
-        """Files of a split, sorted."""
+    def _images(self, file: Path, content: dict, split: str, problems: list[Problem]) -> list[Path]:
+        """Files of a split, sorted, each with an id of its own."""
         if not isinstance(content.get(split), str):
             raise DatasetError(f"{file}: no split {split!r}; it needs a folder of images or a list of them as text")
         place = self._place(file, content, split)
         if place.is_dir():
-            return sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-        listed = [line.strip() for line in place.read_text().splitlines() if line.strip()]
-        paths = {Path(os.path.normpath(place.parent / line)) for line in listed}
-        stray = next((p for p in paths if not p.is_relative_to(self.root)), None)
-        if stray is not None:
-            raise DatasetError(f"{place}: {stray} is not below {self.root}")
-        return sorted(paths)
+            listed = [("", p) for p in sorted(place.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        else:
+            listed = [(f"line {n}", Path(os.path.normpath(place.parent / line))) for n, line in lines_of(place)]
+        paths: dict[Path, Path] = {}
+        for record, path in listed:
+            reason = None
+            if not path.is_relative_to(self.root) or path == self.root:
+                reason = f"{path} is not below {self.root}"
+            elif not all(is_file_name(part) for part in path.parts):
+                reason = f"{path.name!a} is too long for a file name, or not UTF-8"
+            elif path.with_suffix("") in paths:
+                reason = f"{path} has the same labels as {paths[path.with_suffix('')].name}, or is named twice"
+            if reason is None:
+                paths[path.with_suffix("")] = path
+            else:
+                problems.append(Problem(str(place if record else path), record, reason, IMAGE_LEFT_OUT))
+        return sorted(paths.values())
 
     def _place(self, file: Path, content: dict, split: str) -> Path:
         """Where the images of a split are.
@@ -100,11 +112,12 @@ class Yolo:
         """
         named = Path(content[split])
         inside = Path(*[part for part in named.parts if part != ".."])
-        for candidate in (Path(str(content.get("path") or "")) / named, named, inside):
+        base = content.get("path")
+        for candidate in (Path(base if isinstance(base, str) else "") / named, named, inside):
             place = Path(os.path.normpath(self.root / candidate))
-            if place.exists() and place.is_relative_to(self.root):
+            if place.is_relative_to(self.root) and (os.path.isdir(place) or os.path.isfile(place)):
                 return place
-        raise DatasetError(f"{file}: {split}: {content[split]} is neither a folder nor a file below {self.root}")
+        raise DatasetError(f"{file}: {split}: {content[split]!a} is neither a folder nor a file below {self.root}")
 
 
 def _label_map(file: Path, content: dict) -> LabelMap:
@@ -117,8 +130,11 @@ def _label_map(file: Path, content: dict) -> LabelMap:
             names = [name for _, name in ordered]
         if not isinstance(names, list):
             raise ValueError("it must be a list, or a mapping from class numbers")
+        strange = [n for n in names if not (is_text(n) or isinstance(n, int | float))]
+        if strange:
+            raise ValueError(f"class names must be texts, got a {type(strange[0]).__name__}")
         return LabelMap(names)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{file}: names: {error}") from error
 
 
@@ -133,34 +149,36 @@ def _labels_of(image: Path) -> Path:
 
 def _parse(file: Path, classes: int, problems: list[Problem]) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (line, class, corners as shares (4,)) of every usable line."""
-    if not file.is_file():
+    if not file.exists():
         return
     try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(file), "", f"cannot be read as text ({error})", BOX_LEFT_OUT))
+        if not file.is_file():
+            raise DatasetError(f"{file}: not a regular file")
+        lines = list(lines_of(file))
+    except DatasetError as error:
+        problems.append(Problem(str(file), "", str(error).removeprefix(f"{file}: "), BOX_LEFT_OUT))
         return
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         fields = line.split()
-        if not fields:
-            continue
         reason = None
         try:
             values = np.array([float(f) for f in fields[1:]])
             label = int(fields[0])
         except ValueError:
-            reason = f"{line!r} is not a class number and shares of the image"
+            reason = f"{line[:80]!r} is not a class number and shares of the image"
         else:
             if not 0 <= label < classes:
                 reason = f"class {label} is not one of the {classes} classes"
             elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
                 reason = f"{len(values)} values behind the class: 4 make a box, pairs of 3 or more corners a polygon"
             elif len(values) == 4 and values.max() > 2:
-                reason = f"{line!r} holds pixels: YOLO's values are shares of width and height"
+                reason = f"{line[:80]!r} holds pixels: YOLO's values are shares of width and height"
         if reason is not None:
             problems.append(Problem(str(file), f"line {number}", reason, BOX_LEFT_OUT))
         elif len(values) == 4:
-            yield number, label, np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
+            with np.errstate(over="ignore", invalid="ignore"):
+                corners = np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
+            yield number, label, corners
         else:
             points = values.reshape(-1, 2)
             yield number, label, np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -1,0 +1,733 @@
+"""What commands say to input that is out of order, one case each; run as a script, it writes docs/bad_input.md.
+
+Every case breaks a small dataset, checkpoint or command line and runs the real command in this process.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_coco, make_voc, make_yolo, write_image
+from PIL import Image
+
+from lightning_det.config import CONF
+from lightning_det.data import dataset
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[1] / "docs" / "bad_input.md"
+
+TINY = ("dataset.resolution=[48,64]", "dataset.anchor_sizes=[8,16,32,64,128]", "data.num_workers=0")
+TINY += ("trainer.max_epochs=1", "data.batch_size=2", "data.test_batch_size=2", "callbacks=[]")
+"""A training of seconds."""
+
+
+class Case(NamedTuple):
+    """One input."""
+
+    name: str
+    words: tuple[str, ...]
+    """Parts of the message: file, record, remedy."""
+    spoil: Callable[[Path], object] = lambda root: None
+    """Breaks the dataset in ``root``."""
+    arguments: tuple[str, ...] = ()
+    """``{root}`` is the dataset, ``{run}`` a trained run's folder, ``{out}`` this run's."""
+    layout: str = "coco"
+    command: str = "train"
+    code: int = 1
+    start: Callable[[list[str]], "Outcome"] | None = None
+    """Runs the command where `run` would not do."""
+
+
+class Outcome(NamedTuple):
+    code: int
+    output: str
+    errors: str
+
+
+def run(command: str, *arguments: str) -> Outcome:
+    """Runs a command as ``python -m`` does, in this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    before, code = (sys.argv, logging.root.handlers[:]), 0
+    sys.argv = [f"lightning_det.{command}", *arguments]
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            importlib.import_module(f"lightning_det.{command}").main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv, logging.root.handlers[:] = before
+    return Outcome(code, output.getvalue(), errors.getvalue())
+
+
+# What breaks a dataset
+
+
+ANNOTATIONS = "annotations/instances_train2017.json"
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """Changes the json of the training split."""
+
+    def spoil(root):
+        content = json.loads((root / ANNOTATIONS).read_text())
+        change(content)
+        (root / ANNOTATIONS).write_text(json.dumps(content))
+
+    return spoil
+
+
+def annotation(**values) -> Callable[[Path], None]:
+    return edit(lambda c: c["annotations"][0].update(values))
+
+
+def image(**values) -> Callable[[Path], None]:
+    return edit(lambda c: c["images"][1].update(values))
+
+
+def text(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def spoil(root):
+        before = (root / file).read_text()
+        assert old in before
+        (root / file).write_text(before.replace(old, new))
+
+    return spoil
+
+
+def content(file: str, data: bytes | str) -> Callable[[Path], None]:
+    return lambda root: (root / file).write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def cut(root: Path) -> None:
+    file = root / "train2017/1.jpg"
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG file that claims a size."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def claiming_png(root: Path) -> None:
+    (root / "train2017/1.png").write_bytes(png(60_000, 60_000))
+    image(file_name="1.png", width=60_000, height=60_000)(root)
+
+
+def cut_bitmap(root: Path, number: int = 1) -> None:
+    """Cut off too, but in a format that does not say where it ends: found when it is decoded."""
+    file = root / f"train2017/{number}.bmp"
+    write_image(file)
+    file.write_bytes(file.read_bytes()[:-500])
+    edit(lambda c: c["images"][number].update(file_name=file.name))(root)
+
+
+def several(root: Path) -> None:
+    (root / "train2017/1.jpg").write_bytes(b"")
+    edit(lambda c: c["annotations"][1].update(bbox=[1, 1, 0, 5]))(root)
+    edit(lambda c: c["annotations"][2].update(bbox=[60, 1, 9, 5]))(root)
+
+
+def every_kind(root: Path) -> None:
+    several(root)
+    cut_bitmap(root, 2)
+
+
+LAUGHS = "<!DOCTYPE l [" + "<!ENTITY l0 'ha'>" + "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10}'>" for i in range(1, 10))
+BOMB = f"{LAUGHS}]><annotation><object><name>&l9;</name></object></annotation>"
+LOOKS = (
+    "<!DOCTYPE l [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation><object><name>&x;</name></object></annotation>"
+)
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, (f"{tempfile.gettempdir()}/sprung",)
+
+
+def proposals(**changes) -> Callable[[Path], None]:
+    """A file like that of ``lightning_det.mine``, with other arrays."""
+
+    def spoil(root):
+        plain = np.frombuffer(b'{"version": 1}', np.uint8)
+        arrays = {"offsets": np.array([0, 1, 1, 1, 1]), "boxes": np.array([[0, 0, 9, 9]], np.float32), "about": plain}
+        arrays |= {"scores": np.ones(1, np.float32), "widths": np.full(4, 64, np.int32)}
+        arrays |= {"heights": np.full(4, 48, np.int32)}
+        arrays |= {"ids_data": np.frombuffer(b"0102030", np.uint8), "ids_offsets": np.array([0, 1, 3, 5, 7])}
+        arrays |= {"files_data": np.frombuffer(b"0.jpg1.jpg2.jpg3.jpg", np.uint8)}
+        arrays |= {"files_offsets": np.arange(0, 25, 5)}
+        np.savez(root / "p.npz", **(arrays | changes))
+
+    return spoil
+
+
+def blocked(root: Path) -> None:
+    """A file where a folder would have to be; unlike permissions, it stops root too."""
+    (root / "file").write_text("")
+
+
+def renamed(root: Path) -> None:
+    for split in ("train2017", "val2017"):
+        text(f"annotations/instances_{split}.json", '"cat"', '"bird"')(root)
+
+
+def saved(value: object) -> Callable[[Path], None]:
+    return lambda root: torch.save(value, root / "x.ckpt")
+
+
+PROPOSALS = ("strategy=[sniper,flip]", "proposals={root}/p.npz", "dataset.sniper.size=64")
+NO_PROPOSALS = ("p.npz: not a file of proposals", "lightning_det.mine")
+SKIP = "dataset.on_bad=skip"
+
+CASES = [
+    # Images
+    Case("missing image", ("image 10: no file 1.jpg", SKIP), lambda r: (r / "train2017/1.jpg").unlink()),
+    Case("truncated JPEG", ("1.jpg: damaged image", "truncated", SKIP), cut),
+    Case("zero-byte image", ("1.jpg: the file is empty", SKIP), content("train2017/1.jpg", b"")),
+    Case("text instead of an image", ("1.jpg: not an image", SKIP), content("train2017/1.jpg", "hello")),
+    Case(
+        "pipe instead of an image",
+        ("1.jpg: not a regular file", SKIP),
+        lambda r: ((r / "train2017/1.jpg").unlink(), os.mkfifo(r / "train2017/1.jpg")),
+    ),
+    Case(
+        "PNG header of 60000 x 60000",
+        ("1.png", "claims more than 536870912 pixels", "cut it into parts", SKIP),
+        claiming_png,
+    ),
+    Case("bitmap that is cut off, found while training", ("1.bmp: damaged image", "lightning_det.inspect"), cut_bitmap),
+    Case(
+        "the same, found by a loader process",
+        ("1.bmp: damaged image", "lightning_det.inspect"),
+        cut_bitmap,
+        ("data.num_workers=1",),
+    ),
+    # COCO
+    Case("json that is no JSON", (f"{ANNOTATIONS}: not valid JSON",), content(ANNOTATIONS, "{")),
+    Case("json without images", (ANNOTATIONS, '"images" is missing'), edit(lambda c: c.pop("images"))),
+    Case("image without size", ("image 10", '"width" is missing', SKIP), edit(lambda c: c["images"][1].pop("width"))),
+    Case(
+        "annotation without bbox", ("annotation 100", '"bbox"', SKIP), edit(lambda c: c["annotations"][0].pop("bbox"))
+    ),
+    Case("unknown category id", ("annotation 100: category_id 8 is none", SKIP), annotation(category_id=8)),
+    Case("string category id", ("annotation 100: category_id '7' is none", SKIP), annotation(category_id="7")),
+    Case("image id twice", ("image 20: image id occurs twice", SKIP), image(id=20)),
+    Case("annotation id twice", ("annotation 201: annotation id occurs twice", SKIP), annotation(id=201)),
+    Case("image ids as strings", ("annotation 100: image_id 10 is no image", SKIP), image(id="10")),
+    Case("NaN in a box", ("annotation 100: box has a coordinate", SKIP), annotation(bbox=[1, float("nan"), 5, 5])),
+    Case("box with a negative side", ("annotation 100: box has no area", SKIP), annotation(bbox=[9, 9, -4, 5])),
+    Case("box without area", ("annotation 100: box has no area", SKIP), annotation(bbox=[9, 9, 0, 5])),
+    Case(
+        "box outside the image", ("annotation 100", "outside the 64 x 48 image", SKIP), annotation(bbox=[99, 9, 4, 5])
+    ),
+    Case("box over the border", ("reaches beyond", "1 x box clipped", SKIP), annotation(bbox=[60, 9, 9, 5])),
+    Case("iscrowd as text", ("annotation 100: iscrowd '0' must be 0 or 1", SKIP), annotation(iscrowd="0")),
+    Case("size other than the image's", ("image 10", "annotated as 48 x 48", "64 x 48", SKIP), image(width=48)),
+    Case("no images", ("dataset.train (train2017) has no image",), edit(lambda c: c.update(images=[], annotations=[]))),
+    Case("no boxes", ("dataset.train (train2017) has no box",), edit(lambda c: c.update(annotations=[]))),
+    Case("path out of the dataset", ("must be a path below", SKIP), image(file_name="../val2017/1.jpg")),
+    Case("absolute path", ("'/etc/passwd' must be a path below", SKIP), image(file_name="/etc/passwd")),
+    Case(
+        "wrong dataset root", ("instances_train2017.json: no such", "dataset.root"), arguments=("dataset.root={out}",)
+    ),
+    Case(
+        "other classes in the validation",
+        ("dataset.val misses bird and has also cat",),
+        edit(lambda c: c["categories"][0].update(name="bird")),
+    ),
+    # VOC
+    Case(
+        "VOC without a list",
+        ("train.txt: no such list", "dataset.root"),
+        arguments=("dataset.root={out}",),
+        layout="voc",
+    ),
+    Case(
+        "XML that is no XML",
+        ("i0.xml: not valid XML", SKIP),
+        content("Annotations/i0.xml", "<annotation>"),
+        layout="voc",
+    ),
+    Case(
+        "XML that grows to gigabytes",
+        ("i0.xml", "entity 'l0'", SKIP),
+        content("Annotations/i0.xml", BOMB),
+        layout="voc",
+    ),
+    Case(
+        "XML that includes a file", ("i0.xml", "entity 'x'", SKIP), content("Annotations/i0.xml", LOOKS), layout="voc"
+    ),
+    Case(
+        "list with a path out of the dataset",
+        ("train.txt, line 1: '../i1'", SKIP),
+        content("ImageSets/Main/train.txt", "../i1\n"),
+        layout="voc",
+    ),
+    Case(
+        "object without a corner",
+        ("i0.xml, object 1 (person): bndbox needs", SKIP),
+        text("Annotations/i0.xml", "<xmax>30</xmax>", ""),
+        layout="voc",
+    ),
+    Case(
+        "class that is not asked for",
+        ("i0.xml, object 2: class 'bird' is not in dataset.classes", SKIP),
+        arguments=("dataset.source.classes=[person]",),
+        layout="voc",
+    ),
+    Case(
+        "VOC size other than the image's",
+        ("i0.xml, size: annotated as 65 x 48", SKIP),
+        text("Annotations/i0.xml", "<width>64", "<width>65"),
+        layout="voc",
+    ),
+    # YOLO
+    Case(
+        "YOLO without data.yaml",
+        ("data.yaml: No such file", "dataset.root"),
+        arguments=("dataset.root={out}",),
+        layout="yolo",
+    ),
+    Case("YAML that is no YAML", ("data.yaml: not valid YAML",), content("data.yaml", "names: [a"), layout="yolo"),
+    Case(
+        "YAML that grows to gigabytes",
+        ("data.yaml: names: class names must be texts",),
+        content("data.yaml", f"{ALIASES}names: *i\ntrain: images/train\nval: images/val\n"),
+        layout="yolo",
+    ),
+    Case(
+        "unknown class number",
+        ("1.txt, line 1: class 2", SKIP),
+        content("labels/train/1.txt", "2 .5 .5 .1 .1"),
+        layout="yolo",
+    ),
+    Case(
+        "pixels instead of shares",
+        ("1.txt, line 1", "pixels", SKIP),
+        content("labels/train/1.txt", "0 9 9 5 5"),
+        layout="yolo",
+    ),
+    Case(
+        "labels that are no text",
+        ("1.txt: not a text file", SKIP),
+        content("labels/train/1.txt", b"\xff\xfe"),
+        layout="yolo",
+    ),
+    Case(
+        "list of images with a path out of the dataset",
+        ("list.txt, line 1", "secret.png is not below", SKIP),
+        lambda r: (
+            content("list.txt", "../secret.png\n")(r),
+            text("data.yaml", "train: images/train", "train: list.txt")(r),
+        ),
+        layout="yolo",
+    ),
+    # Both ways out
+    Case("three problems at once", ("has 3 problems", "lightning_det.inspect", SKIP), several),
+    Case(
+        "the same, to be skipped",
+        ("1 x image left out", "1 x box left out", "1 x box clipped"),
+        several,
+        (SKIP,),
+        code=0,
+    ),
+    Case(
+        "the same and a bitmap that is cut off, inspected",
+        ("4 problems:", "-> image left out", "-> box left out", "-> box clipped", "2.bmp: damaged image"),
+        every_kind,
+        ("pictures=1",),
+        command="inspect",
+        code=0,
+    ),
+    # Settings
+    Case("unknown key", ("trainer.speed", "trainer has the keys"), arguments=("trainer.speed=3",), code=2),
+    Case("key with a typo", ("did you mean trainer.max_epochs?",), arguments=("trainer.max_epoch=3",), code=2),
+    Case("option that does not exist", ("trainer/cpux", "gpu"), arguments=("trainer=cpux",), code=2),
+    Case("no option where one is needed", ("Config group override",), arguments=("logger=null",), code=2),
+    Case(
+        "value of another type",
+        ("trainer.max_epochs: must be an integer",),
+        arguments=("trainer.max_epochs=x",),
+        code=2,
+    ),
+    Case(
+        "two strategies for one thing",
+        ("both set", "keep one"),
+        arguments=("strategy=[single_scale,multi_scale]",),
+        code=2,
+    ),
+    Case(
+        "strategy that the detector cannot follow",
+        ("strategy=all_rois selects rois, which detector", "has not"),
+        arguments=("detector=ssd", "backbone=ssd_tiny", "strategy=all_rois"),
+        code=2,
+    ),
+    # Checkpoints, weights, proposals
+    Case(
+        "no checkpoint", ("none.ckpt: no such checkpoint",), arguments=("checkpoint={root}/none.ckpt",), command="eval"
+    ),
+    Case(
+        "text as a checkpoint",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        content("x.ckpt", "hello"),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "zip file as a checkpoint",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        lambda r: zipfile.ZipFile(r / "x.ckpt", "w").writestr("a", "b"),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "pickle that runs a command",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        content("x.ckpt", pickle.dumps(Trap())),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "checkpoint that runs a command",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        saved({"state_dict": Trap()}),
+        ("checkpoint={root}/x.ckpt", "source={root}"),
+        command="predict",
+    ),
+    Case(
+        "checkpoint whose settings run a command",
+        ("backbone._target_", "lightning_det.sweep.subprocess.run", "trust"),
+        lambda r: torch.save(
+            {
+                "state_dict": {},
+                "hyper_parameters": {
+                    "labels": {"names": ["cat"], "source_ids": [1]},
+                    "settings": {"backbone": {"_target_": "lightning_det.sweep.subprocess.run", "args": ["true"]}},
+                },
+            },
+            r / "x.ckpt",
+        ),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+        code=2,
+    ),
+    Case(
+        "weights alone as a checkpoint",
+        ("x.ckpt: not a checkpoint of lightning-det", "weights=FILE"),
+        saved({"layer.weight": torch.zeros(2)}),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "list of tensors as weights",
+        ("x.ckpt: not weights",),
+        saved([torch.zeros(2)]),
+        ("weights={root}/x.ckpt",),
+    ),
+    Case("weights that do not exist", ("weights=nothing: no such file",), arguments=("weights=nothing",), code=2),
+    Case(
+        "weights of another detector",
+        ("weights={run}", "detector"),
+        arguments=("detector=ssd", "backbone=ssd_tiny", "weights={run}"),
+    ),
+    Case(
+        "checkpoint with the settings of another detector",
+        ("checkpoint={run}: its weights do not fit", "a checkpoint brings its own"),
+        arguments=("checkpoint={run}", "detector=rfcn"),
+        command="eval",
+    ),
+    Case(
+        "dataset with classes that the checkpoint does not know",
+        ("classes that the checkpoint does not know: bird", "it knows cat"),
+        lambda r: text("annotations/instances_val2017.json", '"cat"', '"bird"')(r),
+        ("checkpoint={run}", "dataset.root={root}"),
+        command="eval",
+    ),
+    Case(
+        "checkpoint of another detector to go on from",
+        ("it is of another detector", "detector._target_ was", "weights=FILE"),
+        arguments=("detector=rfcn", "resume={run}/checkpoints/last.ckpt"),
+    ),
+    Case(
+        "checkpoint of other classes to go on from",
+        ("the dataset misses cat and has also bird", "weights=FILE"),
+        renamed,
+        ("resume={run}/checkpoints/last.ckpt",),
+    ),
+    Case("text as proposals", NO_PROPOSALS, content("p.npz", "hello"), PROPOSALS),
+    Case("pickled proposals", NO_PROPOSALS, proposals(boxes=np.array([Trap()], object)), PROPOSALS),
+    Case(
+        "proposals with offsets of elsewhere", NO_PROPOSALS, proposals(offsets=np.array([0, 2**40, 1, 1, 1])), PROPOSALS
+    ),
+    Case("proposals of another shape", NO_PROPOSALS, proposals(boxes=np.zeros((1, 3), np.float32)), PROPOSALS),
+    Case("proposals that are NaN", NO_PROPOSALS, proposals(boxes=np.full((1, 4), np.nan, np.float32)), PROPOSALS),
+    Case(
+        "proposals that grow to gigabytes",
+        NO_PROPOSALS,
+        lambda r: np.savez_compressed(r / "p.npz", boxes=np.zeros((10**6, 4), np.float32)),
+        PROPOSALS,
+    ),
+    # Output
+    Case("output below a file", ("file", "hydra.run.dir"), blocked, ("hydra.run.dir={root}/file/run",)),
+    Case(
+        "pictures below a file",
+        ("file",),
+        blocked,
+        ("checkpoint={run}", "source={root}/val2017", "output={root}/file/out"),
+        command="predict",
+    ),
+    Case(
+        "nothing to predict",
+        ("no image",),
+        blocked,
+        ("checkpoint={run}", "source={root}/annotations"),
+        command="predict",
+    ),
+]
+
+
+def killed(arguments: list[str]) -> Outcome:
+    """A training whose loader process is killed at its first image, as the system does when memory ends."""
+
+    def die(path):
+        assert torch.utils.data.get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "decode", die)
+        return run("train", *arguments)
+
+
+def without_space(command: str, largest: int) -> Callable[[list[str]], Outcome]:
+    """Starts a command that can write so many bytes per file, in a process of its own."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    def start(arguments: list[str]) -> Outcome:
+        call = [sys.executable, "-m", f"lightning_det.{command}", *arguments]
+        done = subprocess.run(call, capture_output=True, text=True, preexec_fn=limit, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return start
+
+
+CASES += [
+    Case(
+        "loader process killed",
+        ("DataLoader worker", "data.num_workers=0", "shm"),
+        arguments=("data.num_workers=1",),
+        start=killed,
+    ),
+    Case("disk full", ("File too large", "make space"), command="inspect", start=without_space("inspect", 2048)),
+    Case(
+        "disk full while checkpointing",
+        ("last.ckpt: the checkpoint cannot be written (File too large)", "there is none yet", "Make room"),
+        arguments=("callbacks=[default]", "callbacks.best=null"),
+        start=without_space("train", 2**19),
+    ),
+]
+
+
+def trained(folder: Path) -> Path:
+    """A run of the smallest training."""
+    root = make_coco(folder / "coco")
+    keep = [o for o in TINY if o != "callbacks=[]"]
+    outcome = run("train", "dataset=coco", f"dataset.root={root}", *keep, f"hydra.run.dir={folder}/run")
+    assert outcome.code == 0, outcome.errors
+    return folder / "run"
+
+
+def command_of(case: Case, places: dict[str, Path | str]) -> list[str]:
+    """The command line, without what makes the training tiny."""
+    given = [a.format(**places) for a in case.arguments]
+    if case.command in ("train", "inspect"):
+        own = [f"dataset={case.layout}", f"dataset.root={places['root']}"]
+        given = [o for o in own if not any(g.split("=")[0] == o.split("=")[0] for g in given)] + given
+    return given
+
+
+def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, str]:
+    """Breaks, runs and checks; returns what happened and the message with short paths."""
+    root = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo}[case.layout](folder / "data")
+    case.spoil(root)
+    out = folder / "out"
+    places = {"root": root, "run": trained_run, "out": out}
+    given = command_of(case, places)
+    names = {g.split("=")[0] for g in given}
+    rest = [o for o in TINY if o.split("=")[0] not in names] if case.command in ("train", "inspect") else []
+    rest += [] if "hydra.run.dir" in names else [f"hydra.run.dir={out}"]
+    outcome = case.start([*given, *rest]) if case.start else run(case.command, *given, *rest)
+    message = outcome.errors[outcome.errors.find("error: ") :] if case.code else outcome.output
+    for name, place in (
+        ("run", trained_run),
+        ("trained", trained_run.parent / "coco"),
+        ("root", root),
+        ("out", out),
+        ("tmp", folder),
+    ):
+        message = message.replace(str(place), name.upper())
+    message = message.replace(str(CONF.parent), "CHECKOUT")
+    message = re.sub(r"(pid\S*) \d+", r"\1 N", message)
+    assert outcome.code == case.code, outcome.errors + outcome.output
+    for word in case.words:
+        shown = word.format(run="RUN") if "{run}" in word else word
+        assert shown in message, message
+    assert "Traceback" not in outcome.errors + outcome.output
+    assert not list(folder.rglob("*.part"))
+    if case.code:
+        assert not list(out.glob("checkpoints/*"))
+        assert not (out / "metrics.json").exists()
+    return outcome, message
+
+
+INTRO = """# Bad input
+
+What the commands say to input that is out of order: each row is one case of `tests/test_bad_input.py`, which breaks a
+small dataset, a checkpoint or a command line, and runs the real command. `python tests/test_bad_input.py` writes this
+page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went on.
+
+Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
+by their header, their size and, in JPEG and PNG, their end. `dataset.on_bad` says what happens to a split that has
+problems:
+
+- `error`, the default: `train`, `eval` and `mine` stop, name file, record and reason of the first twenty problems, and
+  count what `skip` would leave out.
+- `skip`: records that cannot be used are left out and counted in the log (`1 x image left out, 2 x box left out`);
+  boxes that reach beyond their image are clipped. An image that is left out takes its boxes along.
+
+What makes a file useless as a whole (no JSON, no categories, no list of images) ends the command either way.
+
+`python -m lightning_det.inspect` with the same dataset options lists every problem of every split at once, in the
+terminal and in `inspect.json`, with what `skip` would do about it. It also decodes every image, which training does
+only when an image's turn comes: a file that is damaged elsewhere is listed by `inspect`, and ends a training with its
+name. JPEG has no checksums: bits that flipped in its middle show as odd
+colours, which no decoder reports.
+
+Nothing that a file says is executed: checkpoints are read as tensors and plain data, arrays without pickled objects
+and uncompressed, XML without entities, YAML without tags that make objects. Paths in annotation files stay below the
+dataset's folder; symbolic links in it are followed, because whoever owns the folder made them. Images of more than
+2^29 pixels are refused by their header, and devices and pipes are never opened.
+
+`RUN` is the folder of a trained run, `ROOT` the dataset, `OUT` the run folder of the command; the options that make
+images and training tiny are left out.
+
+| input | command | message | exit code |
+| --- | --- | --- | --- |
+"""
+
+
+def row(case: Case, message: str) -> str:
+    """A line of the table."""
+    places = {"root": "ROOT", "run": "RUN", "out": "OUT"}
+    call = f"`{' '.join([case.command, *command_of(case, places)])}`"
+    if case.code == 0:
+        lines = [line for line in message.splitlines() if any(word in line for word in case.words)]
+    else:
+        lines = message.removeprefix("error: ").splitlines()
+    said = "<br>".join(line.strip().replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*") for line in lines)
+    return f"| {case.name} | {call} | {said} | {case.code} |"
+
+
+def rows() -> dict[str, str]:
+    """The committed table, by the name of the case."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][2:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_named(case, tmp_path, trained_run):
+    _, message = outcome_of(case, tmp_path, trained_run)
+    assert not Path(tempfile.gettempdir(), "sprung").exists()
+    # Words of libraries differ between their versions, and are not compared.
+    input_, call, *_, code = rows()[case.name].split(" | ")
+    assert [input_, call, code] == [part for n, part in enumerate(row(case, message).split(" | ")) if n in (0, 1, 3)]
+
+
+def test_the_page_has_every_case_and_no_other():
+    assert list(rows()) == [case.name for case in CASES]
+    assert PAGE.read_text().startswith(INTRO)
+
+
+STRATEGIES = (
+    ("strategy=[single_scale,flip]",),
+    ("strategy=[sniper_no_negatives,flip]", "dataset.sniper.size=64", "dataset.sniper.scales=[2.0,1.0,[-1,64]]"),
+    ("strategy=[tiles,flip]", "views.train.windows.size=64"),
+)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=["single_scale", "sniper_no_negatives", "tiles"])
+def test_unusual_images_are_no_bad_input(strategy, tmp_path):
+    """One pixel, a strip, an image without boxes; a validation without any box."""
+    root = make_coco(tmp_path / "data")
+    write_image(root / "train2017/1.png", 1, 1)
+    Image.new("RGB", (20_000, 50)).save(root / "train2017/2.png")
+    image(file_name="1.png", width=1, height=1)(root)
+    edit(lambda c: c["images"][2].update(file_name="2.png", width=20_000, height=50))(root)
+    annotation(bbox=[0, 0, 1, 1])(root)
+    edit(lambda c: c["annotations"][1].update(bbox=[9000, 1, 12, 20]))(root)
+    file = root / "annotations/instances_val2017.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    limit = ["trainer.limit_train_batches=12", "trainer.limit_val_batches=2"]
+    given = ["dataset=coco", f"dataset.root={root}", *TINY[:-1], *strategy, *limit, f"hydra.run.dir={tmp_path}/run"]
+    outcome = run("train", *given)
+    assert outcome.code == 0, outcome.errors
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["steps"] > 0
+    assert np.isfinite(metrics["loss"])
+
+
+def write_page() -> None:
+    """Writes docs/bad_input.md."""
+    lines, failed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        run_folder = trained(Path(folder) / "trained")
+        for number, case in enumerate(CASES):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            try:
+                lines.append(row(case, outcome_of(case, place, run_folder)[1]))
+            except Exception as error:
+                failed.append(f"{case.name}: {type(error).__name__} {error}")
+    if failed:
+        sys.exit("\n".join(failed))
+    PAGE.write_text(INTRO + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    write_page()
