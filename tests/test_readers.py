@@ -191,6 +191,17 @@ def test_cache_returns_the_same(coco_folder, tmp_path, monkeypatch):
     assert second.source_id(1) == 10
 
 
+@pytest.mark.parametrize("content", [b"", b"PK", bytes(100)])
+def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
+    Coco(str(coco_folder)).read("train2017")
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(content)
+    assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 6
+    assert cache.load(file, coco_folder)[0].num_boxes == 6
+
+
 def test_changed_annotations_are_read_again(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SMALLEST", 0)
     monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
