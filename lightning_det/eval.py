@@ -43,6 +43,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict:
     metrics = full.figures() | {
         "images": len(results.seen),
         "detections": len(results),
+        "pixels": evaluator.pixels * trainer.world_size,
         "checkpoint": str(cfg.checkpoint),
         "per_class": full.per_class(),
         "ap_by_size": full.curve(),

@@ -15,12 +15,13 @@ from lightning_det.annotations import AnnotationStore, LabelMap
 from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.build import build, build_data, build_trainer, load_checkpoint
-from lightning_det.callbacks import Collector
+from lightning_det.callbacks import Collector, Throughput
 from lightning_det.config import ConfigError
 from lightning_det.data.images import progress
 from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
+from lightning_det.files import write_json
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.resume import unstarted
 from lightning_det.views.merge import NMS
@@ -29,6 +30,9 @@ log = logging.getLogger("lightning_det")
 
 FILE = "proposals.npz"
 """In the folder of a run that mined."""
+
+COST = "mining.json"
+"""Beside the proposals: what finding them has come to."""
 
 NETWORK = "mining.ckpt"
 """The half-trained network of a run that was interrupted while mining."""
@@ -109,6 +113,7 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
         looking.validate(module, datamodule=data, verbose=False)
     if looking.is_global_zero:
         proposals = grouped(collector.results, len(store))
+        save_cost(file.with_name(COST), trainer, collector)
         save_proposals(file, store, proposals, OmegaConf.to_container(cfg.miner) | {"seed": cfg.seed})
         last.unlink(missing_ok=True)
         log.info(
@@ -118,6 +123,13 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
             file,
         )
     looking.strategy.barrier()
+
+
+def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
+    """Writes what the network's training and its look at the images came to, see `Throughput.cost`."""
+    throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+    cost = {} if throughput is None else throughput.cost(trainer)
+    write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
 
 
 def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:

@@ -1,5 +1,6 @@
 """``python -m lightning_det.train``: trains a detector, evaluates it after every epoch, and keeps what happened."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,12 @@ from lightning_det.build import (
     load_weights,
     usable_split,
 )
-from lightning_det.callbacks import EpochSummary, Evaluator
+from lightning_det.callbacks import EpochSummary, Evaluator, Throughput
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.files import write_json
-from lightning_det.mining import mine, proposals_file, with_proposals
+from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.restore import to_go_on_from
 from lightning_det.resume import completed, unstarted
 
@@ -66,7 +67,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     with finished_logs(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
-        report(trainer, folder)
+        report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer
 
 
@@ -93,13 +94,24 @@ def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
                 logger.experiment.finish(exit_code=code)
 
 
-def report(trainer: pl.Trainer, folder: Path) -> None:
-    """Writes ``metrics.json`` and prints COCO's table and, last, the run folder."""
+def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:
+    """Writes ``metrics.json`` and prints COCO's table and, last, the run folder.
+
+    Args:
+        trainer: after the training.
+        folder: of the run.
+        mining: says what finding the proposals has come to, in this run or an earlier one.
+    """
     evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
     metrics = {"epochs": trainer.fit_loop.epoch_progress.current.processed, "steps": trainer.global_step}
     losses = next((c.losses for c in trainer.callbacks if isinstance(c, EpochSummary)), [])
     if losses:
         metrics |= {"loss": losses[-1], "epoch_losses": losses}
+    throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+    if throughput is not None:
+        metrics["cost"] = throughput.cost(trainer)
+    if mining is not None and mining.exists():
+        metrics["mining"] = json.loads(mining.read_text())
     if evaluator is not None and evaluator.report:
         best = getattr(trainer.checkpoint_callback, "best_model_score", None)
         metrics = evaluator.report["figures"] | metrics

@@ -324,14 +324,23 @@ def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
         assert file["offsets"][-1] == len(file["boxes"]) == len(file["scores"]) > 24
     settings = yaml.safe_load((mined / "config.yaml").read_text())
     assert settings["proposals"] == "auto"
+    metrics = read(mined / "metrics.json")
+    assert metrics["cost"]["pixels"] == metrics["cost"]["views"] * 64**2 > 0
+    mining = metrics["mining"]
+    assert 0 < mining["pixels"] == mining["views"] * 64**2  # two epochs of positive chips
+    assert mining["inference_pixels"] == 24 * (192 * 256 + 96 * 128 + 64 * 64)  # 48 is padded to 64
     run("eval", f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
-    metrics = read(tmp_path / "eval/metrics.json")
-    assert {k: metrics[k] for k in FIGURES} == pytest.approx({k: read(mined / "metrics.json")[k] for k in FIGURES})
+    evaluated = read(tmp_path / "eval/metrics.json")
+    assert evaluated["pixels"] == 8 * (192 * 256 + 96 * 128 + 64 * 64)
+    assert {k: evaluated[k] for k in FIGURES} == pytest.approx({k: read(mined / "metrics.json")[k] for k in FIGURES})
 
     more = ["strategy=[sniper,flip]", f"resume={mined}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/more"]
     run("train", *small, *CHIPS, *more)
     assert read(tmp_path / "more/metrics.json")["epochs"] == 3
     assert not (tmp_path / "more/proposals.npz").exists()  # it goes on with the first run's
+    more = read(tmp_path / "more/metrics.json")
+    assert more["mining"] == mining
+    assert more["cost"]["views"] > metrics["cost"]["views"]
     assert "mining" not in (tmp_path / "more/train.log").read_text()
 
 

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import rich
 import torch
-from helpers import SMALL
+from helpers import SMALL, read
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
@@ -56,6 +56,16 @@ class Record(DummyLogger):
         return [row[f"train/{name}"] for row in self.rows if f"train/{name}" in row]
 
 
+class Views:
+    """A batch of views of 3 x 5 pixels."""
+
+    def __init__(self, count):
+        self.images = torch.ones(count, 3, 3, 5)
+
+    def __len__(self):
+        return len(self.images)
+
+
 class Data(pl.LightningDataModule):
     """Batches of `BATCH` views; making one takes a while."""
 
@@ -66,7 +76,7 @@ class Data(pl.LightningDataModule):
 
     def make(self, samples):
         self.clock.spend(self.seconds)
-        return torch.ones(len(samples), 1)
+        return Views(len(samples))
 
     def train_dataloader(self):
         return DataLoader(range(BATCH * self.batches), BATCH, collate_fn=self.make)
@@ -85,7 +95,7 @@ class Module(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         self.clock.spend(1)
-        return self.layer(batch).mean()
+        return self.layer(batch.images[..., :1]).mean()
 
     def validation_step(self, batch, batch_idx):
         self.clock.spend(100)
@@ -100,19 +110,25 @@ class Module(pl.LightningModule):
 def fit(clock, data, *callbacks, **arguments):
     """Trains; what was logged."""
     record = Record()
+    run(clock, data, *callbacks, logger=record, **arguments)
+    return record
+
+
+def run(clock, data, *callbacks, path=None, **arguments):
+    """Trains; what it came to."""
     bar = any(isinstance(c, TrainingProgress) for c in callbacks)
     saves = any(isinstance(c, ModelCheckpoint) for c in callbacks)
     settings = {"max_epochs": 1, "log_every_n_steps": 2, "num_sanity_val_steps": 0, "enable_model_summary": False}
     trainer = pl.Trainer(
         accelerator="cpu",
-        logger=record,
         callbacks=[*callbacks, Throughput()],
         enable_progress_bar=bar,
         enable_checkpointing=saves,
-        **settings | arguments,
+        **{"logger": False} | settings | arguments,
     )
-    trainer.fit(Module(clock), datamodule=data)
-    return record
+    trainer.fit(Module(clock), datamodule=data, ckpt_path=path)
+    throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))
+    return throughput.cost(trainer)
 
 
 def test_a_slow_loader_is_seen(clock):
@@ -157,9 +173,28 @@ def test_views_of_all_ranks_count(clock, monkeypatch):
     clock.spend(1)
     callback.on_train_batch_start(trainer, module, None, 0)
     clock.spend(3)
-    callback.on_train_batch_end(trainer, module, None, torch.ones(BATCH), 0)
+    callback.on_train_batch_end(trainer, module, None, Views(BATCH), 0)
     assert logged["train/views_per_s"] == 8 * BATCH / 4
     assert logged["train/data_wait"] == 0.25
+    assert callback.cost(trainer)["pixels"] == 8 * BATCH * 15
+
+
+def test_cost_of_a_training_that_goes_on(clock, tmp_path):
+    """Interrupted after the first of two epochs: the cost is that of both, and of what was not lost."""
+    saving = {"max_epochs": 1, "log_every_n_steps": 1}
+    cost = run(clock, Data(clock, seconds=3), ModelCheckpoint(tmp_path, filename="a"), **saving)
+    assert cost | {"memory_GB": 0} == {"views": 24, "pixels": 360, "seconds": 24, "data_wait": 0.75, "memory_GB": 0}
+    saving["max_epochs"] = 2
+    both = run(clock, Data(clock, seconds=1), ModelCheckpoint(tmp_path), path=tmp_path / "a.ckpt", **saving)
+    seconds, wait = 6 * 4 + 6 * 2, 6 * 3 + 6 * 1
+    assert both | {"memory_GB": 0} == {
+        "views": 48,
+        "pixels": 720,
+        "seconds": seconds,
+        "data_wait": round(wait / seconds, 4),
+        "memory_GB": 0,
+    }
+    assert both["memory_GB"] >= cost["memory_GB"] > 0
 
 
 @pytest.mark.parametrize(
@@ -292,6 +327,9 @@ def test_real_runs_log_it(shapes_root, tmp_path):
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open(newline="")))
     logged = [row for row in rows if row["train/views_per_s"]]
     assert len(logged) == 6
+    cost = read(tmp_path / "metrics.json")["cost"]
+    assert (cost["views"], cost["pixels"]) == (24, 24 * 96 * 128)
+    assert 0 < cost["seconds"] < 300
     for row in logged:
         assert float(row["train/views_per_s"]) > 0
         assert 0 <= float(row["train/data_wait"]) <= 1

@@ -15,19 +15,22 @@ class Collector(pl.Callback):
 
     Attributes:
         results: of the last validation, on every rank.
+        pixels: that this rank looked at for them, padding included.
     """
 
     def __init__(self):
         self.results: Results | None = None
+        self.pixels = 0
         self._parts: list[Results] = []
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets the last validation."""
-        self._parts = []
+        self._parts, self.pixels = [], 0
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Keeps the detections of a batch."""
         self._parts.append(outputs)
+        self.pixels += len(batch) * batch.images.shape[-2:].numel()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges what the ranks have, some perhaps nothing."""

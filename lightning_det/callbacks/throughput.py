@@ -22,10 +22,16 @@ class Count(NamedTuple):
     waited: float
     """Of them for data, seconds."""
     views: int
+    pixels: int
+    """Of them, padding included."""
 
     def since(self, before: "Count") -> "Count":
         """What has been added."""
         return Count(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def after(self, before: "Count") -> "Count":
+        """Both together."""
+        return Count(*(now + then for now, then in zip(self, before, strict=True)))
 
     @property
     def share(self) -> float:
@@ -100,6 +106,8 @@ class Throughput(pl.Callback):
     Validation and checkpoints are left out. Nothing waits for the device. Other callbacks of the training step belong
     before this one: what follows it counts as a wait.
 
+    What the whole training came to is in `cost`; checkpoints keep it, for a training that goes on.
+
     Args:
         warn_above: share of an epoch from which on the log says, once, that the data is the bottleneck.
     """
@@ -108,13 +116,39 @@ class Throughput(pl.Callback):
         if not 0 < warn_above <= 1:
             raise ValueError(f"warn_above is a share of the time, above 0 and at most 1, got {warn_above}")
         self.warn_above = warn_above
+        self._before, self._memory_before = Count(0.0, 0.0, 0, 0), 0
         self._forget()
+
+    def cost(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What the training has come to, all its starts together.
+
+        Returns:
+            ``views`` and their ``pixels`` (padding included) over all ranks, ``seconds`` in training steps, the share
+            ``data_wait`` of them and the peak ``memory_GB``. Steps that an interruption lost do not count.
+        """
+        count = self._count().after(self._before)
+        return {
+            "views": trainer.world_size * count.views,
+            "pixels": trainer.world_size * count.pixels,
+            "seconds": round(count.seconds, 3),
+            "data_wait": round(count.share, 4),
+            "memory_GB": round(max(self._memory_before, self._memory) / 1e9, 3),
+        }
+
+    def state_dict(self) -> dict:
+        """For checkpoints."""
+        memory = max(self._memory_before, self._memory)
+        return {"count": self._count().after(self._before)._asdict(), "memory": memory}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Undoes `state_dict`."""
+        self._before, self._memory_before = Count(**state_dict["count"]), state_dict["memory"]
 
     def _forget(self, device: torch.device | None = None) -> None:
         self._wait = DeviceWait() if device is not None and device.type == "cuda" else HostWait()
         self._mark: float | None = None  # where the current step began; None: what went before is no training step
-        self._seconds, self._views = 0.0, 0
-        self._window = self._epoch = Count(0.0, 0.0, 0)
+        self._seconds, self._views, self._pixels, self._memory = 0.0, 0, 0, 0
+        self._window = self._epoch = Count(0.0, 0.0, 0, 0)
         self._logged_step = 0
         self._warned = False
 
@@ -152,15 +186,17 @@ class Throughput(pl.Callback):
         """Counts a step and logs a window."""
         self._seconds += time.perf_counter() - self._mark
         self._views += len(batch)
+        self._pixels += len(batch) * batch.images.shape[-2:].numel()
         step = trainer.global_step
         # With accumulated batches several of them end in one step.
         if step != self._logged_step and step % max(1, trainer.log_every_n_steps) == 0:
             self._logged_step = step
             now = self._count()
             window, self._window = now.since(self._window), now
+            self._memory = peak_memory(pl_module.device)
             shown = {
                 "train/views_per_s": trainer.world_size * window.views / window.seconds,
-                "train/memory_GB": peak_memory(pl_module.device) / 1e9,
+                "train/memory_GB": self._memory / 1e9,
             }
             pl_module.log_dict(shown, prog_bar=True, batch_size=len(batch))
             pl_module.log("train/data_wait", window.share, batch_size=len(batch))
@@ -168,6 +204,7 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says, once, that the data is the bottleneck."""
+        self._memory = peak_memory(pl_module.device)
         share = self._count().since(self._epoch).share
         if share <= self.warn_above or self._warned or not trainer.is_global_zero:
             return
@@ -184,7 +221,7 @@ class Throughput(pl.Callback):
         self._wait.start()
 
     def _count(self) -> Count:
-        return Count(self._seconds, self._wait.seconds, self._views)
+        return Count(self._seconds, self._wait.seconds, self._views, self._pixels)
 
 
 def remedies(data: pl.LightningDataModule, workers: int) -> list[str]:
