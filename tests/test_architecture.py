@@ -9,8 +9,8 @@ FLOORS = (
     ("structures", "errors", "files", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "launch", "restore", "resume", "mining", "sweep"),
-    ("train", "eval", "predict", "inspect", "subset", "mine"),
+    ("config", "build", "cli", "launch", "restore", "resume", "mining", "runs", "sweep"),
+    ("train", "eval", "predict", "inspect", "subset", "mine", "compare"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

@@ -1,8 +1,8 @@
 """Runs that are killed, again and again, end as if nothing had happened.
 
-A run is a process that is forked from this one, so that an attempt costs a second and not ten. It kills itself with
-SIGKILL at a moment that a seeded generator draws: at one of Lightning's hooks (before and after every batch, backward
-pass, optimizer step, validation and epoch) or in the middle of the writing of a checkpoint.
+A run is a process that is forked from one that has imported everything, so that an attempt costs a second and not ten.
+It kills itself with SIGKILL at a moment that a seeded generator draws: at one of Lightning's hooks (before and after
+every batch, backward pass, optimizer step, validation and epoch) or in the middle of the writing of a checkpoint.
 """
 
 import os
@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import sys
-import traceback
 from contextlib import contextmanager
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from helpers import CHIPS, SMALL, read
-from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.trainer import call
 
 import lightning_det.callbacks.checkpoints as checkpoints
@@ -86,8 +85,13 @@ class Moments:
         checkpoints.whole = slowly
 
 
-def fork(folder, arguments, last=None, environment=(), largest=None, end=signal.SIGKILL):
-    """Starts the train command in a process that may kill itself at a moment; its id.
+# Runs are forked from a server that never computes anything: torch's threads do not survive a fork.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["lightning_det.train", "pycocotools.cocoeval"])
+
+
+def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL):
+    """Starts the train command in a process that may kill itself at a moment.
 
     Args:
         folder: gets what it prints.
@@ -97,36 +101,26 @@ def fork(folder, arguments, last=None, environment=(), largest=None, end=signal.
         largest: bytes of a file from which on its disk is full.
         end: signal that it sends to itself.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        out = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        os.environ.update(environment)
-        if largest is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        moments = Moments(last, end)
-        moments.watch()
-        GlobalHydra.instance().clear()
-        sys.argv = ["train", *arguments]
-        train.main()
-        (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt").write_text(str(moments.count))
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    process = FORKS.Process(target=trained, args=(folder, arguments, last, environment or {}, largest, end))
+    process.start()
+    return process
+
+
+def trained(folder, arguments, last, environment, largest, end):
+    """What the process does."""
+    out = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    os.environ.update(environment)
+    if largest is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    moments = Moments(last, end)
+    moments.watch()
+    sys.argv = ["train", *arguments]
+    train.main()
+    (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt").write_text(str(moments.count))
 
 
 def attempt(folder, arguments, last=None, ranks=1):
@@ -147,16 +141,15 @@ def attempt(folder, arguments, last=None, ranks=1):
         environments = [common | {"LOCAL_RANK": str(rank)} for rank in range(ranks)]
         arguments = [*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp"]
     victim, moment = last or (0, None)
-    processes = [fork(folder, arguments, moment if r == victim else None, e) for r, e in enumerate(environments)]
-    _, status = os.waitpid(processes[victim], 0)
-    killed = os.WIFSIGNALED(status)
+    processes = [start(folder, arguments, moment if r == victim else None, e) for r, e in enumerate(environments)]
+    processes[victim].join()
+    code = processes[victim].exitcode
     for process in processes:
-        if process != processes[victim]:
-            if killed:  # a node that is preempted takes all of its ranks
-                os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-    assert killed or os.WEXITSTATUS(status) == 0, (folder / "output.txt").read_text()[-3000:]
-    return not killed
+        if code < 0:  # a node that is preempted takes all of its ranks
+            process.kill()
+        process.join()
+    assert code in (0, -signal.SIGKILL), (folder / "output.txt").read_text()[-3000:]
+    return code == 0
 
 
 def interrupted(tmp_path, arguments, kills, seed=0, ranks=1):
@@ -233,7 +226,7 @@ def test_twenty_kills_change_nothing(short, tmp_path):
     ids=["mined chips and OHEM", "an augmented SSD with workers", "counted in steps"],
 )
 def test_kills_change_nothing(short, tmp_path, options):
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=4))
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=3))
 
 
 def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
@@ -317,8 +310,9 @@ def refused(folder, arguments, **limits):
     """Exit code of a training that stops with an error, and what it printed."""
     output = folder / "output.txt"
     before = len(output.read_text())
-    _, status = os.waitpid(fork(folder, arguments, **limits), 0)
-    return os.waitstatus_to_exitcode(status), output.read_text()[before:]
+    process = start(folder, arguments, **limits)
+    process.join()
+    return process.exitcode, output.read_text()[before:]
 
 
 def checkpoint(folder):

@@ -223,7 +223,8 @@ def test_a_checkpoint_of_no_job_is_no_beginning(fake):
 
 def test_the_folder_of_another_job_is_left_alone(fake, capsys):
     fake.start(["seed=0", "optimizer.lr=0.1"], ["seed=1"], task=fail)
-    before = {p: p.read_bytes() for p in fake.folder.rglob("*") if p.is_file() and p.name != "sweep.json"}
+    files = [p for p in fake.folder.rglob("*") if p.is_file() and p.name != "sweep.json"]
+    before = {p: p.read_bytes() for p in files if p.parent.name != ".hydra"}  # Hydra has written there by then
     capsys.readouterr()
     assert fake.start(["seed=0", "optimizer.lr=0.2"], ["seed=1"]) == 2
     said = capsys.readouterr().err
@@ -244,7 +245,8 @@ def test_jobs_of_several_ranks_go_on_too(fake, monkeypatch):
     calls = []
 
     class Child:
-        def __init__(self, call):
+        def __init__(self, call, env):
+            assert env[sweep.PARENT] == str(os.getpid())
             calls.append(call)
 
         def __enter__(self):

@@ -1,0 +1,224 @@
+"""``python -m lightning_det.claims claim=NAME``: the experiments behind a paper's claim, run and written up."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.cli import command
+from lightning_det.compare import cell, gain, markdown, value
+from lightning_det.errors import ConfigError, UserError
+from lightning_det.evaluation.comparison import FIGURES, Run, compared
+from lightning_det.files import whole, write_json
+from lightning_det.plotting.comparison import plot_cost, plot_sizes
+from lightning_det.protocols import Experiment, carried_out, command_line, elapsed, experiment, place
+
+BEGIN = """# Claims
+
+What papers claim, and what became of it here. `python -m lightning_det.claims claim=NAME` runs the experiments of
+`conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row is
+an ordinary `lightning_det.train` and `lightning_det.eval`, its settings were written down before it ran and are the
+same for all arms but for what the row names. Figures are percent, mean ± sample deviation over seeds; differences are
+those of pairs of equal seed, with Student's 95 % interval. `+ N` behind pixels is what mining has cost, its look at
+every image counted as training pixels. Seconds are those of training steps on one thread while another run had the
+other core.
+"""
+
+
+def claims(cfg: DictConfig) -> None:
+    """Runs the claims that were composed, and writes them up."""
+    seeds = list(range(cfg.seeds)) if isinstance(cfg.seeds, int) else [int(s) for s in cfg.seeds]
+    if not seeds:
+        raise ConfigError("seeds=0: an experiment needs at least one seed")
+    protocols = {name: _experiments(name, node, cfg) for name, node in cfg.protocols.items()}
+    docs, folder = Path(cfg.docs), Path(cfg.folder) / str(cfg.budget)
+    for claim, experiments in protocols.items():
+        for name, made in experiments.items():
+            if made.needs is not None and not os.environ.get(made.needs):
+                print(f"{claim}, {name}: left out, for {made.needs} does not name the folder of its dataset")
+                continue
+            home = (folder / claim / name).resolve()
+            runs = carried_out(made, seeds, cfg.budget, home, cfg.jobs)
+            record = _record(claim, name, cfg, made, runs, seeds, home)
+            write_json(docs / "claims" / f"{claim}-{name}-{cfg.budget}.json", record)
+    with whole(docs / "claims.md") as stream:
+        stream.write(page(docs / "claims"))
+    print(docs / "claims.md")
+
+
+def _experiments(claim: str, node: DictConfig, cfg: DictConfig) -> dict[str, Experiment]:
+    """Those of a claim that are asked for.
+
+    Raises:
+        ConfigError: one is unknown, or has no such budget.
+    """
+    content = OmegaConf.to_container(node, resolve=False)  # what options refer to is the training's
+    chosen = list(content) if cfg.experiments is None else [n for n in content if n in cfg.experiments]
+    unknown = [] if cfg.experiments is None else [n for n in cfg.experiments if n not in content]
+    if unknown and len(cfg.protocols) == 1:
+        raise ConfigError(f"experiments: {claim} has {', '.join(content)}, not {', '.join(unknown)}")
+    found = {}
+    for name in chosen:
+        made = experiment(content[name], f"claim {claim}, {name}")
+        if cfg.budget not in made.budgets:
+            raise ConfigError(f"budget={cfg.budget}: {claim}, {name} has {', '.join(made.budgets)}")
+        settings = [*made.settings, *cfg.settings]
+        found[name] = Experiment(**{**vars(made), "settings": settings})
+    return found
+
+
+def _record(
+    claim: str,
+    name: str,
+    cfg: DictConfig,
+    made: Experiment,
+    runs: Sequence[Run],
+    seeds: Sequence[int],
+    home: Path,
+) -> dict[str, Any]:
+    """All that the page is written from."""
+    arms = [arm for arm in made.arms if made.arms[arm].tests]
+    trainings = {arm: made.training(arm, 0, cfg.budget, Path("RUNS")) for arm in made.arms}
+    evaluations = {f"{arm}, {test}": list(options) for arm in arms for test, options in made.arms[arm].tests.items()}
+    seconds = sum(elapsed(f.parent) for f in home.rglob("elapsed.json"))
+    return {
+        "claim": claim,
+        "experiment": name,
+        "title": made.title,
+        "equal": made.equal,
+        "canvas": made.canvas,
+        "budget": cfg.budget,
+        "seeds": list(seeds),
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "process_seconds": round(seconds),
+        "jobs": cfg.jobs,
+        "baseline": made.baseline,
+        "bars": [asdict(bar) for bar in made.bars],
+        "trainings": trainings,
+        "evaluations": evaluations,
+        "runs": [asdict(run) for run in runs],
+        "steps": {arm: _steps(place(home, arm, seeds[0])) for arm in arms},
+    }
+
+
+def _steps(folder: Path) -> int:
+    return json.loads((folder / "metrics.json").read_text())["steps"]
+
+
+def hardware() -> str:
+    """The machine and the libraries that figures depend on."""
+    name = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "CPU")
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{os.cpu_count()} cores of {name}; torch {torch.__version__}, torchvision {torchvision.__version__}"
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def page(folder: Path) -> str:
+    """The page, with a section per file of figures, and the plots beside them.
+
+    Args:
+        folder: with the records; a file ``CLAIM.md`` there is put behind the figures of its claim.
+    """
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    if not records:
+        raise UserError(f"{folder}: no figures; every experiment was left out")
+    parts = [BEGIN]
+    for claim in dict.fromkeys(r["claim"] for r in records):
+        parts.append(f"## {claim.upper()}")
+        parts += [section(r, folder) for r in records if r["claim"] == claim]
+        reading = folder / f"{claim}.md"
+        if reading.exists():
+            parts.append(reading.read_text().strip())
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def section(record: Mapping[str, Any], folder: Path) -> str:
+    """An experiment: its tables, bars, plots and commands."""
+    result = compared([Run(**run) for run in record["runs"]], record["baseline"])
+    groups = result["groups"]
+    name = f"{record['claim']}-{record['experiment']}-{record['budget']}"
+    plot_sizes(groups, folder / f"{name}-sizes.png", record["title"])
+    drawn = plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
+    rows = [_row(group, record) for group in groups]
+    gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
+    hours = record["process_seconds"] / 3600
+    parts = [
+        f"### {record['title']}",
+        f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
+        f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by side. "
+        f"`python -m lightning_det.claims claim={record['claim']} experiments=[{record['experiment']}] "
+        f"budget={record['budget']}`",
+        markdown(["arm, tested with", "steps", *FIGURES, "Mpixels", "s"], rows),
+        f"Gained over *{cell(record['baseline'])}*:",
+        markdown(["arm, tested with", *FIGURES], gains),
+        *(f"- {verdict(bar, groups)}" for bar in record["bars"]),
+        f"![AP by size](claims/{name}-sizes.png)",
+        f"![AP against pixels](claims/{name}-pixels.png)" if drawn else "",
+        _commands(record),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _row(group: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    spent = group["cost"]
+    pixels = f"{spent['pixels']['mean'] / 1e6:.0f}" if "pixels" in spent else "-"
+    if "mining_pixels" in spent:
+        pixels += f" + {spent['mining_pixels']['mean'] / 1e6:.0f}"
+    steps = record["steps"][group["name"].split(", ")[0]]
+    figures = [value(group["figures"].get(f)) for f in FIGURES]
+    return [cell(group["name"]), str(steps), *figures, pixels, value(spent.get("seconds"), 1, 0)]
+
+
+def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
+    """Whether what was expected has come true."""
+    rows = {group["name"]: group for group in groups}
+    figure = bar["figure"]
+    best = max(bar["than"], key=lambda name: rows[name]["figures"][figure]["mean"])
+    better, base = rows[bar["better"]], rows[best]
+    reached = better["figures"][figure]["mean"] - base["figures"][figure]["mean"]
+    met = reached >= bar["by"]
+    text = f"{bar['better']} against {best}: {figure} {100 * reached:+.1f}, at least {100 * bar['by']:+.1f} expected"
+    if bar["pixels"] is not None:
+        share = _pixels(better) / _pixels(base)
+        met = met and share <= bar["pixels"]
+        text += f"; {100 * share:.0f} % of its pixels, at most {100 * bar['pixels']:.0f} %"
+    return f"{text}: **{'met' if met else 'missed'}**"
+
+
+def _pixels(group: Mapping[str, Any]) -> float:
+    return sum(group["cost"][name]["mean"] for name in ("pixels", "mining_pixels") if name in group["cost"])
+
+
+def _commands(record: Mapping[str, Any]) -> str:
+    """The exact commands of the first seed."""
+    lines = []
+    for arm, options in record["trainings"].items():
+        lines.append(_line("train", [*options, f"hydra.run.dir=RUNS/{arm}-0"]))
+        for row, tests in record["evaluations"].items():
+            if row.startswith(f"{arm}, "):
+                lines.append(_line("eval", [f"checkpoint=RUNS/{arm}-0/checkpoints/last.ckpt", *tests]))
+    text = "\n".join(lines)
+    return f"<details><summary>Commands, seed 0</summary>\n\n```bash\n{text}\n```\n</details>"
+
+
+def _line(name: str, options: Sequence[str]) -> str:
+    return shlex.join(["python", *command_line(name, options)[1:]])
+
+
+main = command("claims")(claims)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Plots of runs beside each other, see `lightning_det.evaluation.comparison.compared`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SIZES = ("AP_small", "AP_medium", "AP_large")
+CLASSES = 40
+"""Most classes of a plot: those that differ most."""
+
+
+def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> None:
+    """AP against object size, with standard deviations over seeds.
+
+    By octaves where all groups have measured them, else small, medium and large.
+
+    Args:
+        groups: of `compared`.
+        file: PNG to write.
+        title: above the plot.
+    """
+    figure, axes = _figure()
+    octaves = [(p["from"], p["to"]) for p in groups[0]["curve"]]
+    if octaves and all([(p["from"], p["to"]) for p in g["curve"]] == octaves for g in groups):
+        ticks = [f"{low:g}-{high:g}" for low, high in octaves]
+        lines = [g["curve"] for g in groups]
+        axes.set_xlabel("object size sqrt(area), original pixels")
+    else:
+        known = [s for s in SIZES if all(s in g["figures"] for g in groups)]
+        ticks = [name.removeprefix("AP_") for name in known]
+        lines = [[g["figures"][size] for size in known] for g in groups]
+        axes.set_xlabel("object size")
+    width = 0.5 / max(1, len(groups))
+    for number, (group, points) in enumerate(zip(groups, lines, strict=True)):
+        # A little beside each other, so that no deviation hides another.
+        where = [k + width * (number - (len(groups) - 1) / 2) for k in range(len(points))]
+        bars = [100 * (p["std"] or 0) for p in points]
+        axes.errorbar(
+            where, [100 * p["mean"] for p in points], bars, marker="o", capsize=2, label=_short(group["name"])
+        )
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_ylabel("AP")
+    _finish(figure, axes, file, title)
+
+
+def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> bool:
+    """AP against training pixels, mining included, with standard deviations over seeds.
+
+    Args:
+        groups: of `compared`.
+        file: PNG to write.
+        title: above the plot.
+
+    Returns:
+        False, and no plot, where no group's pixels are known.
+    """
+    known = [g for g in groups if "pixels" in g["cost"] and "AP" in g["figures"]]
+    if not known:
+        return False
+    figure, axes = _figure()
+    for group in known:
+        pixels = (group["cost"]["pixels"]["mean"] + group["cost"].get("mining_pixels", {"mean": 0})["mean"]) / 1e6
+        ap = group["figures"]["AP"]
+        bar = 100 * (ap["std"] or 0)
+        axes.errorbar([pixels], [100 * ap["mean"]], [bar], marker="o", capsize=3, label=_short(group["name"]))
+    axes.set_xscale("log")
+    axes.set_xlabel("million training pixels, mining included")
+    axes.set_ylabel("AP")
+    _finish(figure, axes, file, title)
+    return True
+
+
+def plot_classes(groups: Sequence[Mapping[str, Any]], baseline: str, file: Path, title: str = "") -> bool:
+    """What every class gains over the baseline, with 95 % intervals.
+
+    Args:
+        groups: of `compared`.
+        baseline: its name.
+        file: PNG to write.
+        title: above the plot.
+
+    Returns:
+        False, and no plot, where there is nothing to compare.
+    """
+    others = [g for g in groups if g.get("per_class_gain")]
+    if not others:
+        return False
+    gains: dict[str, list[float]] = {}
+    for group in others:
+        for label, gain in group["per_class_gain"].items():
+            gains.setdefault(label, []).append(gain["mean"])
+    largest = sorted(gains, key=lambda label: max(map(abs, gains[label])))[-CLASSES:]
+    labels = sorted(largest, key=lambda label: gains[label][0])
+    figure, axes = _figure(height=1.2 + 0.3 * len(labels) * max(1, len(others) / 3) + 0.25 * len(others))
+    for number, group in enumerate(others):
+        found = [(k, group["per_class_gain"][name]) for k, name in enumerate(labels) if name in group["per_class_gain"]]
+        where = [k + 0.5 / len(others) * (number - (len(others) - 1) / 2) for k, _ in found]
+        margins = [0 if g["low"] is None else 100 * (g["high"] - g["mean"]) for _, g in found]
+        means = [100 * g["mean"] for _, g in found]
+        axes.errorbar(means, where, xerr=margins, fmt="o", capsize=2, label=_short(group["name"]))
+    axes.axvline(0, color="0.4", linewidth=1)
+    axes.set_yticks(range(len(labels)), [_short(name, 30) for name in labels])
+    axes.set_xlabel(f"AP gained over {_short(baseline)}")
+    _finish(figure, axes, file, title)
+    return True
+
+
+def _figure(height: float = 4.5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, min(height, 24)), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _short(name: str, width: int = 60) -> str:
+    """A name that fits a legend; matplotlib would hide one that begins with an underscore and read $ as mathematics."""
+    return shorten(name, width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
+
+
+def _finish(figure: Figure, axes: Axes, file: Path, title: str) -> None:
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=2)
+    if title:
+        axes.set_title(title)
+    figure.savefig(file, dpi=110)

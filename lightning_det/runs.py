@@ -1,0 +1,145 @@
+"""Run folders, as `train`, its sweeps and `eval` leave them, read back to be compared."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_det.errors import UserError
+from lightning_det.evaluation.comparison import Run
+from lightning_det.resume import OVERRIDES, override_key, started_with
+
+METRICS = "metrics.json"
+
+OF_ONE_RUN = ("seed", "checkpoint", "resume")
+"""Options in which runs of one kind differ; those of ``hydra`` are no part of the record."""
+
+
+def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """The evaluated runs in some folders.
+
+    Args:
+        places: run folders, or folders somewhere below which there are some, such as a sweep's.
+
+    Returns:
+        The runs, named by those of their options that not all of them share, and what has been left out and why.
+
+    Raises:
+        UserError: a folder does not exist, holds no run, or a run twice; none is evaluated; a file is damaged.
+    """
+    folders = list(dict.fromkeys(f for place in places for f in _folders(Path(place))))
+    records, left_out = [], []
+    for folder in folders:
+        if not (folder / METRICS).exists():
+            left_out.append(f"{folder}: not finished (python -m lightning_det.train resume={folder} goes on)")
+            continue
+        metrics = _json(folder / METRICS)
+        training = _training(folder, metrics)
+        if "AP" not in metrics:
+            left_out.append(f"{folder}: trained without validation; evaluate it with checkpoint={folder}")
+        elif not (training / OVERRIDES).exists():
+            left_out.append(f"{folder}: the run that it has evaluated is not in {training}; its options are not known")
+        else:
+            records.append(_record(folder, training))
+    if not records:
+        raise UserError("\n".join(["none of these runs can be compared:", *left_out]))
+    shared = set.intersection(*(set(record["options"]) for record in records)) if len(records) > 1 else set()
+    runs, seen = [], {}
+    for record in records:
+        name = " ".join(o for o in record["options"] if o not in shared) or "defaults"
+        twice = seen.setdefault((name, record["seed"]), record["folder"])
+        if twice != record["folder"]:
+            raise UserError(
+                f"{twice} and {record['folder']} are runs of the same options ({name}) and seed ({record['seed']}); "
+                "leave one of them out"
+            )
+        runs.append(run_of(record["folder"], name, record["seed"]))
+    return runs, left_out
+
+
+def run_of(folder: Path, name: str, seed: int) -> Run:
+    """An evaluated run: of `train`, with its last validation, or of `eval`, with the cost of its training.
+
+    Args:
+        folder: with ``metrics.json``.
+        name: see `Run`.
+        seed: of the training.
+    """
+    metrics = _json(folder / METRICS)
+    training = _training(folder, metrics)
+    trained = _json(training / METRICS) if (training / METRICS).exists() else {}
+    cost = dict(trained.get("cost", {}))
+    if "mining" in trained:
+        mining = trained["mining"]
+        cost["mining_pixels"] = mining.get("pixels", 0) + mining["inference_pixels"]
+        cost["mining_seconds"] = mining.get("seconds", 0)
+    return Run(
+        name,
+        seed,
+        {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float)},
+        {label: row["AP"] for label, row in metrics.get("per_class", {}).items()},
+        metrics.get("ap_by_size", []),
+        cost,
+    )
+
+
+def _folders(place: Path) -> list[Path]:
+    """Folders of runs at a place or below it: what has a record of how it was started."""
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder; give run folders, or a folder of a sweep")
+    found = sorted(f.parent for f in place.rglob(OVERRIDES) if f.parent.name != ".hydra")
+    if not found:
+        raise UserError(f"{place}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list:
+    """Jobs of a sweep in the order of their numbers."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
+
+
+def _record(folder: Path, training: Path) -> dict[str, Any]:
+    options = _options(started_with(training) or [])
+    if training != folder:
+        options.append(f"eval({' '.join(_options(started_with(folder) or []))})")
+    seed = yaml.safe_load((training / "config.yaml").read_text())["seed"]
+    return {"folder": folder, "options": options, "seed": seed}
+
+
+def _options(overrides: Iterable[str]) -> list[str]:
+    """What a run was started with, without what differs between runs of one kind."""
+    kept = []
+    for override in overrides:
+        key = override_key(override)
+        if key in OF_ONE_RUN:
+            continue
+        source = _origin(Path(override.split("=", 1)[1].strip("'\""))) if key in ("weights", "proposals") else None
+        # Weights of a run of another seed are no other option.
+        kept.append(override if source is None else f"{key}=[{' '.join(_options(source)) or 'defaults'}]")
+    return kept
+
+
+def _origin(path: Path) -> list[str] | None:
+    """How the run was started that a file of weights or proposals belongs to; None if it belongs to none."""
+    folders = [path, *list(path.parents)[:2]]
+    return next((o for f in folders if f.is_dir() and (o := started_with(f)) is not None), None)
+
+
+def _training(folder: Path, metrics: dict[str, Any]) -> Path:
+    """The run folder of the training that a run has evaluated, or its own."""
+    if "checkpoint" not in metrics:
+        return folder
+    checkpoint = Path(metrics["checkpoint"])
+    return checkpoint.parent.parent if checkpoint.suffix == ".ckpt" else checkpoint
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again, or leave its folder out") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not the figures of a run; leave its folder out")
+    return content
