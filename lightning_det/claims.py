@@ -24,12 +24,11 @@ from lightning_det.protocols import Experiment, carried_out, command_line, elaps
 BEGIN = """# Claims
 
 What papers claim, and what became of it here. `python -m lightning_det.claims claim=NAME` runs the experiments of
-`conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row is
-an ordinary `lightning_det.train` and `lightning_det.eval`, its settings were written down before it ran and are the
-same for all arms but for what the row names. Figures are percent, mean ± sample deviation over seeds; differences are
-those of pairs of equal seed, with Student's 95 % interval. `+ N` behind pixels is what mining has cost, its look at
-every image counted as training pixels. Seconds are those of training steps on one thread while another run had the
-other core.
+`conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row
+is an ordinary `lightning_det.train` and `lightning_det.eval`; its settings were written down before it ran, and are
+those of all other rows but for what it is named after. Figures are percent, mean ± sample deviation over seeds;
+differences are those of pairs of equal seed, with Student's 95 % interval. `+ N` behind pixels is what mining has cost,
+its look at every image counted as if it were training. Seconds are those of training steps, on one thread each.
 """
 
 
@@ -158,8 +157,8 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     parts = [
         f"### {record['title']}",
         f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
-        f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by side. "
-        f"`python -m lightning_det.claims claim={record['claim']} experiments=[{record['experiment']}] "
+        f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
+        f"side. `python -m lightning_det.claims claim={record['claim']} experiments=[{record['experiment']}] "
         f"budget={record['budget']}`",
         markdown(["arm, tested with", "steps", *FIGURES, "Mpixels", "s"], rows),
         f"Gained over *{cell(record['baseline'])}*:",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -114,10 +115,17 @@ def show(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
         print(f"left out: {line}")
 
 
+FLAGS = ("--cfg", "-c", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
+"""Of Hydra, those with a value behind them."""
+
+
 def listed(arguments: Sequence[str]) -> list[str]:
     """The command line with folders that stand alone gathered in ``runs=[...]``."""
-    folders = [a for a in arguments if "=" not in a and not a.startswith("-")]
-    rest = [a for a in arguments if a not in folders]
+    folders, rest = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        alone = "=" not in argument or Path(argument).is_dir()  # sweeps may be in folders such as lr=0.1
+        is_folder = alone and not argument.startswith("-") and before not in FLAGS
+        (folders if is_folder else rest).append(argument)
     return [*rest, f"runs={json.dumps(folders)}"] if folders else rest
 
 

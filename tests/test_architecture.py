@@ -9,8 +9,8 @@ FLOORS = (
     ("structures", "errors", "files", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "launch", "restore", "resume", "mining", "runs", "sweep"),
-    ("train", "eval", "predict", "inspect", "subset", "mine", "compare"),
+    ("config", "build", "cli", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
+    ("train", "eval", "predict", "inspect", "subset", "mine", "compare", "claims"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 
 import numpy as np
 import pytest
@@ -108,6 +108,7 @@ def start(folder, arguments, last=None, environment=None, largest=None, end=sign
 
 def trained(folder, arguments, last, environment, largest, end):
     """What the process does."""
+    set_start_method("fork", force=True)  # its loaders' processes start as they do for a user, not as it did
     out = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
