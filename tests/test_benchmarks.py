@@ -90,23 +90,6 @@ def test_roi_stage(run_benchmark):
         assert row["ratio"] == row["c4"] / row["rfcn"] > 0
 
 
-def test_arms_of_a_strategy_benchmark(run_benchmark, tmp_path):
-    """An arm that goes on from another, of the smallest size; a second start only reads what the first left."""
-    small = ["dataset.source.train=8", "dataset.source.val=4", f"dataset.root={tmp_path}/shapes", "data.num_workers=0"]
-    call = ["ohem.py", "--folder", tmp_path / "runs", "--canvases", 16, "--arms", "ohem_fine_tuned"]
-    call += ["--seeds", 2, "--", *small]
-    rows = run_benchmark(*call)
-    arms = ("random_sampling", "ohem_fine_tuned")
-    assert [(r["arm"], r["seed"]) for r in rows] == [(a, s) for a in arms for s in (0, 1)]
-    for seed in (0, 1):
-        config = (tmp_path / f"runs/ohem_fine_tuned-{seed}/config.yaml").read_text()
-        assert f"weights: {tmp_path}/runs/random_sampling-{seed}/checkpoints/last.ckpt" in config
-    assert all(r["steps"] == 2 and r["canvases"] == 16 and 0 <= r["AP"] <= 1 for r in rows)
-    finished = [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))]
-    assert run_benchmark(*call) == rows
-    assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "runs").glob("*/metrics.json"))] == finished
-
-
 def test_loader(run_benchmark):
     """Both pipelines, on generated images and with a worker, and a training of three steps."""
     small = ["--sizes", "640 x 480", "--images", 8, "--rounds", 1, "--steps", 3, "--kinds", "chips"]

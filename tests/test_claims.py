@@ -1,0 +1,242 @@
+"""The claims' protocols compose, run, go on, and are written up."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import SMALL, read
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from lightning_det import protocols
+from lightning_det.claims import page, verdict
+from lightning_det.config import CONF, register_schema, validated
+from lightning_det.errors import ConfigError, UserError
+from lightning_det.evaluation.comparison import Run, compared
+from lightning_det.launch import register_started
+from lightning_det.protocols import Arm, Budget, Experiment, carried_out, experiment, place, rows_of
+from lightning_det.resume import override_key
+
+CLAIMS = {
+    f"{claim} {name}": experiment(node, f"{claim} {name}")
+    for file in sorted((CONF / "claim").glob("*.yaml"))
+    for claim, content in OmegaConf.to_container(OmegaConf.load(file)).items()
+    if claim != "defaults"
+    for name, node in content.items()
+}
+ARMS = [(name, arm) for name, made in CLAIMS.items() for arm in made.arms]
+
+
+@pytest.fixture
+def composed(monkeypatch, tmp_path):
+    """The configuration of a command as it is checked before it starts."""
+    monkeypatch.setenv("BCCD_ROOT", str(tmp_path))
+    register_schema()
+    register_started()
+
+    def compose_for(command, overrides):
+        GlobalHydra.instance().clear()
+        initialize_config_dir(config_dir=str(CONF), version_base="1.3")
+        cfg = compose(command, overrides=list(overrides), return_hydra_config=True)
+        with open_dict(cfg):
+            cfg.hydra.runtime.output_dir = str(tmp_path)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return validated(cfg, {}, [override_key(o) for o in overrides])
+
+    yield compose_for
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize(("name", "arm"), ARMS, ids=[f"{name} {arm}" for name, arm in ARMS])
+def test_arms_are_trainings_and_evaluations(composed, name, arm):
+    made = CLAIMS[name]
+    cfg = composed("train", made.training(arm, 3, "laptop", Path("runs")))
+    assert cfg.seed == 3
+    assert cfg.trainer.max_steps * made.arms[arm].canvases == pytest.approx(
+        made.arms[arm].share * made.budgets["laptop"].canvases, abs=made.arms[arm].canvases / 2
+    )
+    height, width = cfg.dataset.resolution
+    assert made.canvas == height * width
+    # What its batches hold, chips or whole images, is what the protocol says they do.
+    assert made.arms[arm].canvases == pytest.approx(pixels_of(cfg) / made.canvas)
+    for options in made.arms[arm].tests.values():
+        composed("eval", ["checkpoint=x", *options])
+
+
+def pixels_of(cfg):
+    """Of a batch of the finest scale."""
+    windows = cfg.views.train.windows or {}
+    height, width = [windows["size"]] * 2 if "size" in windows else cfg.views.train.scales.resolutions[0]
+    return cfg.data.batch_size * height * width
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_gpu_budgets_compose(composed, name):
+    made = CLAIMS[name]
+    arm = list(made.arms)[-1]
+    cfg = composed("train", made.training(arm, 0, "gpu", Path("runs")))
+    assert cfg.trainer.accelerator == "gpu"
+    canvas = cfg.dataset.resolution[0] * cfg.dataset.resolution[1]
+    assert made.arms[arm].canvases * made.budgets["gpu"].batch == pytest.approx(pixels_of(cfg) / canvas)
+
+
+def test_single_scale_on_the_pyramid_is_among_the_baselines():
+    for claim in ("snip from_scratch", "snip fine_tuned", "sniper equal_pixels", "sniper blood_cells"):
+        assert "single_scale, pyramid" in rows_of(CLAIMS[claim])
+
+
+def arms(**more):
+    return {"one": Arm(["x=1"], 2, 4.0, {"t": ["y=1"]}, **more), "two": Arm(["x=2"], 1, 2.0, {"t": [], "u": []})}
+
+
+def small(**more):
+    budgets = {"laptop": Budget(8), "gpu": Budget(64, 3, ["g=1"])}
+    return Experiment(**{"title": "t", "equal": "pixels", "canvas": 10, "budgets": budgets, "arms": arms(),
+                         "baseline": "one, t", "settings": ["all=1"], **more})  # fmt: skip
+
+
+def test_options_of_a_training():
+    made = small(arms=arms(start="two", share=0.5))
+    stop = ["trainer.max_epochs=-1", "trainer.limit_val_batches=0"]
+    weights = 'weights="runs/two-5/checkpoints/last.ckpt"'
+    assert made.training("one", 5, "laptop", Path("runs")) == [
+        *("all=1", "x=1", "data.batch_size=2", "trainer.max_steps=1", *stop, weights, "seed=5")
+    ]
+    assert made.training("two", 5, "gpu", Path("runs")) == [
+        *("all=1", "g=1", "x=2", "data.batch_size=3", "trainer.max_steps=11", *stop, "seed=5")
+    ]
+    with pytest.raises(ConfigError, match="less than one step of one"):
+        replace(made, budgets={"laptop": Budget(1)}).training("one", 0, "laptop", Path("runs"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"basline": "x"}, "basline"),
+        ({"baseline": "one, u"}, "no arm and test 'one, u'; there are one, t; two, t"),
+        ({"bars": [{"figure": "AP", "better": "two, t", "than": ["three, t"], "by": 0}]}, "three, t"),
+        ({"bars": [{"figure": "AP"}]}, "better"),
+        ({"arms": {"one": {"settings": []}}}, "batch"),
+        ({"budgets": {"laptop": {"pixels": 1}}}, "pixels"),
+    ],
+)
+def test_protocols_that_make_no_sense(change, words):
+    node = {"title": "t", "equal": "pixels", "canvas": 1, "budgets": {}, "baseline": "one, t"}
+    node["arms"] = {"one": {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}},
+                    "two": {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}}}  # fmt: skip
+    assert rows_of(experiment(node, "claim")) == ["one, t", "two, t"]
+    with pytest.raises(ConfigError, match=words):
+        experiment(node | change, "claim")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Commands that are not run, but leave what they would."""
+    called = []
+
+    def fake(name, folder, options):
+        called.append((name, folder.name, list(options)))
+        if any(o in fake.broken for o in options):
+            raise UserError(f"{folder.name} broke")
+        folder.mkdir(parents=True, exist_ok=True)
+        again = options[0].startswith("resume=")
+        if not again:
+            (folder / "overrides.yaml").write_text(json.dumps(list(options)))
+        (folder / "metrics.json").write_text(json.dumps({"AP": 0.5, "cost": {"pixels": 7}, "checkpoint": str(folder)}))
+
+    fake.broken = set()
+    monkeypatch.setattr(protocols, "_command", fake)
+    return called, fake
+
+
+def test_what_is_finished_is_not_run_again(commands, tmp_path):
+    called, _ = commands
+    runs = carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2)
+    rows = [("one, t", 0), ("one, t", 1), ("two, t", 0), ("two, u", 0), ("two, t", 1), ("two, u", 1)]
+    assert [(r.name, r.seed) for r in runs] == rows
+    assert len(called) == 4 + 6
+    for seed in "01":
+        names = [folder for name, folder, _ in called if name == "train" and folder.endswith(seed)]
+        assert names == [f"two-{seed}", f"one-{seed}"]  # what another one starts from comes first
+    assert carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2) == runs
+    assert len(called) == 10
+    (tmp_path / "one-1/metrics.json").unlink()
+    carried_out(small(arms=arms(start="two")), [0, 1, 2], "laptop", tmp_path, jobs=1)
+    assert called[10:][-1][1] != "one-1"
+    assert ("train", "one-1", [f'resume="{tmp_path}/one-1"']) in called[10:]
+    assert len(called) == 10 + 1 + 5
+
+
+def test_another_protocol_does_not_mix_with_old_runs(commands, tmp_path):
+    carried_out(small(), [0], "laptop", tmp_path, jobs=1)
+    with pytest.raises(UserError, match=r"one-0 holds a run of another protocol \(all=1 all=2\); remove it"):
+        carried_out(small(settings=["all=2"]), [0], "laptop", tmp_path, jobs=1)
+
+
+def test_a_failure_does_not_stop_the_others(commands, tmp_path):
+    called, fake = commands
+    fake.broken.add("x=2")
+    with pytest.raises(UserError, match=r"^two-0 broke\ntwo-1 broke$"):
+        carried_out(small(), [0, 1], "laptop", tmp_path, jobs=1)
+    assert [folder for _, folder, _ in called] == ["one-0", "t", "two-0", "one-1", "t", "two-1"]
+    fake.broken.clear()
+    assert len(carried_out(small(), [0, 1], "laptop", tmp_path, jobs=1)) == 6
+
+
+def test_verdicts():
+    """The best baseline counts, and mining is paid for."""
+    runs = [Run("a", 0, {"AP": 0.50}, cost={"pixels": 100}), Run("b", 0, {"AP": 0.60}, cost={"pixels": 200})]
+    runs.append(Run("c", 0, {"AP": 0.65}, cost={"pixels": 50, "mining_pixels": 30}))
+    groups = compared(runs)["groups"]
+    bar = {"figure": "AP", "better": "c", "than": ["a", "b"], "by": 0.04, "pixels": 0.4}
+    assert verdict(bar, groups) == (
+        "c against b: AP +5.0, at least +4.0 expected; 40 % of its pixels, at most 40 %: **met**"
+    )
+    assert verdict(bar | {"pixels": 0.3}, groups).endswith("**missed**")
+    assert verdict(bar | {"by": 0.06, "pixels": None}, groups).endswith("at least +6.0 expected: **missed**")
+
+
+def test_a_page_without_figures_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no figures"):
+        page(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command(shapes_root, tmp_path):
+    """Two trainings, of which one goes on from the other, and an evaluation; a training that breaks is named."""
+    node = "protocols.ohem.fine_tuned"
+    left_out = [f"~{node}.arms.{arm}" for arm in ("ohem", "ohem_nms_per_label", "ohem_without_nms")]
+    settings = [f"dataset.root={shapes_root}", *SMALL, "data.num_workers=0", "trainer.enable_progress_bar=false"]
+    call = [sys.executable, "-m", "lightning_det.claims", "claim=ohem", "experiments=[fine_tuned]", *left_out]
+    call += [f"{node}.bars=[]", f"{node}.budgets.laptop.canvases=16", f"settings={json.dumps(settings)}"]
+    call += [f"folder={tmp_path}/runs", f"docs={tmp_path}/docs", "seeds=[4]", "jobs=1"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read(tmp_path / "docs/claims/ohem-fine_tuned-laptop.json")
+    (run,) = record["runs"]
+    assert (run["name"], run["seed"], run["cost"]["views"]) == ("random, one scale", 4, 16)
+    assert record["steps"] == {"random": 2}
+    home = tmp_path / "runs/laptop/ohem/fine_tuned"
+    weights = OmegaConf.load(place(home, "random", 4) / "config.yaml").weights
+    assert weights == str(place(home, "start", 4) / "checkpoints/last.ckpt")
+    text = (tmp_path / "docs/claims.md").read_text()
+    assert "| random, one scale | 2 | " in text
+    assert str(tmp_path / "runs") not in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / "docs" / line.split("(")[1].rstrip(")")).stat().st_size > 5000
+    (tmp_path / "docs/claims/ohem.md").write_text("What it says.\n")
+    again = subprocess.run([*call, "hydra.verbose=false"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "docs/claims.md").read_text() == text + "\nWhat it says.\n"
+    broken = subprocess.run([*call, "seeds=[5]", f"{node}.settings=[optimizer.lr=-1]"], capture_output=True, text=True)
+    assert broken.returncode == 1
+    assert "start-5: train has ended with 2: error: " in broken.stderr
