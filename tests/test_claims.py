@@ -237,6 +237,8 @@ def test_the_command(shapes_root, tmp_path):
     again = subprocess.run([*call, "hydra.verbose=false"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "docs/claims.md").read_text() == text + "\nWhat it says.\n"
-    broken = subprocess.run([*call, "seeds=[5]", f"{node}.settings=['optimizer.lr=-1']"], capture_output=True, text=True)
+    broken = subprocess.run(
+        [*call, "seeds=[5]", f"{node}.settings=['optimizer.lr=-1']"], capture_output=True, text=True
+    )
     assert broken.returncode == 1
     assert "start-5: train has ended with 2: error: " in broken.stderr

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from scipy import stats
+import mpmath
 
 FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
 """Of COCO's twelve, those that tables show."""
@@ -51,9 +51,24 @@ def difference(base: Mapping[int, float], other: Mapping[int, float]) -> dict[st
     gains = [other[s] - base[s] for s in seeds]
     low = high = None
     if len(gains) > 1:
-        margin = stats.t.ppf(0.975, len(gains) - 1) * stdev(gains) / len(gains) ** 0.5
+        margin = student_t(len(gains) - 1) * stdev(gains) / len(gains) ** 0.5
         low, high = mean(gains) - margin, mean(gains) + margin
     return {"mean": mean(gains), "low": low, "high": high, "seeds": seeds}
+
+
+def student_t(freedom: int, outside: float = 0.05) -> float:
+    """Student's t that is exceeded, either way, with probability ``outside``.
+
+    With x = v / (v + t^2), that probability is the regularised incomplete beta function I_x(v / 2, 1 / 2).
+
+    Args:
+        freedom: degrees of freedom v, at least 1.
+        outside: above 0 and below 1.
+    """
+    x = mpmath.findroot(
+        lambda x: mpmath.betainc(freedom / 2, 0.5, 0, x, regularized=True) - outside, (1e-12, 1 - 1e-12), "anderson"
+    )
+    return float(mpmath.sqrt(freedom * (1 / x - 1)))
 
 
 def by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
