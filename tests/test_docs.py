@@ -34,25 +34,38 @@ def commands(text):
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
+LISTING = r"^`([\w/]+\.(?:py|yaml))`:\n```(?:python|yaml)\n(.*?)^```$"
+
+
 def listings(text):
     """File name and content of every listing; the name stands in the line above it."""
-    found = re.findall(r"^`([\w/]+\.(?:py|yaml))`:\n```(?:python|yaml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(LISTING, text, flags=re.MULTILINE | re.DOTALL)
     assert len(found) == len(blocks(text, "(?:python|yaml)"))
     return found
 
 
+def steps(text):
+    """What a reader does from top to bottom: writes files, (name, content), and runs commands, (None, words)."""
+    for found in re.finditer(rf"{LISTING}|^```bash\n.*?^```$", text, flags=re.MULTILINE | re.DOTALL):
+        yield from [found.groups()] if found[1] else [(None, words) for words in commands(found[0])]
+
+
 # The packages are imported once; each command then runs in a process of its own, as `python ...` would run it.
 RUNNER = """
-import json, os, runpy, sys
+import json, os, pathlib, runpy, sys
 import hypothesis, matplotlib.pyplot, pytest, torch._dynamo
 import lightning_det.eval, lightning_det.inspect, lightning_det.train
 
-for words in json.loads(sys.argv[1]):
-    print("$", *words, flush=True)
+for file, content in json.loads(sys.argv[1]):
+    if file is not None:
+        pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(file).write_text(content)
+        continue
+    print("$", *content, flush=True)
     child = os.fork()
     if not child:
-        module = words[1] == "-m"
-        name, *sys.argv[1:] = words[2 if module else 1 :]
+        module = content[1] == "-m"
+        name, *sys.argv[1:] = content[2 if module else 1 :]
         sys.modules.pop(name, None)
         if module:
             runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -67,13 +80,11 @@ for words in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_what_extending_says_works_in_an_empty_folder(tmp_path):
-    for name, content in listings(EXTENDING):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    todo = commands(EXTENDING)
-    assert {words[2].rpartition(".")[2] for words in todo if words[1] == "-m"} == {"inspect", "pytest", "train", "eval"}
-    assert all(words[0] == "python" for words in todo)
+    todo = list(steps(EXTENDING))
+    run = [words for name, words in todo if name is None]
+    assert run == commands(EXTENDING)
+    assert all(words[0] == "python" for words in run)
+    assert {words[2].rpartition(".")[2] for words in run if words[1] == "-m"} == {"inspect", "pytest", "train", "eval"}
     call = [sys.executable, "-W", "ignore", "-c", RUNNER, json.dumps(todo)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
