@@ -143,7 +143,8 @@ def check_origins(node: Any, now: Any, key: str = "") -> None:
         named = now[name] if inside else None
         if isinstance(value, dict | list):
             check_origins(value, named, here)
-        elif name == "_target_" and value != named and not _is_part(here, value):
+        # An interpolation is the same text in both, and may lead to another part of the checkpoint's settings.
+        elif name == "_target_" and (value != named or "${" in str(value)) and not _is_part(here, value):
             raise ConfigError(
                 f"{here}: the checkpoint's settings call {value}, which is no part of lightning-det; "
                 f"if you know and trust it, give ++{here}={value}"

@@ -543,6 +543,8 @@ def test_foreign_code_of_a_checkpoint_is_called_only_where_the_user_names_it(sav
         check_origins(saved, {"detector": STEP, "callbacks": [STEP]})
     with pytest.raises(ConfigError, match="no part of lightning-det"):
         check_origins({"backbone": {"_target_": "os.remove"}}, {"backbone": {"_target_": "os.system"}})
+    with pytest.raises(ConfigError, match="no part of lightning-det"):
+        check_origins(*[{"backbone": {"_target_": "${dataset.root}"}}] * 2)
 
 
 def test_another_dataset_comes_whole(composed):
