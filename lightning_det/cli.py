@@ -26,7 +26,7 @@ from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import explained
 from lightning_det.files import whole
 from lightning_det.launch import end_with_parent, register_started
-from lightning_det.resume import OVERRIDES, override_key
+from lightning_det.resume import OVERRIDES, composed_of, override_key
 from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
@@ -109,10 +109,8 @@ def run_folder() -> Path:
 
 def chosen(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
     """Options of some config groups that the run is composed of."""
-    hydra_config = HydraConfig.get()
     loader = GlobalHydra.instance().config_loader()
-    overrides = OmegaConf.to_container(hydra_config.overrides.task)
-    defaults = loader.compute_defaults_list(hydra_config.job.config_name, overrides, RunMode.RUN).defaults
+    defaults = loader.compute_defaults_list(HydraConfig.get().job.config_name, composed_of(), RunMode.RUN).defaults
     paths = [d.config_path for d in defaults if d.config_path is not None]
     return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
 
@@ -184,4 +182,4 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     with whole(folder / "config.yaml") as stream:
         stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
     with whole(folder / OVERRIDES) as stream:
-        yaml.safe_dump(list(HydraConfig.get().overrides.task), stream)
+        yaml.safe_dump(composed_of(), stream)

@@ -47,7 +47,7 @@ def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
     content = load_checkpoint(cfg.checkpoint)
     saved = content["hyper_parameters"]
     merged = overlaid(saved["settings"], cfg, overridden_keys())
-    check_origins(OmegaConf.to_container(merged, resolve=False), overridden_keys())
+    check_origins(OmegaConf.to_container(merged, resolve=False), OmegaConf.to_container(cfg, resolve=False))
     merged = validated(merged, chosen(), overridden_keys())
     module = build_module(merged, LabelMap.from_dict(saved["labels"]), learning=False)
     try:
@@ -126,12 +126,12 @@ def _short(settings: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def check_origins(node: Any, overridden: Sequence[str], key: str = "") -> None:
+def check_origins(node: Any, now: Any, key: str = "") -> None:
     """Refuses settings of a checkpoint that would call code from elsewhere: they could run anything.
 
     Args:
         node: the settings as plain data.
-        overridden: dotted keys that the user set, and answers for.
+        now: what the user's own options and command line came to at the same place; they may call anything there.
         key: of the node.
 
     Raises:
@@ -139,13 +139,15 @@ def check_origins(node: Any, overridden: Sequence[str], key: str = "") -> None:
     """
     for name, value in node.items() if isinstance(node, dict) else enumerate(node):
         here = f"{key}.{name}" if key else str(name)
-        given = any(f"{here}.".startswith(f"{o}.") for o in overridden)
+        inside = isinstance(now, type(node)) and (name in now if isinstance(now, dict) else name < len(now))
+        named = now[name] if inside else None
         if isinstance(value, dict | list):
-            check_origins(value, overridden, here)
-        elif name == "_target_" and not given and not _is_part(here, value):
+            check_origins(value, named, here)
+        # An interpolation is the same text in both, and may lead to another part of the checkpoint's settings.
+        elif name == "_target_" and (value != named or "${" in str(value)) and not _is_part(here, value):
             raise ConfigError(
                 f"{here}: the checkpoint's settings call {value}, which is no part of lightning-det; "
-                f"if you know and trust it, give {here}={value}"
+                f"if you know and trust it, give ++{here}={value}"
             )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 
 from lightning_det.errors import ConfigError
 
@@ -62,6 +63,12 @@ def unstarted(run: str | Path) -> bool:
     """
     folder = Path(run)
     return started_with(folder) is not None and not (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def composed_of() -> list[str]:
+    """The overrides that this run is composed of: the task's, and where else than in the package options are found."""
+    given = HydraConfig.get().overrides
+    return [*(o for o in given.hydra if override_key(o) == "hydra.searchpath"), *given.task]
 
 
 def override_key(override: str) -> str:

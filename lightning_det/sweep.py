@@ -25,7 +25,7 @@ from rich.table import Table
 from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
-from lightning_det.resume import override_key
+from lightning_det.resume import composed_of, override_key
 
 STATUS = "status.json"
 """In the folder of a job."""
@@ -94,7 +94,7 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
     try:
         with _wandb_names(overrides, "/".join(folder.parent.parts[-2:])):
-            result = _in_child(module, overrides, folder, goes_on) if _has_ranks(cfg) else task(cfg)
+            result = _in_child(module, composed_of(), folder, goes_on) if _has_ranks(cfg) else task(cfg)
         code, error = 0, None
         return result
     except JobError as failure:

@@ -67,8 +67,14 @@ def test_arms_are_trainings_and_evaluations(composed, name, arm):
     assert made.canvas == height * width
     # What its batches hold, chips or whole images, is what the protocol says they do.
     assert made.arms[arm].canvases == pytest.approx(pixels_of(cfg) / made.canvas)
-    for options in made.arms[arm].tests.values():
-        composed("eval", ["checkpoint=x", *options])
+
+
+EVALUATIONS = sorted({tuple(o) for made in CLAIMS.values() for a in made.arms.values() for o in a.tests.values()})
+
+
+@pytest.mark.parametrize("options", EVALUATIONS, ids=" ".join)
+def test_evaluations_compose(composed, options):
+    composed("eval", ["checkpoint=x", *options])
 
 
 def pixels_of(cfg):

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,8 @@ from lightning_det.config import (
     validated,
 )
 from lightning_det.data.coco import Coco
-from lightning_det.restore import overlaid
+from lightning_det.restore import check_origins, overlaid
+from lightning_det.resume import completed
 from lightning_det.views import Pyramid, Tiles
 
 
@@ -180,6 +182,46 @@ def test_leftovers_are_only_dropped_in_slots(composed):
     cfg = composed("train", "+optimizer.lrr=1")
     with pytest.raises(ConfigError, match=r"optimizer\.lrr: unknown \(did you mean lr\?\)"):
         accepted(cfg)
+
+
+WARPED = """# @package _global_
+views:
+  train:
+    scales:
+      _target_: lightning_det.views.Warp
+      size: [96, 128]
+"""
+
+
+@pytest.fixture
+def searchpath(tmp_path):
+    """An override that names a folder with an option of its own."""
+    file = tmp_path / "conf/strategy/warped.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(WARPED)
+    return f"hydra.searchpath=[file://{tmp_path}/conf]"
+
+
+def test_an_option_of_another_folder_fills_its_slot(composed, searchpath):
+    scales = checked(composed("train", searchpath, "strategy=[warped,flip]")).views.train.scales
+    # The pyramid's arguments are gone, as they are with the package's own strategy=[warp].
+    assert scales == {"_target_": "lightning_det.views.Warp", "size": [96, 128]}
+
+
+def test_an_option_of_another_folder_contradicts_others(composed, searchpath):
+    with pytest.raises(ConfigError, match=r"multi_scale and warped both set views\.train\.scales"):
+        checked(composed("train", searchpath, "strategy=[multi_scale,warped]"))
+
+
+def test_a_run_that_goes_on_finds_the_folder_again(composed, searchpath, tmp_path):
+    cfg = composed("train", searchpath, "strategy=[warped,flip]", "seed=3")
+    run = tmp_path / "run"
+    run.mkdir()
+    save_config(cfg, run)
+    assert yaml.safe_load((run / "overrides.yaml").read_text()) == [searchpath, "strategy=[warped,flip]", "seed=3"]
+    assert completed([f"resume={run}"])[0] == searchpath
+    elsewhere = "hydra.searchpath=[file://elsewhere]"
+    assert searchpath not in completed([f"resume={run}", elsewhere])
 
 
 VIEWS = "lightning_det.views."
@@ -479,6 +521,30 @@ def test_voting_needs_voters(composed):
 def test_tests_of_an_experiment_can_be_refined(composed, name):
     cfg = accepted(composed("train", f"experiment={name}", "test=[voting]", "dataset.root=x"))
     assert (cfg.test.nms_iou, cfg.test.merge.iou, cfg.test.view_detections) == (1.0, 0.3, 1000)
+
+
+STEP = {"_target_": "mine.Step", "size": 2}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"backbone": {"_target_": "os.system"}},
+        {"views": {"train": {"windows": STEP}}},
+        {"callbacks": [{"_target_": "lightning_det.views.Tiles"}, STEP]},
+    ],
+)
+def test_foreign_code_of_a_checkpoint_is_called_only_where_the_user_names_it(saved):
+    with pytest.raises(ConfigError, match=r"no part of lightning-det.*trust it, give \+\+"):
+        check_origins(saved, {})
+    check_origins(saved, saved)
+    # Named elsewhere, or something else named here, is not enough.
+    with pytest.raises(ConfigError, match="no part of lightning-det"):
+        check_origins(saved, {"detector": STEP, "callbacks": [STEP]})
+    with pytest.raises(ConfigError, match="no part of lightning-det"):
+        check_origins({"backbone": {"_target_": "os.remove"}}, {"backbone": {"_target_": "os.system"}})
+    with pytest.raises(ConfigError, match="no part of lightning-det"):
+        check_origins(*[{"backbone": {"_target_": "${dataset.root}"}}] * 2)
 
 
 def test_another_dataset_comes_whole(composed):

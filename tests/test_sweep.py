@@ -123,6 +123,9 @@ def test_differences_of_settings():
     assert sorted(differences(first, second)) == ["b.c", "b.f", "e"]
 
 
+OPTIONS = "hydra.searchpath=[file://conf]"
+
+
 class Sweep:
     """A multirun of a fake task, in this process, as Hydra would run its jobs."""
 
@@ -136,7 +139,7 @@ class Sweep:
         for number, overrides in enumerate(jobs):
             hydra = SimpleNamespace(
                 mode=RunMode.MULTIRUN,
-                overrides=SimpleNamespace(task=overrides),
+                overrides=SimpleNamespace(task=overrides, hydra=["hydra.mode=MULTIRUN", OPTIONS]),
                 runtime=SimpleNamespace(output_dir=str(self.folder / str(number))),
                 job=SimpleNamespace(num=number),
             )
@@ -264,8 +267,9 @@ def test_jobs_of_several_ranks_go_on_too(fake, monkeypatch):
     fake.checkpoint(0)
     assert fake.start(overrides, trainer={"devices": 2}) == 0
     folder = f'"{fake.folder}/0"'
-    first = [sys.executable, "-m", "lightning_det.train", *overrides, f"hydra.run.dir={folder}"]
-    again = [*first[:3], "seed=0", "trainer.devices=2", f"resume={folder}", f"hydra.run.dir={folder}"]
+    # Where else than in the package options are found is said to the child too.
+    first = [sys.executable, "-m", "lightning_det.train", OPTIONS, *overrides, f"hydra.run.dir={folder}"]
+    again = [*first[:4], "seed=0", "trainer.devices=2", f"resume={folder}", f"hydra.run.dir={folder}"]
     assert calls == [first, again]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -108,9 +111,12 @@ def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: I
 
 
 def option_file(option: str) -> DictConfig:
-    """A file of the config folder; empty where the option comes from elsewhere."""
-    file = CONF / f"{option}.yaml"
-    return OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    """The file of an option, in the package's config folder or one of ``hydra.searchpath``; empty if there is none."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    folders = [Path(s.path) for s in sources if s.schema == "file"]
+    folders += [resources.files(s.path) for s in sources if s.schema == "pkg"]
+    files = (folder / f"{option}.yaml" for folder in [CONF, *folders])
+    return OmegaConf.create(next((f.read_text(encoding="utf-8") for f in files if f.is_file()), "{}"))
 
 
 def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[DictConfig], overridden: set[str]) -> None:

@@ -59,16 +59,17 @@ def difference(base: Mapping[int, float], other: Mapping[int, float]) -> dict[st
 def student_t(freedom: int, outside: float = 0.05) -> float:
     """Student's t that is exceeded, either way, with probability ``outside``.
 
-    With x = v / (v + t^2), that probability is the regularised incomplete beta function I_x(v / 2, 1 / 2).
+    That probability is the regularised incomplete beta function I_x(v / 2, 1 / 2) at x = v / (v + t^2).
 
     Args:
         freedom: degrees of freedom v, at least 1.
         outside: above 0 and below 1.
     """
-    x = mpmath.findroot(
-        lambda x: mpmath.betainc(freedom / 2, 0.5, 0, x, regularized=True) - outside, (1e-12, 1 - 1e-12), "anderson"
-    )
-    return float(mpmath.sqrt(freedom * (1 / x - 1)))
+
+    def excess(t: mpmath.mpf) -> mpmath.mpf:
+        return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) - outside
+
+    return float(mpmath.findroot(excess, (2.0, 3.0), "secant", maxsteps=100))
 
 
 def by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
