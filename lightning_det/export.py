@@ -1,4 +1,4 @@
-"""``python -m lightning_det.export checkpoint=FILE``: a single-shot detector as an ONNX graph, checked by onnxruntime."""
+"""``python -m lightning_det.export checkpoint=FILE``: a single-shot detector as a checked ONNX graph."""
 
 import json
 import logging
@@ -66,8 +66,8 @@ def export(cfg: DictConfig) -> None:
     settings, module = restored(cfg)
     if not isinstance(module.detector, SSD):
         raise ConfigError(
-            f"checkpoint={cfg.checkpoint}: a {type(module.detector).__name__} has two stages, and what its second stage "
-            "sees depends on the image; single-shot detectors (ssd, dsod, grp_dsod) can be exported"
+            f"checkpoint={cfg.checkpoint}: a {type(module.detector).__name__} has two stages, and what its second "
+            "stage sees depends on the image; single-shot detectors (ssd, dsod, grp_dsod) can be exported"
         )
     planner = build_planner(settings, "test")
     height, width = canvas(planner)
