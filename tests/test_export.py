@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from helpers import SMALL, read
@@ -17,9 +19,6 @@ from lightning_det.detectors import SSD
 from lightning_det.errors import UserError
 from lightning_det.export import check, to_onnx
 from lightning_det.selection import HardNegativeSelector
-
-onnx = pytest.importorskip("onnx", reason="pip install 'lightning-det[dev]'")
-ort = pytest.importorskip("onnxruntime", reason="pip install 'lightning-det[dev]'")
 
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"
 

@@ -4,6 +4,7 @@ import json
 import pickle
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,6 @@ from lightning_det.annotations import DatasetError
 from lightning_det.data import video as video_module
 from lightning_det.data.video import Video, write_video
 from lightning_det.errors import UserError
-
-av = pytest.importorskip("av", reason="pip install 'lightning-det[dev]'")
 
 LOSSLESS = {"codec": "ffv1", "pix_fmt": "bgr0"}
 PNG = {"codec": "png", "pix_fmt": "rgb24"}
