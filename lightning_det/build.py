@@ -1,6 +1,7 @@
 """From a configuration to objects."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torchvision
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
@@ -98,10 +100,15 @@ def build_planner(cfg: DictConfig, phase: str) -> Planner:
         raise ConfigError(f"views.{phase}: {error}") from error
 
 
-def build_data(cfg: DictConfig, train: AnnotationStore | None, val: AnnotationStore | None) -> ViewData:
-    """The data module, with its planners."""
+def build_data(
+    cfg: DictConfig,
+    train: AnnotationStore | None,
+    val: AnnotationStore | None,
+    frames: Callable[[int], Tensor] | None = None,
+) -> ViewData:
+    """The data module, with its planners; ``frames`` reads the images of ``val`` if they are no files."""
     planners = {f"{phase}_views": build_planner(cfg, phase) for phase in ("train", "test")}
-    return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, **planners)
+    return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, frames=frames, **planners)
 
 
 def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:

@@ -10,7 +10,7 @@ FLOORS = (
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
     ("config", "build", "cli", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
-    ("train", "eval", "predict", "inspect", "subset", "mine", "compare", "claims"),
+    ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

@@ -512,6 +512,20 @@ CASES = [
         ("checkpoint={run}", "source={root}/annotations"),
         command="predict",
     ),
+    Case(
+        "text as a video",
+        ("a.mp4: not a video that can be read", "ffmpeg -i FILE NEW.mp4"),
+        content("a.mp4", "hello"),
+        ("checkpoint={run}", "source={root}/a.mp4"),
+        command="predict",
+    ),
+    Case(
+        "two-stage detector to be exported",
+        ("checkpoint={run}: a FasterRCNN has two stages", "ssd, dsod, grp_dsod"),
+        arguments=("checkpoint={run}",),
+        command="export",
+        code=2,
+    ),
 ]
 
 

@@ -104,9 +104,9 @@ def plain_leaves(node, path=""):
             yield f"{path}{key}", value
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "eval", "predict"])
+@pytest.mark.parametrize("command", ["train", "inspect", "eval", "predict", "export"])
 def test_every_command_composes(composed, command):
-    demanded = {"eval": ["checkpoint=x"], "predict": ["checkpoint=x", "source=y"]}
+    demanded = {"eval": ["checkpoint=x"], "predict": ["checkpoint=x", "source=y"], "export": ["checkpoint=x"]}
     cfg = checked(composed(command, *demanded.get(command, [])))
     assert resolved(cfg)["dataset"]["root"].endswith("shapes")
 

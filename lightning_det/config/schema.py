@@ -153,6 +153,14 @@ class PredictConfig(Config):
 
 
 @dataclass
+class ExportConfig(Config):
+    """Adds what `lightning_det.export` needs."""
+
+    checkpoint: str = MISSING
+    output: str | None = None
+
+
+@dataclass
 class InspectConfig(Config):
     """Adds what `lightning_det.inspect` needs."""
 
@@ -175,6 +183,7 @@ def register_schema() -> None:
         "train": Config,
         "eval": EvalConfig,
         "predict": PredictConfig,
+        "export": ExportConfig,
         "inspect": InspectConfig,
         "mine": MineConfig,
     }

@@ -1,9 +1,11 @@
 """LightningDataModules: whole images at several scales, and chips or tiles of one size."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
@@ -27,6 +29,7 @@ class ViewData(pl.LightningDataModule):
         min_visible: see `targets`.
         min_side: see `targets`.
         seed: of the views drawn in training.
+        frames: see `ViewDataset`; of the images to detect objects in.
     """
 
     grouping: Grouping
@@ -43,6 +46,7 @@ class ViewData(pl.LightningDataModule):
         min_visible: float = 0.5,
         min_side: float = 1.0,
         seed: int = 0,
+        frames: Callable[[int], Tensor] | None = None,
     ):
         super().__init__()
         if batch_size < 1 or test_batch_size < 1:
@@ -56,6 +60,7 @@ class ViewData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
         self.seed = seed
+        self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
 
     def setup(self, stage: str) -> None:
@@ -100,19 +105,26 @@ class ViewData(pl.LightningDataModule):
         if "val" not in self._loaders:
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
             batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
-            self._loaders["val"] = DataLoader(**self._options(self.val, batches, self.test_views))
+            options = self._options(self.val, batches, self.test_views, self.frames)
+            self._loaders["val"] = DataLoader(**options)
         return self._loaders["val"]
 
     predict_dataloader = val_dataloader
 
-    def _options(self, store: AnnotationStore, batches: Sampler[list[Look]], planner: Planner) -> dict[str, Any]:
+    def _options(
+        self,
+        store: AnnotationStore,
+        batches: Sampler[list[Look]],
+        planner: Planner,
+        frames: Callable[[int], Tensor] | None = None,
+    ) -> dict[str, Any]:
         """Arguments of a loader."""
         workers = self.num_workers
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = max(0, min(8, cores // self.trainer.num_devices - 2))
         return {
-            "dataset": ViewDataset(store, **self.visibility),
+            "dataset": ViewDataset(store, **self.visibility, frames=frames),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
             "num_workers": workers,

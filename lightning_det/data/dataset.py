@@ -1,6 +1,6 @@
 """From planned views to batches of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,10 +46,18 @@ class ViewDataset(Dataset):
         store: annotations.
         min_visible: see `targets`.
         min_side: see `targets`.
+        frames: the pixels (3, H, W) uint8 of an image of the store, if they are not in its file.
     """
 
-    def __init__(self, store: AnnotationStore, min_visible: float = 0.5, min_side: float = 1.0):
+    def __init__(
+        self,
+        store: AnnotationStore,
+        min_visible: float = 0.5,
+        min_side: float = 1.0,
+        frames: Callable[[int], Tensor] | None = None,
+    ):
         self.store = store
+        self.frames = frames
         self.min_visible = min_visible
         self.min_side = min_side
 
@@ -71,6 +79,8 @@ class ViewDataset(Dataset):
         Raises:
             ImageError: the file is missing or damaged, or its size is not the annotated one.
         """
+        if self.frames is not None:
+            return self.frames(image)
         path = self.store.path(image)
         try:
             pixels = decode(path)

@@ -1,5 +1,6 @@
 """Images without annotations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,22 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
     sizes, problems = check_all(paths, image_size, "reading image headers")
     files = [str(p.relative_to(root)) for p, size in zip(paths, sizes, strict=True) if size is not None]
     widths, heights = np.array([s for s in sizes if s is not None], np.int32).reshape(-1, 2).T
-    store = AnnotationStore(
+    return without_boxes(root, files, widths, heights, labels), list(problems.values())
+
+
+def without_boxes(
+    root: Path, files: Sequence[str], widths: np.ndarray, heights: np.ndarray, labels: LabelMap
+) -> AnnotationStore:
+    """A store of images of which nothing but the size is known.
+
+    Args:
+        root: folder that ``files`` are relative to.
+        files: names, also the ids.
+        widths: (n,) int32, pixels.
+        heights: (n,) int32, pixels.
+        labels: classes that will be looked for.
+    """
+    return AnnotationStore(
         root=root,
         files=Strings.pack(files),
         ids=Strings.pack(files),
@@ -48,4 +64,3 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
         areas=np.zeros(0),
         label_map=labels,
     )
-    return store, list(problems.values())

@@ -165,6 +165,12 @@ class SSD(nn.Module):
         )
         return self.priors(images.shape[-2:], maps), logits, deltas
 
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, P, 4) of all priors, clipped to their views, and class scores (B, P, classes), float32."""
+        priors, logits, deltas = self.predict(images, sizes)
+        boxes = clip(decode(priors, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
+        return boxes, logits.softmax(dim=-1)[..., 1:]
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Classification and box loss of the selected priors, divided by the number of positives in the batch.
 
@@ -208,9 +214,8 @@ class SSD(nn.Module):
             nms_iou: NMS threshold per class; 1 keeps all.
             max_detections: most detections per view.
         """
-        priors, logits, deltas = self.predict(images, sizes)
-        boxes = clip(decode(priors, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
-        scores = logits.softmax(dim=-1)[..., 1:].flatten(1)
+        boxes, scores = self.candidates(images, sizes)
+        scores = scores.flatten(1)
         top, place = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
         label = place % self.num_classes
         found = gather_boxes(boxes, place.div(self.num_classes, rounding_mode="floor"))

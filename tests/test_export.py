@@ -1,0 +1,166 @@
+"""ONNX graphs equal their detectors, and the listing in docs/export.md equals `predict`."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from helpers import SMALL, read
+from PIL import Image
+from test_bad_input import run
+
+from lightning_det import export
+from lightning_det.backbones import dsod, ssd_tiny
+from lightning_det.detectors import SSD
+from lightning_det.errors import UserError
+from lightning_det.export import check, to_onnx
+from lightning_det.selection import HardNegativeSelector
+
+PAGE = Path(__file__).parents[1] / "docs" / "export.md"
+
+
+def unsettled(model):
+    """Running statistics and scales of BatchNorm as after a training."""
+    rng = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for tensor, low, high in (
+                (layer.running_mean, -0.3, 0.3),
+                (layer.running_var, 0.5, 2.0),
+                (layer.weight.data, 0.7, 1.5),
+                (layer.bias.data, -0.2, 0.2),
+            ):
+                tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=rng))
+    return model.eval()
+
+
+def small_ssd():
+    torch.manual_seed(0)
+    backbone = ssd_tiny((8, 16), norm="batch")
+    return unsettled(SSD.build(backbone, 6, [8, 64], HardNegativeSelector()))
+
+
+def small_dsod():
+    torch.manual_seed(0)
+    backbone = dsod(stem_width=8, bottleneck=16, growth=8, blocks=(1, 1, 1, 1), second=16, halves=(), plain=())
+    return unsettled(SSD.build(backbone, 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch"))
+
+
+def assert_equal(session, detector, shapes):
+    rng = torch.Generator().manual_seed(2)
+    for count, height, width in shapes:
+        images = torch.randint(0, 256, (count, 3, height, width), generator=rng, dtype=torch.uint8)
+        sizes = torch.tensor([[height, width - 5 * n] for n in range(count)])
+        boxes, scores = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+        with torch.no_grad():
+            expected = detector.candidates(images, sizes)
+        longest = max(height, width)
+        np.testing.assert_allclose(boxes / longest, expected[0] / longest, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(scores, expected[1], atol=1e-4, rtol=0)
+        assert scores.std() > 1e-3
+
+
+def shapes_of(values):
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+
+def test_any_batch_and_shape_of_images():
+    detector = small_ssd()
+    model = to_onnx(detector, 96, 128)
+    onnx.checker.check_model(model, full_check=True)
+    inputs = {"images": ["batch", 3, "height", "width"], "sizes": ["batch", 2]}
+    outputs = {"boxes": ["batch", "priors", 4], "scores": ["batch", "priors", 6]}
+    assert (shapes_of(model.graph.input), shapes_of(model.graph.output)) == (inputs, outputs)
+    session = ort.InferenceSession(model.SerializeToString())
+    assert_equal(session, detector, [(1, 96, 128), (3, 128, 96), (2, 64, 224), (5, 160, 160), (1, 75, 101)])
+
+
+def test_views_of_one_shape_need_no_other():
+    """As of `strategy=warp`; the shape halves unevenly."""
+    detector = small_dsod()
+    model = to_onnx(detector, 75, 108, dynamic=False)
+    assert shapes_of(model.graph.input)["images"] == ["batch", 3, 75, 108]
+    session = ort.InferenceSession(model.SerializeToString())
+    assert_equal(session, detector, [(1, 75, 108), (4, 75, 108)])
+    # A graph of other weights is noticed.
+    check(model, detector, 75, 108)
+    with torch.no_grad():
+        detector.regress[0][0].weight[0] += 1e-2
+    with pytest.raises(UserError, match="the graph differs from the detector, nothing is written"):
+        check(model, detector, 75, 108)
+    with torch.no_grad():
+        detector.regress[0][0].weight.fill_(torch.nan)
+        detector.classify[0][0].weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="score nan"):
+        check(model, detector, 75, 108)
+
+
+def trained(folder, *network):
+    outcome = run("train", *network, *SMALL, "debug=limit", f"hydra.run.dir={folder}")
+    assert outcome.code == 0, outcome.errors
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_and_the_listing_of_its_page(tmp_path, shapes_root):
+    """Trains GRP-DSOD a little, exports it, and detects in images at their own resolution and at another."""
+    small = ["backbone.blocks=[1,1,1,1]", "backbone.halves=[]", "backbone.plain=[]", f"dataset.root={shapes_root}"]
+    folder = trained(tmp_path / "run", "detector=grp_dsod", "backbone=dsod_tiny", *small)
+    outcome = run("export", f"checkpoint={folder}", f"output={tmp_path}/model.onnx", f"hydra.run.dir={tmp_path}/export")
+    assert outcome.code == 0, outcome.errors
+    assert re.search(r"largest difference of a score \d\.\de-\d\d, of a box \d\.\de-\d\d", outcome.output)
+    about = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert about["classes"][0] == "bar-h"
+    assert {k: v for k, v in about.items() if k != "classes"} == {
+        "resolutions": [[96, 128]], "score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 100,
+    }  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    for name, (height, width) in {"same": (96, 128), "tall": (256, 150)}.items():
+        pixels = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((width, height)).save(tmp_path / f"images/{name}.png")
+    outcome = run("predict", f"checkpoint={folder}", f"source={tmp_path}/images", f"hydra.run.dir={tmp_path}/predict")
+    assert outcome.code == 0, outcome.errors
+
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1], scope)
+    for image in read(tmp_path / "predict/predictions.json")["images"]:
+        expected = image["detections"]
+        found = scope["detect"](tmp_path / "model.onnx", tmp_path / "images" / image["file"])
+        # Pillow and torchvision resize differently by a level of grey.
+        exact = image["file"] == "same.png"
+        assert_same_detections(found, expected, score=1e-4 if exact else 5e-3, pixels=2e-2 if exact else 0.5)
+
+
+def assert_same_detections(found, expected, score, pixels):
+    """All but those that rounding decides about have a partner; scores may change places."""
+    assert len(expected) > 20
+    assert abs(len(found[1]) - len(expected)) <= 0.05 * len(expected)
+    partners = 0
+    for wanted in expected:
+        same = np.array([name == wanted["label"] for name in found[2]])
+        same &= np.abs(found[1] - wanted["score"]) < score
+        partners += (same & (np.abs(found[0] - wanted["box"]).max(axis=1) < pixels)).any()
+    assert partners >= 0.95 * len(expected)
+
+
+@pytest.mark.slow
+def test_two_stages_are_refused(tmp_path, shapes_root):
+    folder = trained(tmp_path / "run", f"dataset.root={shapes_root}")
+    outcome = run("export", f"checkpoint={folder}", f"hydra.run.dir={tmp_path}/out")
+    assert outcome.code == 2
+    assert "has two stages" in outcome.errors
+    assert "single-shot detectors (ssd, dsod, grp_dsod)" in outcome.errors
+
+
+@pytest.mark.slow
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    outcome = run("export", "checkpoint=none", f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 1
+    assert "export needs onnxscript: pip install 'lightning-det[export]'" in outcome.errors
