@@ -1,6 +1,13 @@
 """What several test modules need."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +33,58 @@ CHIPS = (
     "views.train.windows.dense=[3,3]",
 )
 """SNIPER's chips of such images."""
+
+
+# Importing everything takes a process many seconds; these are forked from one that has done it. It never computes
+# anything: torch's threads do not survive a fork.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")] + ["pycocotools.cocoeval"]
+)
+
+
+def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env=None):
+    """Starts ``python -m lightning_det.COMMAND ARGUMENTS`` in a process that need not import what it uses.
+
+    Lightning's own launcher cannot start further ranks of it: it looks for the file that was started.
+
+    Args:
+        command: its name.
+        arguments: strings.
+        stdout: file to append to.
+        stderr: likewise, perhaps the same.
+        prepare: function without arguments that the process calls first.
+        cwd: its folder.
+        env: its environment; None takes that of this process.
+    """
+    env = dict(os.environ if env is None else env)
+    process = FORKS.Process(target=_forked, args=(command, list(arguments), stdout, stderr, prepare, cwd, env))
+    process.start()
+    return process
+
+
+def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
+    set_start_method("fork", force=True)  # its loaders' processes start as they do for a user, not as it did
+    for number, file in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    os.environ.clear()
+    os.environ.update(env)
+    if cwd is not None:
+        os.chdir(cwd)
+    sys.argv = [command, *arguments]
+    if prepare is not None:
+        prepare()
+    import_module(f"lightning_det.{command}").main()
+
+
+def run_forked(command, *arguments, cwd=None, env=None):
+    """`start_forked` until its end, as `subprocess.run` would report it."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = start_forked(command, arguments, *files, cwd=cwd, env=os.environ | (env or {}))
+        process.join()
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
 
 
 def read(file):

@@ -10,18 +10,17 @@ import resource
 import shutil
 import signal
 import socket
-import sys
 from contextlib import contextmanager
-from multiprocessing import get_context, set_start_method
+from functools import partial
+from multiprocessing.util import Finalize
 
 import numpy as np
 import pytest
 import torch
-from helpers import CHIPS, SMALL, read
+from helpers import CHIPS, SMALL, read, start_forked
 from pytorch_lightning.trainer import call
 
 import lightning_det.callbacks.checkpoints as checkpoints
-from lightning_det import train
 from lightning_det.resume import started_with, unstarted
 
 pytestmark = pytest.mark.slow
@@ -51,6 +50,9 @@ class Moments:
         self.count += 1
         if self.count == self.last:
             os.kill(os.getpid(), self.end)
+
+    def write(self, file):
+        file.write_text(str(self.count))
 
     def watch(self):
         """Only for a process that ends soon: it patches what it counts."""
@@ -85,11 +87,6 @@ class Moments:
         checkpoints.whole = slowly
 
 
-# Runs are forked from a server that never computes anything: torch's threads do not survive a fork.
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["lightning_det.train", "pycocotools.cocoeval"])
-
-
 def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL):
     """Starts the train command in a process that may kill itself at a moment.
 
@@ -101,27 +98,18 @@ def start(folder, arguments, last=None, environment=None, largest=None, end=sign
         largest: bytes of a file from which on its disk is full.
         end: signal that it sends to itself.
     """
-    process = FORKS.Process(target=trained, args=(folder, arguments, last, environment or {}, largest, end))
-    process.start()
-    return process
+    output, prepare = folder / "output.txt", partial(watched, folder, last, largest, end)
+    return start_forked("train", arguments, output, output, prepare, env=os.environ | (environment or {}))
 
 
-def trained(folder, arguments, last, environment, largest, end):
-    """What the process does."""
-    set_start_method("fork", force=True)  # its loaders' processes start as they do for a user, not as it did
-    out = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    os.environ.update(environment)
+def watched(folder, last, largest, end):
+    """What the process does first."""
     if largest is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     moments = Moments(last, end)
     moments.watch()
-    sys.argv = ["train", *arguments]
-    train.main()
-    (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt").write_text(str(moments.count))
+    Finalize(None, moments.write, (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt",), exitpriority=0)
 
 
 def attempt(folder, arguments, last=None, ranks=1):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import run_forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -253,8 +254,9 @@ def test_numbers_are_pleasant(value, expected):
     assert isinstance(pleasant(np.float64(value)), int)
 
 
-def run(*arguments):
-    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+def inspected(*arguments):
+    """What the command prints."""
+    done = run_forked("inspect", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -274,15 +276,15 @@ def test_what_inspect_prints_can_be_pasted(name, shapes_root, request, tmp_path)
     else:
         request.getfixturevalue(name)
         dataset = ["experiment=bccd"] if name == "bccd" else [f"dataset={name}"]
-    call = ["-m", "lightning_det.inspect", *dataset, "decode=false", "pictures=1"]
-    output = run(*call, f"hydra.run.dir={tmp_path}/first")
+    call = [*dataset, "decode=false", "pictures=1"]
+    output = inspected(*call, f"hydra.run.dir={tmp_path}/first")
     first = json.loads((tmp_path / "first/inspect.json").read_text())["suggestion"]
     printed = output[output.index("# suggested for") :].rstrip().rsplit("\n", 1)[0]  # the last line is the folder
     pasted = yaml.safe_load(printed)
     assert pasted == first["dataset"]
     overrides = [f"dataset.{key}={hydra(value)}" for key, value in pasted.items()]
     for strategy, key in (("sniper_no_negatives", "sniper"), ("snip", "snip")):
-        run(*call, *overrides, f"strategy={strategy}", f"hydra.run.dir={tmp_path}/{strategy}")
+        inspected(*call, *overrides, f"strategy={strategy}", f"hydra.run.dir={tmp_path}/{strategy}")
         report = json.loads((tmp_path / strategy / "inspect.json").read_text())
         assert report["views_per_image"] == pytest.approx(first[key]["views_per_image"])
         assert report["pixels_vs_800x1333"] == pytest.approx(first[key]["pixels_vs_800x1333"])
@@ -295,7 +297,8 @@ def test_chip_mining_benchmark(compiler, tmp_path):
     file = tmp_path / "result.json"
     script = Path(__file__).parents[1] / "benchmarks/chip_mining.py"
     small = ("--images", 60, "--numpy-images", 20, "--repeats", 1, "--strides", 56)
-    printed = run(script, *small, "--compiler", compiler, "--json", file)
+    call = [sys.executable, script, *small, "--compiler", compiler, "--json", file]
+    printed = subprocess.run([*map(str, call)], capture_output=True, text=True, check=True).stdout
     result = json.loads(file.read_text())
     cores = result["strides"]["56"]
     expected = {"lightning-det", "grid, numpy"}
