@@ -150,7 +150,9 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     groups = result["groups"]
     name = f"{record['claim']}-{record['experiment']}-{record['budget']}"
     plot_sizes(groups, folder / f"{name}-sizes.png", record["title"])
-    drawn = plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
+    spent = [_pixels(group) for group in groups]
+    differ = max(spent) > 1.1 * min(spent)  # where all have cost the same, the table says all
+    drawn = differ and plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
     rows = [_row(group, record) for group in groups]
     gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
     hours = record["process_seconds"] / 3600

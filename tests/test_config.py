@@ -63,7 +63,8 @@ def options(group):
 
 
 def groups():
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    others = {"claim", "sweep"}  # no part of a run: test_claims.py, test_wandb_sweeps.py
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in others)
 
 
 def choice(group, name):
