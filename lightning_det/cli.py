@@ -26,7 +26,7 @@ from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import explained
 from lightning_det.files import whole
 from lightning_det.launch import end_with_parent, register_started
-from lightning_det.resume import OVERRIDES, composed_of, override_key
+from lightning_det.resume import OVERRIDES, composed_of, override_key, to_record
 from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
@@ -181,5 +181,6 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
     with whole(folder / "config.yaml") as stream:
         stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
+    record = to_record(folder)
     with whole(folder / OVERRIDES) as stream:
-        yaml.safe_dump(composed_of(), stream)
+        yaml.safe_dump(record, stream)

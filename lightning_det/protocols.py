@@ -194,8 +194,8 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
 def train(folder: Path, options: Sequence[str]) -> None:
     """Trains until the end, from where an earlier start was interrupted."""
     begun = started_with(folder)
-    if begun is not None and sorted(begun) != sorted(options):
-        changed = sorted(set(begun) ^ set(options))
+    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) != "resume")
+    if changed:
         raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
     if not (folder / METRICS).exists():
         _command("train", folder, options if begun is None else [f"resume={json.dumps(str(folder))}"])

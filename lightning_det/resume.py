@@ -71,6 +71,19 @@ def composed_of() -> list[str]:
     return [*(o for o in given.hydra if override_key(o) == "hydra.searchpath"), *given.task]
 
 
+def to_record(folder: Path) -> list[str]:
+    """`composed_of`, and the weights that an earlier part of a run that goes on started from.
+
+    Args:
+        folder: of the run.
+    """
+    now = composed_of()
+    keys = {override_key(o) for o in now}
+    if "resume" not in keys or "weights" in keys:
+        return now
+    return [*(o for o in started_with(folder) or [] if override_key(o) == "weights"), *now]
+
+
 def override_key(override: str) -> str:
     """The dotted key that an override sets."""
     return override.split("=", 1)[0].lstrip("+~")

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 from PIL import Image
+
+from lightning_det.config import CONF, register_schema
+from lightning_det.launch import register_started
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
 # it. Two processes with two threads each on two cores wait for each other most of the time.
@@ -43,6 +50,30 @@ def golden():
 def shapes_root(tmp_path_factory):
     """Where the tests' generated images go, rendered once."""
     return tmp_path_factory.mktemp("data") / "shapes"
+
+
+@pytest.fixture
+def composed(monkeypatch, tmp_path):
+    """Composes as a command would: ``composed("train", "seed=1")``."""
+    for variable in ("BCCD_ROOT", "TINY_COCO_ROOT"):
+        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+    register_schema()
+    register_started()
+
+    def compose_for(command, *overrides):
+        GlobalHydra.instance().clear()
+        initialize_config_dir(config_dir=str(CONF), version_base="1.3")
+        whole = compose(command, overrides=list(overrides), return_hydra_config=True)
+        with open_dict(whole):
+            whole.hydra.runtime.output_dir = str(tmp_path / "run")  # Hydra does so when it starts a job
+        HydraConfig.instance().set_config(whole)
+        with open_dict(whole):
+            del whole["hydra"]
+        return whole
+
+    yield compose_for
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
 
 
 def write_image(path, width=64, height=48, seed=0):

@@ -1,26 +1,20 @@
 """The claims' protocols compose, run, go on, and are written up."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import SMALL, read
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from helpers import SMALL, read, run_forked
+from omegaconf import OmegaConf
 
 from lightning_det import protocols
 from lightning_det.claims import page, verdict
-from lightning_det.config import CONF, register_schema, validated
+from lightning_det.cli import overridden_keys
+from lightning_det.config import CONF, validated
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.evaluation.comparison import Run, compared
-from lightning_det.launch import register_started
 from lightning_det.protocols import Arm, Budget, Experiment, carried_out, experiment, place, rows_of
-from lightning_det.resume import override_key
 
 CLAIMS = {
     f"{claim} {name}": experiment(node, f"{claim} {name}")
@@ -33,32 +27,15 @@ ARMS = [(name, arm) for name, made in CLAIMS.items() for arm in made.arms]
 
 
 @pytest.fixture
-def composed(monkeypatch, tmp_path):
+def checked(composed):
     """The configuration of a command as it is checked before it starts."""
-    monkeypatch.setenv("BCCD_ROOT", str(tmp_path))
-    register_schema()
-    register_started()
-
-    def compose_for(command, overrides):
-        GlobalHydra.instance().clear()
-        initialize_config_dir(config_dir=str(CONF), version_base="1.3")
-        cfg = compose(command, overrides=list(overrides), return_hydra_config=True)
-        with open_dict(cfg):
-            cfg.hydra.runtime.output_dir = str(tmp_path)
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return validated(cfg, {}, [override_key(o) for o in overrides])
-
-    yield compose_for
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+    return lambda command, overrides: validated(composed(command, *overrides), {}, overridden_keys())
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS, ids=[f"{name} {arm}" for name, arm in ARMS])
-def test_arms_are_trainings_and_evaluations(composed, name, arm):
+def test_arms_are_trainings_and_evaluations(checked, name, arm):
     made = CLAIMS[name]
-    cfg = composed("train", made.training(arm, 3, "laptop", Path("runs")))
+    cfg = checked("train", made.training(arm, 3, "laptop", Path("runs")))
     assert cfg.seed == 3
     assert cfg.trainer.max_steps * made.arms[arm].canvases == pytest.approx(
         made.arms[arm].share * made.budgets["laptop"].canvases, abs=made.arms[arm].canvases / 2
@@ -73,8 +50,8 @@ EVALUATIONS = sorted({tuple(o) for made in CLAIMS.values() for a in made.arms.va
 
 
 @pytest.mark.parametrize("options", EVALUATIONS, ids=" ".join)
-def test_evaluations_compose(composed, options):
-    composed("eval", ["checkpoint=x", *options])
+def test_evaluations_compose(checked, options):
+    checked("eval", ["checkpoint=x", *options])
 
 
 def pixels_of(cfg):
@@ -85,10 +62,10 @@ def pixels_of(cfg):
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_gpu_budgets_compose(composed, name):
+def test_gpu_budgets_compose(checked, name):
     made = CLAIMS[name]
     arm = list(made.arms)[-1]
-    cfg = composed("train", made.training(arm, 0, "gpu", Path("runs")))
+    cfg = checked("train", made.training(arm, 0, "gpu", Path("runs")))
     assert cfg.trainer.accelerator == "gpu"
     canvas = cfg.dataset.resolution[0] * cfg.dataset.resolution[1]
     assert made.arms[arm].canvases * made.budgets["gpu"].batch == pytest.approx(pixels_of(cfg) / canvas)
@@ -221,10 +198,10 @@ def test_the_command(shapes_root, tmp_path):
     node = "protocols.ohem.fine_tuned"
     left_out = [f"~{node}.arms.{arm}" for arm in ("ohem", "ohem_nms_per_label", "ohem_without_nms")]
     settings = [f"dataset.root={shapes_root}", *SMALL, "data.num_workers=0", "trainer.enable_progress_bar=false"]
-    call = [sys.executable, "-m", "lightning_det.claims", "claim=ohem", "experiments=[fine_tuned]", *left_out]
+    call = ["claims", "claim=ohem", "experiments=[fine_tuned]", *left_out]
     call += [f"{node}.bars=[]", f"{node}.budgets.laptop.canvases=16", f"settings={json.dumps(settings)}"]
     call += [f"folder={tmp_path}/runs", f"docs={tmp_path}/docs", "seeds=[4]", "jobs=1"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    done = run_forked(*call)
     assert done.returncode == 0, done.stdout + done.stderr
     record = read(tmp_path / "docs/claims/ohem-fine_tuned-laptop.json")
     (run,) = record["runs"]
@@ -240,11 +217,11 @@ def test_the_command(shapes_root, tmp_path):
         if line.startswith("!["):
             assert (tmp_path / "docs" / line.split("(")[1].rstrip(")")).stat().st_size > 5000
     (tmp_path / "docs/claims/ohem.md").write_text("What it says.\n")
-    again = subprocess.run([*call, "hydra.verbose=false"], capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "docs/claims.md").read_text() == text + "\nWhat it says.\n"
-    broken = subprocess.run(
-        [*call, "seeds=[5]", f"{node}.settings=['optimizer.lr=-1']"], capture_output=True, text=True
-    )
+    (place(home, "random", 4) / "metrics.json").unlink()
+    for _ in range(2):  # an interrupted training goes on, and is finished for the next time
+        again = run_forked(*call)
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / "docs/claims.md").read_text() == text + "\nWhat it says.\n"
+    broken = run_forked(*call, "seeds=[5]", f"{node}.settings=['optimizer.lr=-1']")
     assert broken.returncode == 1
     assert "start-5: train has ended with 2: error: " in broken.stderr

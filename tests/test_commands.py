@@ -168,17 +168,6 @@ def test_weights_of_a_checkpoint_start_another_training(small, trained, tmp_path
     assert "the last layer starts fresh" in (tmp_path / "train.log").read_text()
 
 
-def test_two_ranks_share_one_validation_image(small, tmp_path):
-    overrides = [o for o in small if "source.val" not in o] + ["dataset.source.val=1", "debug=limit"]
-    ranks = ["trainer.devices=2", "trainer.strategy=ddp"]
-    run("train", *overrides, *ranks, f"hydra.run.dir={tmp_path}/two")
-    assert read(tmp_path / "two/metrics.json")["AP"] >= 0
-    run("eval", f"checkpoint={tmp_path}/two", f"hydra.run.dir={tmp_path}/one")
-    assert read(tmp_path / "one/metrics.json")["images"] == 1
-    figures = [{k: read(tmp_path / n / "metrics.json")[k] for k in FIGURES} for n in ("one", "two")]
-    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
-
-
 def test_sweep_over_lists_of_strategies(small, tmp_path):
     run(
         "train",

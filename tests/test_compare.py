@@ -1,12 +1,10 @@
 """Runs beside each other: seeds, differences, what is read out of run folders, and the command."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
-from helpers import read
+from helpers import read, run_forked
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -198,8 +196,8 @@ def test_the_command(tmp_path):
         make(tmp_path / f"runs/a{seed}", "x=1", seed=seed, ap=0.25 + 0.01 * seed, cost=COST)
         make(tmp_path / f"runs/b {seed}", "x=2", seed=seed, ap=0.5 + 0.03 * seed, cost=COST)
     (tmp_path / "runs/a1/metrics.json").unlink()
-    call = [sys.executable, "-m", "lightning_det.compare", f"{tmp_path}/runs", f"hydra.run.dir={tmp_path}/out"]
-    done = subprocess.run([*call, "baseline=0"], capture_output=True, text=True, check=False)
+    call = ["compare", f"{tmp_path}/runs", f"hydra.run.dir={tmp_path}/out"]
+    done = run_forked(*call, "baseline=0")
     assert done.returncode == 0, done.stderr
     assert "0: x=1\n1: x=2\n" in done.stdout
     assert "1: AP +25.0 over the baseline" in done.stdout  # one pair of seeds is left
@@ -209,6 +207,6 @@ def test_the_command(tmp_path):
     assert "| 1 | x=2 | 2 | 51.5 ± 2.1 | 51.5 ± 2.1 | - | - | - | 4 ± 0 | 2 ± 0 | 0.5 ± 0.0 |" in text
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"ap_by_size.png", "ap_by_pixels.png", "per_class.png"}
     assert read(tmp_path / "out/compare.json")["baseline"] == "x=1"
-    refused = subprocess.run([*call, "baseline=2"], capture_output=True, text=True, check=False)
+    refused = run_forked(*call, "baseline=2")
     assert refused.returncode == 2
     assert refused.stderr.strip().endswith("error: baseline=2: the table's rows are numbered 0 to 1")

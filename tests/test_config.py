@@ -5,10 +5,7 @@ import re
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from lightning_det.annotations import LabelMap
 from lightning_det.build import build, build_data, build_module, build_planner, portable, read_split
@@ -20,7 +17,6 @@ from lightning_det.config import (
     check_sense,
     check_slots,
     check_targets,
-    register_schema,
     resolved,
     validated,
 )
@@ -28,29 +24,6 @@ from lightning_det.data.coco import Coco
 from lightning_det.restore import check_origins, overlaid
 from lightning_det.resume import completed
 from lightning_det.views import Pyramid, Tiles
-
-
-@pytest.fixture
-def composed(monkeypatch, tmp_path):
-    """Composes as a command would: ``composed("train", "seed=1")``."""
-    for variable in ("BCCD_ROOT", "TINY_COCO_ROOT"):
-        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
-    register_schema()
-
-    def compose_for(command, *overrides):
-        GlobalHydra.instance().clear()
-        initialize_config_dir(config_dir=str(CONF), version_base="1.3")
-        whole = compose(command, overrides=list(overrides), return_hydra_config=True)
-        with open_dict(whole):
-            whole.hydra.runtime.output_dir = str(tmp_path / "run")  # Hydra does so when it starts a job
-        HydraConfig.instance().set_config(whole)
-        with open_dict(whole):
-            del whole["hydra"]
-        return whole
-
-    yield compose_for
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
 
 
 def accepted(cfg):

@@ -272,7 +272,7 @@ def work(rank, number, folder, root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [3])  # ranks; uneven shares of everything
 def test_ranks_compute_what_one_process_computes(number, tmp_path):
     root = tmp_path / "coco"
     write_dataset(root)

@@ -4,15 +4,13 @@ import csv
 import io
 import logging
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import rich
 import torch
-from helpers import SMALL, read
+from helpers import SMALL, read, run_forked
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
@@ -320,9 +318,9 @@ def test_batches_left(settings, left):
 
 @pytest.mark.slow
 def test_real_runs_log_it(shapes_root, tmp_path):
-    call = [sys.executable, "-m", "lightning_det.train", f"dataset.root={shapes_root}", *SMALL, "data.num_workers=1"]
+    call = ["train", f"dataset.root={shapes_root}", *SMALL, "data.num_workers=1"]
     call += ["trainer.log_every_n_steps=1", "trainer.max_epochs=1", "data.batch_size=4", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=False)
+    done = run_forked(*call)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open(newline="")))
     logged = [row for row in rows if row["train/views_per_s"]]

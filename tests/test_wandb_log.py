@@ -127,15 +127,15 @@ def test_a_killed_training_goes_on_in_its_run(shapes_root, tmp_path):
 @pytest.mark.slow
 def test_jobs_of_a_sweep_are_a_group(shapes_root, tmp_path):
     """Runs of their own with names; the one that diverges is marked as failed."""
-    sweep = ["-m", "optimizer.lr=0.001,1e30", "seed=0,1", "logger=wandb", f"hydra.sweep.dir={tmp_path}/lr"]
+    sweep = ["-m", "optimizer.lr=0.001,1e30", "logger=wandb", f"hydra.sweep.dir={tmp_path}/lr"]
     small = [f"dataset.root={shapes_root}", *SMALL, "debug=limit"]
     done = subprocess.run(command(*sweep, *small), env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    runs = [parts(tmp_path / "lr" / job) for job in "0123"]
-    assert [len(found) for found in runs] == [1] * 4
-    assert [exit_code(found[0]) for found in runs] == [0, 0, 1, 1]
+    runs = [parts(tmp_path / "lr" / job) for job in "01"]
+    assert [len(found) for found in runs] == [1] * 2
+    assert [exit_code(found[0]) for found in runs] == [0, 1]
     described = [run_of(found[0]) for found in runs]
-    assert len({run.run_id for run in described}) == 4
+    assert len({run.run_id for run in described}) == 2
     assert {run.run_group for run in described} == {f"{tmp_path.name}/lr"}
-    overrides = [read(tmp_path / "lr" / job / "status.json")["overrides"] for job in "0123"]
+    overrides = [read(tmp_path / "lr" / job / "status.json")["overrides"] for job in "01"]
     assert [run.display_name for run in described] == [" ".join(job)[:128] for job in overrides]
