@@ -61,7 +61,7 @@ def test_comparisons_that_mean_nothing_are_refused(wrong):
 
 def test_single_shot(run_benchmark):
     few = ("--steps", 1, "--warmup", 0, "--memory")
-    result = run_benchmark("single_shot.py", "--size", 192, 192, "--classes", 2, "--batch", 1, *few)
+    result = run_benchmark("single_shot.py", "--classes", 2, "--batch", 1, *few)
     plain, checkpointed, ssd = result["networks"].values()
     for row in (plain, checkpointed, ssd):
         assert min(row.values()) > 0
