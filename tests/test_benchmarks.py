@@ -60,12 +60,11 @@ def test_comparisons_that_mean_nothing_are_refused(wrong):
 
 
 def test_single_shot(run_benchmark):
-    few = ("--steps", 1, "--warmup", 0, "--memory")
-    result = run_benchmark("single_shot.py", "--classes", 2, "--batch", 1, *few)
+    result = run_benchmark("single_shot.py", "--classes", 2, "--batch", 1, "--steps", 1, "--warmup", 0)
     plain, checkpointed, ssd = result["networks"].values()
     for row in (plain, checkpointed, ssd):
+        assert row.pop("peak_gib") == 0  # not asked for
         assert min(row.values()) > 0
-        assert row["kept_gib"] < row["peak_gib"]
     assert result["saved"]["kept"] == 1 - checkpointed["kept_gib"] / plain["kept_gib"] > 0.4
 
 
