@@ -19,6 +19,8 @@ from lightning_det.runs import read_runs
 
 def compare(cfg: DictConfig) -> dict[str, Any]:
     """Compares as the configuration says; results go into Hydra's run folder."""
+    if not cfg.runs:
+        raise ConfigError("nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS...")
     runs, left_out = read_runs(list(cfg.runs))
     names = list(dict.fromkeys(run.name for run in runs))
     if cfg.baseline is not None and not 0 <= cfg.baseline < len(names):

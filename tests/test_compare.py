@@ -210,3 +210,6 @@ def test_the_command(tmp_path):
     refused = run_forked(*call, "baseline=2")
     assert refused.returncode == 2
     assert refused.stderr.strip().endswith("error: baseline=2: the table's rows are numbered 0 to 1")
+    nothing = run_forked("compare")
+    assert nothing.returncode == 2
+    assert "error: nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS..." in nothing.stderr
