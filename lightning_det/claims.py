@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import torchvision
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.cli import command
-from lightning_det.compare import cell, gain, markdown, value
+from lightning_det.compare import cell, cost, gain, markdown, value
 from lightning_det.errors import ConfigError, UserError
-from lightning_det.evaluation.comparison import FIGURES, Run, compared
+from lightning_det.evaluation.comparison import FIGURES, Run, compared, pixels
 from lightning_det.files import whole, write_json
 from lightning_det.plotting.comparison import plot_cost, plot_sizes
 from lightning_det.protocols import Experiment, carried_out, command_line, elapsed, experiment, place
@@ -37,6 +37,10 @@ def claims(cfg: DictConfig) -> None:
     seeds = list(range(cfg.seeds)) if isinstance(cfg.seeds, int) else [int(s) for s in cfg.seeds]
     if not seeds:
         raise ConfigError("seeds=0: an experiment needs at least one seed")
+    known = {name for node in cfg.protocols.values() for name in node}
+    unknown = [name for name in cfg.experiments or [] if name not in known]
+    if unknown:
+        raise ConfigError(f"experiments: there are {', '.join(sorted(known))}, not {', '.join(unknown)}")
     protocols = {name: _experiments(name, node, cfg) for name, node in cfg.protocols.items()}
     docs, folder = Path(cfg.docs), Path(cfg.folder) / str(cfg.budget)
     for claim, experiments in protocols.items():
@@ -57,20 +61,15 @@ def _experiments(claim: str, node: DictConfig, cfg: DictConfig) -> dict[str, Exp
     """Those of a claim that are asked for.
 
     Raises:
-        ConfigError: one is unknown, or has no such budget.
+        ConfigError: one makes no sense, or has no such budget.
     """
     content = OmegaConf.to_container(node, resolve=False)  # what options refer to is the training's
-    chosen = list(content) if cfg.experiments is None else [n for n in content if n in cfg.experiments]
-    unknown = [] if cfg.experiments is None else [n for n in cfg.experiments if n not in content]
-    if unknown and len(cfg.protocols) == 1:
-        raise ConfigError(f"experiments: {claim} has {', '.join(content)}, not {', '.join(unknown)}")
     found = {}
-    for name in chosen:
+    for name in content if cfg.experiments is None else [n for n in content if n in cfg.experiments]:
         made = experiment(content[name], f"claim {claim}, {name}")
         if cfg.budget not in made.budgets:
             raise ConfigError(f"budget={cfg.budget}: {claim}, {name} has {', '.join(made.budgets)}")
-        settings = [*made.settings, *cfg.settings]
-        found[name] = Experiment(**{**vars(made), "settings": settings})
+        found[name] = replace(made, settings=[*made.settings, *cfg.settings])
     return found
 
 
@@ -150,7 +149,7 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     groups = result["groups"]
     name = f"{record['claim']}-{record['experiment']}-{record['budget']}"
     plot_sizes(groups, folder / f"{name}-sizes.png", record["title"])
-    spent = [_pixels(group) for group in groups]
+    spent = [pixels(group) for group in groups]
     differ = max(spent) > 1.1 * min(spent)  # where all have cost the same, the table says all
     drawn = differ and plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
     rows = [_row(group, record) for group in groups]
@@ -174,13 +173,9 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
 
 
 def _row(group: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    spent = group["cost"]
-    pixels = f"{spent['pixels']['mean'] / 1e6:.0f}" if "pixels" in spent else "-"
-    if "mining_pixels" in spent:
-        pixels += f" + {spent['mining_pixels']['mean'] / 1e6:.0f}"
     steps = record["steps"][group["name"].split(", ")[0]]
     figures = [value(group["figures"].get(f)) for f in FIGURES]
-    return [cell(group["name"]), str(steps), *figures, pixels, value(spent.get("seconds"), 1, 0)]
+    return [cell(group["name"]), str(steps), *figures, *cost(group["cost"])[:2]]
 
 
 def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -193,14 +188,10 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
     met = reached >= bar["by"]
     text = f"{bar['better']} against {best}: {figure} {100 * reached:+.1f}, at least {100 * bar['by']:+.1f} expected"
     if bar["pixels"] is not None:
-        share = _pixels(better) / _pixels(base)
+        share = pixels(better) / pixels(base)
         met = met and share <= bar["pixels"]
         text += f"; {100 * share:.0f} % of its pixels, at most {100 * bar['pixels']:.0f} %"
     return f"{text}: **{'met' if met else 'missed'}**"
-
-
-def _pixels(group: Mapping[str, Any]) -> float:
-    return sum(group["cost"][name]["mean"] for name in ("pixels", "mining_pixels") if name in group["cost"])
 
 
 def _commands(record: Mapping[str, Any]) -> str:

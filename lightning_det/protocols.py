@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
         jobs: how many run side by side.
 
     Raises:
-        UserError: some run has failed, with what it said; the others have ended.
-        ConfigError: a folder holds a run with other options.
+        UserError: some run has failed, or its folder holds a run with other options; the others have ended.
     """
     count = len(seeds) * sum(1 + len(arm.tests) for arm in experiment.arms.values())
     # What others start from comes first, so that whoever waits for it keeps no place that it needs.
@@ -185,9 +184,17 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             for name in order:
                 start = experiment.arms[name].start
                 futures[name, seed] = pool.submit(one, name, seed, futures.get((start, seed)))
-    failures = {str(e): None for f in futures.values() if (e := f.exception()) is not None}
-    if failures:
-        raise UserError("\n".join(failures))
+        try:
+            wait(futures.values())
+        except BaseException:  # an interrupt reaches the commands that run; what waits must not start
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    errors = [error for f in futures.values() if (error := f.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, UserError):
+            raise error
+    if errors:
+        raise UserError("\n".join(dict.fromkeys(map(str, errors))))
     return [run for name in experiment.arms for seed in seeds for run in futures[name, seed].result()]
 
 

@@ -14,7 +14,7 @@ from lightning_det.resume import OVERRIDES, override_key, started_with
 METRICS = "metrics.json"
 
 OF_ONE_RUN = ("seed", "checkpoint", "resume")
-"""Options in which runs of one kind differ; those of ``hydra`` are no part of the record."""
+"""Options in which runs of one kind differ."""
 
 
 def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -74,7 +74,6 @@ def run_of(folder: Path, name: str, seed: int) -> Run:
     if "mining" in trained:
         mining = trained["mining"]
         cost["mining_pixels"] = mining.get("pixels", 0) + mining["inference_pixels"]
-        cost["mining_seconds"] = mining.get("seconds", 0)
     return Run(
         name,
         seed,

@@ -174,6 +174,25 @@ def test_a_failure_does_not_stop_the_others(commands, tmp_path):
     assert len(carried_out(small(), [0, 1], "laptop", tmp_path, jobs=1)) == 6
 
 
+def test_an_interrupt_starts_nothing_more(commands, monkeypatch, tmp_path):
+    called, _ = commands
+
+    def interrupted(futures):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(protocols, "wait", interrupted)
+    seeds = range(500)
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(small(), seeds, "laptop", tmp_path, jobs=1)
+    assert len(called) < 5 * len(seeds)
+
+
+def test_errors_of_our_own_are_no_failures_of_runs(commands, monkeypatch, tmp_path):
+    monkeypatch.setattr(protocols, "run_of", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        carried_out(small(), [0], "laptop", tmp_path, jobs=1)
+
+
 def test_verdicts():
     """The best baseline counts, and mining is paid for."""
     runs = [Run("a", 0, {"AP": 0.50}, cost={"pixels": 100}), Run("b", 0, {"AP": 0.60}, cost={"pixels": 200})]

@@ -112,6 +112,11 @@ def compared(runs: Sequence[Run], baseline: str | None = None) -> dict[str, Any]
     return {"baseline": baseline, "groups": rows}
 
 
+def pixels(group: Mapping[str, Any]) -> float:
+    """Training pixels of a group of `compared`, those of mining included; 0 where they are not known."""
+    return sum(group["cost"][name]["mean"] for name in ("pixels", "mining_pixels") if name in group["cost"])
+
+
 def _spreads(dictionaries: Sequence[Mapping[str, float]]) -> dict[str, dict]:
     """Spreads of what all of them measured, by key."""
     keys = [k for k in dictionaries[0] if all(d.get(k, -1) >= 0 for d in dictionaries)]

@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_det.evaluation.comparison import pixels
+
 SIZES = ("AP_small", "AP_medium", "AP_large")
 CLASSES = 40
 """Most classes of a plot: those that differ most."""
@@ -63,10 +65,11 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
         return False
     figure, axes = _figure()
     for group in known:
-        pixels = (group["cost"]["pixels"]["mean"] + group["cost"].get("mining_pixels", {"mean": 0})["mean"]) / 1e6
         ap = group["figures"]["AP"]
         bar = 100 * (ap["std"] or 0)
-        axes.errorbar([pixels], [100 * ap["mean"]], [bar], marker="o", capsize=3, label=_short(group["name"]))
+        axes.errorbar(
+            [pixels(group) / 1e6], [100 * ap["mean"]], [bar], marker="o", capsize=3, label=_short(group["name"])
+        )
     axes.set_xscale("log")
     axes.set_xlabel("million training pixels, mining included")
     axes.set_ylabel("AP")
