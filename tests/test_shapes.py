@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_det.annotations import DatasetError
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
@@ -76,6 +77,20 @@ def test_rendered_once_as_files(tmp_path):
     # Other arguments, other folder; nothing half-written stays.
     assert Shapes(str(tmp_path), train=6, val=3).folder != shapes.folder
     assert sorted(p.name for p in shapes.folder.iterdir()) == ["annotations", "test", "train", "val"]
+
+
+def test_several_processes_render_what_one_does(tmp_path, monkeypatch):
+    made = []
+    for name, cores in {"one": 1, "two": 2}.items():
+        shapes = Shapes(str(tmp_path / name), train=7, val=3)
+        monkeypatch.setattr("lightning_det.data.shapes.cores", lambda cores=cores: cores)
+        monkeypatch.setattr("lightning_det.data.shapes.PER_WORKER", 1)
+        torch.manual_seed(0)
+        shapes.read("train")
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(0)))
+        made.append({f.relative_to(shapes.folder): f.read_bytes() for f in shapes.folder.rglob("*") if f.is_file()})
+    assert len(made[0]) == 7 + 2 * 3 + 3
+    assert made[0] == made[1]
 
 
 def test_an_interrupted_rendering_starts_again(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """LightningDataModules: whole images at several scales, and chips or tiles of one size."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
+from lightning_det.data.images import cores
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.views.planner import Planner
@@ -121,8 +121,7 @@ class ViewData(pl.LightningDataModule):
         """Arguments of a loader."""
         workers = self.num_workers
         if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = max(0, min(8, cores // self.trainer.num_devices - 2))
+            workers = max(0, min(8, cores() // self.trainer.num_devices - 2))
         return {
             "dataset": ViewDataset(store, **self.visibility, frames=frames),
             "batch_sampler": batches,

@@ -127,6 +127,11 @@ def progress(items: Iterable, description: str, total: int, threshold: int = 500
     return track(items, description, total=total, transient=True)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _check_kind(path: Path) -> None:
     """Refuses what is no regular file: reading a device or a pipe might never end."""
     if path.exists() and not path.is_file():

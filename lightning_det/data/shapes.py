@@ -12,18 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
-from lightning_det.data.images import progress
+from lightning_det.data.images import cores, progress
 
 VERSION = 1
 """Changes whenever the same arguments give other images."""
 
 SPLITS = ("train", "val", "test")
+
+PER_WORKER = 200
+"""Images of a split for which it is worth starting another process."""
 
 
 class Shapes:
@@ -105,11 +110,16 @@ class Shapes:
         folder.mkdir()
         images, annotations = [], []
         count = self.counts[split]
-        for number in progress(range(count), f"rendering {split} images into {self.folder}", count, threshold=50):
-            rng = np.random.default_rng((self.seed, SPLITS.index(split), number))
-            pixels, labels, boxes = self.image(rng)
-            name = f"{number:06d}.jpg"
-            Image.fromarray(pixels).save(folder / name, quality=93, subsampling=0)
+        workers = min(cores(), count // PER_WORKER)
+        # A generator of its own: whether a dataset is there already changes nothing of what is drawn at random later.
+        drawings = DataLoader(
+            _Drawings(self, split, folder),
+            batch_size=None,
+            num_workers=workers if workers > 1 else 0,
+            generator=torch.Generator(),
+        )
+        drawn = progress(drawings, f"rendering {split} images into {self.folder}", count, threshold=50)
+        for number, (name, labels, boxes) in enumerate(drawn):
             images.append({"id": number + 1, "file_name": name, "width": self.shape[1], "height": self.shape[0]})
             for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
                 annotations.append(
@@ -175,6 +185,23 @@ class Shapes:
             if all(box[0] >= t[2] or t[0] >= box[2] or box[1] >= t[3] or t[1] >= box[3] for t in taken):
                 return box
         return None
+
+
+class _Drawings(Dataset):
+    """Images of a split; to ask for one writes its file, and gives its name, classes and boxes."""
+
+    def __init__(self, source: Shapes, split: str, folder: Path):
+        self.source, self.split, self.folder = source, split, folder
+
+    def __len__(self) -> int:
+        return self.source.counts[self.split]
+
+    def __getitem__(self, number: int) -> tuple[str, list[int], list[tuple[int, int, int, int]]]:
+        rng = np.random.default_rng((self.source.seed, SPLITS.index(self.split), number))
+        pixels, labels, boxes = self.source.image(rng)
+        name = f"{number:06d}.jpg"
+        Image.fromarray(pixels).save(self.folder / name, quality=93, subsampling=0)
+        return name, labels, boxes
 
 
 def clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
