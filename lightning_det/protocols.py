@@ -13,12 +13,15 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lightning_det.data.images import cores
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.evaluation.comparison import Run
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
 from lightning_det.resume import override_key, started_with
 from lightning_det.runs import METRICS, run_of
+
+WORKERS = "data.num_workers"
 
 ELAPSED = "elapsed.json"
 """In the folder of a run: seconds of its process, of all starts that ended."""
@@ -159,6 +162,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
         UserError: some run has failed, or its folder holds a run with other options; the others have ended.
     """
     count = len(seeds) * sum(1 + len(arm.tests) for arm in experiment.arms.values())
+    workers = max(0, cores() // jobs - 1)
     # What others start from comes first, so that whoever waits for it keeps no place that it needs.
     order = sorted(experiment.arms, key=lambda name: experiment.arms[name].start is not None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -169,7 +173,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             if start is not None:
                 start.result()
             home, arm = place(folder, name, seed), experiment.arms[name]
-            train(home, experiment.training(name, seed, budget, folder))
+            train(home, experiment.training(name, seed, budget, folder), workers)
             progress.advance(task)
             runs = []
             for test, settings in arm.tests.items():
@@ -198,14 +202,21 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
     return [run for name in experiment.arms for seed in seeds for run in futures[name, seed].result()]
 
 
-def train(folder: Path, options: Sequence[str]) -> None:
-    """Trains until the end, from where an earlier start was interrupted."""
+def train(folder: Path, options: Sequence[str], workers: int = 0) -> None:
+    """Trains until the end, from where an earlier start was interrupted.
+
+    Args:
+        folder: of the run.
+        options: of the protocol.
+        workers: loader processes, which belong to no protocol: they change nothing but the time.
+    """
     begun = started_with(folder)
-    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) != "resume")
+    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) not in ("resume", WORKERS))
     if changed:
         raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
     if not (folder / METRICS).exists():
-        _command("train", folder, options if begun is None else [f"resume={json.dumps(str(folder))}"])
+        given = options if begun is None else [f"resume={json.dumps(str(folder))}"]
+        _command("train", folder, [*given, f"{WORKERS}={workers}"])
 
 
 def evaluate(folder: Path, options: Sequence[str]) -> None:
