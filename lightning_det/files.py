@@ -1,11 +1,16 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and processes that wait for each other's."""
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -41,3 +46,21 @@ def write_json(file: Path, content: object, indent: int | None = 1) -> None:
     """Writes plain data as json, for people to read unless ``indent`` is None."""
     with whole(file) as stream:
         json.dump(content, stream, indent=indent)
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Lets one process in at a time; others wait. Where nothing can be locked, all come in.
+
+    Args:
+        file: that stands for what they do; it is there only while one is in.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        if fcntl is not None:
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)

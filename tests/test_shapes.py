@@ -1,5 +1,8 @@
 """The generated dataset."""
 
+import threading
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +114,27 @@ def test_an_interrupted_rendering_starts_again(tmp_path, monkeypatch):
     assert (len(store), problems) == (3, [])
 
 
-def test_two_jobs_may_render_at_once(tmp_path, monkeypatch):
+def test_of_two_jobs_one_renders_for_both(tmp_path, monkeypatch):
+    first, second = (Shapes(str(tmp_path), train=3, val=2) for _ in range(2))
+    render, rendered, found = Shapes._render_split, [], []
+    other = threading.Thread(target=lambda: found.append(len(second.read("train")[0])))
+
+    def meanwhile(self, folder, split):
+        rendered.append(split)
+        if not other.ident:
+            other.start()
+        return render(self, folder, split)
+
+    monkeypatch.setattr(Shapes, "_render_split", meanwhile)
+    assert len(first.read("val")[0]) == 2
+    other.join()
+    assert found == [3]
+    assert rendered == ["train", "val", "test"]
+    assert [p.name for p in tmp_path.iterdir()] == [first.folder.name]
+
+
+def test_where_nothing_can_be_locked_two_jobs_render(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_det.data.shapes.alone", lambda file: nullcontext())
     shapes = Shapes(str(tmp_path), train=3, val=2)
     other = Shapes(str(tmp_path), train=3, val=2)
     render = Shapes._render_split

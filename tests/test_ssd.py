@@ -110,6 +110,15 @@ def test_golden_matching():
     torch.testing.assert_close(iou[0], torch.tensor(case["iou"]).amax(dim=1), atol=1e-4, rtol=0)
 
 
+def test_of_equal_priors_the_first_is_given():
+    """``topk`` alone takes some of them, on every device others: the same cell 40 times, three boxes around it."""
+    cells = torch.tensor([[10.0, 10.0, 14.0, 14.0]] * 40)
+    boxes = torch.tensor([[[0.0, 0.0, 50.0, 50.0], [5.0, 5.0, 50.0, 50.0], [0.0, 0.0, 60.0, 60.0]]])
+    given_boxes = assign_best(cells, boxes, torch.ones(1, 3, dtype=torch.bool))
+    assert given_boxes[0, :3].tolist() == [1, 0, 2]  # by falling IoU
+    assert (given_boxes[0, 3:] == -1).all()
+
+
 def test_golden_codec():
     case = GOLDEN["ssd_box_codec"]
     prior, box = torch.tensor(case["prior"]), torch.tensor(case["gt"])

@@ -21,6 +21,7 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
 from lightning_det.data.images import cores, progress
+from lightning_det.files import alone
 
 VERSION = 1
 """Changes whenever the same arguments give other images."""
@@ -84,14 +85,16 @@ class Shapes:
             raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
         if not self.folder.exists():
             try:
-                self._render()
+                with alone(self.folder.with_name(f".{self.folder.name}.lock")):
+                    if not self.folder.exists():  # several jobs may start at once: the first one renders for all
+                        self._render()
             except OSError as error:
                 raise DatasetError(f"cannot write the generated dataset: {error}; set dataset.root") from error
         return Coco(str(self.folder)).read(split)
 
     def _render(self) -> None:
-        # Aside, and moved in place as a whole: where the folder is, it is complete. Several jobs may start at once:
-        # the first to finish stays.
+        # Aside, and moved in place as a whole: where the folder is, it is complete. Of jobs on several machines the
+        # first to finish stays.
         aside = self.folder.with_name(f".{self.folder.name}-{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         (aside / "annotations").mkdir(parents=True)

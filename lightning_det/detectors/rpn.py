@@ -151,7 +151,7 @@ class RPN(nn.Module):
 
 def within(anchors: Tensor, sizes: Tensor, border: float) -> Tensor:
     """(B, A) bool, which (A, 4) anchors reach at most ``border`` pixels beyond views of (B, 2) ``sizes``."""
-    limit = sizes[:, None, [1, 0]] + border
+    limit = sizes.flip(1)[:, None] + border
     return ((anchors[:, :2] >= -border) & (anchors[:, 2:] <= limit)).all(dim=-1)
 
 

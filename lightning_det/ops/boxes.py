@@ -42,7 +42,8 @@ def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(B, N, 4) boxes moved inside their images, whose (B, 2) ``sizes`` are (height, width)."""
-    limit = sizes[:, None, [1, 0, 1, 0]].to(boxes.dtype)
+    # No list as an index: it would travel to the device, which the host waits for.
+    limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 

@@ -4,8 +4,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-GPU_CHUNK = 32_768
-"""Boxes per kernel call on a GPU: its pair mask takes n * n / 8 bytes, 134 MB at this size."""
+GPU_CHUNK = 4096
+"""Boxes per kernel call on a GPU, or those of one image: its last part goes through them one by one, and the longer
+they are the longer each takes (on an H200 0.24 microseconds of 8,700 boxes, 0.82 of 32,768)."""
 
 
 @torch.library.custom_op("lightning_det::nms_mask", mutates_args=())

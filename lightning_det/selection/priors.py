@@ -12,6 +12,9 @@ from lightning_det.structures import State
 LEAST = 1e-6
 """IoU above which a box can be given to a prior."""
 
+EQUAL = 1e-13
+"""What an IoU counts less for every prior before its own: too little to matter where two differ in single precision."""
+
 RIVALS = 64
 """Best priors of a box that it competes for; with so many alike that all of these go to others, it gets none."""
 
@@ -53,9 +56,9 @@ def label_priors(
 def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     """Gives every box one prior of its own: of all pairs that are left the one of highest IoU, again and again.
 
-    Of a box's priors only its G best can matter, since others take at most G - 1 of them, and of many the `RIVALS`
-    best do. The loop is as long as the padded number of boxes, whatever they are, and its tensors are small: nothing
-    waits for the device.
+    Of equal priors the first counts as the best. Of a box's priors only its G best can matter, since others take at
+    most G - 1 of them, and of many the `RIVALS` best do. The loop is as long as the padded number of boxes, whatever
+    they are, and its tensors are small: nothing waits for the device.
 
     Args:
         priors: (P, 4).
@@ -67,12 +70,14 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     """
     batch, count = usable.shape
     best = min(count, len(priors), RIVALS)
+    # Priors inside a box, or around it, are equally good: which of them topk takes first is up to the device.
+    order = torch.arange(len(priors), device=boxes.device, dtype=torch.float64) * EQUAL
     values, places = [], []
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         common, area, other = intersections(boxes[:, part], priors)
         iou = common / (area + other - common).clamp(min=1e-12) * usable[:, part, None]
-        top = iou.topk(best, dim=2)
+        top = (iou.double() - order).topk(best, dim=2)
         values.append(top.values)
         places.append(top.indices)
     value, place = torch.cat(values, dim=1).flatten(1), torch.cat(places, dim=1).flatten(1)

@@ -79,8 +79,8 @@ def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
     """(B, N, 4) boxes in pixels of the batch's views to pixels of their original images: undoes `boxes_to_view`."""
     sizes = batch.sizes.to(boxes.dtype)[:, None]
     mirrored = torch.stack([sizes[..., 1] - boxes[..., 2], sizes[..., 1] - boxes[..., 0]], dim=-1)
-    x = torch.where(batch.flips[:, None, None], mirrored, boxes[..., [0, 2]])
-    y = boxes[..., [1, 3]]
+    x = torch.where(batch.flips[:, None, None], mirrored, boxes[..., 0::2])
+    y = boxes[..., 1::2]
     window = batch.windows[:, None]
     x = x * ((window[..., 2:3] - window[..., 0:1]) / sizes[..., 1:2]) + window[..., 0:1]
     y = y * ((window[..., 3:4] - window[..., 1:2]) / sizes[..., 0:1]) + window[..., 1:2]
