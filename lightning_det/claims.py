@@ -85,7 +85,8 @@ def _record(
     """All that the page is written from."""
     arms = [arm for arm in made.arms if made.arms[arm].tests]
     trainings = {arm: made.training(arm, 0, cfg.budget, Path("RUNS")) for arm in made.arms}
-    evaluations = {f"{arm}, {test}": list(options) for arm in arms for test, options in made.arms[arm].tests.items()}
+    more = made.budgets[cfg.budget].tests
+    evaluations = {f"{arm}, {test}": [*more, *given] for arm in arms for test, given in made.arms[arm].tests.items()}
     seconds = sum(elapsed(f.parent) for f in home.rglob("elapsed.json"))
     return {
         "claim": claim,

@@ -70,6 +70,8 @@ class Budget:
     """How many times the batches of the arms."""
     settings: Sequence[str] = ()
     """Further options of all trainings."""
+    tests: Sequence[str] = ()
+    """Further options of all evaluations: they do not take the trainer from the training."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             runs = []
             for test, settings in arm.tests.items():
                 evaluated = home / test.replace(" ", "_")
-                evaluate(evaluated, [f"checkpoint={json.dumps(str(home / 'checkpoints' / 'last.ckpt'))}", *settings])
+                checkpoint = json.dumps(str(home / "checkpoints" / "last.ckpt"))
+                evaluate(evaluated, [f"checkpoint={checkpoint}", *experiment.budgets[budget].tests, *settings])
                 runs.append(run_of(evaluated, f"{name}, {test}", seed))
                 progress.advance(task)
             return runs

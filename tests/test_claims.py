@@ -66,7 +66,8 @@ def test_gpu_budgets_compose(checked, name):
     made = CLAIMS[name]
     arm = list(made.arms)[-1]
     cfg = checked("train", made.training(arm, 0, "gpu", Path("runs")))
-    assert cfg.trainer.accelerator == "gpu"
+    evaluated = checked("eval", ["checkpoint=x", *made.budgets["gpu"].tests])
+    assert cfg.trainer.accelerator == evaluated.trainer.accelerator == "gpu"
     canvas = cfg.dataset.resolution[0] * cfg.dataset.resolution[1]
     assert made.arms[arm].canvases * made.budgets["gpu"].batch == pytest.approx(pixels_of(cfg) / canvas)
 
@@ -81,7 +82,7 @@ def arms(**more):
 
 
 def small(**more):
-    budgets = {"laptop": Budget(8), "gpu": Budget(64, 3, ["g=1"])}
+    budgets = {"laptop": Budget(8), "gpu": Budget(64, 3, ["g=1"], ["e=1"])}
     return Experiment(**{"title": "t", "equal": "pixels", "canvas": 10, "budgets": budgets, "arms": arms(),
                          "baseline": "one, t", "settings": ["all=1"], **more})  # fmt: skip
 
@@ -158,6 +159,13 @@ def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     # Loader processes are no part of the protocol: they are what the machine has to spare.
     assert ("train", "one-1", [f'resume="{tmp_path}/one-1"', "data.num_workers=5"]) in called[10:]
     assert len(called) == 10 + 1 + 5
+
+
+def test_a_budget_sets_evaluations_too(commands, tmp_path):
+    called, _ = commands
+    carried_out(small(), [0], "gpu", tmp_path, jobs=1)
+    options = {folder: options[1:] for name, folder, options in called if name == "eval"}
+    assert options == {"t": ["e=1"], "u": ["e=1"]}
 
 
 def test_another_protocol_does_not_mix_with_old_runs(commands, tmp_path):
