@@ -156,12 +156,13 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     rows = [_row(group, record) for group in groups]
     gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
     hours = record["process_seconds"] / 3600
+    chosen = "" if record["seeds"] == list(range(3)) else f" seeds=[{','.join(map(str, record['seeds']))}]"
     parts = [
         f"### {record['title']}",
         f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
         f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
         f"side. `python -m lightning_det.claims claim={record['claim']} experiments=[{record['experiment']}] "
-        f"budget={record['budget']}`",
+        f"budget={record['budget']}{chosen}`",
         markdown(["arm, tested with", "steps", *FIGURES, "Mpixels", "s"], rows),
         f"Gained over *{cell(record['baseline'])}*:",
         markdown(["arm, tested with", *FIGURES], gains),
