@@ -52,7 +52,7 @@ def workspace(entity: str, project: str, group: str | None = None, name: str = "
         raise ConfigError(
             "the dashboard is made by wandb-workspaces: pip install 'lightning-det[dashboard]'"
         ) from error
-    filters = [] if group is None else [expr.Metric("Group") == group]
+    filters = "" if group is None else expr.And(expr.Metric("Group") == group)
     columns = [f"summary:{keys.validated(figure)}" for figure in ("AP", "AP50")]
     return ws.Workspace(
         entity=entity,
