@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from lightning_det import keys
 from lightning_det.cli import command
 from lightning_det.config import resolved
-from lightning_det.errors import ConfigError
+from lightning_det.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -22,13 +22,24 @@ SIZES = ("small", "medium", "large")
 
 
 def dashboard(cfg: DictConfig) -> "Workspace":
-    """Saves the workspace, or prints it where ``dry_run`` is set."""
+    """Prints the workspace, and saves it unless ``dry_run`` is set.
+
+    Raises:
+        UserError: wandb does not take it.
+    """
     settings = resolved(cfg)
     dry_run = settings.pop("dry_run")
     made = workspace(**settings)
     print(outline(made))
     if not dry_run:
-        made.save()
+        import wandb
+
+        try:
+            made.save()
+        except wandb.Error as error:
+            raise UserError(
+                f"the workspace of {made.entity}/{made.project} cannot be saved: {error} dry_run=true needs no account"
+            ) from error
         print(made.url)
     return made
 
@@ -138,7 +149,8 @@ def outline(made: "Workspace") -> str:
         lines += ["", section.name]
         for panel in section.panels:
             title = getattr(panel, "title", None) or getattr(panel, "chart_strings", {}).get("title", "")
-            lines.append(f"  {type(panel).__name__:22}  {title}: {', '.join(shown(panel))}".replace(" : ", " "))
+            words = f"{title}: " if title else ""
+            lines.append(f"  {type(panel).__name__:22}  {words}{', '.join(shown(panel))}")
     return "\n".join(lines)
 
 

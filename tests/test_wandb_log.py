@@ -15,15 +15,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import wandb
 import yaml
 from helpers import CHIPS, FORKS, SMALL, read, run_forked, start_forked
+from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_det.callbacks import WandbLog
-from lightning_det.dashboard import outline, shown, workspace
-from lightning_det.errors import ConfigError
+from lightning_det.dashboard import dashboard, outline, shown, workspace
+from lightning_det.errors import ConfigError, UserError
 
 BLOCK = 32768
 PIECE = struct.Struct("<IHB")
@@ -407,6 +409,17 @@ def test_the_dashboard_names_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(ConfigError, match=r"pip install 'lightning-det\[dashboard\]'"):
         workspace("me", "p")
+
+
+def test_a_dashboard_that_wandb_does_not_take(monkeypatch):
+    def refuse(made):
+        raise wandb.Error("No API key configured.")
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refuse)
+    settings = {"entity": "me", "project": "p", "group": None, "name": "n", "dry_run": False}
+    with pytest.raises(UserError, match=r"me/p cannot be saved: No API key configured\. dry_run=true"):
+        dashboard(OmegaConf.create(settings))
+    assert dashboard(OmegaConf.create(settings | {"dry_run": True})).name == "n"
 
 
 def test_wandb_is_imported_by_those_who_log_to_it(tmp_path):
