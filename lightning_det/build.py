@@ -11,6 +11,7 @@ import torchvision
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
@@ -159,12 +160,16 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
     return plain | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}
 
 
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """What figures go to; a node that the user has set to null is left out."""
+    return [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node is not None]
+
+
 def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Trainer:
     """Lightning's trainer, with loggers and callbacks if it is to train."""
     arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
     if learning:
-        # A node that the user has set to null is left out.
-        loggers = [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node is not None]
+        loggers = build_loggers(cfg)
         nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
         callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
         if not loggers:

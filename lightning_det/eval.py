@@ -1,14 +1,17 @@
 """``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
 
 import logging
+from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_det.build import build_data, build_trainer, usable_split
-from lightning_det.callbacks import Evaluator, Pictures
+from lightning_det.build import build_data, build_loggers, build_trainer, usable_split
+from lightning_det.callbacks import Evaluator, Pictures, WandbMedia, finished_logs, log_ap_by_size
 from lightning_det.cli import command, run_folder, save_config
 from lightning_det.evaluation.coco import Evaluation, evaluate
 from lightning_det.evaluation.files import write_coco_results
@@ -19,7 +22,7 @@ from lightning_det.restore import relabelled, restored
 log = logging.getLogger("lightning_det")
 
 
-def evaluate_checkpoint(cfg: DictConfig) -> dict:
+def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates as the configuration says; results go into Hydra's run folder."""
     settings, module = restored(cfg)
     folder = run_folder()
@@ -30,14 +33,27 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict:
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
     evaluator = Evaluator(cuts, test.max_detections, test.backend)
     trainer = build_trainer(settings, folder, learning=False)
-    trainer.callbacks += [evaluator, Pictures(str(folder / "pictures"))]
-    trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
-    if not trainer.is_global_zero:
-        return {}
+    trainer.callbacks += [evaluator, Pictures(str(folder / "pictures")), WandbMedia()]
+    trainer.loggers = build_loggers(settings)
+    with finished_logs(trainer):
+        trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
+        return report(cfg, trainer, evaluator, folder) if trainer.is_global_zero else {}
 
+
+def report(cfg: DictConfig, trainer: pl.Trainer, evaluator: Evaluator, folder: Path) -> dict[str, Any]:
+    """Writes what an evaluation has found and prints its tables and, last, the run folder.
+
+    Args:
+        cfg: as composed for this command.
+        trainer: after the validation.
+        evaluator: has its detections.
+        folder: of the run.
+    """
     # Once more with the octaves of the curve, which training does without.
-    results = evaluator.results
-    full = evaluate(store, results, cuts, test.max_detections, curve=True, backend=test.backend)
+    store, results = trainer.datamodule.val, evaluator.results
+    cuts, most = evaluator.size_cuts, evaluator.max_detections
+    full = evaluate(store, results, cuts, most, curve=True, backend=evaluator.backend)
+    log_ap_by_size(trainer, full.curve())
     write_coco_results(folder / "detections.json", store, results)
     plot_ap_by_size(full.curve(), folder / "ap_by_size.png", f"AP by object size, {cfg.split}")
     metrics = full.figures() | {

@@ -17,7 +17,7 @@ from lightning_det.modules.module import DetectionModule, parameter_groups
 
 log = logging.getLogger("lightning_det")
 
-OF_THIS_RUN = ("trainer", "seed")
+OF_THIS_RUN = ("trainer", "seed", "logger")
 """Nodes that never come from a checkpoint: they describe this machine and this run."""
 
 OF_NO_MATTER = ("callbacks", "logger", "proposals", "resume", "weights")

@@ -2,13 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import WandbLogger
 
 from lightning_det.annotations import DatasetError
 from lightning_det.build import (
@@ -19,7 +16,7 @@ from lightning_det.build import (
     load_weights,
     usable_split,
 )
-from lightning_det.callbacks import EpochSummary, Evaluator, Throughput
+from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
@@ -79,19 +76,6 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
         log.info("train: %d boxes are valid at no scale and %s", orphans, fate)
     if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
-
-
-@contextmanager
-def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
-    """Ends wandb's run with the training, failed ones as failed: the next job of a sweep would log into it."""
-    code = 1
-    try:
-        yield
-        code = 0
-    finally:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.finish(exit_code=code)
 
 
 def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:

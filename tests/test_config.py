@@ -401,8 +401,9 @@ def test_without_overrides_a_checkpoint_keeps_its_settings(composed):
     # Except what belongs to this run and this machine.
     assert merged.trainer.max_epochs == 5
     assert merged.seed == 0
+    assert merged.logger is None
     assert merged.checkpoint == "x"
-    own = {"trainer", "seed", "checkpoint"}
+    own = {"trainer", "seed", "logger", "checkpoint"}
     kept = OmegaConf.to_container(merged)
     assert {k: v for k, v in kept.items() if k not in own} == {k: v for k, v in saved.items() if k not in own}
 

@@ -247,6 +247,21 @@ def test_batches_are_concatenated_not_averaged(scene):
     assert abs(np.mean([ap for ap in per_image if ap >= 0]) - whole["AP"]) > 0.02
 
 
+def test_curves_of_precision_over_recall(tmp_path, scene):
+    """By hand: of four objects, the first, third and fourth detection are right."""
+    store = make_store(tmp_path, [[(60 * k, 0, 50, 50, 0, 0) for k in range(4)]], classes=2)
+    rows = [(0, x, 0, 50, 50, 0, score) for x, score in ((0, 0.9), (400, 0.8), (60, 0.7), (120, 0.6))]
+    recall, precision = evaluate(store, make_results(rows, [0])).precision_recall(0.5)
+    expected = [1] * 26 + [0.75] * 50 + [0] * 25  # from any recall on, the best precision still to come
+    np.testing.assert_allclose(precision, [expected, [-1] * 101])
+    np.testing.assert_allclose(recall, np.arange(101) / 100)
+    # Areas below them are the AP of a class.
+    whole = evaluate(*scene)
+    for iou in (0.5, 0.75):
+        areas = whole.precision_recall(iou)[1].mean(axis=1)
+        np.testing.assert_allclose(areas, [whole.ap(iou, label=k) for k in range(5)])
+
+
 def test_only_images_that_were_seen_count(scene):
     store, _ = scene
     half = list(range(0, len(store), 2))

@@ -11,7 +11,8 @@ from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 from lightning_det.callbacks.throughput import Throughput
-from lightning_det.callbacks.wandb_log import WandbLog
+from lightning_det.callbacks.wandb_log import WandbLog, finished_logs
+from lightning_det.callbacks.wandb_media import WandbMedia, log_ap_by_size
 
 __all__ = [
     "CSVLog",
@@ -27,5 +28,8 @@ __all__ = [
     "Throughput",
     "TrainingProgress",
     "WandbLog",
+    "WandbMedia",
     "WholeCheckpoints",
+    "finished_logs",
+    "log_ap_by_size",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 
+from lightning_det import keys
 from lightning_det.evaluation.coco import COCO_CUTS, Backend, Evaluation, evaluate
 from lightning_det.evaluation.results import Results
 
@@ -76,7 +77,9 @@ class Evaluator(Collector):
         self.evaluation = evaluate(store, self.results, self.size_cuts, self.max_detections, backend=self.backend)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
-            pl_module.log_dict({f"val/{k}": v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False)
+            pl_module.log_dict(
+                {keys.validated(k): v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False
+            )
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
             self.report = {"figures": figures, "per_class": per_class, "table": table}
 

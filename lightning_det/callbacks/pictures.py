@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from lightning_det import keys
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
@@ -56,7 +57,7 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
         Image.fromarray(picture).save(folder / f"{name}_{number:02d}.png")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(f"{name}/pictures", list(pictures), step=trainer.global_step)
+            logger.log_image(keys.pictures(name), list(pictures), step=trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
             for number, picture in enumerate(pictures):
                 logger.experiment.add_image(

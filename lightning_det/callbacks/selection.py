@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_det import keys
 from lightning_det.callbacks.pictures import LEGIBLE, publish
 from lightning_det.detectors.roi_head import Selected
 from lightning_det.plotting.boxes import class_colour, draw_boxes
@@ -64,7 +65,7 @@ def figures(selected: Selected, kind: str = "roi") -> dict[str, Tensor]:
             "candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
             "candidate_loss_max": losses.max(),
         }
-    return {f"train/{kind}/{name}": value.float() for name, value in found.items()}
+    return {keys.selected(kind, name): value.float() for name, value in found.items()}
 
 
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:

@@ -5,6 +5,8 @@ import logging
 import pytorch_lightning as pl
 import torch
 
+from lightning_det import keys
+
 log = logging.getLogger("lightning_det")
 
 
@@ -31,19 +33,19 @@ class EpochSummary(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Adds a step, on the device: nothing waits for it."""
-        self._sum = self._sum + outputs["train/loss"]
+        self._sum = self._sum + outputs[keys.LOSS]
         self._steps += 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the figures of this epoch's validation; in most epochs there may be none."""
         found = trainer.callback_metrics
-        self._figures = {name: float(found[f"val/{name}"]) for name in ("AP", "AP50") if f"val/{name}" in found}
+        self._figures = {n: float(found[keys.validated(n)]) for n in ("AP", "AP50") if keys.validated(n) in found}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how the epoch went; its validation has already run."""
         # Not append: a run that goes on from the end of an epoch may end it a second time.
         self.losses[trainer.current_epoch :] = [float(self._sum) / max(1, self._steps)]
-        pl_module.log("train/epoch_loss", self.losses[-1])
+        pl_module.log(keys.EPOCH_LOSS, self.losses[-1])
         figures = {"loss": self.losses[-1]} | self._figures
         if trainer.is_global_zero:
             of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 
+from lightning_det import keys
 from lightning_det.structures import Batch
 
 log = logging.getLogger("lightning_det")
@@ -195,11 +196,11 @@ class Throughput(pl.Callback):
             window, self._window = now.since(self._window), now
             self._memory = peak_memory(pl_module.device)
             shown = {
-                "train/views_per_s": trainer.world_size * window.views / window.seconds,
-                "train/memory_GB": self._memory / 1e9,
+                keys.VIEWS_PER_S: trainer.world_size * window.views / window.seconds,
+                keys.MEMORY: self._memory / 1e9,
             }
             pl_module.log_dict(shown, prog_bar=True, batch_size=len(batch))
-            pl_module.log("train/data_wait", window.share, batch_size=len(batch))
+            pl_module.log(keys.DATA_WAIT, window.share, batch_size=len(batch))
         self._begin()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -79,6 +79,15 @@ class Evaluation:
             for k, name in enumerate(self.names)
         }
 
+    def precision_recall(self, iou: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+        """Recalls (R,) from 0 to 1, and the precision (K, R) of every class there; -1 for classes without boxes.
+
+        Args:
+            iou: threshold 0.5, 0.55, ..., 0.95.
+        """
+        precision = self.precision[round((iou - 0.5) / 0.05), :, :, 0, -1]
+        return np.linspace(0, 1, len(precision)), precision.T
+
     def curve(self) -> list[dict[str, float]]:
         """AP of every octave of object size that holds boxes: from, to (pixels), AP, AP50, boxes."""
         return [

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_det import keys
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
@@ -92,11 +93,11 @@ class DetectionModule(pl.LightningModule):
         """Sums the detector's losses."""
         losses = self.detector.losses(batch)
         total = torch.stack(list(losses.values())).sum()
-        named = {f"train/{name}": value.detach() for name, value in losses.items()}
+        named = {keys.loss_term(name): value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        self.log(keys.LOSS, total.detach(), prog_bar=True, batch_size=len(batch))
         # Lightning divides "loss" by the accumulated batches; callbacks read it as it is.
-        return {"loss": total, "train/loss": total.detach()} | named
+        return {"loss": total, keys.LOSS: total.detach()} | named
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Results:
         """Detections of the batch's views in their images; callbacks collect and merge them."""
