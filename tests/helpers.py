@@ -2,12 +2,16 @@
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 from importlib import import_module
-from multiprocessing import get_context, set_start_method
+from multiprocessing import forkserver, get_context, set_start_method
+from multiprocessing.util import Finalize
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -39,17 +43,19 @@ CHIPS = (
 # anything: torch's threads do not survive a fork.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")] + ["pycocotools.cocoeval"]
+    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")]
+    + ["pycocotools.cocoeval", "matplotlib.pyplot"]
 )
 
 
 def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env=None):
     """Starts ``python -m lightning_det.COMMAND ARGUMENTS`` in a process that need not import what it uses.
 
-    Lightning's own launcher cannot start further ranks of it: it looks for the file that was started.
+    Commands of the package that it starts itself, and its ranks, are forked likewise. None of them is the child of
+    who has started it, as `lightning_det.launch.end_with_parent` would want.
 
     Args:
-        command: its name.
+        command: its name, or a script's path, for ``python SCRIPT ARGUMENTS``.
         arguments: strings.
         stdout: file to append to.
         stderr: likewise, perhaps the same.
@@ -72,17 +78,82 @@ def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
     os.environ.update(env)
     if cwd is not None:
         os.chdir(cwd)
-    sys.argv = [command, *arguments]
+    sys.argv = [str(command), *arguments]
+    forkserver._forkserver.ensure_running = lambda: None  # it would start another one here
+    subprocess.Popen = _popen(stdout, stderr)
     if prepare is not None:
         prepare()
-    import_module(f"lightning_det.{command}").main()
+    if isinstance(command, Path):
+        sys.path.insert(0, str(command.parent))
+        runpy.run_path(str(command), run_name="__main__")
+        return
+    module = import_module(f"lightning_det.{command}")
+    sys.modules["__main__"].__spec__ = module.__spec__  # from which Lightning knows how to start further ranks
+    module.main()
 
 
-def run_forked(command, *arguments, cwd=None, env=None):
+def _popen(own_stdout, own_stderr):
+    """``subprocess.Popen`` of a forked process, whose output goes to two files."""
+    real = subprocess.Popen
+
+    def popen(call, *settings, **named):
+        if list(call[:2]) != [sys.executable, "-m"] or not call[2].startswith("lightning_det."):
+            return real(call, *settings, **named)
+        return ForkedChild(call, own_stdout, own_stderr, **named)
+
+    return popen
+
+
+class ForkedChild:
+    """What `subprocess.Popen` offers of a process that was started by `start_forked`."""
+
+    def __init__(self, call, own_stdout, own_stderr, env=None, cwd=None, stdout=None, stderr=None):
+        stdout = own_stdout if stdout is None else stdout.name
+        stderr = stdout if stderr == subprocess.STDOUT else own_stderr
+        self.args = call
+        with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
+            command = call[2].removeprefix("lightning_det.")
+            self.process = start_forked(command, call[3:], stdout, stderr, None, cwd, env)
+        self.pid = self.process.pid
+        Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        return self.returncode
+
+    def communicate(self, input=None, timeout=None):
+        self.wait(timeout)
+        return None, None
+
+    def send_signal(self, number):
+        if self.process.is_alive():
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.wait()
+
+
+def run_forked(command, *arguments, cwd=None, env=None, prepare=None):
     """`start_forked` until its end, as `subprocess.run` would report it."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = start_forked(command, arguments, *files, cwd=cwd, env=os.environ | (env or {}))
+        process = start_forked(command, arguments, *files, prepare, cwd, os.environ | (env or {}))
         process.join()
         return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
 

@@ -55,7 +55,7 @@ def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
 def test_jobs_of_two_ranks(small, tmp_path):
     """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains."""
     sweep = ["-m", "optimizer.lr=-1,1e30,1e-3", "trainer.devices=2", "trainer.strategy=ddp", "logger=wandb"]
-    done = train(*sweep, *small, f"hydra.sweep.dir={tmp_path}", env={"WANDB_SILENT": "true"})
+    done = run_forked("train", *sweep, *small, f"hydra.sweep.dir={tmp_path}", env={"WANDB_SILENT": "true"})
     assert done.returncode == 2, done.stdout + done.stderr
     jobs = read(tmp_path / "sweep.json")
     assert [job["exit_code"] for job in jobs] == [2, 1, 0]
