@@ -1,9 +1,11 @@
 """What several test modules need."""
 
+import gc
 import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,6 +72,7 @@ def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env
 
 
 def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
+    gc.freeze()  # what was imported is no garbage, and stays the server's memory
     set_start_method("fork", force=True)  # its loaders' processes start as they do for a user, not as it did
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -156,6 +159,15 @@ def run_forked(command, *arguments, cwd=None, env=None, prepare=None):
         process = start_forked(command, arguments, *files, prepare, cwd, os.environ | (env or {}))
         process.join()
         return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
+
+
+def environments(ranks):
+    """Variables for every rank of a run that is started by hand."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(ranks)}
+    return [common | {"LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def read(file):
