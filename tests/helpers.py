@@ -110,15 +110,22 @@ def _popen(own_stdout, own_stderr):
 class ForkedChild:
     """What `subprocess.Popen` offers of a process that was started by `start_forked`."""
 
-    def __init__(self, call, own_stdout, own_stderr, env=None, cwd=None, stdout=None, stderr=None):
-        stdout = own_stdout if stdout is None else stdout.name
-        stderr = stdout if stderr == subprocess.STDOUT else own_stderr
+    def __init__(self, call, own_stdout, own_stderr, env=None, cwd=None, stdout=None, stderr=None, text=True):
+        assert text
         self.args = call
+        self.folder = tempfile.TemporaryDirectory()
+        stdout = self._file("stdout", stdout, own_stdout)
+        stderr = stdout if stderr == subprocess.STDOUT else self._file("stderr", stderr, own_stderr)
         with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
             command = call[2].removeprefix("lightning_det.")
             self.process = start_forked(command, call[3:], stdout, stderr, None, cwd, env)
         self.pid = self.process.pid
         Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it
+
+    def _file(self, name, wanted, own):
+        if wanted == subprocess.PIPE:
+            return Path(self.folder.name) / name
+        return own if wanted is None else wanted.name
 
     @property
     def returncode(self):
@@ -133,7 +140,8 @@ class ForkedChild:
 
     def communicate(self, input=None, timeout=None):
         self.wait(timeout)
-        return None, None
+        files = [Path(self.folder.name) / name for name in ("stdout", "stderr")]
+        return [file.read_text() if file.exists() else None for file in files]
 
     def send_signal(self, number):
         if self.process.is_alive():
