@@ -1,13 +1,19 @@
 """What several test modules need."""
 
+import gc
 import json
 import os
+import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from importlib import import_module
-from multiprocessing import get_context, set_start_method
+from multiprocessing import forkserver, get_context, set_start_method
+from multiprocessing.util import Finalize
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -39,17 +45,19 @@ CHIPS = (
 # anything: torch's threads do not survive a fork.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")] + ["pycocotools.cocoeval"]
+    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")]
+    + ["pycocotools.cocoeval", "matplotlib.pyplot"]
 )
 
 
 def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env=None):
     """Starts ``python -m lightning_det.COMMAND ARGUMENTS`` in a process that need not import what it uses.
 
-    Lightning's own launcher cannot start further ranks of it: it looks for the file that was started.
+    Commands of the package that it starts itself, and its ranks, are forked likewise. None of them is the child of
+    who has started it, as `lightning_det.launch.end_with_parent` would want.
 
     Args:
-        command: its name.
+        command: its name, or a script's path, for ``python SCRIPT ARGUMENTS``.
         arguments: strings.
         stdout: file to append to.
         stderr: likewise, perhaps the same.
@@ -64,6 +72,7 @@ def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env
 
 
 def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
+    gc.freeze()  # what was imported is no garbage, and stays the server's memory
     set_start_method("fork", force=True)  # its loaders' processes start as they do for a user, not as it did
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -72,19 +81,101 @@ def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
     os.environ.update(env)
     if cwd is not None:
         os.chdir(cwd)
-    sys.argv = [command, *arguments]
+    sys.argv = [str(command), *arguments]
+    forkserver._forkserver.ensure_running = lambda: None  # it would start another one here
+    subprocess.Popen = _popen(stdout, stderr)
     if prepare is not None:
         prepare()
-    import_module(f"lightning_det.{command}").main()
+    if isinstance(command, Path):
+        sys.path.insert(0, str(command.parent))
+        runpy.run_path(str(command), run_name="__main__")
+        return
+    module = import_module(f"lightning_det.{command}")
+    sys.modules["__main__"].__spec__ = module.__spec__  # from which Lightning knows how to start further ranks
+    module.main()
 
 
-def run_forked(command, *arguments, cwd=None, env=None):
+def _popen(own_stdout, own_stderr):
+    """``subprocess.Popen`` of a forked process, whose output goes to two files."""
+    real = subprocess.Popen
+
+    def popen(call, *settings, **named):
+        if list(call[:2]) != [sys.executable, "-m"] or not call[2].startswith("lightning_det."):
+            return real(call, *settings, **named)
+        return ForkedChild(call, own_stdout, own_stderr, **named)
+
+    return popen
+
+
+class ForkedChild:
+    """What `subprocess.Popen` offers of a process that was started by `start_forked`."""
+
+    def __init__(self, call, own_stdout, own_stderr, env=None, cwd=None, stdout=None, stderr=None, text=True):
+        assert text
+        self.args = call
+        self.folder = tempfile.TemporaryDirectory()
+        stdout = self._file("stdout", stdout, own_stdout)
+        stderr = stdout if stderr == subprocess.STDOUT else self._file("stderr", stderr, own_stderr)
+        with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
+            command = call[2].removeprefix("lightning_det.")
+            self.process = start_forked(command, call[3:], stdout, stderr, None, cwd, env)
+        self.pid = self.process.pid
+        Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it
+
+    def _file(self, name, wanted, own):
+        if wanted == subprocess.PIPE:
+            return Path(self.folder.name) / name
+        return own if wanted is None else wanted.name
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        return self.returncode
+
+    def communicate(self, input=None, timeout=None):
+        self.wait(timeout)
+        files = [Path(self.folder.name) / name for name in ("stdout", "stderr")]
+        return [file.read_text() if file.exists() else None for file in files]
+
+    def send_signal(self, number):
+        if self.process.is_alive():
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.wait()
+
+
+def run_forked(command, *arguments, cwd=None, env=None, prepare=None):
     """`start_forked` until its end, as `subprocess.run` would report it."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = start_forked(command, arguments, *files, cwd=cwd, env=os.environ | (env or {}))
+        process = start_forked(command, arguments, *files, prepare, cwd, os.environ | (env or {}))
         process.join()
         return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
+
+
+def environments(ranks):
+    """Variables for every rank of a run that is started by hand."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(ranks)}
+    return [common | {"LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def read(file):

@@ -14,12 +14,12 @@ import re
 import resource
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_coco, make_voc, make_yolo, write_image
+from helpers import run_forked
 from PIL import Image
 
 from lightning_det.config import CONF
@@ -544,16 +545,17 @@ def killed(arguments: list[str]) -> Outcome:
 def without_space(command: str, largest: int) -> Callable[[list[str]], Outcome]:
     """Starts a command that can write so many bytes per file, in a process of its own."""
 
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
     def start(arguments: list[str]) -> Outcome:
-        call = [sys.executable, "-m", f"lightning_det.{command}", *arguments]
-        done = subprocess.run(call, capture_output=True, text=True, preexec_fn=limit, check=False)
+        done = run_forked(command, *arguments, prepare=partial(limit_files, largest))
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return start
+
+
+def limit_files(largest: int) -> None:
+    """Lets this process write so many bytes per file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
 CASES += [

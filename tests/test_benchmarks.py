@@ -1,11 +1,9 @@
 """The benchmarks run and write what they promise; how fast is no matter for a test."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import read, run_forked
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -16,10 +14,9 @@ def run_benchmark(tmp_path):
 
     def run(script, *arguments):
         file = tmp_path / "result.json"
-        call = [sys.executable, str(BENCHMARKS / script), "--json", str(file), *map(str, arguments)]
-        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = run_forked(BENCHMARKS / script, "--json", str(file), *map(str, arguments), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        return json.loads(file.read_text())
+        return read(file)
 
     return run
 
@@ -53,8 +50,7 @@ def test_train_step_of_ssd(run_benchmark):
 
 @pytest.mark.parametrize("wrong", [("--detector", "rfcn"), ("--detector", "ssd", "--size", "320", "320")])
 def test_comparisons_that_mean_nothing_are_refused(wrong):
-    call = [sys.executable, str(BENCHMARKS / "train_step.py"), *wrong]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    done = run_forked(BENCHMARKS / "train_step.py", *wrong)
     assert done.returncode == 2
     assert "error: " in done.stderr
 

@@ -203,6 +203,15 @@ def test_errors_of_our_own_are_no_failures_of_runs(commands, monkeypatch, tmp_pa
         carried_out(small(), [0], "laptop", tmp_path, jobs=1)
 
 
+def test_a_run_is_a_process_of_its_own(tmp_path):
+    """`test_the_command` forks what it runs; this one starts as it does for a user."""
+    made = small(settings=["trainer.steps=1"], arms={"one": Arm([], 1, 8.0, {"t": []})})
+    with pytest.raises(UserError, match=r"one-0: train has ended with 2: .* \(see its output\.txt\)$"):
+        carried_out(made, [0], "laptop", tmp_path, jobs=1)
+    assert "trainer.steps" in (tmp_path / "one-0/output.txt").read_text()
+    assert read(tmp_path / "one-0/elapsed.json") > 0
+
+
 def test_verdicts():
     """The best baseline counts, and mining is paid for."""
     runs = [Run("a", 0, {"AP": 0.50}, cost={"pixels": 100}), Run("b", 0, {"AP": 0.60}, cost={"pixels": 200})]

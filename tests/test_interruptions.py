@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
@@ -17,7 +16,7 @@ from multiprocessing.util import Finalize
 import numpy as np
 import pytest
 import torch
-from helpers import CHIPS, SMALL, read, start_forked
+from helpers import CHIPS, SMALL, environments, read, start_forked
 from pytorch_lightning.trainer import call
 
 import lightning_det.callbacks.checkpoints as checkpoints
@@ -121,16 +120,12 @@ def attempt(folder, arguments, last=None, ranks=1):
         last: a rank and the number of its last moment.
         ranks: how many processes train.
     """
-    environments = [{}]
+    variables = [{}]
     if ranks > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(ranks)}
-        environments = [common | {"LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        variables = environments(ranks)
         arguments = [*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp"]
     victim, moment = last or (0, None)
-    processes = [start(folder, arguments, moment if r == victim else None, e) for r, e in enumerate(environments)]
+    processes = [start(folder, arguments, moment if r == victim else None, v) for r, v in enumerate(variables)]
     processes[victim].join()
     code = processes[victim].exitcode
     for process in processes:

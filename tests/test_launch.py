@@ -7,31 +7,58 @@ import sys
 import time
 
 import pytest
-from helpers import SMALL, read
+from helpers import SMALL, read, start_forked
 
-from lightning_det.launch import PARENT
-
-MOMENT = "import sys, lightning_det.launch as x; print(x._moment(), flush=True); sys.stdin.read()"
+MOMENT = """
+import pathlib, time
+import lightning_det.launch as x
+print(x._moment(), flush=True)
+while not pathlib.Path("end").exists():
+    time.sleep(0.05)
+"""
+CHILD = """
+import os, sys, time
+from lightning_det.launch import PARENT, end_with_parent
+parent = os.getpid()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+else:
+    if sys.argv[1] == "sweep":
+        os.environ[PARENT] = str(parent)
+    if sys.argv[1] == "lightning":
+        sys.argv.append("hydra.job.name=train_ddp_process_1")
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    os._exit(0)
+"""
 SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
 
 
-def started(code, **env):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | env, **pipes)
+def started(folder, code, *arguments, **env):
+    """A process, and the first line that it prints."""
+    script, output = (folder / f"{len(list(folder.iterdir()))}{end}" for end in (".py", ".txt"))
+    script.write_text(code)
+    process = start_forked(script, arguments, output, output, cwd=folder, env=os.environ | env)
+    while not (output.exists() and output.read_text().endswith("\n")):
+        assert process.exitcode is None
+        time.sleep(0.05)
+    return process, output.read_text()
 
 
 @pytest.mark.parametrize("rank", ["SLURM_PROCID", "NODE_RANK"])
-def test_ranks_take_the_first_ones_moment(rank):
+def test_ranks_take_the_first_ones_moment(rank, tmp_path):
     """SLURM's tasks, and nodes started by hand; the second rank comes when the first one has gone on."""
     port = 20000 + os.getpid() % 10000
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | (SLURM if rank == "SLURM_PROCID" else {})
-    first = started(MOMENT, **env, **{rank: "0"})
-    moment = first.stdout.readline()
-    second = started(MOMENT, **env, **{rank: "1"})
-    assert second.stdout.readline() == moment != ""
+    first, moment = started(tmp_path, MOMENT, **env, **{rank: "0"})
+    second, other = started(tmp_path, MOMENT, **env, **{rank: "1"})
+    assert other == moment
+    (tmp_path / "end").touch()
     for process in (first, second):
-        process.communicate()
-        assert process.returncode == 0
+        process.join()
+        assert process.exitcode == 0
 
 
 @pytest.mark.slow
@@ -52,20 +79,11 @@ def test_torchrun_starts_ranks_of_one_folder(shapes_root, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends processes with their parent")
 @pytest.mark.parametrize("child", ["sweep", "lightning", "other"])
-def test_what_ranks_and_sweeps_start_ends_with_them(child):
-    argument = "hydra.job.name=train_ddp_process_1" if child == "lightning" else "x"
-    waits = "from lightning_det.launch import end_with_parent as e; e(); print('on', flush=True); input()"
-    parent = started(
-        "import os, subprocess, sys\n"
-        f"env = os.environ | ({{{PARENT!r}: str(os.getpid())}} if {child == 'sweep'} else {{}})\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {waits!r}, {argument!r}], env=env)\n"
-        "print(child.pid, flush=True)\n"
-        "child.wait()\n"
-    )
-    pid = int(parent.stdout.readline())
-    assert parent.stdout.readline() == "on\n"
+def test_what_ranks_and_sweeps_start_ends_with_them(child, tmp_path):
+    parent, printed = started(tmp_path, CHILD, child)
+    pid = int(printed)
     parent.kill()
-    parent.wait()
+    parent.join()
     time.sleep(0.5)
     lives = running(pid)
     if lives:

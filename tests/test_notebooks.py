@@ -1,10 +1,9 @@
 """The notebooks run from top to bottom, without Jupyter."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_forked
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -23,6 +22,7 @@ run(sys.argv[1], vars(sys.modules["__main__"]))
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook, tmp_path):
-    call = [sys.executable, "-c", RUNNER, str(notebook)]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    runner = tmp_path / "runner.py"
+    runner.write_text(RUNNER)
+    done = run_forked(runner, str(notebook), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

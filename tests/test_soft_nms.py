@@ -2,15 +2,13 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import make_batch
+from helpers import make_batch, run_forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -302,8 +300,7 @@ def test_the_benchmark_runs(tmp_path):
     """And fails where the loops come to other scores."""
     file = tmp_path / "result.json"
     sizes = ["--large", "2", "--boxes", "120", "--small", "30", "--repeats", "1"]
-    call = [sys.executable, str(ROOT / "benchmarks" / "soft_nms.py"), *sizes, "--json", str(file)]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_forked(ROOT / "benchmarks" / "soft_nms.py", *sizes, "--json", str(file), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text())
     assert result["workloads"]["large"]["boxes"] == 240

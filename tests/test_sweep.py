@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import SMALL, read, run_forked
+from helpers import SMALL, environments, read, run_forked, start_forked
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -24,11 +24,6 @@ slow = pytest.mark.slow
 @pytest.fixture(scope="module")
 def small(shapes_root):
     return [f"dataset.root={shapes_root}", *SMALL, "debug=limit"]
-
-
-def train(*overrides, launcher=(sys.executable, "-m"), target="lightning_det.train", env=None):
-    call = [*launcher, target, *overrides]
-    return subprocess.run(call, capture_output=True, text=True, env=os.environ | (env or {}), timeout=300, check=False)
 
 
 @slow
@@ -55,7 +50,7 @@ def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
 def test_jobs_of_two_ranks(small, tmp_path):
     """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains."""
     sweep = ["-m", "optimizer.lr=-1,1e30,1e-3", "trainer.devices=2", "trainer.strategy=ddp", "logger=wandb"]
-    done = train(*sweep, *small, f"hydra.sweep.dir={tmp_path}", env={"WANDB_SILENT": "true"})
+    done = run_forked("train", *sweep, *small, f"hydra.sweep.dir={tmp_path}", env={"WANDB_SILENT": "true"})
     assert done.returncode == 2, done.stdout + done.stderr
     jobs = read(tmp_path / "sweep.json")
     assert [job["exit_code"] for job in jobs] == [2, 1, 0]
@@ -77,25 +72,24 @@ def test_jobs_of_two_ranks(small, tmp_path):
 @slow
 def test_ranks_with_other_settings_are_refused(small, tmp_path):
     """A launcher that gives every rank a command line of its own can do this; without a check it would train."""
-    script = tmp_path / "entry.py"
-    script.write_text(
-        "import os, sys\n"
-        "from lightning_det.train import main\n"
-        "sys.argv += ['optimizer.lr=0.5'] * (os.environ['RANK'] == '1')\n"
-        "main()\n"
-    )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     ranks = ["trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={tmp_path}/run"]
-    done = train(*ranks, *small, launcher=launcher, target=str(script))
-    assert done.returncode != 0
-    assert done.stderr.count("rank 1 has another configuration than rank 0: optimizer.lr;") == 2
+    processes = []
+    for own, environment in zip(([], ["optimizer.lr=0.5"]), environments(2), strict=True):
+        output = tmp_path / f"{len(processes)}.txt"
+        call = [*ranks, *small, *own]
+        processes.append(start_forked("train", call, output, output, env=os.environ | environment))
+    for number, process in enumerate(processes):
+        process.join()
+        assert process.exitcode != 0
+        said = (tmp_path / f"{number}.txt").read_text()
+        assert said.count("rank 1 has another configuration than rank 0: optimizer.lr;") == 1, said
     assert not (tmp_path / "run/metrics.json").exists()
 
 
 @slow
 def test_a_launcher_does_not_start_a_sweep_of_ranks(small, tmp_path):
     ranks = ["-m", "seed=0,1", "trainer.devices=2", f"hydra.sweep.dir={tmp_path}"]
-    done = train(*ranks, *small, env={"LOCAL_RANK": "0"})
+    done = run_forked("train", *ranks, *small, env={"LOCAL_RANK": "0"})
     assert done.returncode == 2
     assert "a multirun starts the ranks of its jobs itself" in done.stderr
 
@@ -266,13 +260,17 @@ def test_a_job_of_several_ranks_ends_with_its_sweep(tmp_path):
         "pathlib.Path('part').rename('pid')\n"
         "time.sleep(100)\n"
     )
-    code = "from pathlib import Path; from lightning_det import sweep; sweep._in_child('sleeper', [], Path('x'), False)"
+    script, output = tmp_path / "parent.py", tmp_path / "output.txt"
+    script.write_text(
+        "from pathlib import Path\nfrom lightning_det import sweep\nsweep._in_child('sleeper', [], Path('x'), False)\n"
+    )
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}) as parent:
-        wait_for(tmp_path / "pid", parent)
-        child = int((tmp_path / "pid").read_text())
-        parent.send_signal(signal.SIGTERM)
-        assert parent.wait(60) == 143
+    parent = start_forked(script, [], output, output, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
+    wait_for(tmp_path / "pid", parent)
+    child = int((tmp_path / "pid").read_text())
+    parent.terminate()  # SIGTERM
+    parent.join()
+    assert parent.exitcode == 143
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
@@ -281,7 +279,7 @@ def wait_for(file, process, seconds=200):
     """Until a process has made a file."""
     end = time.monotonic() + seconds
     while not file.exists():
-        assert process.poll() is None, "it ended without the file"
+        assert process.exitcode is None, "it ended without the file"
         assert time.monotonic() < end, f"no {file}"
         time.sleep(0.05)
 
@@ -289,15 +287,16 @@ def wait_for(file, process, seconds=200):
 @slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, None), (signal.SIGTERM, 143)])
 def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
-    call = [sys.executable, "-m", "lightning_det.train", "-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}"]
-    call += ["trainer.max_epochs=4", "trainer.limit_val_batches=0"]
-    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(tmp_path / "1/checkpoints/last.ckpt", process)
-        process.send_signal(number)
-        assert process.wait(100) != 0
+    call = ["-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}", "trainer.max_epochs=4"]
+    call.append("trainer.limit_val_batches=0")
+    process = start_forked("train", call, tmp_path / "output.txt", tmp_path / "output.txt")
+    wait_for(tmp_path / "1/checkpoints/last.ckpt", process)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode != 0
     assert [read(tmp_path / job / "status.json")["exit_code"] for job in "01"] == [0, code]
     first = (tmp_path / "0/metrics.json").stat().st_mtime_ns
-    done = run_forked("train", *call[3:])
+    done = run_forked("train", *call)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "job 0 (seed=0 " in done.stdout
     assert (tmp_path / "0/metrics.json").stat().st_mtime_ns == first
