@@ -53,7 +53,8 @@ class Evaluator(Collector):
     Attributes:
         evaluation: the last one that this process has made.
         results: its detections, views merged.
-        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class`` and ``table``.
+        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class``, ``table`` and
+            ``step``, after which it was made.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Evaluator(Collector):
             figures = self.evaluation.figures()
             pl_module.log_dict({f"val/{k}": v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False)
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
-            self.report = {"figures": figures, "per_class": per_class, "table": table}
+            self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
