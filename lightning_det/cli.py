@@ -84,7 +84,9 @@ def command(
                 message = explained(error)
                 if message is not None:
                     _stop(message, 1)
-                if not _of_hydra(error):
+                if _raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
+                    _stop(str(error), 1)
+                if not _raised_by(error, "hydra"):
                     raise
                 _stop(str(error), 2)
             finally:
@@ -133,10 +135,10 @@ def explain(error: Exception, config_name: str) -> str:
     return text
 
 
-def _of_hydra(error: Exception) -> bool:
-    """Whether Hydra itself raised an error that is not of its own kind, as it does for ``logger=null``."""
+def _raised_by(error: Exception, library: str) -> bool:
+    """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("hydra.")
+    return frame.f_globals.get("__name__", "").startswith(f"{library}.")
 
 
 def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:

@@ -120,6 +120,7 @@ class Sweep:
     def start(self, *jobs, task=None, module="lightning_det.train", **settings):
         """Runs jobs, each a list of overrides; returns the exit code."""
         self.monkeypatch.setattr(sweep, "JOBS", [])
+        self.monkeypatch.setattr(sweep, "BEFORE", {self.folder: {}})
         for number, overrides in enumerate(jobs):
             hydra = SimpleNamespace(
                 mode=RunMode.MULTIRUN,
