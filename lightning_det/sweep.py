@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
@@ -59,8 +60,8 @@ Empty in a process that runs jobs for another one, as those of submitit's launch
 """
 
 
-class SweepFolder:
-    """Callback of Hydra that notes in which folder this process runs a sweep."""
+class SweepFolder(Callback):
+    """Notes in which folder this process runs a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Before the first job."""
@@ -190,7 +191,7 @@ def _keep(job: Job) -> None:
 
 
 def _gather() -> None:
-    """Reads how the jobs ended that other processes ran, and says what was wrong with them, as these did in their logs."""
+    """Reads how the jobs ended that other processes ran; what was wrong with them is in their logs only so far."""
     ((folder, before),) = BEFORE.items()
     jobs = [_status(file.parent) for file, time in _times(folder).items() if before.get(file) != time]
     JOBS.extend(sorted(jobs, key=lambda job: job.number))
@@ -234,7 +235,9 @@ def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) ->
         overrides = [o for o in overrides if override_key(o) not in ("weights", "resume")] + [f"resume={place}"]
     call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={place}"]
     sys.stdout.flush()
-    with subprocess.Popen(call, env=os.environ | {PARENT: str(os.getpid())}) as child, _sigterm_exits():
+    # By this name Lightning knows that it starts the ranks itself, although SLURM's variables are there.
+    env = os.environ | {PARENT: str(os.getpid()), "SLURM_JOB_NAME": "interactive"}
+    with subprocess.Popen(call, env=env) as child, _sigterm_exits():
         try:
             code = child.wait()
         except BaseException:
