@@ -69,11 +69,12 @@ def command(
             end_with_parent()
             register_schema()
             register_started()
+            refused = None
             try:
                 sys.argv[1:] = completed(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except JobError:
-                pass  # it has been said
+            except JobError as error:
+                refused = error  # it has been said, if the job ran in this process
             except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
                 _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
             except (HydraException, OmegaConfBaseException) as error:
@@ -93,6 +94,8 @@ def command(
                 code = summary()
             if code:
                 sys.exit(code)
+            if refused is not None:  # another process said it, and the job's folder holds another job's end
+                _stop(*refused.args)
 
         return main
 

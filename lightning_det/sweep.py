@@ -66,6 +66,8 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Before the first job."""
         folder = Path(config.hydra.sweep.dir).absolute()
+        JOBS.clear()
+        BEFORE.clear()
         BEFORE[folder] = _times(folder)
 
 

@@ -127,6 +127,19 @@ def test_jobs_in_processes_of_submitit(small, tmp_path):
 
 
 @slow
+def test_a_folder_of_another_job_is_refused_in_other_processes_too(small, tmp_path):
+    """Its folder tells of another job, so that nothing is there to be gathered."""
+    (tmp_path / "0").mkdir()
+    other = sweep.Job(0, ["seed=7"], str(tmp_path / "0"), 0, 1.0, None, 0.5)
+    (tmp_path / "0/status.json").write_text(json.dumps(other._asdict()))
+    call = ["-m", "hydra/launcher=submitit_local", "seed=8", f"hydra.sweep.dir={tmp_path}"]
+    done = run_forked("train", *call, *small)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "holds the run of another job: seed=7; " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@slow
 def test_a_scheduler_that_is_not_there_is_named(small, tmp_path):
     sweep = ["-m", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path}"]
     done = run_forked("train", *sweep, *small, env={"PATH": str(tmp_path)})
