@@ -15,7 +15,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,11 +69,12 @@ def command(
             end_with_parent()
             register_schema()
             register_started()
+            refused = None
             try:
                 sys.argv[1:] = completed(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except JobError:
-                pass  # it has been said
+            except JobError as error:
+                refused = error  # it has been said, if the job ran in this process
             except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
                 _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
             except (HydraException, OmegaConfBaseException) as error:
@@ -84,13 +85,17 @@ def command(
                 message = explained(error)
                 if message is not None:
                     _stop(message, 1)
-                if not _of_hydra(error):
+                if _raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
+                    _stop(str(error), 1)
+                if not _raised_by(error, "hydra"):
                     raise
                 _stop(str(error), 2)
             finally:
                 code = summary()
             if code:
                 sys.exit(code)
+            if refused is not None:  # another process said it, and the job's folder holds another job's end
+                _stop(*refused.args)
 
         return main
 
@@ -124,6 +129,8 @@ def explain(error: Exception, config_name: str) -> str:
     """A Hydra or OmegaConf error in words that name the key and what would be valid."""
     text = str(error).strip()
     cause = error.__cause__
+    if isinstance(error, MissingConfigException) and Path(f"conf/{error.missing_cfg_file}.yaml").exists():
+        text += "\nYour conf/ is looked at with hydra.searchpath=[file://conf]"
     if isinstance(cause, OmegaConfBaseException):
         text += f"\n{str(cause).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
@@ -131,10 +138,10 @@ def explain(error: Exception, config_name: str) -> str:
     return text
 
 
-def _of_hydra(error: Exception) -> bool:
-    """Whether Hydra itself raised an error that is not of its own kind, as it does for ``logger=null``."""
+def _raised_by(error: Exception, library: str) -> bool:
+    """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("hydra.")
+    return frame.f_globals.get("__name__", "").startswith(f"{library}.")
 
 
 def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:

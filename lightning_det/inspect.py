@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lightning_det.annotations import DatasetError, Problem
 from lightning_det.build import build_data, read_split
-from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
@@ -160,7 +160,9 @@ def print_suggestion(console: Console, suggestion: dict[str, Any]) -> None:
             f"{row['pixels_vs_resolution']:.3f} of one pass at dataset.resolution, "
             f"{row['pixels_vs_800x1333']:.3f} of one 800 x 1333 pass"
         )
-    print(f"# suggested for conf/dataset/NAME.yaml, tried on {suggestion['images']} images")
+    base = chosen(["dataset"])["dataset"][-1]
+    print(f"# suggested for conf/dataset/NAME.yaml, below `defaults: [{base}]`; tried on {suggestion['images']} images")
+    print("# options: dataset=NAME and, for a folder conf/ of your own, hydra.searchpath=[file://conf]")
     print(as_yaml(suggestion["dataset"]))
 
 

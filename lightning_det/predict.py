@@ -52,7 +52,9 @@ def predict(cfg: DictConfig) -> None:
     else:
         write_video(output / f"{source.name}.mp4", pictures, video)
     write_json(output / "predictions.json", summary(store, results, labels, problems, video))
-    log.info("%d detections in %d %s", len(results), len(store), kind)
+    above = int((results.scores >= cfg.draw_threshold).sum())
+    counts = (len(results), len(store), kind, above, cfg.draw_threshold)
+    log.info("%d detections in %d %s; %d of them with a score of at least draw_threshold=%g are drawn", *counts)
     print(output)
 
 

@@ -38,7 +38,9 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         metrics = _json(folder / METRICS)
         training = _training(folder, metrics)
         if "AP" not in metrics:
-            left_out.append(f"{folder}: trained without validation; evaluate it with checkpoint={folder}")
+            left_out.append(
+                f"{folder}: trained without validation; python -m lightning_det.eval checkpoint={folder} evaluates it"
+            )
         elif not (training / OVERRIDES).exists():
             left_out.append(f"{folder}: the run that it has evaluated is not in {training}; its options are not known")
         else:

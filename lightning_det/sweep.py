@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
@@ -52,6 +53,23 @@ class JobError(UserError):
 JOBS: list[Job] = []
 """Of the sweep that this process runs."""
 
+BEFORE: dict[Path, dict[Path, int]] = {}
+"""Folder of the sweep that this process runs, with the times of the ``status.json`` that were there before.
+
+Empty in a process that runs jobs for another one, as those of submitit's launchers do.
+"""
+
+
+class SweepFolder(Callback):
+    """Notes in which folder this process runs a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Before the first job."""
+        folder = Path(config.hydra.sweep.dir).absolute()
+        JOBS.clear()
+        BEFORE.clear()
+        BEFORE[folder] = _times(folder)
+
 
 def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) -> object:
     """Runs a task; in a multirun, keeps how it ended: ``status.json`` in its folder, ``sweep.json`` in the sweep's.
@@ -63,6 +81,9 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
         task: takes the composed configuration.
         cfg: of the job; a training that goes on resumes from its folder.
         module: of the command, for jobs of several ranks.
+
+    Returns:
+        What the task returns; in a multirun the job's AP, None without one: launchers send it between processes.
 
     Raises:
         JobError: the job of a multirun failed, or its folder is another job's; what was wrong has been printed.
@@ -87,16 +108,19 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     if before is not None and before.exit_code == 0:
         print(f"job {hydra.job.num} ({' '.join(overrides)}) is finished")
         _keep(before._replace(number=hydra.job.num, folder=str(folder)))
-        return None
+        return before.AP
     goes_on = module == "lightning_det.train" and before is not None and (folder / "checkpoints/last.ckpt").exists()
     if goes_on:
         cfg.resume, cfg.weights = str(folder), None
     write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
     try:
         with _wandb_names(overrides, "/".join(folder.parent.parts[-2:])):
-            result = _in_child(module, composed_of(), folder, goes_on) if _has_ranks(cfg) else task(cfg)
+            if _has_ranks(cfg):
+                _in_child(module, composed_of(), folder, goes_on)
+            else:
+                task(cfg)
         code, error = 0, None
-        return result
+        return _ap(folder)
     except JobError as failure:
         code, error = failure.args[1], failure.args[0]
         raise
@@ -116,6 +140,8 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
 
 def summary() -> int:
     """Prints a table of the sweep that ran, if one did; the largest exit code of its jobs."""
+    if not JOBS and BEFORE:
+        _gather()
     if not JOBS:
         return 0
     table = Table("job", "overrides", "exit code", "AP", "seconds", title=f"sweep in {Path(JOBS[0].folder).parent}")
@@ -125,7 +151,7 @@ def summary() -> int:
         figures = ("-" if job.AP is None else f"{job.AP:.3f}", f"{job.seconds:.0f}")
         table.add_row(str(job.number), own, str(job.exit_code), *figures)
     Console().print(table)
-    failed = [job.exit_code for job in JOBS if job.exit_code]
+    failed = [1 if job.exit_code is None else job.exit_code for job in JOBS if job.exit_code != 0]
     if failed:
         print(f"error: {len(failed)} of {len(JOBS)} jobs failed", file=sys.stderr)
     return max(failed, default=0)
@@ -162,7 +188,25 @@ def _keep(job: Job) -> None:
     JOBS.append(job)
     folder = Path(job.folder)
     write_json(folder / STATUS, job._asdict())
-    write_json(folder.parent / "sweep.json", [j._asdict() for j in JOBS])
+    if BEFORE:
+        write_json(folder.parent / "sweep.json", [j._asdict() for j in JOBS])
+
+
+def _gather() -> None:
+    """Reads how the jobs ended that other processes ran; what was wrong with them is in their logs only so far."""
+    ((folder, before),) = BEFORE.items()
+    jobs = [_status(file.parent) for file, time in _times(folder).items() if before.get(file) != time]
+    JOBS.extend(sorted(jobs, key=lambda job: job.number))
+    for job in JOBS:
+        if job.error is not None:
+            _said(job)
+    if JOBS:
+        write_json(Path(JOBS[0].folder).parent / "sweep.json", [job._asdict() for job in JOBS])
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    """When how a job ended was written last, for all jobs of a sweep."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob(STATUS)}
 
 
 def _ap(folder: Path) -> float | None:
@@ -193,7 +237,9 @@ def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) ->
         overrides = [o for o in overrides if override_key(o) not in ("weights", "resume")] + [f"resume={place}"]
     call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={place}"]
     sys.stdout.flush()
-    with subprocess.Popen(call, env=os.environ | {PARENT: str(os.getpid())}) as child, _sigterm_exits():
+    # By this name Lightning knows that it starts the ranks itself, although SLURM's variables are there.
+    env = os.environ | {PARENT: str(os.getpid()), "SLURM_JOB_NAME": "interactive"}
+    with subprocess.Popen(call, env=env) as child, _sigterm_exits():
         try:
             code = child.wait()
         except BaseException:

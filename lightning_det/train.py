@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -102,8 +103,31 @@ def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> Non
         metrics["best_AP"] = metrics["AP"] if best is None else float(best)
         metrics["per_class"] = evaluator.report["per_class"]
         print(evaluator.report["table"])
+    if evaluator is not None and trainer.limit_val_batches:
+        report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)
     print(folder)
+
+
+def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path) -> None:
+    """Says when a training has ended after its last validation: the figures are not those of its last weights.
+
+    Args:
+        report: the evaluator's; empty if nothing has been validated.
+        trainer: after the training.
+        folder: of the run.
+    """
+    # Checkpoints of earlier versions do not hold the step.
+    validated = report.get("step", trainer.global_step) if report else 0
+    if validated < trainer.global_step:
+        figures = f"the figures are those of step {validated}" if validated else "there are no figures"
+        log.warning(
+            "%s: the training ended at step %d, without a validation. Evaluate it with python -m lightning_det.eval "
+            "checkpoint=%s, or train with trainer.val_check_interval=STEPS trainer.check_val_every_n_epoch=null",
+            figures,
+            trainer.global_step,
+            folder / "checkpoints/last.ckpt",
+        )
 
 
 main = command("train", completed)(train)

@@ -64,6 +64,25 @@ def test_train_leaves_everything_in_the_run_folder(trained):
     assert "hydra" not in config
 
 
+@pytest.mark.parametrize(
+    ("steps", "settings", "said"),
+    [
+        (2, [], "there are no figures: the training ended at step 2, "),
+        (4, [], "the figures are those of step 3: the training ended at step 4, "),
+        (4, ["trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=null"], None),
+        (2, ["trainer.limit_val_batches=0"], None),
+    ],
+)
+def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, tmp_path):
+    """An epoch has three steps."""
+    limits = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", f"hydra.run.dir={tmp_path}"]
+    output = run("train", *small, *limits, *settings)
+    assert ("the training ended at" in output) == (said is not None)
+    assert (said or "") in output
+    assert f"Epoch {(steps - 1) // 3} " in output
+    assert "/-2" not in output
+
+
 def test_checkpoints_hold_plain_data(trained):
     content = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)
     assert content["hyper_parameters"]["labels"]["names"][0] == "bar-h"
@@ -106,6 +125,9 @@ def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
     printed = run("predict", f"checkpoint={trained[0]}", f"source={source}", f"output={output}", cwd=tmp_path)
     assert last_line(printed) == output
     content = read(output / "predictions.json")
+    scores = [d["score"] for image in content["images"] for d in image["detections"]]
+    drawn = sum(score >= 0.3 for score in scores)
+    assert f"{len(scores)} detections in 2 images; {drawn} of them" in printed
     assert [i["file"] for i in content["images"]] == ["a.jpg", "sub/b.png"]
     assert "c.jpg" in content["problems"][0]["file"]
     assert Image.open(output / "a.jpg.png").size == (120, 90)

@@ -120,7 +120,7 @@ def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     assert {r.cost["mining_pixels"] for r in runs} == {120}
     assert runs[1].curve == [{"from": 8, "to": 16}]
     assert len(left_out) == 2
-    assert "t0: trained without validation; evaluate it with checkpoint=" in left_out[0]
+    assert "t0: trained without validation; python -m lightning_det.eval checkpoint=" in left_out[0]
     alone, gone = make(tmp_path / "alone", of=tmp_path / "gone"), tmp_path / "gone"
     with pytest.raises(UserError, match=f"evaluated is not in {gone}"):
         read_runs([alone])

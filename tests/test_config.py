@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from lightning_det.annotations import LabelMap
@@ -351,6 +352,16 @@ def test_mistyped_overrides_are_explained(composed, override, parts):
     text = explain(raised.value, "train")
     for part in parts:
         assert part in text
+
+
+def test_an_option_of_a_folder_that_is_not_looked_at_is_explained(composed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/dataset").mkdir(parents=True)
+    (tmp_path / "conf/dataset/mine.yaml").write_text("defaults: [yolo]")
+    for name, hinted in (("mine", True), ("other", False)):
+        with pytest.raises(MissingConfigException) as raised:
+            composed("train", f"dataset={name}")
+        assert ("hydra.searchpath=[file://conf]" in explain(raised.value, "train")) == hinted
 
 
 def test_what_the_user_has_set(composed):

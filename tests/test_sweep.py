@@ -1,6 +1,7 @@
 """Sweeps: jobs that fail, jobs of several ranks, ranks that do not train the same thing, and sweeps that go on."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -48,9 +49,16 @@ def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
 
 @slow
 def test_jobs_of_two_ranks(small, tmp_path):
-    """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains."""
+    """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains.
+
+    The sweep is a job of SLURM, as submitit would start it, of one task: without a word Lightning would take its
+    number for the number of ranks.
+    """
+    slurm = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "NODEID": 0, "PROCID": 0, "LOCALID": 0, "STEP_ID": 0}
+    slurm |= {"JOB_ID": 41234, "JOB_NAME": "train", "NODELIST": "127.0.0.1"}
+    env = {"WANDB_SILENT": "true"} | {f"SLURM_{key}": str(value) for key, value in slurm.items()}
     sweep = ["-m", "optimizer.lr=-1,1e30,1e-3", "trainer.devices=2", "trainer.strategy=ddp", "logger=wandb"]
-    done = run_forked("train", *sweep, *small, f"hydra.sweep.dir={tmp_path}", env={"WANDB_SILENT": "true"})
+    done = run_forked("train", *sweep, *small, f"hydra.sweep.dir={tmp_path}", env=env)
     assert done.returncode == 2, done.stdout + done.stderr
     jobs = read(tmp_path / "sweep.json")
     assert [job["exit_code"] for job in jobs] == [2, 1, 0]
@@ -94,6 +102,46 @@ def test_a_launcher_does_not_start_a_sweep_of_ranks(small, tmp_path):
     assert "a multirun starts the ranks of its jobs itself" in done.stderr
 
 
+@slow
+def test_jobs_in_processes_of_submitit(small, tmp_path):
+    """One job trains, the other one is refused; neither runs in the sweep's process."""
+    sweep = ["-m", "hydra/launcher=submitit_local", "strategy=[single_scale],[tiles,sniper]", "seed=1"]
+    done = run_forked("train", *sweep, *small, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    jobs = read(tmp_path / "sweep.json")
+    assert [job["exit_code"] for job in jobs] == [0, 2]
+    assert [read(tmp_path / f"{number}/status.json") for number in (0, 1)] == jobs
+    assert jobs[0]["AP"] == read(tmp_path / "0/metrics.json")["AP"]
+    assert len({log.name.split("_")[0] for log in tmp_path.glob(".submitit/*/*.out")}) == 2
+    assert "error: job 1" in done.stderr
+    assert "tiles and sniper both set views.train.windows" in done.stderr
+    assert "1 of 2 jobs failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split("sweep in")[1].count("strategy=") == 2  # the table
+
+
+@slow
+def test_a_folder_of_another_job_is_refused_in_other_processes_too(small, tmp_path):
+    """Its folder tells of another job, so that nothing is there to be gathered."""
+    (tmp_path / "0").mkdir()
+    other = sweep.Job(0, ["seed=7"], str(tmp_path / "0"), 0, 1.0, None, 0.5)
+    (tmp_path / "0/status.json").write_text(json.dumps(other._asdict()))
+    call = ["-m", "hydra/launcher=submitit_local", "seed=8", f"hydra.sweep.dir={tmp_path}"]
+    done = run_forked("train", *call, *small)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "holds the run of another job: seed=7; " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@slow
+def test_a_scheduler_that_is_not_there_is_named(small, tmp_path):
+    sweep = ["-m", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path}"]
+    done = run_forked("train", *sweep, *small, env={"PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert 'error: Could not detect "srun", are you indeed on a slurm cluster?' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_differences_of_settings():
     first = {"a": 1, "b": {"c": [1, 2], "d": None}, "e": {}}
     assert differences(first, first) == []
@@ -110,10 +158,12 @@ class Sweep:
     def __init__(self, folder, monkeypatch):
         self.folder, self.monkeypatch = folder, monkeypatch
         self.seen = []
+        self.owner = True  # it runs the sweep, not jobs for another process
 
     def start(self, *jobs, task=None, module="lightning_det.train", **settings):
         """Runs jobs, each a list of overrides; returns the exit code."""
         self.monkeypatch.setattr(sweep, "JOBS", [])
+        self.monkeypatch.setattr(sweep, "BEFORE", {self.folder: {}} if self.owner else {})
         for number, overrides in enumerate(jobs):
             hydra = SimpleNamespace(
                 mode=RunMode.MULTIRUN,
@@ -160,6 +210,42 @@ def test_finished_jobs_are_not_run_again(fake, capsys):
     said = capsys.readouterr().out
     assert "job 0 (seed=0) is finished" in said
     assert said.split("sweep in")[1].count("seed=") == 3  # the table has all of them
+
+
+def test_jobs_of_other_processes_are_gathered(fake, capsys):
+    """The first one was there before this start, of the last one nothing has been heard since it began."""
+    fake.start(["seed=0"], ["seed=1"], ["seed=2"], ["seed=3"])
+    (fake.folder / "sweep.json").unlink()
+    status = {number: fake.folder / f"{number}/status.json" for number in range(4)}
+    before = {file: file.stat().st_mtime_ns for file in status.values()}
+    for number, code, error in ((3, None, "not finished"), (2, 2, "no data"), (1, 0, None)):
+        content = read(status[number]) | {"exit_code": code, "error": error}
+        status[number].write_text(json.dumps(content))
+        os.utime(status[number], ns=(0, before[status[number]] + 1))
+    fake.monkeypatch.setattr(sweep, "JOBS", [])
+    fake.monkeypatch.setattr(sweep, "BEFORE", {fake.folder: before})
+    capsys.readouterr()
+    assert sweep.summary() == 2
+    assert [(job["number"], job["exit_code"]) for job in read(fake.folder / "sweep.json")] == [
+        (1, 0),
+        (2, 2),
+        (3, None),
+    ]
+    said = capsys.readouterr()
+    assert "error: job 2 (seed=2): no data" in said.err
+    assert "error: job 3 (seed=3): not finished" in said.err
+    assert "error: 2 of 3 jobs failed" in said.err
+    assert "seed=0" not in said.out.split("sweep in")[1]
+
+
+def test_a_process_of_a_launcher_leaves_the_sweep_to_its_own(fake):
+    """Several would write the same file, each with its jobs."""
+    fake.start(["seed=0"])
+    (fake.folder / "sweep.json").unlink()
+    fake.owner = False
+    fake.start(["seed=0"], ["seed=1"])
+    assert fake.status(1)["exit_code"] == 0
+    assert not (fake.folder / "sweep.json").exists()
 
 
 def test_failed_jobs_are_tried_again(fake):

@@ -54,7 +54,8 @@ class Evaluator(Collector):
     Attributes:
         evaluation: the last one that this process has made.
         results: its detections, views merged.
-        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class`` and ``table``.
+        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class``, ``table`` and
+            ``step``, after which it was made.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Evaluator(Collector):
                 {keys.validated(k): v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False
             )
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
-            self.report = {"figures": figures, "per_class": per_class, "table": table}
+            self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""

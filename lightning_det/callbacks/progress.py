@@ -34,6 +34,10 @@ class TrainingProgress(RichProgressBar):
             shown["training left"] = str(timedelta(seconds=seconds))
         return shown
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Lightning's, which counts to -2 where epochs are not limited."""
+        return super()._get_train_description(current_epoch).replace("/-2", "")
+
 
 def short(name: str) -> str:
     """A figure's name for the progress bar: ``views/s`` for ``train/views_per_s``."""
