@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from lightning_det.evaluation.comparison import pixels
 
@@ -71,6 +72,8 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
             [pixels(group) / 1e6], [100 * ap["mean"]], [bar], marker="o", capsize=3, label=_short(group["name"])
         )
     axes.set_xscale("log")
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter(LogFormatter())  # 80, not 8 x 10^1
     axes.set_xlabel("million training pixels, mining included")
     axes.set_ylabel("AP")
     _finish(figure, axes, file, title)
