@@ -50,7 +50,10 @@ def write_json(file: Path, content: object, indent: int | None = 1) -> None:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Lets one process in at a time; others wait. Where nothing can be locked, all come in.
+    """Lets one process in while others wait.
+
+    Where nothing can be locked all come in, and when the first has left perhaps two: it saves work that several would
+    do at once, and what they do has to bear that.
 
     Args:
         file: that stands for what they do; it is there only while one is in.
