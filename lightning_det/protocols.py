@@ -205,7 +205,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
     return [run for name in experiment.arms for seed in seeds for run in futures[name, seed].result()]
 
 
-def train(folder: Path, options: Sequence[str], workers: int = 0) -> None:
+def train(folder: Path, options: Sequence[str], workers: int) -> None:
     """Trains until the end, from where an earlier start was interrupted.
 
     Args:
