@@ -11,7 +11,8 @@ output size of ours:
 
 - one scale: ``RandomShortestSize`` of one size, beside ``strategy=[single_scale,flip]``;
 - multi-scale: ``RandomShortestSize`` (preset ``multiscale``), beside ``strategy=[multi_scale,flip]``;
-- chips: ``ScaleJitter`` and a crop with padding (preset ``lsj``), beside ``strategy=[sniper_no_negatives,flip]``.
+- chips: ``ScaleJitter`` and a crop with padding (preset ``lsj``), beside ``strategy=[sniper_no_negatives,flip]``;
+  with ``data.together=4`` as well, which puts up to four chips of an image into a batch.
 
 Ours is the training loader of the data module, planning included. It also pads a batch to one size, which the reference
 leaves to its detectors, and leaves the conversion to float to the device, which the reference does here.
@@ -56,7 +57,12 @@ from train_step import hardware
 from lightning_det.build import build_data, usable_split
 from lightning_det.config.schema import CONF, register_schema
 
-STRATEGIES = {"one scale": "single_scale", "multi-scale": "multi_scale", "chips": "sniper_no_negatives"}
+STRATEGIES = {
+    "one scale": ["strategy=[single_scale,flip]"],
+    "multi-scale": ["strategy=[multi_scale,flip]"],
+    "chips": ["strategy=[sniper_no_negatives,flip]"],
+    "chips, 4 of an image": ["strategy=[sniper_no_negatives,flip]", "data.together=4"],
+}
 SIZES = {"640 x 480": (640, 480), "2000 x 1500": (2000, 1500)}
 SPLITS = ("train2017", "val2017")
 Epoch = Callable[[int], int]
@@ -86,10 +92,10 @@ def write_dataset(root: Path, images: int, width: int, height: int) -> None:
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
 
 
-def composed(root: Path, strategy: str, overrides: Sequence[str]) -> DictConfig:
+def composed(root: Path, kind: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a training would have."""
     register_schema()
-    chosen = ["dataset=tiny_coco", f"dataset.root={root}", f"strategy=[{strategy},flip]", *overrides]
+    chosen = ["dataset=tiny_coco", f"dataset.root={root}", *STRATEGIES[kind], *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", chosen)
 
@@ -132,7 +138,7 @@ def reference(cfg: DictConfig, kind: str, batch: int, workers: int, backend: str
 
 def presets(cfg: DictConfig, kind: str, backend: str) -> v2.Compose:
     """The transforms of ``references/detection/presets.py`` for an output of our size."""
-    if kind == "chips":
+    if kind.startswith("chips"):
         side = (cfg.dataset.sniper.size,) * 2
         resize = [v2.ScaleJitter(side, antialias=True), v2.RandomCrop(side, pad_if_needed=True, fill=(123, 117, 104))]
     else:
@@ -174,7 +180,7 @@ def measure(epoch: Epoch, number: int) -> dict[str, float]:
 
 def compare(root: Path, kind: str, workers: int, options: argparse.Namespace) -> dict:
     """Both pipelines in turn on one dataset."""
-    cfg = composed(root, STRATEGIES[kind], options.overrides)
+    cfg = composed(root, kind, options.overrides)
     own, batch = ours(cfg, workers)
     arms = {"torchvision": reference(cfg, kind, batch, workers, options.backend), "lightning-det": own}
     found = {name: [] for name in arms}
@@ -198,7 +204,7 @@ def data_wait(root: Path, kind: str, workers: int, options: argparse.Namespace) 
     """What a real training says of itself, in the median over its steps."""
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, "-m", "lightning_det.train", "dataset=tiny_coco", f"dataset.root={root}"]
-        call += [f"strategy=[{STRATEGIES[kind]},flip]", f"data.num_workers={workers}", *options.overrides]
+        call += [*STRATEGIES[kind], f"data.num_workers={workers}", *options.overrides]
         call += [f"trainer.max_steps={options.steps}", "trainer.max_epochs=1000", "trainer.log_every_n_steps=1"]
         call += ["trainer.limit_val_batches=0", "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
         done = subprocess.run(call, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
