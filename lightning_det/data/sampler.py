@@ -86,7 +86,7 @@ class ByImage:
     Args:
         together: up to this many views of an image stay in one batch, so that it is decoded once for all of them;
             a higher number reads faster and makes batches less varied: from scratch, four chips of an image in a
-            batch of 42 cost SNIPER several AP (docs/claims.md).
+            batch of 42 cost SNIPER 4 to 8 AP (one seed, docs/claims.md).
     """
 
     def __init__(self, together: int = 4):
