@@ -21,6 +21,7 @@ from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finishe
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
+from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.restore import to_go_on_from
@@ -30,8 +31,16 @@ log = logging.getLogger("lightning_det")
 
 
 def train(cfg: DictConfig) -> pl.Trainer:
-    """Trains as the configuration says; the run folder is Hydra's."""
+    """Trains as the configuration says; the run folder is Hydra's.
+
+    Raises:
+        ConfigError: the settings contradict each other.
+        DatasetError: the splits have different classes, or nothing to learn from.
+    """
     cfg = checked(cfg)
+    fresh = cfg.resume is None or unstarted(cfg.resume)
+    if not fresh and cfg.weights is not None:
+        raise ConfigError("weights starts a new training and resume continues one; give one of them")
     folder = run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stores = {which: usable_split(cfg, which) for which in ("train", "val")}
@@ -48,7 +57,6 @@ def train(cfg: DictConfig) -> pl.Trainer:
     asked = cfg.copy()
     cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, stores["train"].label_map)
-    fresh = cfg.resume is None or unstarted(cfg.resume)
     if not fresh:
         to_go_on_from(cfg, module)
     elif cfg.weights is not None:

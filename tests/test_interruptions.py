@@ -290,6 +290,25 @@ def test_checkpoints_that_do_not_fit_are_refused_with_what_differs(short, tmp_pa
     assert before == after
 
 
+def test_a_fine_tuning_that_was_killed_before_its_first_checkpoint_can_be_evaluated(short, tmp_path):
+    """It starts from its weights again; its checkpoints say both where it began and what it resumed."""
+    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "eval.txt"
+    first.mkdir()
+    second.mkdir()
+    assert attempt(first, [*short, "trainer.max_epochs=1", f"hydra.run.dir={first}"])
+    weights = f"weights={first}/checkpoints/last.ckpt"
+    options = [*short, weights, "trainer.max_epochs=1", f"hydra.run.dir={second}"]
+    assert not attempt(second, options, last=(0, 5))
+    assert unstarted(second)
+    assert attempt(second, [f"resume={second}"])
+    evaluation = start_forked("eval", [f"checkpoint={second}/checkpoints/last.ckpt"], output, output, cwd=tmp_path)
+    evaluation.join()
+    assert evaluation.exitcode == 0, output.read_text()
+    code, said = refused(second, [f"resume={second}", weights, "trainer.max_epochs=2"])
+    assert code == 2
+    assert "error: weights starts a new training and resume continues one; give one of them" in said
+
+
 def refused(folder, arguments, **limits):
     """Exit code of a training that stops with an error, and what it printed."""
     output = folder / "output.txt"

@@ -13,7 +13,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
-from lightning_det.resume import unstarted
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
 SLOTS += (
@@ -169,8 +168,6 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
     windows = cfg["views"]["train"]["windows"] or {}
     if cfg.get("proposals") is not None and "negatives" not in windows:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
-    if cfg.get("weights") and cfg.get("resume") and not unstarted(cfg["resume"]):
-        raise ConfigError("weights starts a new training and resume continues one; give one of them")
     test = cfg["test"]
     if test.get("vote") and test["nms_iou"] <= test["vote"]["iou"]:
         raise ConfigError(
