@@ -153,7 +153,7 @@ class ChipData(ViewData):
         **arguments: see `ViewData`.
     """
 
-    def __init__(self, *args, together: int = 4, **arguments):
+    def __init__(self, *args, together: int = 1, **arguments):
         super().__init__(*args, **arguments)
         if self.train_views.canvas is None:
             raise ValueError("data: ChipData needs training views of one size; whole images go into MultiScaleData")

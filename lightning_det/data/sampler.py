@@ -89,7 +89,7 @@ class ByImage:
             batch of 42 cost SNIPER 4 to 8 AP (one seed, docs/claims.md).
     """
 
-    def __init__(self, together: int = 4):
+    def __init__(self, together: int):
         if together < 1:
             raise ValueError(f"data.together must be at least 1, got {together}")
         self.together = together
