@@ -234,7 +234,7 @@ def test_a_page_without_figures_is_refused(tmp_path):
 def test_the_command(shapes_root, tmp_path):
     """Two trainings, of which one goes on from the other, and an evaluation; a training that breaks is named."""
     node = "protocols.ohem.fine_tuned"
-    left_out = [f"~{node}.arms.{arm}" for arm in ("ohem", "ohem_nms_per_label", "ohem_without_nms")]
+    left_out = [f"~{node}.arms.{arm}" for arm in ("ohem", "ohem_nms_50", "ohem_nms_per_label", "ohem_without_nms")]
     settings = [f"dataset.root={shapes_root}", *SMALL, "data.num_workers=0", "trainer.enable_progress_bar=false"]
     call = ["claims", "claim=ohem", "experiments=[fine_tuned]", *left_out]
     call += [f"{node}.bars=[]", f"{node}.budgets.laptop.canvases=16", f"settings={json.dumps(settings)}"]
