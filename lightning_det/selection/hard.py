@@ -18,7 +18,8 @@ class HardSelector:
 
     Args:
         count: regions per image; fewer survivors are all kept.
-        nms_iou: a region goes when its IoU with a harder one is greater. None: no NMS, as in R-FCN.
+        nms_iou: a region goes when its IoU with a harder one is greater. Behind a proposal network's NMS at the same
+            threshold it removes next to nothing (docs/claims.md). None: no NMS, as in R-FCN.
         per_label: regions of different labels do not suppress each other, as in the released code.
         ranking: mode of BatchNorm and dropout while losses are ranked: ``eval`` uses running statistics and ranks all
             regions alike; ``train`` uses those of the batch, as the released code. Neither changes statistics.
