@@ -140,11 +140,14 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
 
 def summary() -> int:
     """Prints a table of the sweep that ran, if one did; the largest exit code of its jobs."""
-    if not JOBS and BEFORE:
+    if not BEFORE:
+        return 0
+    (folder,) = BEFORE
+    if not JOBS:
         _gather()
     if not JOBS:
         return 0
-    table = Table("job", "overrides", "exit code", "AP", "seconds", title=f"sweep in {Path(JOBS[0].folder).parent}")
+    table = Table("job", "overrides", "exit code", "AP", "seconds", title=f"sweep in {folder}")
     shared = set.intersection(*(set(job.overrides) for job in JOBS)) if len(JOBS) > 1 else set()
     for job in JOBS:
         own = escape(" ".join(o for o in job.overrides if o not in shared))
@@ -186,10 +189,8 @@ def _said(job: Job) -> JobError:
 def _keep(job: Job) -> None:
     """Writes how a job ended, and how the sweep stands."""
     JOBS.append(job)
-    folder = Path(job.folder)
-    write_json(folder / STATUS, job._asdict())
-    if BEFORE:
-        write_json(folder.parent / "sweep.json", [j._asdict() for j in JOBS])
+    write_json(Path(job.folder) / STATUS, job._asdict())
+    _write_sweep()
 
 
 def _gather() -> None:
@@ -201,7 +202,13 @@ def _gather() -> None:
         if job.error is not None:
             _said(job)
     if JOBS:
-        write_json(Path(JOBS[0].folder).parent / "sweep.json", [job._asdict() for job in JOBS])
+        _write_sweep()
+
+
+def _write_sweep() -> None:
+    """Writes ``sweep.json``, in the process that runs the sweep alone."""
+    for folder in BEFORE:
+        write_json(folder / "sweep.json", [job._asdict() for job in JOBS])
 
 
 def _times(folder: Path) -> dict[Path, int]:

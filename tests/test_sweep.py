@@ -238,6 +238,20 @@ def test_jobs_of_other_processes_are_gathered(fake, capsys):
     assert "seed=0" not in said.out.split("sweep in")[1]
 
 
+def test_jobs_in_nested_folders_are_of_one_sweep(tmp_path, monkeypatch, capsys):
+    """``hydra.sweep.subdir`` may hold a slash."""
+    for number, folder in enumerate(("lr=1/0", "lr=2/0")):
+        job = sweep.Job(number, [], str(tmp_path / folder), 0, 1.0, None, None)
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "status.json").write_text(json.dumps(job._asdict()))
+    monkeypatch.setattr(sweep, "JOBS", [])
+    monkeypatch.setattr(sweep, "BEFORE", {tmp_path: {}})
+    assert sweep.summary() == 0
+    assert [job["number"] for job in read(tmp_path / "sweep.json")] == [0, 1]
+    title = "".join(capsys.readouterr().out.split("┏")[0].split())  # rich breaks it
+    assert title == f"sweepin{tmp_path}"
+
+
 def test_a_process_of_a_launcher_leaves_the_sweep_to_its_own(fake):
     """Several would write the same file, each with its jobs."""
     fake.start(["seed=0"])
