@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,8 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
     """
     count = len(seeds) * sum(1 + len(arm.tests) for arm in experiment.arms.values())
     workers = max(0, cores() // jobs - 1)
-    # What others start from comes first, so that whoever waits for it keeps no place that it needs.
-    order = sorted(experiment.arms, key=lambda name: experiment.arms[name].start is not None)
+    # What others start from comes first, of all seeds: whoever waits for it keeps a place that another one could use.
+    order = sorted(product(seeds, experiment.arms), key=lambda job: experiment.arms[job[1]].start is not None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task(experiment.title, total=count)
@@ -187,10 +188,9 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             return runs
 
         futures: dict[tuple[str, int], Future] = {}
-        for seed in seeds:
-            for name in order:
-                start = experiment.arms[name].start
-                futures[name, seed] = pool.submit(one, name, seed, futures.get((start, seed)))
+        for seed, name in order:
+            start = experiment.arms[name].start
+            futures[name, seed] = pool.submit(one, name, seed, futures.get((start, seed)))
         try:
             wait(futures.values())
         except BaseException:  # an interrupt reaches the commands that run; what waits must not start

@@ -148,9 +148,6 @@ def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     rows = [("one, t", 0), ("one, t", 1), ("two, t", 0), ("two, u", 0), ("two, t", 1), ("two, u", 1)]
     assert [(r.name, r.seed) for r in runs] == rows
     assert len(called) == 4 + 6
-    for seed in "01":
-        names = [folder for name, folder, _ in called if name == "train" and folder.endswith(seed)]
-        assert names == [f"two-{seed}", f"one-{seed}"]  # what another one starts from comes first
     assert carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2) == runs
     assert len(called) == 10
     (tmp_path / "one-1/metrics.json").unlink()
@@ -159,6 +156,13 @@ def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     # Loader processes are no part of the protocol: they are what the machine has to spare.
     assert ("train", "one-1", [f'resume="{tmp_path}/one-1"', "data.num_workers=5"]) in called[10:]
     assert len(called) == 10 + 1 + 5
+
+
+def test_what_others_start_from_comes_first(commands, tmp_path):
+    """Of all seeds: else a process would wait for the first one while nothing else runs."""
+    called, _ = commands
+    carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=1)
+    assert [folder for name, folder, _ in called if name == "train"] == ["two-0", "two-1", "one-0", "one-1"]
 
 
 def test_a_budget_sets_evaluations_too(commands, tmp_path):
