@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -129,5 +129,5 @@ def _finish(figure: Figure, axes: Axes, file: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize="small", ncols=2)
     if title:
-        axes.set_title(title)
+        axes.set_title(fill(title, 72))
     figure.savefig(file, dpi=110)
