@@ -117,6 +117,7 @@ def sections() -> dict[str, list[Any]]:
         "Views and chips": [browser("what training sees", keys.VIEWS)],
         "Selected RoIs and priors": [
             of_regions("share of objects among the selected", "positive_share"),
+            of_regions("different objects per view among the selected", "objects_per_view"),
             of_regions("share of candidates that is selected", "selected_share"),
             of_regions("mean loss", "selected_loss_mean", "candidate_loss_mean"),
             of_regions("largest loss", "selected_loss_max", "candidate_loss_max"),

@@ -218,6 +218,11 @@ def test_only_selected_rois_have_a_gradient(form):
     hot = torch.nn.functional.one_hot(selected.labels, 7)
     torch.testing.assert_close(logits.grad, (logits.softmax(-1) - hot).detach() / 16, atol=1e-6, rtol=0)
     assert (deltas.grad[selected.labels == 0] == 0).all()
+    assert (selected.labels > 0).any()
+    for view, row in (selected.labels > 0).nonzero().tolist():
+        place = int(selected.objects[view, row])
+        assert batch.labels[view, place] + 1 == selected.labels[view, row]
+        assert box_iou(selected.rois[view, [row]], batch.boxes[view, [place]]) >= 0.5
     torch.testing.assert_close(losses["roi_class"] + losses["roi_box"], selected.losses.sum() / 16)
     # They are the hardest of those that NMS leaves, so the hardest of all.
     torch.testing.assert_close(

@@ -20,25 +20,47 @@ def selected(candidates=None):
     """Two views of three RoIs: an object of class dog, background, and one place that was not filled."""
     rois = torch.tensor([[[10.0, 10, 30, 30], [60, 40, 100, 80], [0, 0, 5, 5]]] * 2)
     labels = torch.tensor([[2, 0, 1], [0, 0, 1]])
+    objects = torch.tensor([[4, 0, 1], [0, 0, 2]])
     chosen = torch.tensor([[True, True, False], [True, False, False]])
     losses = torch.tensor([[3.0, 1.0, 50.0], [2.0, 70.0, 60.0]])
-    return Selected(rois, labels, chosen, losses, candidates)
+    return Selected(rois, labels, objects, chosen, losses, candidates)
 
 
 def test_figures_are_of_what_was_selected():
-    found = figures(selected())
+    found = figures(selected(), 5)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
-        {"train/roi/positive_share": 1 / 3, "train/roi/selected_loss_mean": 2.0, "train/roi/selected_loss_max": 3.0}
+        {
+            "train/roi/positive_share": 1 / 3,
+            "train/roi/objects_per_view": 1 / 2,
+            "train/roi/selected_loss_mean": 2.0,
+            "train/roi/selected_loss_max": 3.0,
+        }
     )
-    found = figures(selected(torch.tensor([[3.0, 1.0, 0.5, torch.nan], [2.0, 1.5, torch.nan, torch.nan]])))
+    found = figures(selected(torch.tensor([[3.0, 1.0, 0.5, torch.nan], [2.0, 1.5, torch.nan, torch.nan]])), 5)
     assert float(found["train/roi/candidate_loss_mean"]) == pytest.approx(8 / 5)
     assert float(found["train/roi/candidate_loss_max"]) == 3
     assert float(found["train/roi/selected_share"]) == pytest.approx(3 / 5)
 
 
+def test_regions_of_one_object_count_as_one():
+    """Of a view, 3 and 1 regions on two objects; of another, one that lies on none."""
+    one = torch.ones(2, 4)
+    regions = Selected(
+        rois=torch.rand(2, 4, 4),
+        labels=torch.tensor([[1, 1, 1, 2], [0, 0, 0, 0]]),
+        objects=torch.tensor([[6, 6, 6, 0], [0, 1, 2, 3]]),
+        chosen=one.bool(),
+        losses=one,
+        candidates=None,
+    )
+    found = figures(regions, 7, "prior")
+    assert float(found["train/prior/objects_per_view"]) == 1
+    assert float(found["train/prior/positive_share"]) == 0.5
+
+
 def test_figures_of_nothing():
     nothing = selected(torch.full((2, 4), torch.nan))._replace(chosen=torch.zeros(2, 3, dtype=torch.bool))
-    assert all(float(value) == 0 for value in figures(nothing).values())
+    assert all(float(value) == 0 for value in figures(nothing, 5).values())
 
 
 def test_a_picture_shows_the_selected_and_names_the_hardest():

@@ -269,7 +269,8 @@ def test_priors_are_ranked_by_the_step_itself():
 @pytest.mark.parametrize("select", [HardNegativeSelector(), HardSelector(64, None, ranking="train")])
 def test_what_was_selected_is_kept_for_callbacks(select):
     model = detector(select=select)
-    losses = model.losses(make_batch(2, 96, 128))
+    batch = make_batch(2, 96, 128)
+    losses = model.losses(batch)
     selected = model.selected
     rows = selected.chosen.sum()
     assert 0 < rows < selected.chosen.numel()
@@ -277,7 +278,9 @@ def test_what_was_selected_is_kept_for_callbacks(select):
     total = (selected.losses * selected.chosen).sum() / torch.maximum(positives, rows / 4)
     torch.testing.assert_close(total, sum(losses.values()).detach())
     assert float(selected.candidates.nan_to_num(0.0).max()) >= float((selected.losses * selected.chosen).max())
-    assert all(name.startswith("train/prior/") for name in figures(selected, "prior"))
+    assert all(name.startswith("train/prior/") for name in figures(selected, batch.boxes.shape[1], "prior"))
+    classes = batch.labels.gather(1, selected.objects) + 1
+    assert (classes == selected.labels)[selected.labels > 0].all()
 
 
 def test_ohem_may_select_background_alone():

@@ -21,7 +21,8 @@ MOST = 64
 class SelectionLog(pl.Callback):
     """Logs the share of objects among the regions that carry loss, and the mean and largest loss of them and of all.
 
-    Regions are RoIs, or the priors of single-shot detectors. The losses of all candidates, and the share that was
+    Regions are RoIs, or the priors of single-shot detectors. Several may lie on one object: how many different objects
+    of a view they lie on, on average, is logged too. The losses of all candidates, and the share that was
     selected, are known where a strategy ranks them (OHEM), and for priors.
 
     Args:
@@ -40,20 +41,31 @@ class SelectionLog(pl.Callback):
         selected: Selected | None = getattr(owner, "selected", None)
         if selected is None:
             return
-        pl_module.log_dict(figures(selected, kind), batch_size=len(batch))
+        pl_module.log_dict(figures(selected, batch.boxes.shape[1], kind), batch_size=len(batch))
         if batch_idx == 0 and trainer.is_global_zero and self.count > 0:
             names = pl_module.labels.names
             pictures = [draw(batch, selected, view, names) for view in range(min(self.count, len(batch)))]
             publish(trainer, self.folder, "selection", pictures)
 
 
-def figures(selected: Selected, kind: str = "roi") -> dict[str, Tensor]:
-    """Figures of a step by name, on the device; 0 where nothing was selected. ``kind`` is part of the names."""
+def figures(selected: Selected, boxes: int, kind: str = "roi") -> dict[str, Tensor]:
+    """Figures of a step by name, on the device; 0 where nothing was selected.
+
+    Args:
+        selected: what carried loss.
+        boxes: the number of boxes that the batch's views are padded to.
+        kind: part of the names.
+    """
     chosen = selected.chosen
     count = chosen.sum().clamp(min=1)
     losses = selected.losses * chosen
+    positive = (selected.labels > 0) & chosen
+    # A place more than there are boxes takes the background.
+    seen = torch.zeros(len(chosen), boxes + 1, dtype=torch.bool, device=chosen.device)
+    seen.scatter_(1, selected.objects.masked_fill(~positive, boxes), True)
     found = {
-        "positive_share": ((selected.labels > 0) & chosen).sum() / count,
+        "positive_share": positive.sum() / count,
+        "objects_per_view": seen[:, :boxes].sum() / len(chosen),
         "selected_loss_mean": losses.sum() / count,
         "selected_loss_max": losses.max(),
     }

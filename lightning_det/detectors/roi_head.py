@@ -33,6 +33,8 @@ class Selected(NamedTuple):
     """(B, S, 4) float32 ``xyxy``, pixels of the view."""
     labels: Tensor
     """(B, S) int64, 1 + class, or 0 for background."""
+    objects: Tensor
+    """(B, S) int64, position of the matched box among those of the batch; means nothing for background."""
     chosen: Tensor
     """(B, S) bool, False for padding."""
     losses: Tensor
@@ -96,9 +98,10 @@ class RoIHead(nn.Module):
 
         index, chosen = self.select(labels, rois, current_losses, ious)
         everyone = asked[0].masked_fill(labels < 0, torch.nan) if asked else None
-        rois, boxes, labels = gather_boxes(rois, index), gather_boxes(boxes, index), labels.gather(1, index)
+        rois, boxes = gather_boxes(rois, index), gather_boxes(boxes, index)
+        labels, matched = labels.gather(1, index), matched.gather(1, index)
         classification, box = self._losses(shared, rois, labels, boxes)
-        self.selected = Selected(rois, labels.clamp(min=0), chosen, (classification + box).detach(), everyone)
+        self.selected = Selected(rois, labels.clamp(min=0), matched, chosen, (classification + box).detach(), everyone)
         count = mean_count(chosen.sum())
         return {
             "roi_class": (classification * chosen).sum() / count,

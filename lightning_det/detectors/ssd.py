@@ -189,7 +189,7 @@ class SSD(nn.Module):
         index, chosen = self.select(labels, regions, lambda chunk, mode: current, ious)
         carries = torch.zeros_like(is_object).scatter(1, index, chosen)
         known = current.masked_fill(labels < 0, torch.nan)
-        self.selected = Selected(regions, labels.clamp(min=0), carries, current, known)
+        self.selected = Selected(regions, labels.clamp(min=0), matched, carries, current, known)
         positives, selected = sum_over_ranks(torch.stack([(carries & is_object).sum(), carries.sum()]))
         count = torch.maximum(positives, selected / 4).clamp(min=1) / ranks()
         return {
