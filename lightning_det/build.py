@@ -221,7 +221,7 @@ def _is_own(content: Any) -> bool:
     return isinstance(saved, dict) and {"labels", "settings"} <= saved.keys() and "state_dict" in content
 
 
-def checkpoint_file(path: str | Path, prefer: str) -> Path:
+def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
     """The checkpoint that a file or run folder means; a run without a validation has no best, but a last one."""
     path = Path(path)
     files = [path / "checkpoints" / f"{name}.ckpt" for name in (prefer, "last")] if path.is_dir() else [path]

@@ -37,8 +37,10 @@ of training steps, on one thread each.
 def claims(cfg: DictConfig) -> None:
     """Runs the claims that were composed, and writes them up."""
     seeds = list(range(cfg.seeds)) if isinstance(cfg.seeds, int) else [int(s) for s in cfg.seeds]
-    if not seeds:
-        raise ConfigError("seeds=0: an experiment needs at least one seed")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds={cfg.seeds}: an experiment needs at least one seed, and each of them once")
+    if cfg.jobs < 1:
+        raise ConfigError(f"jobs={cfg.jobs}: at least one run at a time")
     known = {name for node in cfg.protocols.values() for name in node}
     unknown = [name for name in cfg.experiments or [] if name not in known]
     if unknown:
@@ -51,12 +53,33 @@ def claims(cfg: DictConfig) -> None:
                 print(f"{claim}, {name}: left out, for {made.needs} does not name the folder of its dataset")
                 continue
             home = (folder / claim / name).resolve()
+            file = docs / "claims" / f"{claim}-{name}-{cfg.budget}.json"
+            before = _before(file, list(cfg.settings))
             runs = carried_out(made, seeds, cfg.budget, home, cfg.jobs)
             record = _record(claim, name, cfg, made, runs, seeds, home)
-            write_json(docs / "claims" / f"{claim}-{name}-{cfg.budget}.json", record)
+            if record["runs"] == before.get("runs"):  # no new figures: day and machine are those that made them
+                record |= {key: before[key] for key in ("date", "hardware", "jobs")}
+            write_json(file, record)
     with whole(docs / "claims.md") as stream:
         stream.write(page(docs / "claims"))
     print(docs / "claims.md")
+
+
+def _before(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The figures that are there already; nothing where there are none.
+
+    Raises:
+        ConfigError: they are of another protocol.
+    """
+    if not file.exists():
+        return {}
+    record = json.loads(file.read_text())
+    if record.get("settings", []) != settings:
+        words = " ".join(record.get("settings", [])) or "no further settings"
+        raise ConfigError(
+            f"{file} has figures with {words}: other settings make another protocol; set folder= and docs="
+        )
+    return record
 
 
 def _experiments(claim: str, node: DictConfig, cfg: DictConfig) -> dict[str, Experiment]:
@@ -89,7 +112,8 @@ def _record(
     trainings = {arm: made.training(arm, 0, cfg.budget, Path("RUNS")) for arm in made.arms}
     more = made.budgets[cfg.budget].tests
     evaluations = {f"{arm}, {test}": [*more, *given] for arm in arms for test, given in made.arms[arm].tests.items()}
-    seconds = sum(elapsed(f.parent) for f in home.rglob("elapsed.json"))
+    folders = [place(home, arm, seed) for arm in made.arms for seed in seeds]
+    seconds = sum(elapsed(f.parent) for folder in folders for f in folder.rglob("elapsed.json"))
     return {
         "claim": claim,
         "experiment": name,
@@ -97,6 +121,7 @@ def _record(
         "equal": made.equal,
         "canvas": made.canvas,
         "budget": cfg.budget,
+        "settings": list(cfg.settings),
         "seeds": list(seeds),
         "date": date.today().isoformat(),
         "hardware": hardware(),
@@ -158,13 +183,15 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     rows = [_row(group, record) for group in groups]
     gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
     hours = record["process_seconds"] / 3600
-    chosen = "" if record["seeds"] == list(range(3)) else f" seeds=[{','.join(map(str, record['seeds']))}]"
+    options = [f"claim={record['claim']}", f"experiments=[{record['experiment']}]", f"budget={record['budget']}"]
+    if record["seeds"] != list(range(3)):
+        options.append(f"seeds=[{','.join(map(str, record['seeds']))}]")
+    options += [f"settings={json.dumps(given, ensure_ascii=False)}"] if (given := record.get("settings")) else []
     parts = [
         f"### {record['title']}",
         f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
         f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
-        f"side. `python -m lightning_det.claims claim={record['claim']} experiments=[{record['experiment']}] "
-        f"budget={record['budget']}{chosen}`",
+        f"side. `{_line('claims', options)}`",
         markdown(["arm, tested with", "steps", *FIGURES, "Mpixels", "s"], rows),
         f"Gained over *{cell(record['baseline'])}*:",
         markdown(["arm, tested with", *FIGURES], gains),

@@ -128,7 +128,7 @@ def listed(arguments: Sequence[str]) -> list[str]:
         alone = "=" not in argument or Path(argument).is_dir()  # sweeps may be in folders such as lr=0.1
         is_folder = alone and not argument.startswith("-") and before not in FLAGS
         (folders if is_folder else rest).append(argument)
-    return [*rest, f"runs={json.dumps(folders)}"] if folders else rest
+    return [*rest, f"runs={json.dumps(folders, ensure_ascii=False)}"] if folders else rest
 
 
 main = command("compare", listed)(compare)

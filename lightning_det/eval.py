@@ -1,6 +1,7 @@
 """``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_det.build import build_data, build_loggers, build_trainer, usable_split
-from lightning_det.callbacks import Evaluator, Pictures, WandbMedia, finished_logs, log_ap_by_size
+from lightning_det.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
+from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
 from lightning_det.cli import command, run_folder, save_config
 from lightning_det.evaluation.coco import Evaluation, evaluate
 from lightning_det.evaluation.files import write_coco_results
@@ -33,7 +34,11 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
     evaluator = Evaluator(cuts, test.max_detections, test.backend)
     trainer = build_trainer(settings, folder, learning=False)
-    trainer.callbacks += [evaluator, Pictures(str(folder / "pictures")), WandbMedia()]
+    trainer.callbacks.append(evaluator)
+    shown = settings.callbacks or {}
+    for name, place in (("pictures", {"folder": str(folder / "pictures")}), ("wandb", {})):
+        if shown.get(name) is not None:
+            trainer.callbacks.append(build(shown[name], f"callbacks.{name}", **place))
     trainer.loggers = build_loggers(settings)
     with finished_logs(trainer):
         trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
@@ -60,7 +65,7 @@ def report(cfg: DictConfig, trainer: pl.Trainer, evaluator: Evaluator, folder: P
         "images": len(results.seen),
         "detections": len(results),
         "pixels": evaluator.pixels * trainer.world_size,
-        "checkpoint": str(cfg.checkpoint),
+        "checkpoint": os.path.relpath(checkpoint_file(cfg.checkpoint).resolve(), folder.resolve()),
         "per_class": full.per_class(),
         "ap_by_size": full.curve(),
     }

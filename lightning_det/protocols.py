@@ -19,7 +19,7 @@ from lightning_det.errors import ConfigError, UserError
 from lightning_det.evaluation.comparison import Run
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
-from lightning_det.resume import override_key, started_with
+from lightning_det.resume import override_key, quoted, started_with
 from lightning_det.runs import METRICS, run_of
 
 WORKERS = "data.num_workers"
@@ -109,7 +109,7 @@ class Experiment:
             raise ConfigError(f"{self.title}: the budget {budget} is less than one step of {arm}")
         stop = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"]
         if chosen.start is not None:
-            stop.append(f"weights={json.dumps(str(place(folder, chosen.start, seed) / 'checkpoints' / 'last.ckpt'))}")
+            stop.append(f"weights={quoted(place(folder, chosen.start, seed) / 'checkpoints' / 'last.ckpt')}")
         size = f"data.batch_size={chosen.batch * spent.batch}"
         return [*self.settings, *spent.settings, *chosen.settings, size, *stop, f"seed={seed}"]
 
@@ -181,7 +181,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             runs = []
             for test, settings in arm.tests.items():
                 evaluated = home / test.replace(" ", "_")
-                checkpoint = json.dumps(str(home / "checkpoints" / "last.ckpt"))
+                checkpoint = quoted(home / "checkpoints" / "last.ckpt")
                 evaluate(evaluated, [f"checkpoint={checkpoint}", *experiment.budgets[budget].tests, *settings])
                 runs.append(run_of(evaluated, f"{name}, {test}", seed))
                 progress.advance(task)
@@ -213,19 +213,30 @@ def train(folder: Path, options: Sequence[str], workers: int) -> None:
         options: of the protocol.
         workers: loader processes, which belong to no protocol: they change nothing but the time.
     """
-    begun = started_with(folder)
-    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) not in ("resume", WORKERS))
-    if changed:
-        raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
+    begun = _begun(folder, options)
     if not (folder / METRICS).exists():
-        given = options if begun is None else [f"resume={json.dumps(str(folder))}"]
+        given = options if begun is None else [f"resume={quoted(folder)}"]
         _command("train", folder, [*given, f"{WORKERS}={workers}"])
 
 
 def evaluate(folder: Path, options: Sequence[str]) -> None:
     """Evaluates, unless it has been done."""
+    _begun(folder, options)
     if not (folder / METRICS).exists():
         _command("eval", folder, options)
+
+
+def _begun(folder: Path, options: Sequence[str]) -> list[str] | None:
+    """The options that a run was started with, if it was.
+
+    Raises:
+        ConfigError: with others than these.
+    """
+    begun = started_with(folder)
+    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) not in ("resume", WORKERS))
+    if changed:
+        raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
+    return begun
 
 
 def elapsed(folder: Path) -> float:
@@ -242,7 +253,7 @@ def command_line(name: str, options: Sequence[str]) -> list[str]:
 def _command(name: str, folder: Path, options: Sequence[str]) -> None:
     """Runs a command of one thread; its output goes into the folder."""
     if not any(override_key(o) == "resume" for o in options):
-        options = [*options, f"hydra.run.dir={json.dumps(str(folder))}"]
+        options = [*options, f"hydra.run.dir={quoted(folder)}"]
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}
     start = time.monotonic()

@@ -44,7 +44,7 @@ def completed(arguments: Sequence[str]) -> list[str]:
     if not unstarted(folder):
         left.add("weights")  # it has left them behind
     first = [o for o in started if override_key(o) not in left]
-    place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={json.dumps(str(folder.resolve()))}"]
+    place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(folder.resolve())}"]
     return [*first, *arguments, *place]
 
 
@@ -52,7 +52,9 @@ def started_with(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if its folder does not say."""
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
-            return yaml.safe_load(file.read_text()) or []
+            started = yaml.safe_load(file.read_text())
+            if started is not None:  # a file without content has been cut off; without options it has an empty list
+                return started
     return None
 
 
@@ -82,6 +84,11 @@ def to_record(folder: Path) -> list[str]:
     if "resume" not in keys or "weights" in keys:
         return now
     return [*(o for o in started_with(folder) or [] if override_key(o) == "weights"), *now]
+
+
+def quoted(path: str | Path) -> str:
+    """A path as the value of an override. Letters stay as they are: Hydra does not read JSON's escapes."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def override_key(override: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 from lightning_det.errors import UserError
 from lightning_det.evaluation.comparison import Run
 from lightning_det.resume import OVERRIDES, override_key, started_with
+from lightning_det.sweep import STATUS
 
 METRICS = "metrics.json"
 
@@ -33,7 +34,7 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     records, left_out = [], []
     for folder in folders:
         if not (folder / METRICS).exists():
-            left_out.append(f"{folder}: not finished (python -m lightning_det.train resume={folder} goes on)")
+            left_out.append(f"{folder}: {_unfinished(folder)}")
             continue
         metrics = _json(folder / METRICS)
         training = _training(folder, metrics)
@@ -44,13 +45,14 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         elif not (training / OVERRIDES).exists():
             left_out.append(f"{folder}: the run that it has evaluated is not in {training}; its options are not known")
         else:
-            records.append(_record(folder, training))
+            records.append(_record(folder, training, metrics))
     if not records:
         raise UserError("\n".join(["none of these runs can be compared:", *left_out]))
     shared = set.intersection(*(set(record["options"]) for record in records)) if len(records) > 1 else set()
-    runs, seen = [], {}
+    runs, names, seen = [], {}, {}
     for record in records:
-        name = " ".join(o for o in record["options"] if o not in shared) or "defaults"
+        own = [o for o in record["options"] if o not in shared]
+        name = names.setdefault(tuple(sorted(own)), " ".join(own) or "defaults")  # their order means nothing
         twice = seen.setdefault((name, record["seed"]), record["folder"])
         if twice != record["folder"]:
             raise UserError(
@@ -87,13 +89,22 @@ def run_of(folder: Path, name: str, seed: int) -> Run:
 
 
 def _folders(place: Path) -> list[Path]:
-    """Folders of runs at a place or below it: what has a record of how it was started."""
+    """Folders of runs at a place or below it: what has a record of how it was started or, as a job, how it ended."""
     if not place.is_dir():
         raise UserError(f"{place}: no such folder; give run folders, or a folder of a sweep")
-    found = sorted(f.parent for f in place.rglob(OVERRIDES) if f.parent.name != ".hydra")
+    found = {f.parent for name in (OVERRIDES, STATUS) for f in place.rglob(name) if f.parent.name != ".hydra"}
     if not found:
         raise UserError(f"{place}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")
     return sorted(found, key=_natural)
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a folder has no figures."""
+    if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
+        return error
+    if (folder / "train.log").exists():
+        return f"not finished (python -m lightning_det.train resume={folder} goes on)"
+    return f"no {METRICS}: no training or evaluation that has ended"
 
 
 def _natural(path: Path) -> list:
@@ -101,10 +112,11 @@ def _natural(path: Path) -> list:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
 
 
-def _record(folder: Path, training: Path) -> dict[str, Any]:
+def _record(folder: Path, training: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     options = _options(started_with(training) or [])
     if training != folder:
-        options.append(f"eval({' '.join(_options(started_with(folder) or []))})")
+        checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # the best one is another than the last
+        options.append(f"eval({' '.join([checkpoint, *_options(started_with(folder) or [])])})")
     seed = yaml.safe_load((training / "config.yaml").read_text())["seed"]
     return {"folder": folder, "options": options, "seed": seed}
 
@@ -132,8 +144,7 @@ def _training(folder: Path, metrics: dict[str, Any]) -> Path:
     """The run folder of the training that a run has evaluated, or its own."""
     if "checkpoint" not in metrics:
         return folder
-    checkpoint = Path(metrics["checkpoint"])
-    return checkpoint.parent.parent if checkpoint.suffix == ".ckpt" else checkpoint
+    return (folder / metrics["checkpoint"]).resolve().parent.parent
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rich.table import Table
 from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
-from lightning_det.resume import composed_of, override_key
+from lightning_det.resume import composed_of, override_key, quoted
 
 STATUS = "status.json"
 """In the folder of a job."""
@@ -114,7 +114,7 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
         cfg.resume, cfg.weights = str(folder), None
     write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
     try:
-        with _wandb_names(overrides, "/".join(folder.parent.parts[-2:])):
+        with _wandb_names(overrides, "/".join(Path(hydra.sweep.dir).absolute().parts[-2:])):
             if _has_ranks(cfg):
                 _in_child(module, composed_of(), folder, goes_on)
             else:
@@ -239,7 +239,7 @@ def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) ->
     """
     if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         raise ConfigError("a multirun starts the ranks of its jobs itself; run it in one process, without a launcher")
-    place = json.dumps(str(folder))
+    place = quoted(folder)
     if goes_on:  # from its own checkpoint, wherever it started from
         overrides = [o for o in overrides if override_key(o) not in ("weights", "resume")] + [f"resume={place}"]
     call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={place}"]

@@ -17,6 +17,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lightning_det.structures import Batch, ImageRecord, State
 
@@ -180,6 +182,12 @@ def environments(ranks):
 
 def read(file):
     return json.loads(file.read_text())
+
+
+def annotations_of(run, split):
+    """The annotations of the drawn dataset that a run has used; others may lie beside it."""
+    source = OmegaConf.create(OmegaConf.load(run / "config.yaml").dataset.source)
+    return instantiate(source).folder / f"annotations/instances_{split}.json"
 
 
 def record(width=640, height=480, boxes=(), ignored=()):

@@ -8,7 +8,7 @@ import pytest
 from helpers import SMALL, read, run_forked
 from omegaconf import OmegaConf
 
-from lightning_det import protocols
+from lightning_det import claims, protocols
 from lightning_det.claims import page, verdict
 from lightning_det.cli import overridden_keys
 from lightning_det.config import CONF, validated
@@ -134,9 +134,10 @@ def commands(monkeypatch):
         again = options[0].startswith("resume=")
         if not again:
             (folder / "overrides.yaml").write_text(json.dumps(list(options)))
-        (folder / "metrics.json").write_text(json.dumps({"AP": 0.5, "cost": {"pixels": 7}, "checkpoint": str(folder)}))
+        more = {"cost": {"pixels": 7}} if name == "train" else {"checkpoint": "../checkpoints/last.ckpt"}
+        (folder / "metrics.json").write_text(json.dumps({"AP": fake.AP} | more))
 
-    fake.broken = set()
+    fake.broken, fake.AP = set(), 0.5
     monkeypatch.setattr(protocols, "_command", fake)
     return called, fake
 
@@ -147,6 +148,7 @@ def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     runs = carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2)
     rows = [("one, t", 0), ("one, t", 1), ("two, t", 0), ("two, u", 0), ("two, t", 1), ("two, u", 1)]
     assert [(r.name, r.seed) for r in runs] == rows
+    assert [r.cost for r in runs] == [{"pixels": 7}] * 6
     assert len(called) == 4 + 6
     assert carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2) == runs
     assert len(called) == 10
@@ -176,6 +178,53 @@ def test_another_protocol_does_not_mix_with_old_runs(commands, tmp_path):
     carried_out(small(), [0], "laptop", tmp_path, jobs=1)
     with pytest.raises(UserError, match=r"one-0 holds a run of another protocol \(all=1 all=2\); remove it"):
         carried_out(small(settings=["all=2"]), [0], "laptop", tmp_path, jobs=1)
+    tested = {"one": Arm(["x=1"], 2, 4.0, {"t": ["y=2"]})}
+    with pytest.raises(UserError, match=r"one-0/t holds a run of another protocol \(y=1 y=2\); remove it"):
+        carried_out(small(arms=tested), [0], "laptop", tmp_path, jobs=1)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """What the command was asked for: one small experiment."""
+    arm = {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}}
+    node = {"title": "t", "equal": "pixels", "canvas": 1, "budgets": {"laptop": {"canvases": 2}}}
+    node |= {"arms": {"one": arm, "two": arm}, "baseline": "one, t"}
+    given = {"protocols": {"c": {"e": node}}, "seeds": 1, "budget": "laptop", "experiments": None, "jobs": 1}
+    return OmegaConf.create(given | {"folder": f"{tmp_path}/runs", "docs": f"{tmp_path}/docs", "settings": []})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"seeds": 0}, "seeds=0"), ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: .* each of them once"), ({"jobs": 0}, "jobs=0")],
+)
+def test_what_nobody_can_ask_for(asked, change, words):
+    with pytest.raises(ConfigError, match=words):
+        claims.claims(OmegaConf.merge(asked, change))
+
+
+def test_figures_keep_their_day_their_machine_and_their_settings(commands, monkeypatch, asked, tmp_path):
+    """Those of the runs, not of the last start; seconds are those of the seeds in the table."""
+    _, fake = commands
+    file = tmp_path / "docs/claims/c-e-laptop.json"
+    monkeypatch.setattr(claims, "_steps", lambda folder: 2)
+    monkeypatch.setattr(claims, "elapsed", lambda folder: 10.0)
+    monkeypatch.setattr(claims, "hardware", lambda: "one machine")
+    claims.claims(asked)
+    for folder in (tmp_path / "runs").rglob("metrics.json"):
+        (folder.parent / "elapsed.json").touch()
+    monkeypatch.setattr(claims, "hardware", lambda: "another machine")
+    claims.claims(asked)
+    assert (read(file)["hardware"], read(file)["process_seconds"]) == ("one machine", 40)
+    fake.AP = 0.7
+    claims.claims(OmegaConf.merge(asked, {"seeds": 2}))
+    assert (read(file)["hardware"], read(file)["process_seconds"]) == ("another machine", 40)
+    assert "claims claim=c 'experiments=[e]' budget=laptop 'seeds=[0,1]'`" in (tmp_path / "docs/claims.md").read_text()
+    with pytest.raises(ConfigError, match=r"c-e-laptop\.json has figures with no further settings"):
+        claims.claims(OmegaConf.merge(asked, {"settings": ["a=1"], "folder": f"{tmp_path}/others"}))
+    claims.claims(
+        OmegaConf.merge(asked, {"settings": ["a=1"], "folder": f"{tmp_path}/others", "docs": f"{tmp_path}/o"})
+    )
+    assert """'settings=["a=1"]'`""" in (tmp_path / "o/claims.md").read_text()
 
 
 def test_a_failure_does_not_stop_the_others(commands, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CHIPS, SMALL, read, run_forked
+from helpers import CHIPS, SMALL, annotations_of, read, run_forked
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -97,11 +97,9 @@ def test_eval_repeats_the_figures_of_training(trained, tmp_path):
     assert list(metrics["per_class"]) == ["bar-h", "bar-v", "plus", "cross", "ring", "triangle"]
     assert sum(row["boxes"] for row in metrics["ap_by_size"]) == sum(r["boxes"] for r in metrics["per_class"].values())
     assert Image.open(tmp_path / "ap_by_size.png").size[0] > 300
-    source = yaml.safe_load((tmp_path / "config.yaml").read_text())["dataset"]["source"]
-    annotations = next(Path(source["root"]).glob("*/annotations/instances_val.json"))
     detections = read(tmp_path / "detections.json")
     assert len(detections) == metrics["detections"]
-    assert len(COCO(str(annotations)).loadRes(detections).anns) == len(detections)
+    assert len(COCO(str(annotations_of(tmp_path, "val"))).loadRes(detections).anns) == len(detections)
 
 
 def test_eval_with_other_views(trained, tmp_path):

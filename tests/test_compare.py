@@ -103,6 +103,12 @@ def test_seeds_of_a_sweep_are_folded(tmp_path):
     assert read_runs([tmp_path / "2", tmp_path / "2"])[0][0].name == "dataset=coco strategy=[snip]"
 
 
+def test_options_in_another_order_are_the_same(tmp_path):
+    for name, *options in (("0", "a=1", "b=2"), ("1", "b=2", "a=1"), ("2", "a=3")):
+        make(tmp_path / name, *options, seed=int(name))
+    assert [r.name for r in read_runs([tmp_path])[0]] == ["a=1 b=2", "a=1 b=2", "a=3"]
+
+
 def test_jobs_come_in_their_order(tmp_path):
     for number in (10, 9, 0):
         make(tmp_path / str(number), f"a={number}")
@@ -113,15 +119,16 @@ def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     mining = {"views": 3, "pixels": 50, "inference_pixels": 70, "seconds": 4.0}
     for seed in (0, 1):
         trained = make(tmp_path / f"t{seed}", "strategy=sniper", seed=seed, ap=None, cost=COST, mining=mining)
-        make(trained / "one", "test=[]", of=trained)
+        make(trained / "one", "test=[]", of="../checkpoints/best.ckpt")
         make(trained / "two", "test=[flip]", of=trained / "checkpoints/last.ckpt", ap_by_size=[{"from": 8, "to": 16}])
     runs, left_out = read_runs([tmp_path])
-    assert [(r.name, r.seed) for r in runs] == [(f"eval(test={t})", s) for s in (0, 1) for t in ("[]", "[flip]")]
+    names = ("eval(checkpoint=best test=[])", "eval(checkpoint=last test=[flip])")
+    assert [(r.name, r.seed) for r in runs] == [(name, seed) for seed in (0, 1) for name in names]
     assert {r.cost["mining_pixels"] for r in runs} == {120}
     assert runs[1].curve == [{"from": 8, "to": 16}]
     assert len(left_out) == 2
     assert "t0: trained without validation; python -m lightning_det.eval checkpoint=" in left_out[0]
-    alone, gone = make(tmp_path / "alone", of=tmp_path / "gone"), tmp_path / "gone"
+    alone, gone = make(tmp_path / "alone", of="../gone/checkpoints/best.ckpt"), tmp_path / "gone"
     with pytest.raises(UserError, match=f"evaluated is not in {gone}"):
         read_runs([alone])
 
@@ -148,9 +155,18 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     with pytest.raises(UserError, match=rf"{first} and {again} are runs of the same options"):
         read_runs([tmp_path / "a"])
     (again / "metrics.json").unlink()
+    (again / "train.log").touch()
     runs, (line,) = read_runs([tmp_path / "a"])
     assert len(runs) == 1
     assert line == f"{again}: not finished (python -m lightning_det.train resume={again} goes on)"
+    (again / "train.log").rename(again / "mine.log")
+    refused = tmp_path / "a/2"  # before it could say how it was started
+    refused.mkdir()
+    (refused / "status.json").write_text(json.dumps({"exit_code": 2, "error": "dataset.root: no such folder"}))
+    assert read_runs([tmp_path / "a"])[1] == [
+        f"{again}: no metrics.json: no training or evaluation that has ended",
+        f"{refused}: dataset.root: no such folder",
+    ]
     for damage in ('{"AP": 0.5', "[1]"):
         (again / "metrics.json").write_text(damage)
         with pytest.raises(UserError, match=f"{again}/metrics.json"):
@@ -196,6 +212,7 @@ def test_the_command(tmp_path):
         make(tmp_path / f"runs/a{seed}", "x=1", seed=seed, ap=0.25 + 0.01 * seed, cost=COST)
         make(tmp_path / f"runs/b {seed}", "x=2", seed=seed, ap=0.5 + 0.03 * seed, cost=COST)
     (tmp_path / "runs/a1/metrics.json").unlink()
+    (tmp_path / "runs/a1/train.log").touch()
     call = ["compare", f"{tmp_path}/runs", f"hydra.run.dir={tmp_path}/out"]
     done = run_forked(*call, "baseline=0")
     assert done.returncode == 0, done.stderr

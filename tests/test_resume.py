@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_det.callbacks import CSVLog
 from lightning_det.errors import ConfigError
-from lightning_det.resume import completed, unstarted
+from lightning_det.resume import completed, quoted, started_with, unstarted
 
 
 @pytest.fixture
@@ -40,6 +41,18 @@ def test_options_come_back(run):
 def test_what_is_given_now_wins(run):
     given = [f"resume={run}", "seed=4", "trainer.x=2", "hydra.run.dir=other"]
     assert completed(given) == ["strategy=[snip,flip]", "~callbacks.best", *given]
+
+
+@pytest.mark.parametrize("path", ["/a/été/b c", '/a/"q"/$x', "/数据/lr=0.1,a", "plain"])
+def test_hydra_reads_quoted_paths_as_they_are(path):
+    assert OverridesParser.create().parse_override(f"resume={quoted(path)}").value() == path
+
+
+def test_an_empty_record_says_nothing(run):
+    """It was cut off; a run without options has an empty list."""
+    for content, options in (("", None), ("[]", [])):
+        (run / "overrides.yaml").write_text(content)
+        assert started_with(run) == options
 
 
 @pytest.mark.parametrize("arguments", [[], ["seed=1"], ["resume=nowhere"], ["resume=null"], ["--help"]])

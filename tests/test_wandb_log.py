@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import wandb
 import yaml
-from helpers import CHIPS, FORKS, SMALL, read, run_forked, start_forked
+from helpers import CHIPS, FORKS, SMALL, annotations_of, read, run_forked, start_forked
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
@@ -200,6 +200,7 @@ def resumed(shapes_root, tmp_path_factory, environment):
 def evaluated(resumed, environment):
     """The folder of an evaluation that was logged."""
     options = [f"checkpoint={resumed}/checkpoints/last.ckpt", "logger=wandb", f"hydra.run.dir={resumed}/eval"]
+    options += ["callbacks.wandb.count=3", "callbacks.pictures.count=2"]
     done = run_forked("eval", *options, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return resumed / "eval"
@@ -289,15 +290,15 @@ def test_tables_and_curves_are_those_of_the_figures(resumed, evaluated):
 
 @pytest.mark.slow
 def test_boxes_are_those_of_the_files(evaluated):
-    config = yaml.safe_load((evaluated / "config.yaml").read_text())
-    source = next(Path(config["dataset"]["source"]["root"]).glob("*/annotations/instances_val.json"))
-    truth, found = read(source), read(evaluated / "detections.json")
+    truth, found = read(annotations_of(evaluated, "val")), read(evaluated / "detections.json")
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = list(Media(evaluated).images("val/predictions"))
-    assert len(images) == 8
-    assert sum(len(image.boxes.get("predictions", [])) for image in images) > 8
+    assert len(images) == 3
+    assert len(list((evaluated / "pictures").iterdir())) == 2
+    assert sum(len(image.boxes.get("predictions", [])) for image in images) > 3
+    shown = {i["id"] for i in truth["images"] if i["file_name"] in {image.caption for image in images}}
     assert sum(len(image.boxes["ground_truth"]) for image in images) == sum(
-        not a["iscrowd"] for a in truth["annotations"]
+        not a["iscrowd"] and a["image_id"] in shown for a in truth["annotations"]
     )
     for image in images:
         assert Image.open(image.file).size == (128, 96)
@@ -319,9 +320,7 @@ def test_boxes_are_those_of_the_files(evaluated):
 @pytest.mark.slow
 def test_chips_show_what_they_learn_from(resumed):
     """Valid boxes of a chip, moved back through its window, are annotated objects."""
-    config = yaml.safe_load((resumed / "config.yaml").read_text())
-    source = next(Path(config["dataset"]["source"]["root"]).glob("*/annotations/instances_train.json"))
-    truth = read(source)
+    truth = read(annotations_of(resumed, "train"))
     files = {i["file_name"]: i["id"] for i in truth["images"]}
     chips = list(Media(resumed).images("train/views"))
     assert len(chips) == 8
@@ -391,14 +390,14 @@ def test_the_dashboard_shows_what_is_logged(resumed, swept):
 
 
 def test_the_dashboard_is_printed():
-    done = run_forked("dashboard", "entity=me", "group=train/noon", "dry_run=true")
+    done = run_forked("dashboard", "entity=me", "group=2026-11-26/noon", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    made = workspace("me", "lightning-det", "train/noon")
+    made = workspace("me", "lightning-det", "2026-11-26/noon")
     assert done.stdout.strip() == outline(made)
     sent = made._to_model().spec.model_dump(by_alias=True)["section"]  # what `save` would send
     sections = sent["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == [line for line in done.stdout.split("\n") if line in TITLES]
-    assert sent["runSets"][0]["filters"]["filters"][0]["value"] == "train/noon"
+    assert sent["runSets"][0]["filters"]["filters"][0]["value"] == "2026-11-26/noon"
 
 
 TITLES = ("Average precision", "Losses and learning rate", "Classes and curves", "Predictions", "Views and chips")
