@@ -15,7 +15,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -129,6 +129,8 @@ def explain(error: Exception, config_name: str) -> str:
     """A Hydra or OmegaConf error in words that name the key and what would be valid."""
     text = str(error).strip()
     cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
     if isinstance(error, MissingConfigException) and Path(f"conf/{error.missing_cfg_file}.yaml").exists():
         text += "\nYour conf/ is looked at with hydra.searchpath=[file://conf]"
     if isinstance(cause, OmegaConfBaseException):

@@ -112,7 +112,9 @@ def show(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
     Console().print(table)
     for number, group in enumerate(result["groups"]):
         if "AP" in group.get("gain", {}):
-            print(f"{number}: AP {gain(group['gain']['AP'])} over the baseline, pairs of equal seed, 95 % interval")
+            pairs = "one pair" if group["gain"]["AP"]["low"] is None else "pairs"
+            interval = ", 95 % interval" if pairs == "pairs" else ""
+            print(f"{number}: AP {gain(group['gain']['AP'])} over the baseline, {pairs} of equal seed{interval}")
     for line in left_out:
         print(f"left out: {line}")
 

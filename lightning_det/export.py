@@ -69,12 +69,14 @@ def export(cfg: DictConfig) -> None:
             f"checkpoint={cfg.checkpoint}: a {type(module.detector).__name__} has two stages, and what its second "
             "stage sees depends on the image; single-shot detectors (ssd, dsod, grp_dsod) can be exported"
         )
+    output = Path(cfg.output) if cfg.output is not None else run_folder() / "model.onnx"
+    if output.is_dir():
+        raise ConfigError(f"output={cfg.output}: a folder; the graph is a file, such as {output / 'model.onnx'}")
     planner = build_planner(settings, "test")
     height, width = canvas(planner)
     model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None)
     describe(model, module.labels, module.inference, planner)
     check(model, module.detector, height, width)
-    output = Path(cfg.output) if cfg.output is not None else run_folder() / "model.onnx"
     with whole(output, "wb") as stream:
         stream.write(model.SerializeToString())
     print(output)

@@ -48,6 +48,27 @@ def write_json(file: Path, content: object, indent: int | None = 1) -> None:
         json.dump(content, stream, indent=indent)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders, sorted. Links are followed, but not to a folder that they lie in.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, real = [], os.path.realpath
+    above = {str(folder): {real(folder)}}  # where the folders on the way to one really are
+    for place, folders, files in os.walk(str(folder), onerror=refuse, followlinks=True):
+        way = above.pop(place)
+        below = {name: real(os.path.join(place, name)) for name in folders}
+        folders[:] = [name for name in folders if below[name] not in way]
+        above |= {os.path.join(place, name): way | {below[name]} for name in folders}
+        found += [Path(place, name) for name in files]
+    return sorted(found)
+
+
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
     """Lets one process in while others wait.

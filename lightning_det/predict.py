@@ -13,11 +13,11 @@ from lightning_det.annotations import AnnotationStore, LabelMap, Problem
 from lightning_det.build import build_data, build_trainer
 from lightning_det.callbacks.pictures import draw_detections
 from lightning_det.cli import command, run_folder
-from lightning_det.data.folder import read_folder, without_boxes
+from lightning_det.data.folder import PREDICTIONS, read_folder, without_boxes
 from lightning_det.data.images import decode, progress
 from lightning_det.data.video import SUFFIXES as VIDEOS
 from lightning_det.data.video import Video, write_video
-from lightning_det.errors import UserError
+from lightning_det.errors import ConfigError, UserError
 from lightning_det.evaluation.results import Results
 from lightning_det.files import write_json
 from lightning_det.restore import restored
@@ -30,6 +30,8 @@ def predict(cfg: DictConfig) -> None:
     settings, module = restored(cfg)
     output = Path(cfg.output) if cfg.output is not None else run_folder()
     source, labels = Path(cfg.source), module.labels
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"output={cfg.output}: the folder of the images; pictures need another one")
     video = Video(source) if source.suffix.lower() in VIDEOS and not source.is_dir() else None
     store, problems = read_folder(source, labels) if video is None else (frames_of(video, labels), video.problems)
     for problem in problems:
@@ -42,7 +44,7 @@ def predict(cfg: DictConfig) -> None:
     trainer = build_trainer(settings, run_folder(), learning=False)
     parts = trainer.predict(module, datamodule=build_data(settings, None, store, video))
     results = module.inference.merged(Results.concatenate(parts))
-    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / PREDICTIONS, summary(store, results, labels, problems, video))
     pictures = drawn(store, results, labels, cfg.draw_threshold, video)
     if video is None:
         for number, picture in enumerate(pictures):
@@ -51,7 +53,6 @@ def predict(cfg: DictConfig) -> None:
             Image.fromarray(picture).save(file)
     else:
         write_video(output / f"{source.name}.mp4", pictures, video)
-    write_json(output / "predictions.json", summary(store, results, labels, problems, video))
     above = int((results.scores >= cfg.draw_threshold).sum())
     counts = (len(results), len(store), kind, above, cfg.draw_threshold)
     log.info("%d detections in %d %s; %d of them with a score of at least draw_threshold=%g are drawn", *counts)

@@ -318,6 +318,12 @@ CASES = [
         arguments=("dataset.root={out}",),
         layout="yolo",
     ),
+    Case(
+        "labels of an image that is not there",
+        ("labels/train/phone.txt: no image of this name", "on_bad=skip", "1 x box left out"),
+        content("labels/train/phone.txt", "0 0.5 0.5 0.2 0.2\n"),
+        layout="yolo",
+    ),
     Case("YAML that is no YAML", ("data.yaml: not valid YAML",), content("data.yaml", "names: [a"), layout="yolo"),
     Case(
         "YAML that grows to gigabytes",
@@ -378,6 +384,12 @@ CASES = [
         "value of another type",
         ("trainer.max_epochs: must be an integer",),
         arguments=("trainer.max_epochs=x",),
+        code=2,
+    ),
+    Case(
+        "brackets in a value",
+        ("needs quotes of its own", "source='a (1), b'"),
+        arguments=("dataset.root=images (1)",),
         code=2,
     ),
     Case(

@@ -120,6 +120,9 @@ def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
     Image.fromarray(pixels).save(source / "a.jpg")
     Image.fromarray(pixels[:50, :70, 0]).save(source / "sub/b.png")
     (source / "c.jpg").write_bytes(b"no image")
+    Image.fromarray(pixels).save(source / "d.bmp")
+    (source / "d.bmp").write_bytes((source / "d.bmp").read_bytes()[:-50])  # its header is whole
+    (source / "e.heic").touch()
     printed = run("predict", f"checkpoint={trained[0]}", f"source={source}", f"output={output}", cwd=tmp_path)
     assert last_line(printed) == output
     content = read(output / "predictions.json")
@@ -127,7 +130,8 @@ def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
     drawn = sum(score >= 0.3 for score in scores)
     assert f"{len(scores)} detections in 2 images; {drawn} of them" in printed
     assert [i["file"] for i in content["images"]] == ["a.jpg", "sub/b.png"]
-    assert "c.jpg" in content["problems"][0]["file"]
+    assert [Path(problem["file"]).name for problem in content["problems"]] == ["c.jpg", "d.bmp"]
+    assert "no images by their names: 1 x .heic" in printed
     assert Image.open(output / "a.jpg.png").size == (120, 90)
     assert Image.open(output / "sub/b.png.png").size == (70, 50)
 

@@ -63,7 +63,7 @@ def test_palette_and_transparency(tmp_path, picture):
     same(tmp_path / "a.png", picture, 0.01)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, picture, suffix, orientation):
     exif = Image.Exif()
@@ -83,8 +83,21 @@ def test_exif_orientation(tmp_path, picture, suffix, orientation):
     same(path, turns[orientation], 4)
 
 
+def test_orientation_that_only_xmp_states(tmp_path, picture):
+    """Pillow knows it, torchvision does not; with no word of it in Exif, and with other words there."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+    for name, exif in (("a.jpg", None), ("b.jpg", Image.Exif())):
+        if exif is not None:
+            exif[0x010E] = "a picture"
+        more = {} if exif is None else {"exif": exif}
+        Image.fromarray(picture).save(tmp_path / name, quality=95, subsampling=0, xmp=xmp, **more)
+        assert Image.open(tmp_path / name).getexif()[images.ORIENTATION] == 6
+        same(tmp_path / name, picture[::-1].transpose(1, 0, 2), 4)
+
+
 def test_bad_files_are_named(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "whole.jpg")
+    Image.fromarray(picture[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: int(len(whole) * 0.9)])
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -97,6 +110,7 @@ def test_bad_files_are_named(tmp_path, picture):
         ("empty.jpg", "the file is empty"),
         ("text.png", "not an image"),
         ("none.jpg", "No such file"),
+        ("float.tif", "floating-point pixels"),
     ]:
         with pytest.raises(ImageError, match=f"{name}: .*{reason}"):
             decode(tmp_path / name)

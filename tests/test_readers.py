@@ -1,6 +1,9 @@
 """COCO, VOC and YOLO annotations, in order and out of order."""
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +326,57 @@ def test_yolo(yolo_folder):
     np.testing.assert_allclose(record.boxes, [[24, 12, 40, 36], [6.4, 4.8, 19.2, 19.2]])
     assert record.labels.tolist() == [1, 0]
     assert len(store.record(2).boxes) == 0
+
+
+def test_labels_without_their_image(yolo_folder):
+    """Those of an image of a kind that is not read; without objects nothing is lost."""
+    (yolo_folder / "labels/train/phone.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (yolo_folder / "labels/train/empty.txt").touch()
+    (yolo_folder / "labels/train/classes.txt").write_text("cat\ndog\n")
+    _, problems = Yolo(str(yolo_folder)).read("train")
+    (problem,) = problems
+    assert problem.file == f"{yolo_folder}/labels/train/phone.txt"
+    assert problem.reason.startswith("no image of this name")
+    assert problem.action == BOX_LEFT_OUT
+
+
+def test_linked_folders_are_followed(yolo_folder, tmp_path):
+    (yolo_folder / "images/train").rename(tmp_path / "elsewhere")
+    (yolo_folder / "images/train").mkdir()
+    (yolo_folder / "images/train/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(yolo_folder / "images")  # in a circle
+    (yolo_folder / "labels/train").rename(yolo_folder / "labels/more")
+    (yolo_folder / "labels/train").mkdir()
+    (yolo_folder / "labels/more").rename(yolo_folder / "labels/train/more")
+    store, problems = Yolo(str(yolo_folder)).read("train")
+    files = [f"images/train/more/{n}.png" for n in range(3)]
+    assert [file for file in store.files if "back" not in file] == files
+    assert problems == []
+    assert store.num_boxes == 3
+    folder, _ = read_folder(yolo_folder / "images/train", LabelMap(["cat"]))
+    assert {f"images/train/{file}" for file in folder.files} >= set(files)
+    (tmp_path / "elsewhere/back").unlink()
+    assert [f"images/train/{f}" for f in read_folder(yolo_folder / "images/train", LabelMap(["cat"]))[0].files] == files
+
+
+def test_what_was_predicted_is_no_input(coco_folder, caplog):
+    """Pictures of an earlier run below the folder, a name that no picture can have, and other files."""
+    caplog.set_level("INFO")
+    labels = LabelMap(["cat"])
+    before = list(read_folder(coco_folder, labels)[0].files)
+    out = coco_folder / "outputs/12-00-00"
+    (out / "sub").mkdir(parents=True)
+    (out / "predictions.json").write_text("{}")
+    name = before[0]
+    for file in (out / "x.jpg.png", out / "sub/y.png.png", coco_folder / f"{'x' * 245}.jpg"):
+        file.write_bytes((coco_folder / name).read_bytes())
+    with suppress(OSError):  # some file systems refuse it themselves
+        Path(os.fsdecode(os.fsencode(coco_folder) + b"/\xff.jpg")).write_bytes(b"")
+    store, problems = read_folder(coco_folder, labels)
+    assert list(store.files) == before
+    assert f"{out}: predicted, for it holds predictions.json" in map(str, problems)
+    assert sum("too long for a file name" in str(p) for p in problems) in (1, 2)
+    assert "no images by their names: 2 x .json" in caplog.text
 
 
 def test_yolo_folders_as_roboflow_writes_them(yolo_folder):

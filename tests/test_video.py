@@ -91,6 +91,39 @@ def test_times_of_frames_at_no_fixed_rate(tmp_path):
     assert Video(tmp_path / "b.mp4").times == pytest.approx(video.times, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        ([0.04, 0.16, 0.12, 0.2, 0.08, 0.32], [0.04, 0.16, 0.26, 0.36, 0.46, 0.56]),  # out of order
+        ([0.0, 0.1, 0.2, 0.0, 0.1, 0.2], [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]),  # two files, one behind the other
+        ([0.0, 0.0, 0.001, 0.001, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]),
+    ],
+)
+def test_times_rise(tmp_path, monkeypatch, times, found):
+    """Some writers and joined files have others, which no mp4 file can hold."""
+    file, own = encode(tmp_path / "a.mkv", pictures(6), **LOSSLESS), Video._decoded
+
+    def shuffled(self):
+        for frame, time in zip(own(self), times, strict=True):
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            yield frame
+
+    monkeypatch.setattr(Video, "_decoded", shuffled)
+    video = Video(file)
+    assert video.times == pytest.approx(found)
+    monkeypatch.undo()
+    write_video(tmp_path / "b.mp4", content(video), video)
+    assert Video(tmp_path / "b.mp4").times == pytest.approx(np.array(found) - found[0], abs=1e-3)
+
+
+def test_more_frames_than_the_clock_of_the_file_has_ticks(tmp_path):
+    """Matroska counts milliseconds."""
+    video = Video(encode(tmp_path / "a.mkv", pictures(), rate=2000, **LOSSLESS))
+    assert (np.diff(video.times) > 0).all()
+    write_video(tmp_path / "b.mp4", content(video), video)
+    assert len(Video(tmp_path / "b.mp4")) == 12
+
+
 def test_a_turned_video_is_seen_upright(tmp_path):
     """As phones write them: rows of pixels as the sensor has them, and a matrix that turns them."""
     file = encode(tmp_path / "a.mp4", pictures(), crf="0")

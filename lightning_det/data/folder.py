@@ -1,14 +1,23 @@
 """Images without annotations."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import DatasetError, Problem
+from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, Strings
-from lightning_det.data.images import SUFFIXES, check_all, image_size
+from lightning_det.data.images import SUFFIXES, check_all, decode
+from lightning_det.data.text import is_file_name
+from lightning_det.files import files_below
+
+log = logging.getLogger("lightning_det")
+
+PREDICTIONS = "predictions.json"
+"""What `predict` has found, beside its pictures."""
 
 
 def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[Problem]]:
@@ -19,24 +28,48 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
         labels: classes that will be looked for.
 
     Returns:
-        The store, and the files that are no readable images.
+        The store, and what has been left out: files that are no readable images, and folders of predictions.
 
     Raises:
         DatasetError: no such file or folder, or a folder without images.
     """
+    problems: list[Problem] = []
     if source.is_dir():
-        root = source
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise DatasetError(f"{source}: no image ({', '.join(SUFFIXES)}) in this folder")
+        root, paths = source, _images_of(source, problems)
     elif source.is_file():
         root, paths = source.parent, [source]
     else:
         raise DatasetError(f"{source}: no such image or folder")
-    sizes, problems = check_all(paths, image_size, "reading image headers")
+    # What is damaged deep inside would end the work when its turn comes.
+    sizes, damaged = check_all(paths, _decoded_size, "decoding images")
     files = [str(p.relative_to(root)) for p, size in zip(paths, sizes, strict=True) if size is not None]
     widths, heights = np.array([s for s in sizes if s is not None], np.int32).reshape(-1, 2).T
-    return without_boxes(root, files, widths, heights, labels), list(problems.values())
+    return without_boxes(root, files, widths, heights, labels), problems + list(damaged.values())
+
+
+def _images_of(folder: Path, problems: list[Problem]) -> list[Path]:
+    """The images below a folder, without those that `predict` has drawn."""
+    files = files_below(folder)
+    drawn = {file.parent for file in files if file.name == PREDICTIONS} - {folder}
+    problems += [
+        Problem(str(place), "", f"predicted, for it holds {PREDICTIONS}", IMAGE_LEFT_OUT) for place in sorted(drawn)
+    ]
+    files = [file for file in files if not drawn.intersection(file.parents)]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not images:
+        raise DatasetError(f"{folder}: no image ({', '.join(SUFFIXES)}) in this folder")
+    others = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in SUFFIXES)
+    if others:
+        log.info("no images by their names: %s", ", ".join(f"{count} x {kind}" for kind, count in others.most_common()))
+    named = [file for file in images if all(map(is_file_name, file.relative_to(folder).parts))]
+    for file in sorted(set(images) - set(named)):
+        reason = f"{file.name!a} is too long for a file name with a suffix more, or not UTF-8"
+        problems.append(Problem(ascii(str(file)).strip("'"), "", reason, IMAGE_LEFT_OUT))
+    return named
+
+
+def _decoded_size(path: Path) -> tuple[int, int]:
+    return tuple(decode(path).shape[:0:-1])
 
 
 def without_boxes(

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
 from lightning_det.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 MAX_PIXELS = 2**29
 """Larger images (23,000 x 23,000) are refused before memory is taken for them: cut them into parts."""
@@ -53,7 +53,7 @@ def decode(path: Path) -> Tensor:
     data = _read(path)
     image = _open(path, data)
     try:
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation_is_exif(image):
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             mode = torchvision.io.ImageReadMode.RGB
             return torchvision.io.decode_jpeg(encoded, mode=mode, apply_exif_orientation=True)
@@ -75,9 +75,10 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with path.open("rb") as file:
             image = _open(path, file)
+            # Pillow from 12 or so on has turned a TIFF's size already.
+            size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             # Orientations 5 to 8 turn the image by a quarter.
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            size = image.size[::-1] if turned else image.size
+            size = size[::-1] if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else size
             file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
             whole = END.get(image.format, b"") in file.read()
     except ImageError:
@@ -117,7 +118,7 @@ def check_all(
 
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(attempt, enumerate(paths), chunksize=64)
-        return list(progress(results, description, len(paths))), problems
+        return list(progress(results, description, len(paths))), dict(sorted(problems.items()))
 
 
 def progress(items: Iterable, description: str, total: int, threshold: int = 500) -> Iterable:
@@ -157,11 +158,22 @@ def _open(path: Path, source) -> Image.Image:
         raise ImageError(f"{path}: its header claims more than {MAX_PIXELS} pixels; cut it into parts") from error
     except Exception as error:
         raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
+    if image.mode == "F":
+        raise ImageError(
+            f"{path}: floating-point pixels, of which nobody says what is white; convert it to 8 or 16 bits"
+        )
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise ImageError(
             f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
         )
     return image
+
+
+def _orientation_is_exif(image: Image.Image) -> bool:
+    """Whether torchvision, which knows Exif alone, turns a JPEG as Pillow does, which reads it from XMP too."""
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif.get(ORIENTATION, 1) == image.getexif().get(ORIENTATION, 1)
 
 
 def _reason(error: Exception) -> str:

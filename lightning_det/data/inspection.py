@@ -8,7 +8,7 @@ import numpy as np
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
-from lightning_det.data.images import check_all, decode, progress
+from lightning_det.data.images import ImageError, check_all, decode, progress
 from lightning_det.structures import State
 from lightning_det.views.planner import Planner
 from lightning_det.views.targets import targets
@@ -20,11 +20,15 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def damaged_images(store: AnnotationStore) -> list[Problem]:
-    """Decodes every image and returns those that are damaged."""
+    """Decodes every image and returns those that are damaged, or not of the size that they are known by."""
     paths = [store.path(i) for i in range(len(store))]
+    sizes = dict(zip(paths, zip(store.widths, store.heights, strict=True), strict=True))
 
     def check(path) -> bool:
-        decode(path)
+        _, height, width = decode(path).shape
+        if (width, height) != sizes[path]:
+            known = " x ".join(map(str, sizes[path]))
+            raise ImageError(f"{path}: annotated as {known}, but it is {width} x {height}")
         return True
 
     _, problems = check_all(paths, check, "decoding images")

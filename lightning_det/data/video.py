@@ -99,7 +99,7 @@ class Video:
                     raise DatasetError(f"{self.path}: no video in this file, only sound or text")
                 stream = container.streams.video[0]
                 self.rate = stream.average_rate or self.rate
-                self.unit = max(stream.time_base, FINEST)
+                self.unit = max(min(stream.time_base, 1 / self.rate), FINEST)
                 ticks = stream.duration
                 stated = float(ticks * stream.time_base) if ticks else (container.duration or 0) / av.time_base
             expected = int(stated * self.rate)
@@ -109,7 +109,10 @@ class Video:
                     self._ends(f"its size changes from {self.width} x {self.height} to {size[0]} x {size[1]}")
                     return
                 self.width, self.height = size
-                self.times.append(len(self) / float(self.rate) if frame.time is None else frame.time)
+                time = len(self) / float(self.rate) if frame.time is None else frame.time
+                if self.times and time <= self.times[-1]:  # files put together, or frames out of order
+                    time = self.times[-1] + 1 / float(self.rate)
+                self.times.append(time)
         except (av.FFmpegError, OSError) as error:
             if not self.times:
                 raise DatasetError(
@@ -147,9 +150,10 @@ def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> Non
         stream.codec_context.time_base = video.unit
         if codec == "mpeg4":
             stream.bit_rate = 4 * video.width * video.height
+        last = -1
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.time_base = video.unit
-            frame.pts = round((video.times[number] - video.times[0]) / float(video.unit))
+            last = frame.pts = max(last + 1, round((video.times[number] - video.times[0]) / float(video.unit)))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

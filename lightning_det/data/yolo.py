@@ -12,6 +12,7 @@ from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Dat
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
 from lightning_det.data.text import is_file_name, is_text, lines_of
+from lightning_det.files import files_below
 
 
 class Yolo:
@@ -85,7 +86,8 @@ class Yolo:
             raise DatasetError(f"{file}: no split {split!r}; it needs a folder of images or a list of them as text")
         place = self._place(file, content, split)
         if place.is_dir():
-            listed = [("", p) for p in sorted(place.rglob("*")) if p.suffix.lower() in SUFFIXES]
+            listed = [("", p) for p in files_below(place) if p.suffix.lower() in SUFFIXES]
+            problems += _without_image(place, [path for _, path in listed])
         else:
             listed = [(f"line {n}", Path(os.path.normpath(place.parent / line))) for n, line in lines_of(place)]
         paths: dict[Path, Path] = {}
@@ -145,6 +147,17 @@ def _labels_of(image: Path) -> Path:
     if folders:
         parts[folders[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
+
+
+def _without_image(folder: Path, images: list[Path]) -> list[Problem]:
+    """Label files with objects for which a folder has no image; none where they do not have a folder of their own."""
+    place = _labels_of(folder / "any").parent
+    if place == folder or not place.is_dir():
+        return []
+    labels = set(map(_labels_of, images))
+    alone = [f for f in files_below(place) if f.suffix == ".txt" and f.name != "classes.txt" and f not in labels]
+    reason = f"no image of this name ({', '.join(SUFFIXES)}) in {folder}"
+    return [Problem(str(file), "", reason, BOX_LEFT_OUT) for file in alone if file.is_file() and file.stat().st_size]
 
 
 def _parse(file: Path, classes: int, problems: list[Problem]) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -133,7 +133,9 @@ class FasterRCNN(TwoStage):
         """
         maps = len(backbone.channels) + 1
         if len(anchor_sizes) != maps:
-            raise ValueError(f"the pyramid has {maps} maps, so anchor_sizes needs {maps} sizes, got {anchor_sizes}")
+            raise ValueError(
+                f"the pyramid has {maps} maps, so dataset.anchor_sizes needs {maps} sizes, got {anchor_sizes}"
+            )
         anchors = Anchors([[s] for s in anchor_sizes], anchor_ratios)
         return cls(
             backbone,

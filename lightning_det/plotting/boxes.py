@@ -2,12 +2,21 @@
 
 import colorsys
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GREY = (150, 150, 150)
 MARGIN = 6
+
+
+@lru_cache
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's, which unlike Pillow's has the letters of more languages than English."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -38,12 +47,12 @@ def draw_boxes(
     image = Image.fromarray(pixels).copy()
     draw = ImageDraw.Draw(image)
     width = max(1, round(max(image.size) / 500))
-    font = ImageFont.load_default(size=max(10, round(max(image.size) / 60)))
+    font = font_of(max(10, round(max(image.size) / 60)))
     dashed = [False] * len(boxes) if dashed is None else dashed
     # Large boxes first: small ones stay visible.
     order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) if len(boxes) else []
     for number in order:
-        box = [float(v) for v in boxes[number]]
+        box = np.minimum(boxes[number], np.array([*image.size] * 2) - 1.0).tolist()  # edges at the border are seen
         if dashed[number]:
             _dashed_rectangle(draw, box, colours[number], width)
         else:
@@ -79,7 +88,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     """Two images of equal height next to each other, with titles above."""
     gap = np.full((left.shape[0], MARGIN, 3), 255, np.uint8)
     row = np.concatenate([left, gap, right], axis=1)
-    font = ImageFont.load_default(size=14)
+    font = font_of(14)
     header = Image.new("RGB", (row.shape[1], 20), "white")
     draw = ImageDraw.Draw(header)
     draw.text((2, 2), titles[0], fill="black", font=font)
@@ -89,7 +98,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
 
 def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3) -> np.ndarray:
     """Pictures (h, w, 3) uint8 in a grid, each under its title."""
-    font = ImageFont.load_default(size=13)
+    font = font_of(13)
     cell = max(p.shape[1] for p in pictures) + MARGIN
     rows = []
     for start in range(0, len(pictures), columns):
