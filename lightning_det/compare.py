@@ -112,9 +112,9 @@ def show(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
     Console().print(table)
     for number, group in enumerate(result["groups"]):
         if "AP" in group.get("gain", {}):
-            pairs = "one pair" if group["gain"]["AP"]["low"] is None else "pairs"
-            interval = ", 95 % interval" if pairs == "pairs" else ""
-            print(f"{number}: AP {gain(group['gain']['AP'])} over the baseline, {pairs} of equal seed{interval}")
+            found = group["gain"]["AP"]
+            pairs = "one pair of equal seed" if found["low"] is None else "pairs of equal seed, 95 % interval"
+            print(f"{number}: AP {gain(found)} over the baseline, {pairs}")
     for line in left_out:
         print(f"left out: {line}")
 

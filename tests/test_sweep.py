@@ -170,6 +170,7 @@ class Sweep:
                 overrides=SimpleNamespace(task=overrides, hydra=["hydra.mode=MULTIRUN", OPTIONS]),
                 runtime=SimpleNamespace(output_dir=str(self.folder / str(number))),
                 job=SimpleNamespace(num=number),
+                sweep=SimpleNamespace(dir=str(self.folder)),
             )
             self.monkeypatch.setattr(sweep.HydraConfig, "get", lambda hydra=hydra: hydra)
             record = self.folder / str(number) / ".hydra/overrides.yaml"

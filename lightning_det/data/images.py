@@ -75,7 +75,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with path.open("rb") as file:
             image = _open(path, file)
-            # Pillow from 12 or so on has turned a TIFF's size already.
+            # New Pillow has turned a TIFF's size already, old Pillow has not.
             size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             # Orientations 5 to 8 turn the image by a quarter.
             size = size[::-1] if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else size
