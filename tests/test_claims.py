@@ -219,6 +219,10 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
     claims.claims(OmegaConf.merge(asked, {"seeds": 2}))
     assert (read(file)["hardware"], read(file)["process_seconds"]) == ("another machine", 40)
     assert "claims claim=c 'experiments=[e]' budget=laptop 'seeds=[0,1]'`" in (tmp_path / "docs/claims.md").read_text()
+    for folder in (tmp_path / "runs").rglob("metrics.json"):
+        (folder.parent / "elapsed.json").touch()
+    claims.claims(asked)  # the other seed has taken time, too
+    assert read(file)["process_seconds"] == 40
     with pytest.raises(ConfigError, match=r"c-e-laptop\.json has figures with no further settings"):
         claims.claims(OmegaConf.merge(asked, {"settings": ["a=1"], "folder": f"{tmp_path}/others"}))
     claims.claims(
