@@ -11,7 +11,7 @@ import numpy as np
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
-from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
+from lightning_det.data.images import SUFFIXES, check_all, image_size, progress, size_fault
 from lightning_det.data.text import is_file_name, lines_of
 from lightning_det.data.xml import read_xml
 
@@ -159,8 +159,7 @@ def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Probl
             problems.append(Problem(str(xml), "size", str(error), IMAGE_LEFT_OUT))
             continue
         if size is not None and annotated not in (None, size):
-            reason = f"annotated as {annotated[0]} x {annotated[1]}, but {image.name} is {size[0]} x {size[1]}"
-            problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
+            problems.append(Problem(str(xml), "size", size_fault(image, annotated, size), IMAGE_LEFT_OUT))
         elif size is not None:
             files.append(str(image.relative_to(root)))
             ids.append(stem if folders[stem] == 1 else f"{xml.parents[1].relative_to(root).as_posix()}/{stem}")
