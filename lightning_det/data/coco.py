@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
-from lightning_det.data.cache import cached
-from lightning_det.data.images import check_all, image_size
+from lightning_det.data.cache import Annotations, cached
+from lightning_det.data.headers import sizes_of
+from lightning_det.data.images import size_fault
 from lightning_det.data.text import is_text
 
 
@@ -52,7 +54,49 @@ class Coco:
             )
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; dataset.images says that the images of {split!r} are there")
-        return cached(file, folder, lambda: _Parser(file, folder).store())
+        raw, records = _with_usable_images(file, *cached(file, folder, lambda: _Parser(file, folder).annotations()))
+        return raw.judged(lambda row: (str(file), f"annotation {records[row]}"))
+
+
+def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int | str]) -> Annotations:
+    """Annotations of the images that are there, can be read and have the annotated size; the others become problems.
+
+    Annotations of an image that is left out go with it: the image is named, they are not.
+    """
+    sizes, unreadable = sizes_of(raw.root, raw.files)
+    problems, usable = [], np.zeros(len(raw.files), bool)
+    for number, (name, size) in enumerate(zip(raw.files, sizes, strict=True)):
+        annotated = int(raw.widths[number]), int(raw.heights[number])
+        usable[number] = size == annotated
+        if usable[number]:
+            continue
+        path = raw.root / name
+        if size is not None:
+            reason = size_fault(path, annotated, size)
+        elif not os.path.exists(path):
+            reason = f"no file {name} in {raw.root}"
+        else:
+            problems.append(unreadable[number])
+            continue
+        problems.append(Problem(str(file), f"image {raw.ids[number]}", reason, IMAGE_LEFT_OUT))
+    if usable.all():
+        return raw, records
+    images = np.flatnonzero(usable)
+    rows = np.flatnonzero(usable[raw.image_of_box])
+    kept = replace(
+        raw,
+        files=[raw.files[i] for i in images],
+        ids=[raw.ids[i] for i in images],
+        widths=raw.widths[images],
+        heights=raw.heights[images],
+        image_of_box=(np.cumsum(usable) - 1)[raw.image_of_box[rows]],
+        boxes=raw.boxes[rows],
+        labels=raw.labels[rows],
+        ignored=raw.ignored[rows],
+        areas=raw.areas[rows],
+        problems=problems + raw.problems,
+    )
+    return kept, [records[row] for row in rows]
 
 
 class _Parser:
@@ -64,7 +108,8 @@ class _Parser:
         self.problems: list[Problem] = []
         self.left_out: set[int | str] = set()
 
-    def store(self) -> tuple[AnnotationStore, list[Problem]]:
+    def annotations(self) -> Annotations:
+        """What the file says. Its images are not looked at."""
         content = self._load()
         label_map = self._label_map(content["categories"])
         images = self._images(content["images"])
@@ -83,7 +128,7 @@ class _Parser:
             label_map=label_map,
             problems=self.problems,
         )
-        return raw.judged(lambda row: (str(self.file), f"annotation {rows[row][0]}"))
+        return raw, [row[0] for row in rows]
 
     def _load(self) -> Mapping[str, Any]:
         try:
@@ -115,11 +160,10 @@ class _Parser:
 
     def _images(self, entries: list) -> dict[int | str, dict]:
         """Usable entries by image id, in the file's order."""
-        there = _files_below(self.folder)
         images: dict[int | str, dict] = {}
         written: set[str] = set()
         for number, entry in enumerate(entries):
-            reason = _image_fault(entry, there, self.folder)
+            reason = _image_fault(entry, self.folder)
             # Ids are kept as text: 1 and "1" are the same.
             if reason is None and str(entry["id"]) in written:
                 reason = "image id occurs twice"
@@ -132,22 +176,6 @@ class _Parser:
                 if named:
                     self.left_out.add(key)
                 self._bad(f"image {key}" if named else f"images[{number}]", reason, IMAGE_LEFT_OUT)
-        paths = [self.folder / i["file_name"] for i in images.values()]
-        sizes, unreadable = check_all(paths, image_size, "reading image headers")
-        for number, (key, entry, size) in enumerate(zip(list(images), list(images.values()), sizes, strict=True)):
-            if size == (entry["width"], entry["height"]):
-                continue
-            del images[key]
-            self.left_out.add(key)
-            if size is None:
-                self.problems.append(unreadable[number])
-            else:
-                self._bad(
-                    f"image {key}",
-                    f"annotated as {entry['width']} x {entry['height']}, but {entry['file_name']} is "
-                    f"{size[0]} x {size[1]}",
-                    IMAGE_LEFT_OUT,
-                )
         return images
 
     def _annotations(self, entries: list, images: dict, contiguous: dict[int, int]) -> list[tuple]:
@@ -191,15 +219,6 @@ class _Parser:
         return rows
 
 
-def _files_below(folder: Path) -> set[str]:
-    """Relative paths of all files, with ``/``."""
-    found = set()
-    for parent, _, names in os.walk(folder):
-        prefix = Path(parent).relative_to(folder).as_posix()
-        found.update(names if prefix == "." else (f"{prefix}/{n}" for n in names))
-    return found
-
-
 def _is_integer(value: Any) -> bool:
     """An integer that every part of the evaluation can hold; ``true`` is none."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
@@ -215,7 +234,7 @@ def _shown(value: Any, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
+def _image_fault(entry: Any, folder: Path) -> str | None:
     if not isinstance(entry, dict):
         return "entry is no object"
     for key in ("id", "file_name", "width", "height"):
@@ -229,8 +248,6 @@ def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
     name = entry["file_name"]
     if not is_text(name) or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"file_name {_shown(name)} must be a path below {folder}"
-    if Path(name).as_posix() not in there:
-        return f"no file {name} in {folder}"
     return None
 
 

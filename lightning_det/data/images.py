@@ -23,7 +23,7 @@ from lightning_det.errors import UserError, one_line
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""All that is opened, whatever a file's name: Pillow would hand PostScript to Ghostscript, which runs it. JPEG includes MPO."""
+"""All that is opened, MPO as JPEG, whatever the file's name: Pillow would hand PostScript to Ghostscript to run it."""
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 """Kinds of pixels that Pillow turns into RGB, and integers of 16 bits."""
@@ -213,7 +213,7 @@ def cores() -> int:
 
 def _check_kind(path: Path) -> None:
     """Refuses what is no regular file: reading a device or a pipe might never end."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):  # unlike Path's, no error for names that no file can have
         raise ImageError(f"{path}: not a regular file")
 
 
