@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import fields, replace
@@ -17,9 +18,11 @@ from test_data import make_store
 from test_faster_rcnn import detector
 
 from lightning_det.annotations import LabelMap
+from lightning_det.annotations.contents import digests_of
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
 from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
+from lightning_det.data.shapes import Shapes
 from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.selection import AllSelector
 from lightning_det.structures import State
@@ -95,11 +98,11 @@ def test_a_file_says_what_it_is(store, file):
     with np.load(file, allow_pickle=False) as data:
         content = dict(data)
     described = json.loads(content["about"].tobytes())
-    assert described["version"] == VERSION == 1
+    assert described["version"] == VERSION == 2
     assert described["made_by"] == {"epochs": 2, "seed": 7}
     assert described["fingerprint"] == fingerprint(store.ids, store.files, store.widths, store.heights)
     assert set(content) == {
-        *("offsets", "boxes", "scores", "widths", "heights", "about"),
+        *("offsets", "boxes", "scores", "widths", "heights", "lengths", "digests", "about"),
         *("ids_data", "ids_offsets", "files_data", "files_offsets"),
     }
     assert list(Strings(content["files_data"], content["files_offsets"])) == ["0.png", "1.png", "2.png", "3.png"]
@@ -180,7 +183,7 @@ def test_fingerprints_tell_datasets_apart(store):
 
 
 def test_without_a_fingerprint_images_are_compared_one_by_one(store, file):
-    rewrite(file, about=np.frombuffer(b'{"version": 1}', np.uint8))
+    rewrite(file, about=np.frombuffer(b'{"version": 2}', np.uint8))
     assert same(load_proposals(file, store), random_proposals(COUNTS))
     with pytest.raises(DatasetError, match="made for other images"):
         load_proposals(file, replace(store, widths=store.widths + 1))
@@ -257,6 +260,8 @@ def test_every_array_is_needed(store, file):
 @pytest.mark.parametrize(
     "arrays",
     [
+        {"lengths": np.zeros(3, np.int64)},
+        {"digests": np.zeros(4, np.int64)},
         {"offsets": np.array([0, 3, 2**40, 8, 9])},
         {"offsets": np.array([0, 3, 2, 8, 9])},
         {"offsets": np.array([-1, 3, 3, 8, 9])},
@@ -293,10 +298,10 @@ def test_arrays_larger_than_the_file_take_no_memory(store, file):
             load_proposals(file.with_name(name), store)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1"])
+@pytest.mark.parametrize("version", [0, 1, 3, "2"])
 def test_another_version_is_refused(store, file, version):
     rewrite(file, about=about(file, version=version))
-    with pytest.raises(DatasetError, match=rf"format {version}, this version reads 1; make it anew"):
+    with pytest.raises(DatasetError, match=rf"format {version}, this version reads 2; make it anew with"):
         load_proposals(file, store)
 
 
@@ -326,6 +331,85 @@ def test_missing_images_are_counted_and_one_is_named(store, file, tmp_path):
 def test_the_same_id_of_another_image_is_refused(store, file, change, message):
     with pytest.raises(DatasetError, match=rf"made for other images; {message}; make it anew"):
         load_proposals(file, replace(store, **change))
+
+
+# Other images of the same names
+
+
+def with_files(store, size=300_000, seed=0):
+    """Writes something into every file of a store; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    for i in range(len(store)):
+        store.path(i).parent.mkdir(parents=True, exist_ok=True)
+        store.path(i).write_bytes(rng.bytes(size))
+    return store
+
+
+def mined_for(store):
+    file = store.root / "proposals.npz"
+    save_proposals(file, store, random_proposals(COUNTS), {})
+    return file
+
+
+def test_a_copy_of_the_dataset_keeps_its_proposals(store):
+    file = mined_for(with_files(store))
+    copy = with_files(replace(store, root=store.root / "elsewhere"))
+    for i in range(4):
+        os.utime(copy.path(i), (1, 1))
+    assert same(load_proposals(file, copy), random_proposals(COUNTS))
+    assert same(load_proposals(file, copy.select([2, 0])), random_proposals(COUNTS).select(np.array([2, 0])))
+
+
+@pytest.mark.parametrize("size", [10, 40_000, 300_000])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1]])
+def test_other_images_of_the_same_names_are_refused(store, size, order):
+    file = mined_for(with_files(store, size))
+    others = with_files(replace(store, root=store.root / "elsewhere"), size, seed=5)
+    with pytest.raises(DatasetError, match=rf"of the same names; {len(order)} or more of .* id {order[0]} ") as caught:
+        load_proposals(file, others.select(order))
+    assert "make it anew with lightning_det.mine, or give proposals=auto" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [0, 39_999])
+def test_one_image_that_was_replaced_is_named(store, place):
+    file = mined_for(with_files(store, 40_000))
+    content = bytearray(store.path(2).read_bytes())
+    content[place] ^= 1
+    store.path(2).write_bytes(content)
+    with pytest.raises(DatasetError, match=r"1 or more of the 4 .* such as id 2 \(2\.png\)"):
+        load_proposals(file, store)
+
+
+def test_of_many_images_some_are_looked_into_and_all_are_measured(store, monkeypatch):
+    monkeypatch.setattr("lightning_det.annotations.proposals.COMPARED", 2)  # the first and the last
+    file = mined_for(with_files(store))
+    read = []
+    looked_into = "lightning_det.annotations.proposals.digests_of"
+    monkeypatch.setattr(looked_into, lambda paths: digests_of(read.extend(p := list(paths)) or p))
+    load_proposals(file, store)
+    assert [path.name for path in read] == ["0.png", "3.png"]
+    store.path(1).write_bytes(b"shorter")
+    with pytest.raises(DatasetError, match="such as id 1 "):
+        load_proposals(file, store)
+
+
+def test_an_image_that_has_gone_is_noticed(store):
+    file = mined_for(with_files(store))
+    store.path(1).unlink()
+    with pytest.raises(DatasetError, match="such as id 1 "):
+        load_proposals(file, store)
+
+
+def test_shapes_of_another_seed_are_other_images(tmp_path):
+    def drawn(root, seed):
+        few = {"train": 2, "val": 1, "width": 64, "height": 48, "sizes": (8, 20)}
+        return Shapes(str(tmp_path / root), seed=seed, **few).read("train")[0]
+
+    file = tmp_path / "proposals.npz"
+    save_proposals(file, drawn("a", 0), random_proposals((1, 2)), {})
+    assert same(load_proposals(file, drawn("b", 0)), random_proposals((1, 2)))
+    with pytest.raises(DatasetError, match="made for other images of the same names; 2 or more of the 2"):
+        load_proposals(file, drawn("a", 5))
 
 
 # In a store

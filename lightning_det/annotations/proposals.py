@@ -7,6 +7,8 @@ A file is an uncompressed ``.npz`` that holds no pickled object:
 ``boxes``               (K, 4) float32 ``xyxy``, pixels of the original image
 ``scores``              (K,) float32 objectness, falling within an image
 ``widths``, ``heights`` (n,) int32 sizes of the images
+``lengths``             (n,) int64 bytes of their files
+``digests``             (n,) uint64 of their files' contents, see `lightning_det.annotations.contents`
 ``ids_*``, ``files_*``  ids and file names of the images: UTF-8 bytes (``data``) and where each begins (``offsets``)
 ``about``               UTF-8 json: ``version``, ``fingerprint`` of the dataset, and how the file was made
 ======================= ============================================================================================
@@ -19,10 +21,16 @@ from typing import Any
 import numpy as np
 
 from lightning_det.annotations.arrays import check_groups, from_plain, load_arrays, save_arrays, to_plain
+from lightning_det.annotations.contents import digests_of, lengths_of
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
 
-VERSION = 1
+VERSION = 2
+
+COMPARED = 2000
+"""Images whose contents are compared, evenly spread over the dataset; of the others the length of the file is."""
+
+AGAIN = "make it anew with lightning_det.mine, or give proposals=auto"
 
 
 def fingerprint(ids: Strings, files: Strings, widths: np.ndarray, heights: np.ndarray) -> str:
@@ -44,6 +52,7 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
         made_by: plain data about the network.
     """
     identity = (store.ids, store.files, store.widths, store.heights)
+    paths = [store.path(i) for i in range(len(store))]
     about = {"version": VERSION, "fingerprint": fingerprint(*identity), "made_by": made_by}
     arrays = {
         "offsets": proposals.offsets.astype(np.int64),
@@ -51,6 +60,8 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
         "scores": proposals.scores.astype(np.float32),
         "widths": store.widths.astype(np.int32),
         "heights": store.heights.astype(np.int32),
+        "lengths": lengths_of(paths),
+        "digests": digests_of(paths),
         "about": from_plain(about),
     }
     save_arrays(file, arrays | store.ids.to_arrays("ids") | store.files.to_arrays("files"))
@@ -58,6 +69,8 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
 
 def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
     """Reads the proposals of a store's images; the file may hold more images than the store.
+
+    Images are the same by their id, name, size and what is in their file, wherever the dataset lies and however old.
 
     Raises:
         DatasetError: no such file, not a file of proposals, or one of other images.
@@ -70,23 +83,24 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
         _check(proposals, len(ids), files, widths, heights)
         version, made_for = about["version"], about.get("fingerprint")
+        lengths, digests = (content[name] if version == VERSION else None for name in ("lengths", "digests"))
+        if version == VERSION:
+            _check_contents(lengths, digests, len(ids))
     except OSError as error:
         raise DatasetError(f"proposals={file}: {error.strerror or 'cannot be read'}") from error
     except Exception as error:  # NumPy and zipfile raise whatever they stumble over
-        raise DatasetError(
-            f"proposals={file}: not a file of proposals, or a damaged one; make it anew with lightning_det.mine, "
-            "or give proposals=auto"
-        ) from error
+        raise DatasetError(f"proposals={file}: not a file of proposals, or a damaged one; {AGAIN}") from error
     if version != VERSION:
-        raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; make it anew")
+        raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; {AGAIN}")
     if made_for == fingerprint(store.ids, store.files, store.widths, store.heights):
+        _compare_contents(file, store, lengths, digests)
         return proposals
     places = {ids[i]: i for i in range(len(ids))}
     missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in places]
     if missing:
         raise DatasetError(
             f"proposals={file}: made for other images; it lacks {len(missing)} of the {len(store)} of this dataset, "
-            f"such as id {missing[0]}; make it anew with lightning_det.mine, or give proposals=auto"
+            f"such as id {missing[0]}; {AGAIN}"
         )
     order = np.array([places[store.ids[i]] for i in range(len(store))], np.int64)
     for i, there in enumerate(order):
@@ -95,9 +109,45 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
         if mine != theirs:
             raise DatasetError(
                 f"proposals={file}: made for other images; id {store.ids[i]} is {theirs[0]} ({theirs[1]} x "
-                f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; make it anew with lightning_det.mine"
+                f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; {AGAIN}"
             )
+    _compare_contents(file, store, lengths[order], digests[order])
     return proposals.select(order)
+
+
+def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, digests: np.ndarray) -> None:
+    """Checks that a store's images are those that were looked at, and not others of the same names.
+
+    Args:
+        file: of the proposals.
+        store: the images.
+        lengths: of their files, as they were.
+        digests: of their files, as they were.
+
+    Raises:
+        DatasetError: they are not.
+    """
+    paths = [store.path(i) for i in range(len(store))]
+    others = set(np.flatnonzero(lengths_of(paths) != lengths).tolist())
+    some = np.unique(np.linspace(0, len(store) - 1, min(COMPARED, len(store))).round().astype(int))
+    others.update(some[digests_of(paths[i] for i in some) != digests[some]].tolist())
+    if others:
+        first = min(others)
+        raise DatasetError(
+            f"proposals={file}: made for other images of the same names; {len(others)} or more of the {len(store)} of "
+            f"this dataset have another content, such as id {store.ids[first]} ({store.files[first]}); {AGAIN}"
+        )
+
+
+def _check_contents(lengths: np.ndarray, digests: np.ndarray, images: int) -> None:
+    """Checks that there is a length and a digest of every image.
+
+    Raises:
+        ValueError: there is not.
+    """
+    kinds = [(array.shape, array.dtype) for array in (lengths, digests)]
+    if kinds != [((images,), np.int64), ((images,), np.uint64)]:
+        raise ValueError("no length and digest for every image")
 
 
 def _check(proposals: ProposalSet, images: int, files: Strings, widths: np.ndarray, heights: np.ndarray) -> None:
