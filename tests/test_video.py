@@ -3,6 +3,7 @@
 import json
 import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -272,3 +273,37 @@ def test_a_truncated_video_is_predicted_and_said(trained, tmp_path):
     found = json.loads((tmp_path / "out/predictions.json").read_text())
     assert 0 < len(found["frames"]) < 15
     assert found["problems"][0]["action"] == "frames left out"
+
+
+PLAYLISTS = {
+    "concat": "ffconcat version 1.0\nfile other/a.mp4\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10.0,\nother/a.ts\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet '
+    'mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>other/a.mp4</BaseURL></Representation>'
+    "</AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_list_of_other_files_is_no_video(tmp_path, kind):
+    (tmp_path / "other").mkdir()
+    for name in ("a.mp4", "a.ts"):
+        assert len(Video(encode(tmp_path / "other" / name, pictures(3)))) == 3
+    (tmp_path / "x.mp4").write_text(PLAYLISTS[kind])
+    with pytest.raises(DatasetError, match=r"x\.mp4: not a video that can be read \("):
+        Video(tmp_path / "x.mp4")
+
+
+def test_a_picture_is_no_video(tmp_path):
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "x.mp4", format="PNG")
+    with pytest.raises(DatasetError, match=r"not a video that can be read \(none of the kinds mov, mp4, "):
+        Video(tmp_path / "x.mp4")
+
+
+def test_names_like_addresses_are_names(tmp_path, monkeypatch):
+    encode(tmp_path / "a.mp4", pictures(3))
+    (tmp_path / "a.mp4").rename(tmp_path / "http:a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(Video(Path("http:a.mp4"))) == 3

@@ -1,5 +1,6 @@
 """Video files: frames as a stream in, a drawn copy out."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
@@ -11,14 +12,32 @@ import torch
 from torch import Tensor
 
 from lightning_det.annotations.problems import DatasetError, Problem
-from lightning_det.data.images import progress
+from lightning_det.data.images import MAX_PIXELS, progress
 from lightning_det.errors import UserError
 from lightning_det.files import whole
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.container import InputContainer
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+
+CONTAINERS = (
+    "mov",
+    "mp4",
+    "m4v",
+    "avi",
+    "matroska",
+    "webm",
+    "mpeg",
+    "mpegts",
+    "mpegvideo",
+    "asf",
+    "flv",
+    "h264",
+    "hevc",
+)
+"""FFmpeg's names of what is opened, whatever a file's name: lists of other files and addresses are not."""
 
 FINEST = Fraction(1, 60_000)
 """Seconds: MPEG-4 knows no shorter unit of time than 1 / 65535; usual rates are whole multiples of this."""
@@ -80,12 +99,17 @@ class Video:
             self._pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).copy()
         return torch.from_numpy(self._pixels).permute(2, 0, 1).contiguous()
 
-    def _decoded(self) -> Iterator["VideoFrame"]:
+    def _opened(self) -> "InputContainer":
         import av
 
-        # A file that is a list of addresses must not make FFmpeg ask for them.
-        with av.open(str(self.path), options={"protocol_whitelist": "file"}) as container:
+        # Absolute, since a name such as http:a.mp4 would be taken for an address.
+        options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+        return av.open(str(self.path.absolute()), options=options)
+
+    def _decoded(self) -> Iterator["VideoFrame"]:
+        with self._opened() as container:
             stream = container.streams.video[0]
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO"
             yield from container.decode(stream)
 
@@ -94,7 +118,7 @@ class Video:
         import av
 
         try:
-            with av.open(str(self.path), options={"protocol_whitelist": "file"}) as container:
+            with self._opened() as container:
                 if not container.streams.video:
                     raise DatasetError(f"{self.path}: no video in this file, only sound or text")
                 stream = container.streams.video[0]
@@ -116,7 +140,7 @@ class Video:
         except (av.FFmpegError, OSError) as error:
             if not self.times:
                 raise DatasetError(
-                    f"{self.path}: not a video that can be read ({error.strerror}); if it was cut off or is of another "
+                    f"{self.path}: not a video that can be read ({_reason(error)}); if it was cut off or is of another "
                     "kind, try `ffmpeg -i FILE NEW.mp4`"
                 ) from error
             self._ends(f"damaged ({error.strerror})")
@@ -129,6 +153,12 @@ class Video:
 
     def _ends(self, reason: str) -> None:
         self.problems.append(Problem(str(self.path), f"frame {len(self)} and after", reason, "frames left out"))
+
+
+def _reason(error: OSError) -> str:
+    """An error in words; FFmpeg calls a kind of file that it may not open an invalid argument."""
+    kinds = ", ".join(CONTAINERS)
+    return f"none of the kinds {kinds}" if error.errno == errno.EINVAL else error.strerror
 
 
 def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> None:
