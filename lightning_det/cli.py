@@ -23,13 +23,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema, validated
-from lightning_det.errors import explained
+from lightning_det.errors import explained, printable
 from lightning_det.files import whole
 from lightning_det.launch import end_with_parent, register_started
 from lightning_det.resume import OVERRIDES, composed_of, override_key, to_record
 from lightning_det.sweep import JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Escapes what a terminal would obey: names of files and classes come from anywhere."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return printable(super().format(record))
 
 
 class StdoutHandler(logging.StreamHandler):
@@ -163,7 +171,7 @@ def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:
 
 def _stop(message: str, code: int) -> None:
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_det.cli import command, run_folder
-from lightning_det.errors import ConfigError, printable
+from lightning_det.errors import ConfigError, one_line, printable
 from lightning_det.evaluation.comparison import FIGURES, compared
 from lightning_det.files import whole, write_json
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
@@ -36,7 +36,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     parts = [f"# {len(runs)} runs", *tables(result)]
     parts += [f"![{file}]({file})" for file, drawn in plots.items() if drawn is not False]
     if left_out:
-        parts += ["Left out:", "\n".join(f"- {line}" for line in left_out)]
+        parts += ["Left out:", "\n".join(f"- {cell(line)}" for line in left_out)]
     with whole(folder / "compare.md") as stream:
         stream.write("\n\n".join(parts) + "\n")
     show(result, left_out)
@@ -71,7 +71,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def cell(text: str) -> str:
     """Text for a cell of a table."""
-    return printable(text).replace("|", r"\|").replace("\n", " ")
+    return printable(text).replace("|", r"\|").replace("<", r"\<").replace("\n", " ")
 
 
 def value(spread: Mapping[str, float] | None, scale: float = 100, digits: int = 1) -> str:
@@ -108,7 +108,7 @@ def show(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
         figures = [value(group["figures"].get(f)) for f in FIGURES]
         table.add_row(str(number), str(len(group["seeds"])), *figures, *cost(group["cost"]))
     for number, group in enumerate(result["groups"]):
-        print(f"{number}: {printable(group['name'])}")
+        print(f"{number}: {one_line(group['name'])}")
     Console().print(table)
     for number, group in enumerate(result["groups"]):
         if "AP" in group.get("gain", {}):
@@ -116,7 +116,7 @@ def show(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
             pairs = "one pair of equal seed" if found["low"] is None else "pairs of equal seed, 95 % interval"
             print(f"{number}: AP {gain(found)} over the baseline, {pairs}")
     for line in left_out:
-        print(f"left out: {line}")
+        print(f"left out: {one_line(line)}")
 
 
 FLAGS = ("--cfg", "-c", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")

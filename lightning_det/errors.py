@@ -17,9 +17,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def one_line(text: str) -> str:
-    """`printable` for names, in which ends of lines are escaped too."""
-    return printable(text).replace("\n", r"\n")
+def one_line(text: str, longest: int | None = None) -> str:
+    """`printable` for names, in which ends of lines are escaped too; cut off where they are too long to be shown."""
+    shown = printable(text if longest is None else text[: longest + 1]).replace("\n", r"\n")
+    return shown if longest is None or len(shown) <= longest else f"{shown[:longest]}..."
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

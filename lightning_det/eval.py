@@ -8,12 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from lightning_det.annotations.labels import LONGEST
 from lightning_det.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
 from lightning_det.cli import command, run_folder, save_config
+from lightning_det.errors import one_line
 from lightning_det.evaluation.coco import Evaluation, evaluate
 from lightning_det.evaluation.files import write_coco_results
 from lightning_det.files import write_json
@@ -81,7 +83,8 @@ def print_tables(evaluation: Evaluation) -> None:
     classes = Table("class", "boxes", "AP", "AP50", title="AP by class")
     for name, row in evaluation.per_class().items():
         if row["boxes"]:
-            classes.add_row(escape(name), str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
+            # As text: a name may look like rich's markup, or like one of its emojis.
+            classes.add_row(Text(one_line(name, LONGEST)), str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():
         sizes.add_row(f"{row['from']:g} - {row['to']:g}", str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")

@@ -7,10 +7,11 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lightning_det.annotations import DatasetError, Problem
+from lightning_det.annotations.labels import LONGEST
 from lightning_det.build import build_data, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
@@ -18,6 +19,7 @@ from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, suggest, try_out
+from lightning_det.errors import one_line
 from lightning_det.files import write_json
 from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
@@ -116,8 +118,8 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
     for key in ("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"):
         table.add_row(key.replace("_", " "), *(f"{v:g}" for v in np.round(report[key], 1)))
     classes = sorted(report["classes"].items(), key=lambda item: -item[1])
-    most = ", ".join(f"{escape(name)} {count}" for name, count in classes[:10])
-    console.print(table, f"classes: {most}{f' and {len(classes) - 10} more' if len(classes) > 10 else ''}")
+    most = ", ".join(f"{one_line(name, LONGEST)} {count}" for name, count in classes[:10])
+    console.print(table, Text(f"classes: {most}{f' and {len(classes) - 10} more' if len(classes) > 10 else ''}"))
     columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
     levels = Table(*columns, title="views of one epoch")
     for row in report["levels"]:

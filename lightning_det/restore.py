@@ -194,10 +194,11 @@ def relabelled(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     Raises:
         DatasetError: the store has classes that the detector does not know.
     """
-    unknown = [n for n in store.label_map.names if n not in labels.names]
+    pairs = zip(store.label_map.names, store.label_map.shown, strict=True)
+    unknown = [shown for name, shown in pairs if name not in labels.names]
     if unknown:
         raise DatasetError(
             f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
-            f"it knows {', '.join(labels.names[:10])}{' ...' if len(labels) > 10 else ''}"
+            f"it knows {', '.join(labels.shown[:10])}{' ...' if len(labels) > 10 else ''}"
         )
     return store.with_labels(labels)

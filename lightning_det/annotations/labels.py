@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_det.errors import one_line
+
+LONGEST = 60
+"""Characters of a class name that are shown to people."""
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -25,10 +30,15 @@ class LabelMap:
         for what, values in (("name", self.names), ("id", self.source_ids)):
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
-                raise ValueError(f"class {what}s must be unique, but {', '.join(twice)} occurs twice")
+                raise ValueError(f"class {what}s must be unique, but {_few(twice)} occurs twice")
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names for people: what a terminal or a picture cannot show is escaped."""
+        return tuple(one_line(name, LONGEST) for name in self.names)
 
     @property
     def contiguous(self) -> dict[int, int]:
@@ -57,5 +67,5 @@ class LabelMap:
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
+    shown = ", ".join(one_line(name, LONGEST) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

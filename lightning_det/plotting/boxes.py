@@ -9,8 +9,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lightning_det.errors import one_line
+
 GREY = (150, 150, 150)
 MARGIN = 6
+LONGEST = 80
+"""Characters of a caption or title."""
 
 
 @lru_cache
@@ -75,6 +79,7 @@ def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: list[float], colour, width
 
 def _caption(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour, font, size: tuple[int, int]) -> None:
     """A caption above its box, or inside it at the top of the image."""
+    text = one_line(text, LONGEST)
     _, _, w, h = draw.textbbox((0, 0), text, font=font)
     x = min(max(0, float(box[0])), max(0, size[0] - w))
     y = float(box[1]) - h - 1
@@ -89,6 +94,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     gap = np.full((left.shape[0], MARGIN, 3), 255, np.uint8)
     row = np.concatenate([left, gap, right], axis=1)
     font = font_of(14)
+    titles = [one_line(title, LONGEST) for title in titles]
     header = Image.new("RGB", (row.shape[1], 20), "white")
     draw = ImageDraw.Draw(header)
     draw.text((2, 2), titles[0], fill="black", font=font)
@@ -106,7 +112,8 @@ def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3
         height = max(p.shape[0] for p in row) + 20 + MARGIN
         canvas = Image.new("RGB", (cell * columns, height), "white")
         for column, picture in enumerate(row):
-            ImageDraw.Draw(canvas).text((cell * column + 2, 2), titles[start + column], fill="black", font=font)
+            title = one_line(titles[start + column], LONGEST)
+            ImageDraw.Draw(canvas).text((cell * column + 2, 2), title, fill="black", font=font)
             canvas.paste(Image.fromarray(picture), (cell * column, 20))
         rows.append(np.asarray(canvas))
     return np.concatenate(rows)

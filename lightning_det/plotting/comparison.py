@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from lightning_det.errors import one_line
 from lightning_det.evaluation.comparison import pixels
 
 SIZES = ("AP_small", "AP_medium", "AP_large")
@@ -122,7 +123,7 @@ def _figure(height: float = 4.5) -> tuple[Figure, Axes]:
 
 def _short(name: str, width: int = 60) -> str:
     """A name that fits a legend; matplotlib would hide one that begins with an underscore and read $ as mathematics."""
-    return shorten(name, width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
+    return shorten(one_line(name), width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
 
 
 def _finish(figure: Figure, axes: Axes, file: Path, title: str) -> None:
