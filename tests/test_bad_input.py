@@ -123,6 +123,21 @@ def cut(root: Path) -> None:
     file.write_bytes(file.read_bytes()[:-500])
 
 
+POSTSCRIPT = """%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 64 48
+(/tmp/ran) (w) file closefile showpage
+%%EOF
+"""
+"""Pillow hands such a file to Ghostscript, which runs it."""
+
+
+def turned(root: Path) -> None:
+    """A picture of a phone that was held upright, annotated as its pixels lie in the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(root / "train2017/1.jpg").save(root / "train2017/1.jpg", exif=exif)
+
+
 def png(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG file that claims a size."""
 
@@ -215,6 +230,7 @@ CASES = [
     Case("truncated JPEG", ("1.jpg: damaged image", "truncated", SKIP), cut),
     Case("zero-byte image", ("1.jpg: the file is empty", SKIP), content("train2017/1.jpg", b"")),
     Case("text instead of an image", ("1.jpg: not an image", SKIP), content("train2017/1.jpg", "hello")),
+    Case("program instead of an image", ("1.jpg: not an image", SKIP), content("train2017/1.jpg", POSTSCRIPT)),
     Case(
         "pipe instead of an image",
         ("1.jpg: not a regular file", SKIP),
@@ -253,6 +269,7 @@ CASES = [
     Case("box over the border", ("reaches beyond", "1 x box clipped", SKIP), annotation(bbox=[60, 9, 9, 5])),
     Case("iscrowd as text", ("annotation 100: iscrowd '0' must be 0 or 1", SKIP), annotation(iscrowd="0")),
     Case("size other than the image's", ("image 10", "annotated as 48 x 48", "64 x 48", SKIP), image(width=48)),
+    Case("size of pixels that Exif turns", ("image 10", "turned by its Exif orientation 6", SKIP), turned),
     Case("no images", ("dataset.train (train2017) has no image",), edit(lambda c: c.update(images=[], annotations=[]))),
     Case("no boxes", ("dataset.train (train2017) has no box",), edit(lambda c: c.update(annotations=[]))),
     Case("path out of the dataset", ("must be a path below", SKIP), image(file_name="../val2017/1.jpg")),

@@ -222,8 +222,14 @@ def test_samples_show_their_windows(coco):
 def test_a_file_that_changed_its_size_is_named(coco):
     write_image(coco.path(1), 60, 48)
     whole = View(1.0, (0, 0, 64, 48))
-    with pytest.raises(ImageError, match=r"1\.jpg: annotated as 64 x 48, but it is 60 x 48"):
+    with pytest.raises(ImageError, match=r"1\.jpg: annotated as 64 x 48, but it is 60 x 48; replace it, .*resume=RUN"):
         ViewDataset(coco).__getitems__([Look(0, whole), Look(1, whole)])
+
+
+def test_an_image_that_has_gone_is_named(coco):
+    coco.path(1).unlink()
+    with pytest.raises(ImageError, match=r"1\.jpg: No such file or directory; replace it, .* with resume=RUN_FOLDER"):
+        ViewDataset(coco).__getitems__([Look(1, View(1.0, (0, 0, 64, 48)))])
 
 
 def batch_of(store, planner, images=None):

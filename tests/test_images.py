@@ -1,14 +1,24 @@
 """Every kind of image file becomes the picture that it shows."""
 
 import os
+import re
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageCms, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
+import lightning_det
+from lightning_det.annotations import LabelMap
 from lightning_det.data import images
-from lightning_det.data.images import ImageError, decode, image_size
+from lightning_det.data.budget import Budget
+from lightning_det.data.folder import read_folder
+from lightning_det.data.images import ImageError, decode, decoded_size, image_size
+from lightning_det.data.inspection import damaged_images
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +124,219 @@ def test_bad_files_are_named(tmp_path, picture):
     ]:
         with pytest.raises(ImageError, match=f"{name}: .*{reason}"):
             decode(tmp_path / name)
+
+
+def saved(path, kind):
+    image = Image.new("RGB", (40, 30), "red")
+    image = image.convert("1") if kind == "XBM" else image
+    image.save(path, format=kind)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "IM", "TGA", "PCX", "SGI", "DDS", "ICO", "XBM"])
+@pytest.mark.parametrize("name", ["1.jpg", "1.png"])
+def test_only_listed_kinds_are_opened(tmp_path, monkeypatch, kind, name):
+    """Whatever the name is: what Pillow opens beside them may be a program, or written for nobody's photographs."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("the file was run"))
+    saved(tmp_path / name, kind)
+    for function in (decode, image_size, decoded_size):
+        with pytest.raises(
+            ImageError, match=rf"{name}: not an image of a kind that is read \(BMP, GIF, JPEG, JPEG2000"
+        ):
+            function(tmp_path / name)
+    store, problems = read_folder(tmp_path, LabelMap(["a"]))
+    assert (len(store), len(problems)) == (0, 1)
+
+
+def test_no_listed_kind_runs_anything():
+    assert set(images.FORMATS) == {"BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"}
+
+
+def test_images_are_opened_in_one_place():
+    """Only there the list of kinds is given."""
+    root = Path(lightning_det.__file__).parent
+    found = {p.name: p.read_text() for p in root.rglob("*.py")}
+    opening = re.compile(r"Image\.open\(|imread\(|read_image\(|decode_image\(|decode_(?!jpeg)\w+\(|[^.\w]cv2\b")
+    assert {name for name, text in found.items() if opening.search(text)} == {"images.py"}
+    assert found["images.py"].count("Image.open(") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((4, 5), 300_000, np.int32), "integer pixels of 32 bits"),
+        (np.full((4, 5), 0.5, np.float32), "floating-point pixels"),
+    ],
+)
+def test_numbers_without_a_largest_one_are_refused(tmp_path, values, reason):
+    """They would all be white, or all black."""
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    for function in (decode, image_size):
+        with pytest.raises(ImageError, match=f"{reason}.*nobody says what is white; convert it to 8 or 16 bits"):
+            function(tmp_path / "x.tif")
+
+
+def test_colours_that_are_not_rgb_are_refused_by_name(tmp_path, picture):
+    ImageCms.profileToProfile(
+        Image.fromarray(picture), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    ).save(tmp_path / "x.tif")
+    for function in (decode, image_size):
+        with pytest.raises(ImageError, match="pixels of kind LAB; convert it to RGB"):
+            function(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm", "jp2"])
+def test_sixteen_bits_of_every_kind_keep_their_range(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
+    pixels = decode(tmp_path / f"x.{suffix}")
+    assert np.abs(pixels[0].numpy().astype(float) - ramp / 257).max() <= 0.51
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_the_first_of_several_pictures_is_taken(tmp_path, picture):
+    first, second = Image.fromarray(picture), Image.fromarray(255 - picture)
+    for name in ("x.gif", "x.png", "x.webp", "x.tif"):
+        options = {"lossless": True} if name == "x.webp" else {}
+        first.save(tmp_path / name, save_all=True, append_images=[second], **options)
+        same(tmp_path / name, picture, 4)
+    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[second], quality=95, subsampling=0)
+    assert Image.open(tmp_path / "x.jpg").format == "MPO"
+    same(tmp_path / "x.jpg", picture, 4)
+
+
+def test_text_that_grows_in_a_png_is_refused(tmp_path, picture):
+    text = PngInfo()
+    text.add_text("a", "x" * 2**24, zip=True)
+    Image.fromarray(picture).save(tmp_path / "x.png", pnginfo=text)
+    assert (tmp_path / "x.png").stat().st_size < 10**5
+    for function in (decode, image_size):
+        with pytest.raises(ImageError, match="Decompressed data too large"):
+            function(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+def test_broken_exif_never_ends_in_a_traceback(tmp_path, picture, suffix):
+    """Pixels are read or the file is named; header and pixels agree on the size."""
+    exif = Image.Exif()
+    exif[images.ORIENTATION], exif[0x010E] = 6, "a picture"
+    file = tmp_path / f"x.{suffix}"
+    Image.fromarray(picture).save(file, exif=exif)
+    whole = file.read_bytes()
+    where = whole.index(b"a picture")
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in rng.integers(max(0, where - 40), where + 9, 2):
+            content[place] = rng.integers(256)
+        file.write_bytes(content)
+        try:
+            size = image_size(file)
+            found.append(size == (lambda p: (p.shape[2], p.shape[1]))(decode(file)))
+        except ImageError:
+            continue
+    assert len(found) > 30
+    assert all(found)
+
+
+def without_decoding(monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded for a header"))
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path, picture, monkeypatch):
+    """It counts wherever it stands, and is found without the pixels."""
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    Image.fromarray(picture).save(tmp_path / "x.png", exif=exif)
+    content = (tmp_path / "x.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(content[start : start + 4])
+    chunk, rest = content[start : start + length], content[:start] + content[start + length :]
+    (tmp_path / "x.png").write_bytes(rest[:-12] + chunk + rest[-12:])
+    same(tmp_path / "x.png", picture[::-1].transpose(1, 0, 2), 0.01)
+    without_decoding(monkeypatch)
+    assert image_size(tmp_path / "x.png") == (48, 64)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "gif", "ppm", "jp2"])
+def test_headers_are_read_without_the_pixels(tmp_path, picture, monkeypatch, suffix):
+    Image.fromarray(picture).save(tmp_path / f"x.{suffix}")
+    without_decoding(monkeypatch)
+    assert image_size(tmp_path / f"x.{suffix}") == (64, 48)
+
+
+def test_a_damaged_png_is_found_by_its_checksums(tmp_path, picture):
+    """And one whose checksums alone are wrong is none."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.png")
+    content = bytearray((tmp_path / "x.png").read_bytes())
+    middle = len(content) // 2
+    (tmp_path / "x.png").write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(ImageError, match="damaged image"):
+        image_size(tmp_path / "x.png")
+    checksum = content.index(b"IEND") - 5
+    (tmp_path / "x.png").write_bytes(content[:checksum] + bytes([content[checksum] ^ 1]) + content[checksum + 1 :])
+    assert image_size(tmp_path / "x.png") == (64, 48)
+
+
+class Watched:
+    """Stands for `decode`, and keeps how many pixels were being decoded at once."""
+
+    def __init__(self, pixels):
+        self.pixels, self.now, self.most, self.images, self.lock = pixels, [], 0, 0, threading.Lock()
+
+    def __call__(self, path):
+        with self.lock:
+            self.now.append(path)
+            self.most = max(self.most, len(self.now) * self.pixels)
+            self.images = max(self.images, len(self.now))
+        time.sleep(0.01)  # others may come in
+        with self.lock:
+            self.now.remove(path)
+        return torch.zeros(3, 48, 64, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("limit", "together"), [(10 * 64 * 48, 8), (2 * 64 * 48, 2), (64 * 48, 1), (10, 1)])
+def test_checks_decode_no_more_at_once_than_a_budget(tmp_path, picture, monkeypatch, limit, together):
+    """One that is larger than all of it is decoded alone."""
+    for number in range(24):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    watched = Watched(64 * 48)
+    monkeypatch.setattr(images, "AT_ONCE", Budget(limit))
+    monkeypatch.setattr(images, "decode", watched)
+    store, _ = read_folder(tmp_path, LabelMap(["a"]))
+    assert len(store) == 24
+    assert damaged_images(store) == []
+    assert watched.images <= together
+    assert watched.most <= max(limit, 64 * 48)
+
+
+def test_headers_without_an_end_are_decoded_within_the_budget(tmp_path, picture, monkeypatch):
+    for number in range(24):
+        Image.fromarray(picture).save(tmp_path / f"{number}.jpg")
+        with (tmp_path / f"{number}.jpg").open("ab") as file:
+            file.write(bytes(1000))
+    watched = Watched(64 * 48)
+    monkeypatch.setattr(images, "AT_ONCE", Budget(64 * 48))
+    monkeypatch.setattr(images, "decode", watched)
+    sizes, problems = images.check_all(sorted(tmp_path.iterdir()), image_size, "")
+    assert (set(sizes), problems, watched.images) == ({(64, 48)}, {}, 1)
+
+
+def test_a_budget_is_given_back_by_what_fails():
+    budget = Budget(5)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="x"), budget.take(4):
+            raise ValueError("x")
+    with budget.take(5):
+        pass
+
+
+def test_usual_images_are_decoded_side_by_side():
+    """Eight of a camera's twelve megapixels; and a gigabyte holds what is decoded, at 8 bytes a pixel."""
+    assert images.AT_ONCE.limit > 8 * 12e6
+    assert 8 * images.AT_ONCE.limit <= 2**30
 
 
 def test_absurd_sizes_are_refused_before_decoding(tmp_path, picture, monkeypatch):

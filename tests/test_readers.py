@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.arrays import load_arrays, save_arrays
@@ -15,7 +16,7 @@ from lightning_det.annotations.store import AnnotationStore, Strings
 from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
 from lightning_det.data.folder import read_folder
-from lightning_det.data.images import image_size
+from lightning_det.data.images import ORIENTATION, image_size
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
 
@@ -168,6 +169,43 @@ def test_bad_categories_are_refused(coco_folder, categories):
 def test_wrong_root_says_what_is_expected(tmp_path):
     with pytest.raises(DatasetError, match=r"instances_SPLIT\.json"):
         Coco(str(tmp_path)).read("train2017")
+
+
+def turn(path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.open(path).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_the_size_of_pixels_that_exif_turns_is_told_from_a_wrong_one(coco_folder, voc_folder, layout, orientation):
+    if layout == "coco":
+        image, read = coco_folder / "train2017" / "1.jpg", lambda: Coco(str(coco_folder)).read("train2017")
+    else:
+        image, read = voc_folder / "JPEGImages" / "i1.jpg", lambda: Voc(str(voc_folder)).read("train")
+    turn(image, orientation)
+    store, (problem,) = read()
+    assert problem.action == IMAGE_LEFT_OUT
+    assert problem.reason == (
+        f"annotated as 64 x 48, but {image.name} is 48 x 64 as it is seen: it is stored as 64 x 48 and turned by its "
+        f"Exif orientation {orientation}, so the annotations seem to be for the unturned pixels. Annotate it as it is "
+        "seen, or take the orientation out of the file (exiftool -Orientation= FILE), which leaves its pixels as they "
+        "are annotated"
+    )
+    assert image.name not in [Path(name).name for name in store.files]
+    # What the message says helps.
+    Image.open(image).save(image, exif=Image.Exif())
+    assert read()[1] == []
+
+
+def test_sizes_as_an_image_is_seen_are_right(coco_folder, voc_folder):
+    turn(coco_folder / "train2017" / "1.jpg", 6)
+    edit(coco_folder, broken("width", 48, "images", 1))
+    edit(coco_folder, broken("height", 64, "images", 1))
+    assert Coco(str(coco_folder)).read("train2017")[1] == []
+    turn(voc_folder / "JPEGImages" / "i1.jpg", 3)  # upside down: as wide as before
+    assert Voc(str(voc_folder)).read("train")[1] == []
 
 
 def test_damaged_headers_are_problems(coco_folder):

@@ -72,7 +72,7 @@ def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int |
             continue
         path = raw.root / name
         if size is not None:
-            reason = size_fault(path, annotated, size)
+            reason = size_fault(path, annotated, size, name)
         elif not os.path.exists(path):
             reason = f"no file {name} in {raw.root}"
         else:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.colours import distorted
-from lightning_det.data.images import ImageError, decode
+from lightning_det.data.images import ImageError, decode, size_fault
 from lightning_det.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View
@@ -21,6 +21,13 @@ OUTSIDE = (123, 117, 104)
 
 BOX_PADDING = 8
 """Box counts are rounded up to a multiple of this: few distinct shapes, little waste."""
+
+
+REMEDY = (
+    "replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all images of a dataset "
+    "and lists the damaged ones); a training goes on with resume=RUN_FOLDER"
+)
+"""Where an image was in order when the annotations were read, or is damaged behind its header."""
 
 
 class Look(NamedTuple):
@@ -85,15 +92,11 @@ class ViewDataset(Dataset):
         try:
             pixels = decode(path)
         except ImageError as error:
-            raise ImageError(
-                f"{error}; replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all "
-                "images of a dataset and lists the damaged ones)"
-            ) from error
-        annotated = (int(self.store.heights[image]), int(self.store.widths[image]))
-        if tuple(pixels.shape[1:]) != annotated:
-            raise ImageError(
-                f"{path}: annotated as {annotated[1]} x {annotated[0]}, but it is {pixels.shape[2]} x {pixels.shape[1]}"
-            )
+            raise ImageError(f"{error}; {REMEDY}") from error
+        annotated = (int(self.store.widths[image]), int(self.store.heights[image]))
+        size = (pixels.shape[2], pixels.shape[1])
+        if size != annotated:
+            raise ImageError(f"{path}: {size_fault(path, annotated, size)}; {REMEDY}")
         return pixels
 
 

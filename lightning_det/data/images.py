@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
 from lightning_det.data.budget import Budget
+from lightning_det.data.png import exif_of, is_whole
 from lightning_det.errors import UserError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -39,8 +40,8 @@ ORIENTATION = 0x0112
 AT_ONCE = Budget(2**27)
 """Pixels of images that are decoded at the same time to be checked: about a gigabyte, ten images of a camera."""
 
-END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-"""What the last bytes of a file hold by its format, if nothing is cut off."""
+JPEG_END = b"\xff\xd9"
+"""What is among the last bytes of a JPEG file, if nothing is cut off."""
 
 
 class ImageError(UserError):
@@ -55,7 +56,7 @@ class Header(NamedTuple):
     orientation: int
     """How Exif says that they are to be turned and mirrored to be seen: 1 is not at all."""
     whole: bool
-    """Whether the file's end is there, where its format has one."""
+    """Whether the file's end is there, and in PNG whether its checksums are right."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,8 +113,7 @@ def header(path: Path) -> Header:
             # New Pillow has turned a TIFF's size already, old Pillow has not.
             stored = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             orientation = _orientation(image)
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
-            return Header(stored, orientation, END.get(image.format, b"") in file.read())
+            return Header(stored, orientation, _is_whole(image.format, file))
     except ImageError:
         raise
     except Exception as error:
@@ -124,7 +124,8 @@ def header(path: Path) -> Header:
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file as it is meant to be seen, from its header.
 
-    A JPEG or PNG file without an end is decoded, to tell one that was cut off from one that is merely unusual.
+    A JPEG file without an end, or a PNG file with a wrong checksum, is decoded, to tell one that is damaged from one
+    that is merely unusual.
 
     Raises:
         ImageError: the file is missing, none of `FORMATS`, cut off or larger than `MAX_PIXELS`.
@@ -146,16 +147,17 @@ def decoded_size(path: Path) -> tuple[int, int]:
         return tuple(decode(path).shape[:0:-1])
 
 
-def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int]) -> str:
+def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int], name: str = "it") -> str:
     """Why an image does not have the size that its annotations state, in words.
 
     Args:
         path: the file.
         annotated: (width, height) that the annotations state.
         size: (width, height) of the image as it is meant to be seen.
+        name: of the image.
     """
     stated, real = (" x ".join(map(str, s)) for s in (annotated, size))
-    reason = f"annotated as {stated}, but {path.name} is {real}"
+    reason = f"annotated as {stated}, but {name} is {real}"
     try:
         found = header(path)
     except ImageError:
@@ -249,6 +251,13 @@ def _open(path: Path, source) -> Image.Image:
     return image
 
 
+def _is_whole(kind: str, file: IO[bytes]) -> bool:
+    if kind == "PNG":
+        return is_whole(file)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+    return kind not in ("JPEG", "MPO") or JPEG_END in file.read()
+
+
 def _unusable(image: Image.Image) -> str | None:
     """Numbers without a largest one; None for pixels of other kinds."""
     if image.mode == "F":
@@ -260,7 +269,10 @@ def _unusable(image: Image.Image) -> str | None:
 def _orientation(image: Image.Image) -> int:
     """Exif's orientation, 1 to 8; 1, as stored, where it says nothing or cannot be read."""
     try:
-        value = image.getexif().get(ORIENTATION, 1)
+        exif = Image.Image.getexif(image)  # PNG's own would decode all of the file
+        if image.format == "PNG" and ORIENTATION not in exif:
+            exif.load(exif_of(image.fp))
+        value = exif.get(ORIENTATION, 1)
     except Exception:  # Pillow raises whatever it stumbles over; the pixels may be well
         return 1
     return value if value in range(1, 9) else 1

@@ -159,7 +159,8 @@ def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Probl
             problems.append(Problem(str(xml), "size", str(error), IMAGE_LEFT_OUT))
             continue
         if size is not None and annotated not in (None, size):
-            problems.append(Problem(str(xml), "size", size_fault(image, annotated, size), IMAGE_LEFT_OUT))
+            reason = size_fault(image, annotated, size, image.name)
+            problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
         elif size is not None:
             files.append(str(image.relative_to(root)))
             ids.append(stem if folders[stem] == 1 else f"{xml.parents[1].relative_to(root).as_posix()}/{stem}")

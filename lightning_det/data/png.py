@@ -1,0 +1,42 @@
+"""PNG files chunk by chunk, without their pixels: Pillow decodes all of a file to look for Exif behind them."""
+
+import os
+import zlib
+from typing import IO
+
+START = 8
+"""Bytes of the signature."""
+
+PIECE = 2**20
+"""Bytes that are read at once."""
+
+
+def exif_of(file: IO[bytes]) -> bytes:
+    """The Exif of a PNG file, wherever it stands; empty if there is none. The file's position stays."""
+    back = file.tell()
+    try:
+        file.seek(START)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"eXIf":
+                return file.read(min(length, PIECE))
+            file.seek(length + 4, os.SEEK_CUR)
+        return b""
+    finally:
+        file.seek(back)
+
+
+def is_whole(file: IO[bytes]) -> bool:
+    """Whether a PNG file's chunks reach to its end with the checksums that they state."""
+    file.seek(START)
+    while len(head := file.read(8)) == 8:
+        left, kind = int.from_bytes(head[:4]), head[4:]
+        checksum = zlib.crc32(kind)
+        while left and (piece := file.read(min(left, PIECE))):
+            checksum = zlib.crc32(piece, checksum)
+            left -= len(piece)
+        if left or file.read(4) != checksum.to_bytes(4):
+            return False
+        if kind == b"IEND":
+            return True
+    return False
