@@ -13,7 +13,7 @@ from lightning_det.annotations.store import AnnotationStore, Strings
 
 log = logging.getLogger("lightning_det")
 
-VERSION = 2
+VERSION = 3
 """Changes with the format of the arrays or the rules by which annotations are judged."""
 
 SMALLEST = 20 * 2**20

@@ -1,7 +1,6 @@
 """COCO json annotations."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.cache import cached
 from lightning_det.data.images import check_all, image_size
 from lightning_det.data.text import is_text
+from lightning_det.files import files_below
 
 
 class Coco:
@@ -87,7 +87,7 @@ class _Parser:
 
     def _load(self) -> Mapping[str, Any]:
         try:
-            content = json.loads(self.file.read_bytes())
+            content = json.loads(self.file.read_bytes(), object_pairs_hook=_unique)
         except OSError as error:
             raise DatasetError(f"{self.file}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -115,7 +115,7 @@ class _Parser:
 
     def _images(self, entries: list) -> dict[int | str, dict]:
         """Usable entries by image id, in the file's order."""
-        there = _files_below(self.folder)
+        there = {file.relative_to(self.folder).as_posix() for file in files_below(self.folder)}
         images: dict[int | str, dict] = {}
         written: set[str] = set()
         for number, entry in enumerate(entries):
@@ -126,6 +126,7 @@ class _Parser:
             if reason is None:
                 written.add(str(entry["id"]))
                 images[entry["id"]] = entry | {k: int(entry[k]) for k in ("width", "height")}
+                images[entry["id"]]["file_name"] = _file_of(entry["file_name"], there, self.folder)
             else:
                 key = entry.get("id") if isinstance(entry, dict) else None
                 named = _is_integer(key) or is_text(key)
@@ -191,13 +192,29 @@ class _Parser:
         return rows
 
 
-def _files_below(folder: Path) -> set[str]:
-    """Relative paths of all files, with ``/``."""
-    found = set()
-    for parent, _, names in os.walk(folder):
-        prefix = Path(parent).relative_to(folder).as_posix()
-        found.update(names if prefix == "." else (f"{prefix}/{n}" for n in names))
-    return found
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of json; of a key that occurs twice nobody knows which value is meant."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {_shown(twice)} occurs twice in one object")
+    return content
+
+
+def _file_of(name: str, there: set[str], folder: Path) -> str | None:
+    """The file of a folder that a name means; None if there is none.
+
+    Some tools write the separators of Windows, or the names of the folder and of those that it lies in.
+    """
+    for path in (Path(name), Path(name.replace("\\", "/"))):
+        if path.as_posix() in there:
+            return path.as_posix()
+        for count in range(1, len(path.parts)):
+            inner = Path(*path.parts[count:]).as_posix()
+            if path.parts[:count] == folder.parts[-count:] and inner in there:
+                return inner
+    return None
 
 
 def _is_integer(value: Any) -> bool:
@@ -229,7 +246,7 @@ def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
     name = entry["file_name"]
     if not is_text(name) or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"file_name {_shown(name)} must be a path below {folder}"
-    if Path(name).as_posix() not in there:
+    if _file_of(name, there, folder) is None:
         return f"no file {name} in {folder}"
     return None
 
