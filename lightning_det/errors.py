@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """`printable` for names, in which ends of lines are escaped too."""
+    return printable(text).replace("\n", r"\n")
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk or a quota has no room."""
 

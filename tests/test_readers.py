@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from lightning_det.annotations import DatasetError, LabelMap
+from lightning_det.annotations.arrays import load_arrays, save_arrays
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT
 from lightning_det.annotations.store import AnnotationStore, Strings
-from lightning_det.data import cache
+from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
 from lightning_det.data.folder import read_folder
+from lightning_det.data.images import image_size
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
 
@@ -173,41 +175,165 @@ def test_damaged_headers_are_problems(coco_folder):
     (coco_folder / "train2017" / "2.jpg").write_bytes(b"not an image")
     store, problems = Coco(str(coco_folder)).read("train2017")
     assert len(store) == 2
-    assert [p.reason for p in problems] == ["the file is empty", "not an image that Pillow knows"]
+    assert problems[0].reason == "the file is empty"
+    assert problems[1].reason.startswith("not an image of a kind that is read (BMP, GIF, JPEG, ")
 
 
-def test_cache_returns_the_same(coco_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def caching(tmp_path, monkeypatch):
+    """Files of any size are cached, and images as soon as they are written; the cache's folder."""
     monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setattr(headers, "FEWEST", 0)
+    monkeypatch.setattr(headers, "SETTLED", 0)
     monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def same(first, second):
+    """Whether two results of a reader are equal."""
+    (store, problems), (again, others) = first, second
+    arrays = ("widths", "heights", "offsets", "boxes", "labels", "ignored", "areas")
+    return (
+        problems == others
+        and all(
+            np.array_equal(getattr(store, name), getattr(again, name))
+            and getattr(store, name).dtype == getattr(again, name).dtype
+            for name in arrays
+        )
+        and (list(store.files), list(store.ids), store.label_map, store.integer_ids)
+        == (list(again.files), list(again.ids), again.label_map, again.integer_ids)
+    )
+
+
+@pytest.mark.parametrize("ids", ["numbers", "texts"])
+def test_cache_returns_the_same(coco_folder, caching, monkeypatch, ids):
     edit(coco_folder, broken("bbox", [1, 1, 0, 5]))
-    first, problems = Coco(str(coco_folder)).read("train2017")
-    files = list((tmp_path / "cache").iterdir())
-    assert len(files) == 1
-    monkeypatch.setattr("lightning_det.data.coco._Parser", None)  # must not be needed
-    second, again = Coco(str(coco_folder)).read("train2017")
-    assert problems == again
-    for name in cache.ARRAYS:
-        assert np.array_equal(getattr(first, name), getattr(second, name))
-        assert getattr(first, name).dtype == getattr(second, name).dtype
-    assert list(first.files) == list(second.files)
-    assert first.label_map == second.label_map
-    assert second.source_id(1) == 10
+    if ids == "texts":
+        edit(coco_folder, lambda c: c | {"images": [i | {"id": str(i["id"])} for i in c["images"]]})
+        edit(
+            coco_folder,
+            lambda c: (
+                c
+                | {"annotations": [a | {"id": f"é{a['id']}", "image_id": str(a["image_id"])} for a in c["annotations"]]}
+            ),
+        )
+    first = Coco(str(coco_folder)).read("train2017")
+    assert len(list(caching.iterdir())) == 2
+    # Neither is needed again.
+    monkeypatch.setattr("lightning_det.data.coco._Parser", None)
+    monkeypatch.setattr(headers, "check_all", None)
+    second = Coco(str(coco_folder)).read("train2017")
+    assert same(first, second)
+    assert second[0].source_id(1) == (10 if ids == "numbers" else "10")
+    assert [p.record for p in second[1]] == ["annotation 100" if ids == "numbers" else "annotation é100"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", bytes(100)])
-def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, monkeypatch, content):
-    monkeypatch.setattr(cache, "SMALLEST", 0)
-    monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
-    Coco(str(coco_folder)).read("train2017")
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(content)
-    assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 6
-    assert cache.load(file, coco_folder)[0].num_boxes == 6
+def test_a_damaged_cache_is_made_anew(coco_folder, caching, content):
+    first = Coco(str(coco_folder)).read("train2017")
+    files = list(caching.iterdir())
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(content or whole[: len(whole) // 2])
+    assert same(first, Coco(str(coco_folder)).read("train2017"))
+    assert sorted(caching.iterdir()) == sorted(files)
+    for file in files:
+        assert load_arrays(file)
 
 
-def test_changed_annotations_are_read_again(coco_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST", 0)
-    monkeypatch.setenv("LIGHTNING_DET_CACHE", str(tmp_path / "cache"))
+def altered(file, **changes):
+    save_arrays(file, load_arrays(file) | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("image_of_box", np.full(6, 99)),
+        ("labels", np.full(6, -1, np.int32)),
+        ("boxes", np.zeros((5, 4))),
+        ("widths", np.zeros(3, np.int64)),
+        ("rest", np.zeros(3, np.uint8)),
+    ],
+)
+def test_a_cache_of_something_else_is_made_anew(coco_folder, caching, name, array):
+    first = Coco(str(coco_folder)).read("train2017")
+    file = next(f for f in caching.iterdir() if "boxes" in load_arrays(f))
+    altered(file, **{name: array})
+    assert same(first, Coco(str(coco_folder)).read("train2017"))
+
+
+def test_a_cache_of_other_headers_is_made_anew(coco_folder, caching):
+    first = Coco(str(coco_folder)).read("train2017")
+    file = next(f for f in caching.iterdir() if "sizes" in load_arrays(f))
+    altered(file, sizes=np.zeros((4, 3), np.int64))
+    assert same(first, Coco(str(coco_folder)).read("train2017"))
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(coco_folder, caching, caplog):
+    caching.write_text("a file where the folder should be")
+    first = Coco(str(coco_folder)).read("train2017")
+    assert first[0].num_boxes == 6
+    assert "not kept in the cache" in caplog.text
+
+
+def names(problems):
+    return {p.record or Path(p.file).name: p.reason.split(" (")[0] for p in problems}
+
+
+def test_mended_and_damaged_images_are_noticed_beside_the_cache(coco_folder, caching):
+    """The cache remembers annotations, and of images only that they were good."""
+    images = coco_folder / "train2017"
+    whole = {n: (images / f"{n}.jpg").read_bytes() for n in (1, 2)}
+    (images / "1.jpg").unlink()
+    (images / "2.jpg").write_bytes(whole[2][: len(whole[2]) // 2])
+    edit(coco_folder, broken("bbox", [1, 1, 0, 5]))  # on the image that is missing
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert names(problems) == {"image 10": f"no file 1.jpg in {images}", "2.jpg": "damaged image"}
+    assert list(store.files) == ["0.jpg", "3.jpg"]
+
+    for n, content in whole.items():
+        (images / f"{n}.jpg").write_bytes(content)
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert list(names(problems)) == ["annotation 100"]
+    assert len(store) == 4
+
+    times = os.stat(images / "3.jpg")
+    content = bytearray((images / "3.jpg").read_bytes())
+    (images / "3.jpg").write_bytes(content[:-40] + bytes(40))  # as long and, in a moment, as old as before
+    os.utime(images / "3.jpg", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (images / "1.jpg").unlink()
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert list(names(problems)) == ["image 10", "3.jpg"]
+    assert list(store.files) == ["0.jpg", "2.jpg"]
+
+
+def test_an_image_that_changed_a_moment_ago_is_looked_at_again(coco_folder, caching, monkeypatch):
+    monkeypatch.setattr(headers, "SETTLED", 3600)
+    first = Coco(str(coco_folder)).read("train2017")
+    looked = []
+    monkeypatch.setattr(headers, "image_size", lambda path: looked.append(path.name) or image_size(path))
+    assert same(first, Coco(str(coco_folder)).read("train2017"))
+    assert sorted(looked) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_annotations_of_the_same_time_and_length_are_read_again(coco_folder, caching):
+    file = coco_folder / "annotations" / "instances_train2017.json"
+    assert Coco(str(coco_folder)).read("train2017")[0].label_map.names == ("cat", "dog")
+    times = os.stat(file)
+    file.write_text(file.read_text().replace('"cat"', '"cow"'))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert Coco(str(coco_folder)).read("train2017")[0].label_map.names == ("cow", "dog")
+
+
+def test_another_folder_of_images_is_looked_at_by_itself(coco_folder, caching):
+    assert Coco(str(coco_folder)).read("train2017")[1] == []
+    (coco_folder / "val2017" / "1.jpg").unlink()
+    store, problems = Coco(str(coco_folder), images="val2017").read("train2017")
+    assert store.root == coco_folder / "val2017"
+    assert names(problems) == {"image 10": f"no file 1.jpg in {store.root}"}
+
+
+def test_changed_annotations_are_read_again(coco_folder, caching):
     assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 6
     edit(coco_folder, lambda c: c | {"annotations": c["annotations"][:2]})
     assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 2

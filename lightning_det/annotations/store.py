@@ -307,8 +307,16 @@ def _copies(columns: Sequence[np.ndarray], among: np.ndarray) -> dict[int, int]:
         columns: (n,) each.
         among: positions to look at, in order.
     """
-    values = np.stack([column[among] for column in columns])
-    order = np.lexsort(values)  # equal ones keep their order
-    again = np.concatenate([[False], (values[:, order[1:]] == values[:, order[:-1]]).all(axis=0)])[: len(order)]
-    first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
-    return {int(among[order[i]]): int(among[order[first[i]]]) for i in np.flatnonzero(again)}
+    values = [column[among] + 0.0 for column in columns]  # and -0.0 is 0.0
+    with np.errstate(over="ignore"):
+        # Equal rows have equal sums; sorting these is ten times as fast as sorting the rows.
+        sums = sum(value.view(np.uint64) * np.uint64(2 * 11**n + 1) for n, value in enumerate(values, start=9))
+    _, group, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    first: dict[tuple, int] = {}
+    again = {}
+    for position in np.flatnonzero(counts[group.reshape(-1)] > 1):
+        row = int(among[position])
+        before = first.setdefault(tuple(value[position] for value in values), row)
+        if before != row:
+            again[row] = before
+    return again

@@ -1,7 +1,9 @@
 """COCO json annotations."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ import numpy as np
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
-from lightning_det.data.cache import cached
-from lightning_det.data.images import check_all, image_size
+from lightning_det.data.cache import Annotations, cached
+from lightning_det.data.headers import sizes_of
+from lightning_det.data.images import size_fault
 from lightning_det.data.text import is_text
-from lightning_det.files import files_below
 
 
 class Coco:
@@ -52,7 +54,50 @@ class Coco:
             )
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; dataset.images says that the images of {split!r} are there")
-        return cached(file, folder, lambda: _Parser(file, folder).store())
+        raw, records = _with_usable_images(file, *cached(file, folder, lambda: _Parser(file, folder).annotations()))
+        return raw.judged(lambda row: (str(file), f"annotation {records[row]}"))
+
+
+def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int | str]) -> Annotations:
+    """Annotations of the images that are there, can be read and have the annotated size; the others become problems.
+
+    Annotations of an image that is left out go with it: the image is named, they are not.
+    """
+    raw = replace(raw, files=[_file_of(name, raw.root) for name in raw.files])
+    sizes, unreadable = sizes_of(raw.root, raw.files)
+    problems, usable = [], np.zeros(len(raw.files), bool)
+    for number, (name, size) in enumerate(zip(raw.files, sizes, strict=True)):
+        annotated = int(raw.widths[number]), int(raw.heights[number])
+        usable[number] = size == annotated
+        if usable[number]:
+            continue
+        path = raw.root / name
+        if size is not None:
+            reason = size_fault(path, annotated, size)
+        elif not os.path.exists(path):
+            reason = f"no file {name} in {raw.root}"
+        else:
+            problems.append(unreadable[number])
+            continue
+        problems.append(Problem(str(file), f"image {raw.ids[number]}", reason, IMAGE_LEFT_OUT))
+    if usable.all():
+        return raw, records
+    images = np.flatnonzero(usable)
+    rows = np.flatnonzero(usable[raw.image_of_box])
+    kept = replace(
+        raw,
+        files=[raw.files[i] for i in images],
+        ids=[raw.ids[i] for i in images],
+        widths=raw.widths[images],
+        heights=raw.heights[images],
+        image_of_box=(np.cumsum(usable) - 1)[raw.image_of_box[rows]],
+        boxes=raw.boxes[rows],
+        labels=raw.labels[rows],
+        ignored=raw.ignored[rows],
+        areas=raw.areas[rows],
+        problems=problems + raw.problems,
+    )
+    return kept, [records[row] for row in rows]
 
 
 class _Parser:
@@ -64,7 +109,8 @@ class _Parser:
         self.problems: list[Problem] = []
         self.left_out: set[int | str] = set()
 
-    def store(self) -> tuple[AnnotationStore, list[Problem]]:
+    def annotations(self) -> Annotations:
+        """What the file says. Its images are not looked at."""
         content = self._load()
         label_map = self._label_map(content["categories"])
         images = self._images(content["images"])
@@ -83,7 +129,7 @@ class _Parser:
             label_map=label_map,
             problems=self.problems,
         )
-        return raw.judged(lambda row: (str(self.file), f"annotation {rows[row][0]}"))
+        return raw, [row[0] for row in rows]
 
     def _load(self) -> Mapping[str, Any]:
         try:
@@ -115,40 +161,22 @@ class _Parser:
 
     def _images(self, entries: list) -> dict[int | str, dict]:
         """Usable entries by image id, in the file's order."""
-        there = {file.relative_to(self.folder).as_posix() for file in files_below(self.folder)}
         images: dict[int | str, dict] = {}
         written: set[str] = set()
         for number, entry in enumerate(entries):
-            reason = _image_fault(entry, there, self.folder)
+            reason = _image_fault(entry, self.folder)
             # Ids are kept as text: 1 and "1" are the same.
             if reason is None and str(entry["id"]) in written:
                 reason = "image id occurs twice"
             if reason is None:
                 written.add(str(entry["id"]))
                 images[entry["id"]] = entry | {k: int(entry[k]) for k in ("width", "height")}
-                images[entry["id"]]["file_name"] = _file_of(entry["file_name"], there, self.folder)
             else:
                 key = entry.get("id") if isinstance(entry, dict) else None
                 named = _is_integer(key) or is_text(key)
                 if named:
                     self.left_out.add(key)
                 self._bad(f"image {key}" if named else f"images[{number}]", reason, IMAGE_LEFT_OUT)
-        paths = [self.folder / i["file_name"] for i in images.values()]
-        sizes, unreadable = check_all(paths, image_size, "reading image headers")
-        for number, (key, entry, size) in enumerate(zip(list(images), list(images.values()), sizes, strict=True)):
-            if size == (entry["width"], entry["height"]):
-                continue
-            del images[key]
-            self.left_out.add(key)
-            if size is None:
-                self.problems.append(unreadable[number])
-            else:
-                self._bad(
-                    f"image {key}",
-                    f"annotated as {entry['width']} x {entry['height']}, but {entry['file_name']} is "
-                    f"{size[0]} x {size[1]}",
-                    IMAGE_LEFT_OUT,
-                )
         return images
 
     def _annotations(self, entries: list, images: dict, contiguous: dict[int, int]) -> list[tuple]:
@@ -202,19 +230,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _file_of(name: str, there: set[str], folder: Path) -> str | None:
-    """The file of a folder that a name means; None if there is none.
+def _file_of(name: str, folder: Path) -> str:
+    """The file of a folder that a name means, or the name where there is none.
 
     Some tools write the separators of Windows, or the names of the folder and of those that it lies in.
     """
     for path in (Path(name), Path(name.replace("\\", "/"))):
-        if path.as_posix() in there:
-            return path.as_posix()
-        for count in range(1, len(path.parts)):
-            inner = Path(*path.parts[count:]).as_posix()
-            if path.parts[:count] == folder.parts[-count:] and inner in there:
-                return inner
-    return None
+        parts = path.parts
+        ways = [0, *(n for n in range(1, len(parts)) if parts[:n] == folder.parts[-n:])]
+        found = next((Path(*parts[n:]) for n in ways if os.path.isfile(folder.joinpath(*parts[n:]))), None)
+        if found is not None and not found.is_absolute() and ".." not in parts:
+            return found.as_posix()
+    return name
 
 
 def _is_integer(value: Any) -> bool:
@@ -232,7 +259,7 @@ def _shown(value: Any, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
+def _image_fault(entry: Any, folder: Path) -> str | None:
     if not isinstance(entry, dict):
         return "entry is no object"
     for key in ("id", "file_name", "width", "height"):
@@ -246,8 +273,6 @@ def _image_fault(entry: Any, there: set[str], folder: Path) -> str | None:
     name = entry["file_name"]
     if not is_text(name) or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"file_name {_shown(name)} must be a path below {folder}"
-    if _file_of(name, there, folder) is None:
-        return f"no file {name} in {folder}"
     return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, Strings
-from lightning_det.data.images import SUFFIXES, check_all, decode
+from lightning_det.data.images import SUFFIXES, check_all, decoded_size
 from lightning_det.data.text import is_file_name
 from lightning_det.files import files_below
 
@@ -41,7 +41,7 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
     else:
         raise DatasetError(f"{source}: no such image or folder")
     # What is damaged deep inside would end the work when its turn comes.
-    sizes, damaged = check_all(paths, _decoded_size, "decoding images")
+    sizes, damaged = check_all(paths, decoded_size, "decoding images")
     files = [str(p.relative_to(root)) for p, size in zip(paths, sizes, strict=True) if size is not None]
     widths, heights = np.array([s for s in sizes if s is not None], np.int32).reshape(-1, 2).T
     return without_boxes(root, files, widths, heights, labels), problems + list(damaged.values())
@@ -66,10 +66,6 @@ def _images_of(folder: Path, problems: list[Problem]) -> list[Path]:
         reason = f"{file.name!a} is too long for a file name with a suffix more, or not UTF-8"
         problems.append(Problem(ascii(str(file)).strip("'"), "", reason, IMAGE_LEFT_OUT))
     return named
-
-
-def _decoded_size(path: Path) -> tuple[int, int]:
-    return tuple(decode(path).shape[:0:-1])
 
 
 def without_boxes(

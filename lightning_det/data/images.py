@@ -6,18 +6,27 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
-from lightning_det.errors import UserError
+from lightning_det.data.budget import Budget
+from lightning_det.errors import UserError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""All that is opened, MPO as JPEG, whatever the file's name: Pillow would hand PostScript to Ghostscript to run it."""
+
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+"""Kinds of pixels that Pillow turns into RGB, and integers of 16 bits."""
 
 MAX_PIXELS = 2**29
 """Larger images (23,000 x 23,000) are refused before memory is taken for them: cut them into parts."""
@@ -27,6 +36,9 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 milli
 ORIENTATION = 0x0112
 """Exif tag."""
 
+AT_ONCE = Budget(2**27)
+"""Pixels of images that are decoded at the same time to be checked: about a gigabyte, ten images of a camera."""
+
 END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What the last bytes of a file hold by its format, if nothing is cut off."""
 
@@ -35,11 +47,28 @@ class ImageError(UserError):
     """An image file cannot be used; the message names it."""
 
 
+class Header(NamedTuple):
+    """What an image file says about itself before its pixels."""
+
+    stored: tuple[int, int]
+    """(width, height) of the pixels in the file."""
+    orientation: int
+    """How Exif says that they are to be turned and mirrored to be seen: 1 is not at all."""
+    whole: bool
+    """Whether the file's end is there, where its format has one."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as the image is meant to be seen: orientations 5 to 8 turn it by a quarter."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+
 def decode(path: Path) -> Tensor:
     """Decodes an image file as it is meant to be seen.
 
-    Exif orientation is applied; grey, CMYK, palette and transparent images become RGB, 16 bits become 8. JPEG is
-    decoded by torchvision (twice as fast as Pillow on large files), everything else by Pillow.
+    Exif orientation is applied; grey, CMYK, palette and transparent images become RGB, 16 bits become 8. Of several
+    pictures in a file (animations, pages) the first is taken. JPEG is decoded by torchvision (twice as fast as Pillow
+    on large files), everything else by Pillow.
 
     Args:
         path: the file.
@@ -48,19 +77,48 @@ def decode(path: Path) -> Tensor:
         (3, H, W) uint8 RGB.
 
     Raises:
-        ImageError: the file is missing, no image, damaged or larger than `MAX_PIXELS`.
+        ImageError: the file is missing, none of `FORMATS`, damaged or larger than `MAX_PIXELS`.
     """
     data = _read(path)
     image = _open(path, data)
     try:
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation_is_exif(image):
+        orientation = _orientation(image)
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            mode = torchvision.io.ImageReadMode.RGB
-            return torchvision.io.decode_jpeg(encoded, mode=mode, apply_exif_orientation=True)
-        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            pixels = torchvision.io.decode_jpeg(encoded, mode=torchvision.io.ImageReadMode.RGB).numpy()
+        else:
+            image.load()
+            if image.format == "TIFF":
+                orientation = _orientation(image)  # loading has turned it, where Pillow does that
+            pixels = np.asarray(_to_rgb(image)).transpose(2, 0, 1)
+        del image  # its pixels are copied, and may be a gigabyte
+        return torch.from_numpy(np.require(_turned(pixels, orientation), requirements=["C", "W"]))
+    except ImageError:
+        raise
     except Exception as error:  # on damaged data Pillow's plugins raise whatever they stumble over
         raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def header(path: Path) -> Header:
+    """Reads what a file says about itself.
+
+    Raises:
+        ImageError: the file is missing, none of `FORMATS`, or larger than `MAX_PIXELS`.
+    """
+    _check_kind(path)
+    try:
+        with path.open("rb") as file:
+            image = _open(path, file)
+            # New Pillow has turned a TIFF's size already, old Pillow has not.
+            stored = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            orientation = _orientation(image)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+            return Header(stored, orientation, END.get(image.format, b"") in file.read())
+    except ImageError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"damaged image ({_reason(error)})"
+        raise ImageError(f"{path}: {reason}") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -69,26 +127,46 @@ def image_size(path: Path) -> tuple[int, int]:
     A JPEG or PNG file without an end is decoded, to tell one that was cut off from one that is merely unusual.
 
     Raises:
-        ImageError: the file is missing, no image, cut off or larger than `MAX_PIXELS`.
+        ImageError: the file is missing, none of `FORMATS`, cut off or larger than `MAX_PIXELS`.
     """
-    _check_kind(path)
+    found = header(path)
+    return found.size if found.whole else decoded_size(path)
+
+
+def decoded_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image that has been decoded, of which nothing is kept.
+
+    Threads that ask for many images decode no more than `AT_ONCE`.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    width, height = header(path).stored
+    with AT_ONCE.take(width * height):
+        return tuple(decode(path).shape[:0:-1])
+
+
+def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int]) -> str:
+    """Why an image does not have the size that its annotations state, in words.
+
+    Args:
+        path: the file.
+        annotated: (width, height) that the annotations state.
+        size: (width, height) of the image as it is meant to be seen.
+    """
+    stated, real = (" x ".join(map(str, s)) for s in (annotated, size))
+    reason = f"annotated as {stated}, but {path.name} is {real}"
     try:
-        with path.open("rb") as file:
-            image = _open(path, file)
-            # New Pillow has turned a TIFF's size already, old Pillow has not.
-            size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-            # Orientations 5 to 8 turn the image by a quarter.
-            size = size[::-1] if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else size
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
-            whole = END.get(image.format, b"") in file.read()
+        found = header(path)
     except ImageError:
-        raise
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or f"damaged image ({_reason(error)})"
-        raise ImageError(f"{path}: {reason}") from error
-    if not whole:
-        decode(path)
-    return size
+        return reason
+    if found.size != tuple(size) or found.stored != tuple(annotated) or found.orientation == 1:
+        return reason
+    return (
+        f"{reason} as it is seen: it is stored as {stated} and turned by its Exif orientation {found.orientation}, so "
+        "the annotations seem to be for the unturned pixels. Annotate it as it is seen, or take the orientation out "
+        "of the file (exiftool -Orientation= FILE), which leaves its pixels as they are annotated"
+    )
 
 
 def check_all(
@@ -125,7 +203,7 @@ def progress(items: Iterable, description: str, total: int, threshold: int = 500
     """A progress bar around ``items`` if there are enough of them to wait for."""
     if total < threshold:
         return items
-    return track(items, description, total=total, transient=True)
+    return track(items, escape(one_line(description)), total=total, transient=True)
 
 
 def cores() -> int:
@@ -135,7 +213,7 @@ def cores() -> int:
 
 def _check_kind(path: Path) -> None:
     """Refuses what is no regular file: reading a device or a pipe might never end."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):  # unlike Path's, no error for names that no file can have
         raise ImageError(f"{path}: not a regular file")
 
 
@@ -150,18 +228,20 @@ def _read(path: Path) -> bytes:
 def _open(path: Path, source) -> Image.Image:
     """Opens without decoding; the source is bytes or an open file."""
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError as error:
-        reason = "the file is empty" if path.stat().st_size == 0 else "not an image that Pillow knows"
+        unknown = f"not an image of a kind that is read ({', '.join(FORMATS)})"
+        reason = "the file is empty" if path.stat().st_size == 0 else unknown
         raise ImageError(f"{path}: {reason}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: its header claims more than {MAX_PIXELS} pixels; cut it into parts") from error
     except Exception as error:
         raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
-    if image.mode == "F":
-        raise ImageError(
-            f"{path}: floating-point pixels, of which nobody says what is white; convert it to 8 or 16 bits"
-        )
+    kind = _unusable(image)
+    if kind is not None:
+        raise ImageError(f"{path}: {kind}, of which nobody says what is white; convert it to 8 or 16 bits")
+    if image.mode not in MODES:
+        raise ImageError(f"{path}: pixels of kind {image.mode}; convert it to RGB")
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise ImageError(
             f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
@@ -169,11 +249,31 @@ def _open(path: Path, source) -> Image.Image:
     return image
 
 
-def _orientation_is_exif(image: Image.Image) -> bool:
-    """Whether torchvision, which knows Exif alone, turns a JPEG as Pillow does, which reads it from XMP too."""
-    exif = Image.Exif()
-    exif.load(image.info.get("exif", b""))
-    return exif.get(ORIENTATION, 1) == image.getexif().get(ORIENTATION, 1)
+def _unusable(image: Image.Image) -> str | None:
+    """Numbers without a largest one; None for pixels of other kinds."""
+    if image.mode == "F":
+        return "floating-point pixels"
+    # PNG and PPM of 16 bits may open as I too.
+    return "integer pixels of 32 bits, or with a sign" if image.mode == "I" and image.format == "TIFF" else None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Exif's orientation, 1 to 8; 1, as stored, where it says nothing or cannot be read."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises whatever it stumbles over; the pixels may be well
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of pixels (3, H, W) that is turned and mirrored as Exif says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(1, 2)
+    mirrored = (orientation - 1) % 4
+    if mirrored in (1, 2):
+        pixels = pixels[:, :, ::-1]
+    return pixels[:, ::-1] if mirrored in (2, 3) else pixels
 
 
 def _reason(error: Exception) -> str:
@@ -185,4 +285,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16 bits use the whole range of their type; Pillow's own conversion clips at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

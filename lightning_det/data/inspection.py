@@ -8,7 +8,7 @@ import numpy as np
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
-from lightning_det.data.images import ImageError, check_all, decode, progress
+from lightning_det.data.images import ImageError, check_all, decoded_size, progress, size_fault
 from lightning_det.structures import State
 from lightning_det.views.planner import Planner
 from lightning_det.views.targets import targets
@@ -25,10 +25,9 @@ def damaged_images(store: AnnotationStore) -> list[Problem]:
     sizes = dict(zip(paths, zip(store.widths, store.heights, strict=True), strict=True))
 
     def check(path) -> bool:
-        _, height, width = decode(path).shape
-        if (width, height) != sizes[path]:
-            known = " x ".join(map(str, sizes[path]))
-            raise ImageError(f"{path}: annotated as {known}, but it is {width} x {height}")
+        size = decoded_size(path)
+        if size != sizes[path]:
+            raise ImageError(f"{path}: {size_fault(path, sizes[path], size)}")
         return True
 
     _, problems = check_all(paths, check, "decoding images")

@@ -17,7 +17,7 @@ from lightning_det.annotations.problems import (
     Problem,
 )
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
-from lightning_det.data.images import check_all, image_size, progress
+from lightning_det.data.images import check_all, image_size, progress, size_fault
 from lightning_det.data.text import lines_of
 from lightning_det.data.voc_files import VocFiles, has_flag
 from lightning_det.data.xml import read_xml
@@ -189,8 +189,7 @@ def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[P
             problems.append(Problem(str(xml), "size", str(error), IMAGE_LEFT_OUT))
             continue
         if size is not None and annotated not in (None, size):
-            reason = f"annotated as {annotated[0]} x {annotated[1]}, but {image.name} is {size[0]} x {size[1]}"
-            problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
+            problems.append(Problem(str(xml), "size", size_fault(image, annotated, size), IMAGE_LEFT_OUT))
         elif size is not None:
             names.append(str(image.relative_to(root)))
             ids.append(stem if folders[stem] == 1 else f"{files.folder.relative_to(root).as_posix()}/{stem}")
