@@ -311,10 +311,11 @@ def _copies(columns: Sequence[np.ndarray], among: np.ndarray) -> dict[int, int]:
     with np.errstate(over="ignore"):
         # Equal rows have equal sums; sorting these is ten times as fast as sorting the rows.
         sums = sum(value.view(np.uint64) * np.uint64(2 * 11**n + 1) for n, value in enumerate(values, start=9))
-    _, group, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    ordered = np.sort(sums)
+    suspected = np.isin(sums, ordered[1:][ordered[1:] == ordered[:-1]])
     first: dict[tuple, int] = {}
     again = {}
-    for position in np.flatnonzero(counts[group.reshape(-1)] > 1):
+    for position in np.flatnonzero(suspected):
         row = int(among[position])
         before = first.setdefault(tuple(value[position] for value in values), row)
         if before != row:

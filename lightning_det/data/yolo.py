@@ -62,7 +62,11 @@ class Yolo:
         _refuse_keypoints(description, rows)
         unlabelled = labels.count(None)
         if images and unlabelled == len(images):
-            problems.append(_without_labels(self.root, images[0][0], len(images), files))
+            problem = _without_labels(self.root, images[0][0], len(images), files)
+            log.warning("%s", problem)
+            # Where there is a folder of labels, perhaps nothing is to be seen on these images.
+            if not any(place.is_dir() for path, _ in images for place in files.places(path.parent)[:-1]):
+                problems.append(problem)
         polygons = sum(label.polygon for *_, label in rows)
         log.info(
             "%s: %d images, %d of them without a label file, %d polygons, whose boxes are used",

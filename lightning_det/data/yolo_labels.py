@@ -73,9 +73,7 @@ class LabelFiles:
         files = self.of(image)
         for other in files[1:]:
             if not _same(files[0], other):
-                reason = (
-                    f"not used, for {image.name} has labels in {files[0]} too, which are others; keep one of the files"
-                )
+                reason = f"{image.name} has other labels in {files[0]}, which are used; keep one of the files"
                 problems.append(Problem(str(other), "", reason, FILE_LEFT_OUT))
         return files[0] if files else None
 
