@@ -56,7 +56,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         splits[which] = statistics(store) | {"problems": len(found)}
         if store.ignored.all():
             splits[which]["nothing_to_learn"] = nothing_to_learn(store)
-        problems += [p for p in found if p not in problems]
+        problems = list(dict.fromkeys([*problems, *found]))
         labels[which] = store.label_map
         if which == cfg.split:
             chosen = store

@@ -31,12 +31,12 @@ def test_identical_boxes_are_one(coco_folder):
     def twice(content):
         content["annotations"] += [a | {"id": a["id"] + 1000} for a in content["annotations"]]
 
-    file = edit(coco_folder, twice)
+    edit(coco_folder, twice)
     store, problems = Coco(str(coco_folder)).read("train2017")
     assert (store.num_boxes, store.ignored.sum()) == (6, 1)
     assert perfect(store) == pytest.approx(1)
     assert {p.record for p in problems} == {f"annotation {100 * n + k + 1000}" for n in range(4) for k in range(n)}
-    assert problems[0].reason == f"box is identical to that of annotation 100 of {file}"
+    assert problems[0].reason == "box is identical to that of annotation 100"
     assert {(p.action, p.harmless) for p in problems} == {(BOX_LEFT_OUT, True)}
     refuse(problems, "dataset.train")
 

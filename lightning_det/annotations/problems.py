@@ -48,6 +48,7 @@ def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
     Raises:
         DatasetError: if there are any.
     """
+    harmless = [p for p in problems if p.harmless]
     problems = [p for p in problems if not p.harmless]
     if not problems:
         return
@@ -58,6 +59,8 @@ def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
         f"{what} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n" + "\n".join(lines) + "\n"
         f"Mend them (`python -m lightning_det.inspect` with the same dataset options lists them all),\n"
         f"or add dataset.on_bad=skip to go on {_way(problems)}."
+        + f"\nIn any case: {summary(harmless)}."
+        * bool(harmless)
     )
 
 

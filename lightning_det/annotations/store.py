@@ -268,8 +268,9 @@ class RawAnnotations:
         keep = keep[np.argsort(image_of_box[keep], kind="stable")]
         copies = _copies((image_of_box, self.labels, self.ignored, *boxes.T), keep)
         for row, first in copies.items():
-            reason = f"box is identical to that of {' of '.join(reversed(locate(first)))}"
-            problems.append(Problem(*locate(row), reason, BOX_LEFT_OUT, harmless=True))
+            (file, record), (first_file, first_record) = locate(row), locate(first)
+            reason = f"box is identical to that of {first_record}" + f" of {first_file}" * (first_file != file)
+            problems.append(Problem(file, record, reason, BOX_LEFT_OUT, harmless=True))
         keep = keep[~np.isin(keep, list(copies))]
         boxes, areas = boxes[keep], self.areas[keep]
         counts = np.bincount(image_of_box[keep], minlength=len(self.files))[images]

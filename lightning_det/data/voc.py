@@ -66,7 +66,7 @@ class Voc:
         Raises:
             DatasetError: a folder or list is missing, or there is no class.
         """
-        parts = [split] if isinstance(split, str) else list(split)
+        parts = [str(split)] if isinstance(split, str | int) else [str(part) for part in split]
         problems: list[Problem] = []
         stems: dict[tuple[VocFiles, str], None] = {}
         folders: dict[Path, VocFiles] = {}
@@ -219,6 +219,8 @@ def _annotated_size(tree: Element) -> tuple[int, int] | None:
     Raises:
         ValueError: they are no whole numbers.
     """
+    if len(tree.findall("size")) > 1:
+        raise ValueError("<size> occurs twice")
     texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     try:
         size = int(texts[0]), int(texts[1])

@@ -37,11 +37,11 @@ class Yolo:
         self.description = place
         self.root = place.parent if place.is_file() else place
 
-    def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
+    def read(self, split: str | Sequence[str]) -> tuple[AnnotationStore, list[Problem]]:
         """Annotations of a split, and what is wrong with them.
 
         Args:
-            split: a key of ``data.yaml``: ``train``, ``val`` or ``test``.
+            split: a key of ``data.yaml``: ``train``, ``val`` or ``test``; or several, read as one.
 
         Raises:
             DatasetError: ``data.yaml`` or the split's folder is missing or not of this form.
@@ -49,7 +49,8 @@ class Yolo:
         description = describe(self.description)
         problems: list[Problem] = []
         files = LabelFiles(self.root)
-        paths = self._images(description, split, files, problems)
+        splits = [str(split)] if isinstance(split, str | int) else [str(part) for part in split]
+        paths = self._images(description, splits, files, problems)
         sizes, unreadable = check_all(paths, image_size, "reading image headers")
         problems.extend(unreadable.values())
         images = [(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]
@@ -68,10 +69,9 @@ class Yolo:
             if not any(place.is_dir() for path, _ in images for place in files.places(path.parent)[:-1]):
                 problems.append(problem)
         polygons = sum(label.polygon for *_, label in rows)
-        log.info(
-            "%s: %d images, %d of them without a label file, %d polygons, whose boxes are used",
-            *(split, len(images), unlabelled, polygons),
-        )
+        for count, kind in ((unlabelled, "images without a label file, as background"), (polygons, "polygons' boxes")):
+            if count:
+                log.info("%s: %d %s", split, count, kind)
         shares = np.array([r[2].corners for r in rows], np.float64).reshape(-1, 4)
         pixels = np.array([images[r[0]][1] * 2 for r in rows], np.float64).reshape(-1, 4)
         with np.errstate(over="ignore"):
@@ -92,10 +92,12 @@ class Yolo:
         )
         return raw.judged(lambda row: (str(rows[row][1]), f"line {rows[row][2].line}"))
 
-    def _images(self, description: Description, split: str, files: LabelFiles, problems: list[Problem]) -> list[Path]:
-        """Files of a split, sorted, each with an id of its own."""
+    def _images(
+        self, description: Description, splits: Sequence[str], files: LabelFiles, problems: list[Problem]
+    ) -> list[Path]:
+        """Files of some splits, sorted, each with an id of its own."""
         folders, listed = [], []
-        for text in description.places(split):
+        for split, text in [(name, text) for name in splits for text in description.places(name)]:
             place = self._place(description, split, text)
             if place.is_dir():
                 folders.append(place)
@@ -121,8 +123,7 @@ class Yolo:
             else:
                 problems.append(Problem(str(file), record, reason, action))
         found = sorted(paths.values())
-        for folder in folders:
-            problems += [p for p in files.without_image(folder, found) if p not in problems]
+        problems += dict.fromkeys(p for folder in folders for p in files.without_image(folder, found))
         return found
 
     def _place(self, description: Description, split: str, text: str) -> Path:
