@@ -73,14 +73,14 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
     """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
 
     Raises:
-        DatasetError: the split has problems and ``dataset.on_bad`` is ``error``, or it is empty.
+        DatasetError: the split has problems that are not harmless and ``dataset.on_bad`` is ``error``, or it is empty.
     """
     store, problems = read_split(cfg, which)
     name = f"dataset.{which} ({cfg.dataset[which]})"
     if str(cfg.dataset.on_bad).split(".")[-1] == "error":
         refuse(problems, name)
-    elif problems:
-        log.warning("%s: %s", name, summary(problems))
+    if problems:
+        log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
     if cfg.dataset.limit is not None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -67,6 +67,21 @@ def files_below(folder: Path) -> list[Path]:
         above |= {os.path.join(place, name): way | {below[name]} for name in folders}
         found += [Path(place, name) for name in files]
     return sorted(found)
+
+
+def same_files(files: Sequence[Path]) -> dict[int, int]:
+    """Positions of files that have been there before under this name or, by links, another; with where that was."""
+    first: dict[tuple[int, int], int] = {}
+    again = {}
+    for number, file in enumerate(files):
+        try:
+            status = os.stat(file)
+        except (OSError, ValueError):
+            continue
+        before = first.setdefault((status.st_dev, status.st_ino), number)
+        if before != number and status.st_ino:  # some file systems number nothing
+            again[number] = before
+    return again
 
 
 @contextmanager

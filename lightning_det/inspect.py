@@ -16,7 +16,14 @@ from lightning_det.build import build_data, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
-from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
+from lightning_det.data.inspection import (
+    PERCENTILES,
+    count_orphans,
+    coverage,
+    damaged_images,
+    nothing_to_learn,
+    statistics,
+)
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, suggest, try_out
 from lightning_det.errors import one_line
@@ -36,7 +43,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     cfg = checked(cfg)
     folder = run_folder()
     save_config(cfg, folder)
-    splits, problems = {}, []
+    splits, problems, labels = {}, [], {}
     for which in dict.fromkeys([cfg.split, "train", "val", "test"]):
         if which != cfg.split and cfg.dataset[which] is None:
             continue
@@ -49,10 +56,17 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
             continue
         found += damaged_images(store) if cfg.decode else []
         splits[which] = statistics(store) | {"problems": len(found)}
-        problems += [p for p in found if p not in problems]
+        if store.ignored.all():
+            splits[which]["nothing_to_learn"] = nothing_to_learn(store)
+        problems = list(dict.fromkeys([*problems, *found]))
+        labels[which] = store.label_map
         if which == cfg.split:
             chosen = store
 
+    for which in [w for w in labels if w != "train" and "train" in labels]:
+        if not set(labels[which].names) <= set(labels["train"].names):
+            reason = f"{labels['train'].difference(labels[which])}, compared with dataset.train"
+            problems.append(Problem(f"dataset.{which}", "", reason, "split cannot be used"))
     file = None if cfg.proposals == "auto" else proposals_file(cfg, folder)
     data = build_data(cfg, with_proposals(chosen, file), None)
     looks = plan_epoch(data.train, data.train_views, cfg.seed)
@@ -114,6 +128,8 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
             f"{which}: {counts['images']} images ({counts['images_without_boxes']} without boxes), "
             f"{counts['boxes']} boxes, {counts['ignored_regions']} ignored regions, {counts['problems']} problems"
         )
+        if "nothing_to_learn" in counts:
+            console.print(f"{which} has {counts['nothing_to_learn']}")
     table = Table("", *(f"{p} %" for p in PERCENTILES), title=f"percentiles, {report['split']}")
     for key in ("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"):
         table.add_row(key.replace("_", " "), *(f"{v:g}" for v in np.round(report[key], 1)))
@@ -138,7 +154,7 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:
-            print(f"  {problem} -> {problem.action}")
+            print(f"  {problem} -> {problem.action}{', whatever dataset.on_bad is' * problem.harmless}")
     else:
         console.print("no problems")
     if report["suggestion"]:

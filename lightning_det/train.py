@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from lightning_det.annotations import DatasetError
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.build import (
     build_data,
     build_module,
@@ -20,7 +20,7 @@ from lightning_det.build import (
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans
+from lightning_det.data.inspection import count_orphans, nothing_to_learn
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -44,13 +44,13 @@ def train(cfg: DictConfig) -> pl.Trainer:
     folder = run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stores = {which: usable_split(cfg, which) for which in ("train", "val")}
-    difference = stores["train"].label_map.difference(stores["val"].label_map)
-    if difference:
-        raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
+    stores["val"] = matched(stores["val"], stores["train"].label_map)
     if stores["train"].ignored.all():
-        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from; choose a split with boxes")
+        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has {nothing_to_learn(stores['train'])}")
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
+        if store.ignored.any():
+            log.info("%s: %d of the boxes are regions without loss (crowd or difficult)", which, store.ignored.sum())
 
     proposals = proposals_file(cfg, folder)
     mines = cfg.proposals == "auto" and not proposals.exists()
@@ -75,6 +75,20 @@ def train(cfg: DictConfig) -> pl.Trainer:
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer
+
+
+def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
+    """The validation split with its classes counted as in the training split; classes are the same if their names are.
+
+    Raises:
+        DatasetError: it has classes that are not learned.
+    """
+    difference = labels.difference(val.label_map)
+    if not set(val.label_map.names) <= set(labels.names):
+        raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
+    if difference:
+        log.warning("dataset.val %s, compared with dataset.train; classes are matched by their names", difference)
+    return val.with_labels(labels)
 
 
 def report_views(cfg: DictConfig, data: ViewData) -> None:

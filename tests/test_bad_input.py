@@ -267,11 +267,32 @@ CASES = [
         "box outside the image", ("annotation 100", "outside the 64 x 48 image", SKIP), annotation(bbox=[99, 9, 4, 5])
     ),
     Case("box over the border", ("reaches beyond", "1 x box clipped", SKIP), annotation(bbox=[60, 9, 9, 5])),
+    Case(
+        "box a little over the border",
+        ("dataset.train (train2017): 1 x box clipped to the image",),
+        annotation(bbox=[60, 9, 4.9, 5]),
+        code=0,
+    ),
     Case("iscrowd as text", ("annotation 100: iscrowd '0' must be 0 or 1", SKIP), annotation(iscrowd="0")),
     Case("size other than the image's", ("image 10", "annotated as 48 x 48", "64 x 48", SKIP), image(width=48)),
     Case("size of pixels that Exif turns", ("image 10", "turned by its Exif orientation 6", SKIP), turned),
     Case("no images", ("dataset.train (train2017) has no image",), edit(lambda c: c.update(images=[], annotations=[]))),
     Case("no boxes", ("dataset.train (train2017) has no box",), edit(lambda c: c.update(annotations=[]))),
+    Case(
+        "crowds alone",
+        ("has no box to learn from: all 6 boxes have iscrowd 1", "set it to 0"),
+        edit(lambda c: [a.update(iscrowd=1) for a in c["annotations"]]),
+    ),
+    Case(
+        "image under two ids",
+        ("image 20: its file is that of image 10 (2.jpg), which gets its boxes", "1 x image left out", SKIP),
+        image(file_name="2.jpg"),
+    ),
+    Case(
+        "key twice in an object",
+        (f"{ANNOTATIONS}: not valid JSON", "the key 'id' occurs twice"),
+        text(ANNOTATIONS, '"id": 100,', '"id": 100, "id": 101,'),
+    ),
     Case("path out of the dataset", ("must be a path below", SKIP), image(file_name="../val2017/1.jpg")),
     Case("absolute path", ("'/etc/passwd' must be a path below", SKIP), image(file_name="/etc/passwd")),
     Case(
@@ -346,6 +367,18 @@ CASES = [
         "YAML that grows to gigabytes",
         ("data.yaml: names: class names must be texts",),
         content("data.yaml", f"{ALIASES}names: *i\ntrain: images/train\nval: images/val\n"),
+        layout="yolo",
+    ),
+    Case(
+        "wrong number of classes",
+        ("data.yaml: nc is '3', but names has 2 classes",),
+        text("data.yaml", "names:", "nc: 3\nnames:"),
+        layout="yolo",
+    ),
+    Case(
+        "poses with another number of keypoints",
+        ("0.txt, line 3: 8 values behind the class", "kpt_shape asks for 6", SKIP),
+        text("data.yaml", "names:", "kpt_shape: [3, 2]\nnames:"),
         layout="yolo",
     ),
     Case(
@@ -667,9 +700,14 @@ by their header, their size and, in JPEG and PNG, their end. `dataset.on_bad` sa
 problems:
 
 - `error`, the default: `train`, `eval` and `mine` stop, name file, record and reason of the first twenty problems, and
-  count what `skip` would leave out.
-- `skip`: records that cannot be used are left out and counted in the log (`1 x image left out, 2 x box left out`);
-  boxes that reach beyond their image are clipped. An image that is left out takes its boxes along.
+  count what `skip` would do about each kind.
+- `skip`: records that cannot be used are **left out**, boxes that reach far beyond their image are **clipped** to it,
+  and both are counted in the log (`1 x image left out, 2 x box clipped to the image`). The boxes of an image that is
+  left out go with it, unless its file is listed under two names: then the first gets the boxes of both.
+
+What is meant for certain stops nothing, whatever `on_bad` says: of identical boxes of one class in one image the first
+stays and the copies are left out, and a box that reaches up to a pixel, or a hundredth of the image's side, beyond its
+image is clipped. It is counted in the log all the same, and `inspect` lists it.
 
 What makes a file useless as a whole (no JSON, no categories, no list of images) ends the command either way.
 

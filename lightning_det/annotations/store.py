@@ -13,11 +13,16 @@ import numpy as np
 
 from lightning_det.annotations.arrays import check_groups
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, Problem
+from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem
+from lightning_det.files import same_files
 from lightning_det.structures import ImageRecord
 
-TOLERANCE = 1.0
-"""Pixels by which a box may leave its image before it counts as a problem: rounding of annotation tools."""
+ROUNDING = 0.1
+"""Pixels by which a box may leave its image and stay as annotated: decimals that were rounded."""
+
+SLACK = 0.01
+"""Share of an image's side, but at least a pixel, up to which a box that leaves the image is clipped without further
+ado; one that reaches farther is a problem."""
 
 
 def gather(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +126,7 @@ class AnnotationStore:
     heights: np.ndarray
     offsets: np.ndarray
     boxes: np.ndarray
-    """(M, 4) float64 ``xyxy``, pixels, inside the image up to `TOLERANCE`."""
+    """(M, 4) float64 ``xyxy``, pixels, inside the image up to `ROUNDING`."""
     labels: np.ndarray
     """(M,) int32, classes counted from 0."""
     ignored: np.ndarray
@@ -222,48 +227,59 @@ class RawAnnotations:
     """Problems that the reader found; their records are left out already."""
 
     def judged(self, locate) -> tuple[AnnotationStore, list[Problem]]:
-        """Checks every box and sorts them by image.
+        """Checks images and boxes, and sorts the boxes by image.
 
-        Boxes without area, outside the image or not finite are left out, boxes that leave it by more than
-        `TOLERANCE` are clipped, and each is named in the problems.
+        An image whose file has been there before is left out, and its boxes go to the first mention. Boxes without
+        area, outside the image or not finite are left out, boxes that leave it by more than `ROUNDING` are clipped, and
+        of identical boxes of one class the first stays. Each is named in the problems.
 
         Args:
             locate: ``row -> (file, record)``, where the source has the box of a row.
         """
+        problems = list(self.problems)
+        images, image_of_box = self._once(problems)
         limits = np.stack([self.widths, self.heights, self.widths, self.heights], axis=1)[self.image_of_box]
         with np.errstate(invalid="ignore"):
             clipped = np.clip(self.boxes, 0, limits)
             finite = np.isfinite(self.boxes).all(axis=1)
             degenerate = (self.boxes[:, 2:] <= self.boxes[:, :2]).any(axis=1)
             outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-            beyond = (np.abs(clipped - self.boxes) > TOLERANCE).any(axis=1)
-        problems = list(self.problems)
+            excess = np.abs(clipped - self.boxes)
+            beyond = (excess > ROUNDING).any(axis=1)
+            far = (excess > np.maximum(1, SLACK * limits)).any(axis=1)
         for row in np.flatnonzero(~finite | degenerate | outside | beyond):
-            file, record = locate(row)
             corners = ", ".join(f"{v:g}" for v in self.boxes[row])
             width, height = (int(v) for v in limits[row, :2])
+            action, harmless = BOX_LEFT_OUT, False
             if not finite[row]:
-                reason, action = f"box has a coordinate that is no number ({corners})", BOX_LEFT_OUT
+                reason = f"box has a coordinate that is no number ({corners})"
             elif degenerate[row]:
-                reason, action = f"box has no area (x1, y1, x2, y2 = {corners})", BOX_LEFT_OUT
+                reason = f"box has no area (x1, y1, x2, y2 = {corners})"
             elif outside[row]:
-                reason, action = f"box ({corners}) lies outside the {width} x {height} image", BOX_LEFT_OUT
+                reason = f"box ({corners}) lies outside the {width} x {height} image"
             else:
-                reason, action = f"box ({corners}) reaches beyond the {width} x {height} image", BOX_CLIPPED
-            problems.append(Problem(file, record, reason, action))
+                reason = f"box ({corners}) reaches beyond the {width} x {height} image"
+                action, harmless = BOX_CLIPPED, not bool(far[row])
+            problems.append(Problem(*locate(row), reason, action, harmless))
 
+        # Rounded decimals stay as annotated: evaluation then agrees with COCO's to the last digit.
+        boxes = np.where(beyond[:, None], clipped, self.boxes)
         keep = np.flatnonzero(finite & ~degenerate & ~outside)
-        keep = keep[np.argsort(self.image_of_box[keep], kind="stable")]
-        # Within the tolerance boxes stay as annotated: evaluation then agrees with COCO's to the last digit.
-        boxes = np.where(beyond[:, None], clipped, self.boxes)[keep]
-        areas = self.areas[keep]
-        counts = np.bincount(self.image_of_box[keep], minlength=len(self.files))
+        keep = keep[np.argsort(image_of_box[keep], kind="stable")]
+        copies = _copies((image_of_box, self.labels, self.ignored, *boxes.T), keep)
+        for row, first in copies.items():
+            (file, record), (first_file, first_record) = locate(row), locate(first)
+            reason = f"box is identical to that of {first_record}" + f" of {first_file}" * (first_file != file)
+            problems.append(Problem(file, record, reason, BOX_LEFT_OUT, harmless=True))
+        keep = keep[~np.isin(keep, list(copies))]
+        boxes, areas = boxes[keep], self.areas[keep]
+        counts = np.bincount(image_of_box[keep], minlength=len(self.files))[images]
         store = AnnotationStore(
             self.root,
-            Strings.pack(self.files),
-            Strings.pack([str(i) for i in self.ids]),
-            self.widths.astype(np.int32),
-            self.heights.astype(np.int32),
+            Strings.pack([self.files[i] for i in images]),
+            Strings.pack([str(self.ids[i]) for i in images]),
+            self.widths[images].astype(np.int32),
+            self.heights[images].astype(np.int32),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes,
             self.labels[keep].astype(np.int32),
@@ -273,3 +289,36 @@ class RawAnnotations:
             all(isinstance(i, int) for i in self.ids),
         )
         return store, problems
+
+    def _once(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the images that have a file of their own, and the image of every box among all images."""
+        first = np.arange(len(self.files))
+        for image, before in same_files([self.root / name for name in self.files]).items():
+            first[image] = before
+            reason = f"its file is that of image {self.ids[before]} ({self.files[before]}), which gets its boxes"
+            file = str(self.root / self.files[image])
+            problems.append(Problem(file, f"image {self.ids[image]}", reason, IMAGE_LEFT_OUT))
+        return np.flatnonzero(first == np.arange(len(first))), first[self.image_of_box]
+
+
+def _copies(columns: Sequence[np.ndarray], among: np.ndarray) -> dict[int, int]:
+    """Positions at which all columns are as at an earlier position, with the first of these.
+
+    Args:
+        columns: (n,) each.
+        among: positions to look at, in order.
+    """
+    values = [column[among] + 0.0 for column in columns]  # and -0.0 is 0.0
+    with np.errstate(over="ignore"):
+        # Equal rows have equal sums; sorting these is ten times as fast as sorting the rows.
+        sums = sum(value.view(np.uint64) * np.uint64(2 * 11**n + 1) for n, value in enumerate(values, start=9))
+    ordered = np.sort(sums)
+    suspected = np.isin(sums, ordered[1:][ordered[1:] == ordered[:-1]])
+    first: dict[tuple, int] = {}
+    again = {}
+    for position in np.flatnonzero(suspected):
+        row = int(among[position])
+        before = first.setdefault(tuple(value[position] for value in values), row)
+        if before != row:
+            again[row] = before
+    return again

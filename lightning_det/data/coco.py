@@ -63,6 +63,7 @@ def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int |
 
     Annotations of an image that is left out go with it: the image is named, they are not.
     """
+    raw = replace(raw, files=[_file_of(name, raw.root) for name in raw.files])
     sizes, unreadable = sizes_of(raw.root, raw.files)
     problems, usable = [], np.zeros(len(raw.files), bool)
     for number, (name, size) in enumerate(zip(raw.files, sizes, strict=True)):
@@ -132,7 +133,7 @@ class _Parser:
 
     def _load(self) -> Mapping[str, Any]:
         try:
-            content = json.loads(self.file.read_bytes())
+            content = json.loads(self.file.read_bytes(), object_pairs_hook=_unique)
         except OSError as error:
             raise DatasetError(f"{self.file}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -217,6 +218,30 @@ class _Parser:
                 )
             )
         return rows
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of json; of a key that occurs twice nobody knows which value is meant."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {_shown(twice)} occurs twice in one object")
+    return content
+
+
+def _file_of(name: str, folder: Path) -> str:
+    """The file of a folder that a name means, or the name where there is none.
+
+    Some tools write the separators of Windows, or the names of the folder and of those that it lies in.
+    """
+    for path in (Path(name), Path(name.replace("\\", "/"))):
+        parts = path.parts
+        ways = [0, *(n for n in range(1, len(parts)) if parts[:n] == folder.parts[-n:])]
+        found = next((Path(*parts[n:]) for n in ways if os.path.isfile(folder.joinpath(*parts[n:]))), None)
+        if found is not None and not found.is_absolute() and ".." not in parts:
+            return found.as_posix()
+    return name
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Text of unknown origin."""
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,30 @@ def is_file_name(value: str) -> bool:
     return is_text(value) and len(value.encode()) <= 240
 
 
-def lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields number, from 1, and stripped text of every line that is not empty.
+def text_of(file: Path) -> str:
+    """What a text file holds; a byte order mark, which editors of Windows write, is no part of it.
 
     Raises:
         DatasetError: the file cannot be read, or is no UTF-8 text.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        if file.exists() and not file.is_file():  # reading a pipe might never end
+            raise DatasetError(f"{file}: not a regular file")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{file}: not a text file in UTF-8 ({error})") from error
-    for number, line in enumerate(text.split("\n"), start=1):
+        utf16 = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        reason = "it is UTF-16, as Windows writes it: save it as UTF-8" if utf16 else str(error)
+        raise DatasetError(f"{file}: not a text file in UTF-8 ({reason})") from error
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Yields number, from 1, and stripped text of every line that is not empty.
+
+    Raises:
+        DatasetError: see `text_of`.
+    """
+    for number, line in enumerate(text_of(file).split("\n"), start=1):
         if line.strip():
             yield number, line.strip()

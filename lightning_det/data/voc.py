@@ -1,7 +1,7 @@
 """Pascal VOC annotations."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
@@ -9,13 +9,25 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.problems import (
+    BOX_LEFT_OUT,
+    IMAGE_LEFT_OUT,
+    MENTION_LEFT_OUT,
+    DatasetError,
+    Problem,
+)
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
-from lightning_det.data.images import SUFFIXES, check_all, image_size, progress, size_fault
-from lightning_det.data.text import is_file_name, lines_of
+from lightning_det.data.images import check_all, image_size, progress, size_fault
+from lightning_det.data.text import lines_of
+from lightning_det.data.voc_files import VocFiles, has_flag
 from lightning_det.data.xml import read_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
+"""How tools write whether an object is difficult."""
+
+OTHER_NAME = "image of the annotation's own name used"
 
 
 class _Object(NamedTuple):
@@ -54,11 +66,13 @@ class Voc:
         Raises:
             DatasetError: a folder or list is missing, or there is no class.
         """
-        parts = [split] if isinstance(split, str) else list(split)
+        parts = [str(split)] if isinstance(split, str | int) else [str(part) for part in split]
         problems: list[Problem] = []
-        stems: dict[tuple[Path, str], None] = {}
-        folders = {self._list(part, stems, problems) for part in parts}
-        label_map = self._label_map(folders)
+        stems: dict[tuple[VocFiles, str], None] = {}
+        folders: dict[Path, VocFiles] = {}
+        for part in parts:
+            self._list(part, folders, stems, problems)
+        label_map = self._label_map(folders.values())
         found = _read_images(self.root, list(stems), problems)
         contiguous = {name: number for number, name in enumerate(label_map.names)}
         rows = []
@@ -88,33 +102,43 @@ class Voc:
         )
         return raw.judged(lambda row: (str(rows[row][1]), f"object {rows[row][2].number} ({rows[row][2].name})"))
 
-    def _list(self, part: str, stems: dict[tuple[Path, str], None], problems: list[Problem]) -> Path:
-        """Adds folder and file stem of every image of a list; returns the folder."""
+    def _list(
+        self,
+        part: str,
+        folders: dict[Path, VocFiles],
+        stems: dict[tuple[VocFiles, str], None],
+        problems: list[Problem],
+    ) -> None:
+        """Adds folder and name of every image of a list."""
         *parents, name = Path(part).parts
         folder = self.root.joinpath(*parents)
         file = folder / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
+            there = ", ".join(sorted(f.stem for f in file.parent.glob("*.txt"))[:20])
             raise DatasetError(
                 f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
-                f"(or folders that do, named in the split: VOC2007/{name})"
+                f"(or folders that do, named in the split: VOC2007/{name})" + f"; there are {there}" * bool(there)
             )
-        for number, line in lines_of(file):
-            stem = line.split()[0]
-            if Path(stem).name != stem or not is_file_name(stem):
-                reason = f"{stem!r} is not the name of an annotation file without .xml"
-                problems.append(Problem(str(file), f"line {number}", reason, IMAGE_LEFT_OUT))
-            elif (folder, stem) in stems:
+        files = folders.setdefault(folder, VocFiles(folder))
+        lines = list(lines_of(file))
+        plain = not all(has_flag(line) for _, line in lines)
+        for number, line in lines:
+            try:
+                stem = files.named(line, plain)
+            except ValueError as error:
+                problems.append(Problem(str(file), f"line {number}", str(error), IMAGE_LEFT_OUT))
+                continue
+            if (files, stem) in stems:
                 reason = f"image {stem} occurs twice"
-                problems.append(Problem(str(file), f"line {number}", reason, "second mention left out"))
+                problems.append(Problem(str(file), f"line {number}", reason, MENTION_LEFT_OUT))
             else:
-                stems[folder, stem] = None
-        return folder
+                stems[files, stem] = None
 
-    def _label_map(self, folders: set[Path]) -> LabelMap:
+    def _label_map(self, folders: Iterable[VocFiles]) -> LabelMap:
         if self.classes is not None:
             return self.classes
         names: set[str] = set()
-        files = sorted(f for folder in folders for f in (folder / "Annotations").glob("*.xml"))
+        files = sorted(f for folder in folders for f in folder.annotations.values())
         for file in progress(files, "reading class names", len(files)):
             try:
                 # Objects only: parts (head, hand, foot) are no classes of their own.
@@ -135,24 +159,30 @@ class _Images(NamedTuple):
     objects: list[tuple[Path, list[_Object]]]
 
 
-def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Problem]) -> _Images:
+def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[Problem]) -> _Images:
     """Annotation and header of every image that has both in order; the others become problems."""
     parsed = []
-    for folder, stem in progress(stems, "reading annotations", len(stems)):
-        xml = folder / "Annotations" / f"{stem}.xml"
-        image = _image_file(folder / "JPEGImages", stem)
+    for files, stem in progress(stems, "reading annotations", len(stems)):
+        xml = files.annotation(stem)
         tree = _parse(xml, problems)
-        if tree is not None and image is None:
-            reason = f"no image {stem} in {folder / 'JPEGImages'}"
-            problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
-        elif tree is not None:
-            parsed.append((stem, xml, image, tree))
-    sizes, unreadable = check_all([p[2] for p in parsed], image_size, "reading image headers")
+        if tree is None:
+            continue
+        named = (tree.findtext("filename") or "").strip()
+        try:
+            image = files.image(stem, named)
+        except ValueError as error:
+            problems.append(Problem(str(xml), "", str(error), IMAGE_LEFT_OUT))
+            continue
+        if files.is_other_image(named, image):
+            reason = f"<filename> says {named}, which is there too, but {image.name} has the annotation's name"
+            problems.append(Problem(str(xml), "filename", reason, OTHER_NAME, harmless=True))
+        parsed.append((files, stem, xml, image, tree))
+    sizes, unreadable = check_all([p[3] for p in parsed], image_size, "reading image headers")
     problems.extend(unreadable.values())
     # Years of VOC number their images differently; folders that do not tell theirs apart by the folder.
     folders = Counter(stem for _, stem in stems)
-    files, ids, kept, objects = [], [], [], []
-    for (stem, xml, image, tree), size in zip(parsed, sizes, strict=True):
+    names, ids, kept, objects = [], [], [], []
+    for (files, stem, xml, image, tree), size in zip(parsed, sizes, strict=True):
         try:
             annotated = _annotated_size(tree)
         except ValueError as error:
@@ -162,21 +192,20 @@ def _read_images(root: Path, stems: list[tuple[Path, str]], problems: list[Probl
             reason = size_fault(image, annotated, size, image.name)
             problems.append(Problem(str(xml), "size", reason, IMAGE_LEFT_OUT))
         elif size is not None:
-            files.append(str(image.relative_to(root)))
-            ids.append(stem if folders[stem] == 1 else f"{xml.parents[1].relative_to(root).as_posix()}/{stem}")
+            names.append(str(image.relative_to(root)))
+            ids.append(stem if folders[stem] == 1 else f"{files.folder.relative_to(root).as_posix()}/{stem}")
             kept.append(size)
             objects.append((xml, _objects(xml, tree, problems)))
     widths, heights = np.array(kept, np.int64).reshape(-1, 2).T
-    return _Images(files, ids, widths, heights, objects)
-
-
-def _image_file(folder: Path, stem: str) -> Path | None:
-    return next((folder / f"{stem}{s}" for s in SUFFIXES if (folder / f"{stem}{s}").is_file()), None)
+    return _Images(names, ids, widths, heights, objects)
 
 
 def _parse(xml: Path, problems: list[Problem]) -> Element | None:
     try:
-        return read_xml(xml)
+        tree = read_xml(xml)
+        if tree.tag != "annotation":
+            raise ValueError(f"not an annotation of VOC: it holds <{tree.tag[:40]}>")
+        return tree
     except OSError as error:
         reason = error.strerror or str(error)
     except ValueError as error:
@@ -191,6 +220,8 @@ def _annotated_size(tree: Element) -> tuple[int, int] | None:
     Raises:
         ValueError: they are no whole numbers.
     """
+    if len(tree.findall("size")) > 1:
+        raise ValueError("<size> occurs twice")
     texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     try:
         size = int(texts[0]), int(texts[1])
@@ -204,14 +235,30 @@ def _objects(xml: Path, tree: Element, problems: list[Problem]) -> list[_Object]
     found = []
     for number, item in enumerate(tree.iterfind("object"), start=1):
         name = (item.findtext("name") or "").strip()
+        record = f"object {number} ({name})" if name else f"object {number}"
         try:
-            corners = tuple(float(item.findtext(f"bndbox/{c}", "")) for c in CORNERS)
-        except ValueError:
-            reason = f"bndbox needs {', '.join(CORNERS)} as numbers"
-            problems.append(Problem(str(xml), f"object {number} ({name})", reason, BOX_LEFT_OUT))
-            continue
-        if not name:
-            problems.append(Problem(str(xml), f"object {number}", "object has no name", BOX_LEFT_OUT))
-            continue
-        found.append(_Object(number, name, corners, (item.findtext("difficult") or "0").strip() == "1"))
+            found.append(_object(number, name, item))
+        except ValueError as error:
+            problems.append(Problem(str(xml), record, str(error), BOX_LEFT_OUT))
     return found
+
+
+def _object(number: int, name: str, item: Element) -> _Object:
+    """One object.
+
+    Raises:
+        ValueError: it has no name or no box, or says something twice.
+    """
+    twice = [p for p in ("name", "difficult", "bndbox", *(f"bndbox/{c}" for c in CORNERS)) if len(item.findall(p)) > 1]
+    if twice:
+        raise ValueError(f"<{twice[0].rpartition('/')[2]}> occurs twice in the object")
+    try:
+        corners = tuple(float(item.findtext(f"bndbox/{c}", "")) for c in CORNERS)
+    except ValueError as error:
+        raise ValueError(f"bndbox needs {', '.join(CORNERS)} as numbers") from error
+    if not name:
+        raise ValueError("object has no name")
+    difficult = (item.findtext("difficult") or "0").strip().lower() or "0"
+    if difficult not in FLAGS:
+        raise ValueError(f"difficult must be 0 or 1, got {difficult[:40]!a}")
+    return _Object(number, name, corners, FLAGS[difficult])

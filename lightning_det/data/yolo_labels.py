@@ -1,0 +1,198 @@
+"""Label files of YOLO datasets: where they are, and what their lines mean."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_det.annotations.problems import BOX_LEFT_OUT, DatasetError, Problem
+from lightning_det.data.images import SUFFIXES
+from lightning_det.data.text import lines_of
+from lightning_det.files import files_below
+
+FILE_LEFT_OUT = "label file left out"
+
+
+class Label(NamedTuple):
+    """A line of a label file."""
+
+    line: int
+    label: int
+    corners: np.ndarray
+    """(4,) shares of the image's width and height, x1, y1, x2, y2."""
+    polygon: bool
+    visibilities: int
+    """How many keypoints a polygon would have if it were the line of a pose; 0 where it cannot be one."""
+
+
+class LabelFiles:
+    """Finds the label files of images.
+
+    That of ``.../images/x.jpg`` is ``.../labels/x.txt``, where the last folder of that name counts, as Ultralytics has
+    it; or it lies beside the image.
+
+    Args:
+        root: the dataset's folder; nothing above it is looked at.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._places: dict[Path, list[Path]] = {}
+        self._files: dict[Path, dict[str, Path]] = {}
+
+    def places(self, folder: Path) -> list[Path]:
+        """Folders where the labels of a folder of images may be."""
+        if folder not in self._places:
+            parts = list(folder.relative_to(self.root).parts)
+            last = max((n for n, part in enumerate(parts) if part.lower() == "images"), default=None)
+            found = []
+            if last is not None:
+                above = self.root.joinpath(*parts[:last])
+                # Some tools write Images and Labels.
+                names = sorted(f.name for f in above.iterdir() if f.name.lower() == "labels" and f.is_dir())
+                found = [above.joinpath(name, *parts[last + 1 :]) for name in reversed(names or ["labels"])]
+            self._places[folder] = [*found, folder]
+        return self._places[folder]
+
+    def of(self, image: Path) -> list[Path]:
+        """Label files of an image that are there, the one in ``labels`` first."""
+        found = (self._in(place).get(image.stem) for place in self.places(image.parent))
+        return [file for file in found if file is not None]
+
+    def _in(self, folder: Path) -> dict[str, Path]:
+        """Label files in a folder, by their names without suffix."""
+        if folder not in self._files:
+            files = sorted(folder.iterdir()) if folder.is_dir() else []
+            # In this order x.txt takes the place of x.TXT.
+            self._files[folder] = {f.stem: f for f in files if f.suffix.lower() == ".txt"}
+        return self._files[folder]
+
+    def chosen(self, image: Path, problems: list[Problem]) -> Path | None:
+        """The label file of an image; None if it has none. Two that say different things are a problem."""
+        files = self.of(image)
+        for other in files[1:]:
+            if not _same(files[0], other):
+                reason = f"{image.name} has other labels in {files[0]}, which are used; keep one of the files"
+                problems.append(Problem(str(other), "", reason, FILE_LEFT_OUT))
+        return files[0] if files else None
+
+    def without_image(self, folder: Path, images: Iterable[Path]) -> list[Problem]:
+        """Label files that belong to a folder of images and to none of its images."""
+        used = {file for image in images for file in self.of(image)}
+        below = {file for place in self.places(folder) if place.is_dir() for file in files_below(place)}
+        alone = sorted(f for f in below if f.suffix.lower() == ".txt" and f not in used and _holds_labels(f))
+        reason = f"no image of this name ({', '.join(SUFFIXES)}) in {folder}"
+        return [Problem(str(file), "", reason, BOX_LEFT_OUT) for file in alone]
+
+
+def _same(file: Path, other: Path) -> bool:
+    try:
+        return file.is_file() and other.is_file() and file.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
+
+
+def _holds_labels(file: Path) -> bool:
+    """Whether a text may hold labels: its first line has numbers enough, or it cannot be read."""
+    if not file.is_file():
+        return False
+    try:
+        first = next(lines_of(file), (0, ""))[1]
+    except DatasetError:
+        return True
+    numbers = 0
+    for field in first.split():
+        try:
+            float(field)
+            numbers += 1
+        except ValueError:
+            continue
+    return numbers >= 4
+
+
+def read_labels(file: Path, classes: int, keypoints: int, problems: list[Problem]) -> Iterator[Label]:
+    """Yields every usable line of a label file.
+
+    Args:
+        file: one object per line: class number, then centre and size of its box, or the corners of a polygon.
+        classes: their number.
+        keypoints: numbers behind the box in lines of pose labels; 0 if there are none.
+        problems: get the other lines.
+    """
+    try:
+        lines = list(lines_of(file))
+    except DatasetError as error:
+        problems.append(Problem(str(file), "", str(error).removeprefix(f"{file}: "), BOX_LEFT_OUT))
+        return
+    for number, line in lines:
+        try:
+            label, values = _numbers(line, classes)
+            box = values[:4] if len(values) == 4 or keypoints else None
+            reason = _fault(line, values, keypoints)
+            if reason:
+                raise ValueError(reason)
+        except ValueError as error:
+            problems.append(Problem(str(file), f"line {number}", str(error), BOX_LEFT_OUT))
+            continue
+        if box is not None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
+            yield Label(number, label, corners, False, 0)
+        else:
+            points = values.reshape(-1, 2)
+            corners = np.concatenate([points.min(axis=0), points.max(axis=0)])
+            yield Label(number, label, corners, True, _visibilities(values))
+
+
+def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
+    """Class and the values behind it.
+
+    Raises:
+        ValueError: they are no numbers, or there is no such class.
+    """
+    fields = line.split()
+    try:
+        values = np.array([float(f) for f in fields])
+        label = int(values[0])
+        if label != values[0]:
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        reason = f"{line[:80]!r} is not a class number and shares of the image, with spaces between them"
+        raise ValueError(reason) from error
+    if not 0 <= label < classes:
+        raise ValueError(f"class {label} is not one of the {classes} classes, which are counted from 0")
+    return label, values[1:]
+
+
+def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
+    """Why values make neither a box nor a polygon; None if they do."""
+    count = len(values)
+    if keypoints:
+        if count not in (4, 4 + keypoints):
+            return f"{count} values behind the class: 4 make a box, and kpt_shape asks for {keypoints} of keypoints"
+        values = values[:4]
+    elif count != 4 and (count < 6 or count % 2):
+        more = "; a fifth may be the confidence or the track of a prediction" if count == 5 else ""
+        return f"{count} values behind the class: 4 make a box, pairs of 3 or more corners a polygon{more}"
+    elif count == 6 and line.split()[-1].isdigit() and not all(field.isdigit() for field in line.split()):
+        return "6 values behind the class, the last a whole number: box, confidence and track of a prediction?"
+    elif count > 4 and _origins(values) > 1:
+        return f"{_origins(values)} corners at (0, 0): keypoints? data.yaml has no kpt_shape"
+    # NaN is larger than nothing, and named with the box.
+    if (values > 2).any():
+        return f"{line[:80]!r} holds pixels: YOLO's values are shares of width and height"
+    return None
+
+
+def _origins(values: np.ndarray) -> int:
+    """Corners of a polygon at the image's corner; one that closes the polygon is counted once."""
+    points = values.reshape(-1, 2)
+    closed = (points[0] == points[-1]).all()
+    return int((points[: len(points) - closed] == 0).all(axis=1).sum())
+
+
+def _visibilities(values: np.ndarray) -> int:
+    """How many keypoints follow a box if every third number behind it is a visibility, 0, 1 or 2; else 0."""
+    count, rest = divmod(len(values) - 4, 3)
+    return count if rest == 0 and count > 1 and np.isin(values[6::3], (0, 1, 2)).all() else 0
