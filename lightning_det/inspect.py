@@ -15,7 +15,14 @@ from lightning_det.build import build_data, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
-from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
+from lightning_det.data.inspection import (
+    PERCENTILES,
+    count_orphans,
+    count_unlearned,
+    coverage,
+    damaged_images,
+    statistics,
+)
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, suggest, try_out
 from lightning_det.files import write_json
@@ -65,6 +72,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         "problems": [p.to_dict() for p in problems],
         **coverage(chosen, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
+        "boxes_without_chip": count_unlearned(chosen, data.train_views),
         "suggestion": suggestion,
         "splits": splits,
     }
@@ -132,7 +140,10 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
         f"800 x 1333 pass"
     )
     if report["boxes_valid_at_no_scale"]:
-        console.print(f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale (views.train.windows.orphans)")
+        console.print(
+            f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
+            "them get no chip (views.train.windows.orphans)"
+        )
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:
