@@ -19,6 +19,7 @@ from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import (
     PERCENTILES,
     count_orphans,
+    count_unlearned,
     coverage,
     damaged_images,
     nothing_to_learn,
@@ -81,6 +82,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         "problems": [p.to_dict() for p in problems],
         **coverage(chosen, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
+        "boxes_without_chip": count_unlearned(chosen, data.train_views),
         "suggestion": suggestion,
         "splits": splits,
     }
@@ -150,7 +152,10 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
         f"800 x 1333 pass"
     )
     if report["boxes_valid_at_no_scale"]:
-        console.print(f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale (views.train.windows.orphans)")
+        console.print(
+            f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
+            "them get no chip (views.train.windows.orphans)"
+        )
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:

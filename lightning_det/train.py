@@ -20,7 +20,7 @@ from lightning_det.build import (
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, nothing_to_learn
+from lightning_det.data.inspection import count_orphans, count_unlearned, nothing_to_learn
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -95,8 +95,13 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
     """Says which boxes no scale learns from, and when chips go without negative ones."""
     orphans = count_orphans(data.train, data.train_views)
     if orphans:
-        fate = "go to the coarsest scale" if data.train_views.windows.orphans == "coarsest" else "are left out"
-        log.info("train: %d boxes are valid at no scale and %s", orphans, fate)
+        unlearned = count_unlearned(data.train, data.train_views)
+        log.info(
+            "train: %d boxes are valid at no scale: %d go to the coarsest, %d get no chip (windows.orphans)",
+            orphans,
+            orphans - unlearned,
+            unlearned,
+        )
     if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 

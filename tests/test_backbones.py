@@ -1,5 +1,7 @@
 """The contract of backbones."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torchvision.models import ResNet18_Weights, get_model
 from torchvision.ops import FrozenBatchNorm2d
 
 from lightning_det.backbones import timm_backbone, tiny_backbone, torchvision_backbone
+from lightning_det.backbones.norms import set_norm
 
 PYRAMIDS = {
     "resnet18": [64, 128, 256, 512],
@@ -92,8 +95,9 @@ def test_frozen_norm_keeps_statistics():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_frozen_stages_neither_learn_nor_drift():
-    backbone = torchvision_backbone("resnet18", "pyramid", frozen_stages=2).train()
+@pytest.mark.parametrize("norm", ["batch", "sync", "group", "frozen"])
+def test_frozen_stages_neither_learn_nor_drift(norm):
+    backbone = torchvision_backbone("resnet18", "pyramid", norm=norm, frozen_stages=2).train()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     sum(m.sum() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
     trainable = {n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
@@ -141,3 +145,165 @@ def test_timm(form):
     assert list(backbone.strides) == ([16] if form == "c4" else [4, 8, 16, 32])
     assert [64 // m.shape[2] for m in maps] == list(backbone.strides)
     assert any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+
+
+# Norms
+
+
+FAMILIES = [
+    *("resnet18", "mobilenet_v3_small", "densenet121", "regnet_y_400mf", "efficientnet_b0", "shufflenet_v2_x0_5"),
+    *("mnasnet0_5", "mobilenet_v2"),
+    *("timm:tf_efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:regnety_002", "timm:densenet121"),
+    *("timm:mixnet_s", "timm:ghostnet_050", "timm:hrnet_w18_small", "timm:resnetv2_34", "timm:cspresnet50"),
+    *("timm:res2net50_26w_4s", "timm:xception41", "timm:fastvit_t8"),
+]
+
+
+def network_of(name):
+    """A network in eval mode whose BatchNorms have seen something."""
+    torch.manual_seed(0)
+    if name.startswith("timm:"):
+        network = pytest.importorskip("timm").create_model(name.removeprefix("timm:"), features_only=True)
+    else:
+        network = get_model(name, weights=None)
+        network = nn.Sequential(*list(network.children())[:-2]) if name.startswith("resnet") else network
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.running_mean, std=0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+            nn.init.uniform_(norm.weight, 0.5, 1.0)
+            nn.init.normal_(norm.bias, std=0.1)
+    return network.eval()
+
+
+@torch.no_grad()
+def maps_of(network):
+    maps = network(torch.linspace(-2, 2, 2 * 3 * 64 * 64).sin().reshape(2, 3, 64, 64))
+    return maps if isinstance(maps, list) else [maps]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_norm_modes_keep_all_that_is_not_norm(name):
+    network = network_of(name)
+    expected = maps_of(network)
+    layers = [m for m in network.modules() if not isinstance(m, nn.BatchNorm2d)]
+    for mode in ("batch", "frozen", "sync", "group"):
+        other = set_norm(deepcopy(network), mode)
+        kinds = [type(m) for m in other.modules()]
+        assert [type(m) for m in layers] == [k for k in kinds if not issubclass(k, NORMS[mode])]
+        assert sum(issubclass(k, NORMS[mode]) for k in kinds) == sum(
+            isinstance(m, nn.BatchNorm2d) for m in network.modules()
+        )
+        if mode != "group":
+            for a, b in zip(maps_of(other), expected, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=1e-5)
+        # Weights of the one load into the other, whatever a layer holds besides its norm.
+        names = set(other.state_dict())
+        assert {n for n in network.state_dict() if not n.endswith(UNSHARED[mode])} == names
+
+
+NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d, "sync": nn.SyncBatchNorm, "group": nn.GroupNorm}
+COUNTER, STATISTICS = "num_batches_tracked", ("running_mean", "running_var")
+UNSHARED = {"batch": (), "sync": (), "frozen": (COUNTER,), "group": (COUNTER, *STATISTICS)}
+
+
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:regnety_002"])
+def test_group_norm_calls_every_activation(name):
+    """As many calls, of the same kinds and in the same order, as in the network with BatchNorm."""
+
+    def called(network):
+        calls = []
+        for m in network.modules():
+            if not list(m.children()):
+                m.register_forward_hook(lambda m, *_: calls.append(type(m)))
+        maps_of(network)
+        return [k for k in calls if not issubclass(k, (nn.BatchNorm2d, nn.GroupNorm))]
+
+    network = network_of(name)
+    group = set_norm(deepcopy(network), "group")
+    assert called(group) == called(network)
+
+
+class Followed(nn.BatchNorm2d):
+    """As timm's: layers behind the norm, inside it."""
+
+    def __init__(self, channels, scale=1.0, **options):
+        super().__init__(channels, **options)
+        self.drop = nn.Dropout(0.5)
+        self.act = nn.ReLU(inplace=True)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x))) * self.scale
+
+
+def test_a_norm_that_holds_layers_goes_on_with_them_in_training():
+    norm = set_norm(Followed(4), "group").train()
+    torch.manual_seed(0)
+    out = norm(torch.randn(2, 4, 8, 8))
+    assert (out >= 0).all()
+    assert (out == 0).float().mean() > 0.6
+    assert not norm.eval()(torch.randn(2, 4, 8, 8)).lt(0).any()
+
+
+class Gated(nn.BatchNorm2d):
+    """Equals a plain one until it has learned."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.gate = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return super().forward(x) * self.gate
+
+
+@pytest.mark.parametrize(
+    ("norm", "modes", "message"),
+    [
+        (lambda: Followed(4, scale=2.0), ("frozen", "sync", "group"), r"cannot replace .*Followed"),
+        (lambda: Gated(4), ("frozen", "sync", "group"), r"cannot replace .*Gated"),
+        (lambda: nn.BatchNorm1d(4), ("frozen", "group"), "has .*BatchNorm1d too; take batch or sync"),
+        (lambda: nn.BatchNorm2d(4, track_running_stats=False), ("frozen",), "BatchNorm2d of this network keeps none"),
+    ],
+)
+def test_norms_that_cannot_be_replaced_are_refused_by_name(norm, modes, message):
+    for mode in modes:
+        with pytest.raises(ValueError, match=f"norm={mode} .*{message}"):
+            set_norm(nn.Sequential(norm()), mode)
+
+
+def test_what_a_norm_has_is_kept():
+    norm = Followed(4, affine=False, eps=0.25, momentum=0.7).double()
+    nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    sync = set_norm(deepcopy(norm), "sync")
+    assert (sync.eps, sync.momentum, sync.running_var.dtype, sync.weight) == (0.25, 0.7, torch.float64, None)
+    frozen = set_norm(deepcopy(norm), "frozen").eval()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(frozen(x.clone()), norm.eval()(x.clone()))
+    group = set_norm(deepcopy(norm), "group")
+    assert (group.eps, group.weight) == (0.25, None)
+    still = nn.BatchNorm2d(8).requires_grad_(False)
+    assert not any(p.requires_grad for mode in ("sync", "group") for p in set_norm(deepcopy(still), mode).parameters())
+
+
+def test_a_norm_with_two_names_stays_one():
+    shared = nn.BatchNorm2d(4)
+    network = nn.ModuleDict({"a": nn.Sequential(shared, shared), "b": shared})
+    set_norm(network, "group")
+    assert isinstance(network["b"], nn.GroupNorm)
+    assert network["a"][0] is network["a"][1] is network["b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("convnext_pico", {"norm": "frozen"}, "norm for convnext_pico must be null: it has no BatchNorm, got frozen"),
+        ("convnext_pico", {"norm": "batch"}, "must be null"),
+        ("regnety_002", {"norm": "group", "pretrained": True}, "norm=group cannot use the weights"),
+        ("regnety_002", {"norm": "layer"}, "norm must be frozen, batch, sync or group"),
+    ],
+)
+def test_norms_that_do_not_suit_a_network_of_timm_are_refused(name, options, message):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        timm_backbone(name, **options)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from test_data import make_store
 
 from lightning_det.annotations.store import ProposalSet
-from lightning_det.data.inspection import count_orphans, coverage
+from lightning_det.data.inspection import count_orphans, count_unlearned, coverage
 from lightning_det.data.sampler import ByImage, TrainBatches, plan_epoch
 from lightning_det.structures import ImageRecord, State
 from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chips
 from lightning_det.views.chips import interval
-from lightning_det.views.cover import Chip, bits, count_positions, cover, position, runs
+from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, position, runs
 from lightning_det.views.targets import targets
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "snip_sniper.json").read_text())
@@ -529,17 +529,114 @@ def test_orphans_are_counted_for_the_widest_stride():
     assert Chips(stride=(50, 56)).count_orphans(image, views) == 2
 
 
+LONG = [
+    # Chips of 96 at factor 0.5, every 32: 192 pixels of the image, every 64.
+    ((0, 0, 200, 40), "nowhere"),
+    ((0, 0, 192, 40), "in range"),
+    ((3, 0, 192, 40), "in range"),
+    ((3, 0, 194, 40), "nowhere"),  # between two positions
+    ((100, 100, 150, 280), "nowhere"),
+    ((100, 193, 150, 383), "in range"),
+    ((500, 0, 640, 30), "adopted"),  # of size 65: too long where it is in range
+    ((449, 0, 640, 50), "in range"),  # flush with the border
+]
+
+
+@pytest.mark.parametrize("labels", ["enclosed", "one_chip"])
+@pytest.mark.parametrize(("box", "fate"), LONG)
+def test_long_boxes_at_a_coarsest_scale_of_several_chips(box, fate, labels):
+    """A plain factor does not bring the whole image into one chip: what no chip encloses is counted."""
+    image = record([box])
+    views = views_of(image, [2.0, 1.0, 0.5], [[0, 30], [30, 80], [80, -1]], None)
+    maker = Chips(96, 32, labels=labels)
+    found = maker(image, views, np.random.default_rng(0))
+    learned = [2] * (fate != "nowhere")
+    assert [v.level for v in found] == learned
+    assert maker.count_unlearned(image, views) == (fate == "nowhere")
+    assert maker.count_orphans(image, views) == (fate != "in range")
+    assert [targets(image, v, 1.0).states.tolist() for v in found] == [[State.VALID]] * len(learned)
+
+
+@pytest.mark.parametrize("labels", ["enclosed", "one_chip"])
+@pytest.mark.parametrize(
+    ("box", "levels", "counts"),
+    [
+        # Pixels of the chip at scale 0.8: 8 are too few, 10.4 are not.
+        ((10, 10, 310, 20), [], (1, 1)),
+        ((10, 10, 310, 23), [2], (1, 0)),
+        # 9 pixels at scale 3 are too few as well, and at every other scale.
+        ((10, 10, 50, 13), [], (1, 1)),
+        ((10, 10, 50, 14), [0], (0, 0)),
+    ],
+)
+def test_boxes_that_teach_nothing_cost_no_chip(box, levels, counts, labels):
+    image = record([box])
+    maker = Chips(512, 56, labels=labels, min_side=10.0)
+    views = views_of(image)
+    found = maker(image, views, np.random.default_rng(0))
+    assert [v.level for v in found] == levels
+    assert (maker.count_orphans(image, views), maker.count_unlearned(image, views)) == counts
+    assert [targets(image, v, 1.0, 10.0).states.tolist() for v in found] == [[State.VALID]] * len(levels)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    boxes_on_images,
+    st.lists(st.tuples(st.floats(0, 0.9), st.floats(0, 0.9), st.floats(20, 640), st.floats(1, 30)), max_size=6),
+    st.integers(20, 700),
+    st.integers(20, 700),
+    st.sampled_from([SCALES, [2.0, 1.0, 0.5], [3.0, 1.667], [0.7]]),
+    st.sampled_from([(512, 56), (512, (56, 59)), (96, 32)]),
+    st.sampled_from([0.0, 4.0, 10.0]),
+    st.sampled_from(["enclosed", "one_chip"]),
+    st.sampled_from(["coarsest", "drop"]),
+)
+def test_every_box_is_learned_in_a_chip_or_counted(rows, long, width, height, scales, grid, min_side, labels, orphans):
+    image = record(placed([*rows, *long], width, height), width, height)
+    views = views_of(image, scales, RANGES[-len(scales) :], None)
+    maker = Chips(*grid, labels=labels, orphans=orphans, min_side=min_side)
+    found = maker(image, views, np.random.default_rng(0))
+    learned = np.zeros(len(image.boxes), bool)
+    for view in found:
+        shown = targets(image, view, 1.0, min_side)
+        valid = shown.source[shown.states == State.VALID]
+        learned[valid] = True
+        # Each chip has something to teach. (Where one chip has each box, another may have them all.)
+        assert len(valid) or labels == "one_chip"
+    unlearned, valid_nowhere = maker.count_unlearned(image, views), maker.count_orphans(image, views)
+    assert (~learned).sum() <= unlearned <= valid_nowhere
+    if isinstance(grid[1], int):
+        assert learned[maker.drives(image.boxes, views, grid[1]).any(axis=0)].all()
+    if orphans == "drop":
+        assert unlearned == valid_nowhere
+
+
+@given(canvases())
+def test_what_chips_enclose_is_known_beforehand(canvas):
+    boxes, width, height, size, stride = canvas
+    x1, y1, x2, y2 = np.array(boxes, float).reshape(-1, 4).T
+    known = enclosable(x1, x2, width, size, stride) & enclosable(y1, y2, height, size, stride)
+    assert known.tolist() == all_sets(boxes, width, height, size, stride).any(axis=0).tolist()
+
+
 def test_orphans_of_a_dataset(tmp_path):
     rows = [(0, 10, 10, 310, 20, 0), (0, 10, 10, 310, 20, 1), (0, 0, 0, 50, 50, 0), (2, 10, 10, 11, 200, 0)]
     store = make_store(tmp_path, [(640, 480)] * 3, rows)
     planner = Planner(Pyramid(SCALES, RANGES, ANCHOR_RANGES), Chips())
     assert count_orphans(store, planner) == 2
+    assert count_unlearned(store, planner) == 0
     assert count_orphans(store, Planner(Pyramid(SCALES, RANGES))) == 0
+    assert count_unlearned(store, Planner(Pyramid(SCALES, RANGES))) == 0
     report = coverage(store, plan_epoch(store, planner, 0), 1.0, 0.5)
     assert (report["boxes_learned"], report["boxes_unlearned"]) == (3, 0)
     dropping = Planner(Pyramid(SCALES, RANGES, ANCHOR_RANGES), Chips(orphans="drop"))
     report = coverage(store, plan_epoch(store, dropping, 0), 1.0, 0.5)
     assert (report["boxes_learned"], report["boxes_unlearned"]) == (1, 2)
+    # Two slivers of 8 and 0.8 pixels at the coarsest scale.
+    thick = Planner(Pyramid(SCALES, RANGES, ANCHOR_RANGES), Chips(min_side=5.0))
+    assert (count_orphans(store, thick), count_unlearned(store, thick)) == (2, 1)
+    report = coverage(store, plan_epoch(store, thick, 0), 1.0, 5.0)
+    assert (report["boxes_learned"], report["boxes_unlearned"]) == (2, 1)
 
 
 def test_annotations_may_leave_the_image_by_a_rounding():
@@ -870,6 +967,7 @@ def test_a_stride_is_drawn_per_image_and_epoch(monkeypatch):
         ({"dense": (25,)}, "dense >= 0 twice"),
         ({"dense": (25, -1)}, "dense >= 0 twice"),
         ({"dense": (1, 2, 3)}, "dense >= 0 twice"),
+        ({"min_side": -1.0}, "min_side >= 0"),
         ({"labels": "all"}, "labels must be enclosed or one_chip, got 'all'"),
         ({"orphans": "keep"}, "orphans must be coarsest or drop"),
         ({"covered": "enclosing"}, "covered must be enclosed or touched"),

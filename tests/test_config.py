@@ -289,6 +289,7 @@ def test_settings_of_what_the_detector_lacks_are_refused(composed):
 CONTRADICTIONS = [
     ({"backbone.norm": "frozen"}, r"norm=frozen .*set backbone\.weights or weights.*batch, sync or group"),
     ({"backbone.frozen_stages": 1}, r"frozen_stages=1 keeps random weights.*backbone\.frozen_stages=0"),
+    ({"trainer.sync_batchnorm": True}, r"trainer\.sync_batchnorm loses .*backbone\.norm=sync"),
     ({"dataset.size_cuts": [32]}, r"dataset\.size_cuts must be two ascending sizes.*\[32"),
     ({"dataset.size_cuts": [96, 32]}, r"dataset\.size_cuts must be two ascending sizes"),
     ({"dataset.size_cuts": [0, 32]}, r"dataset\.size_cuts must be two ascending sizes"),

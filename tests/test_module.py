@@ -2,6 +2,7 @@
 
 import json
 from math import ceil, inf, isnan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from lightning_det.config import CONF
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.detectors import FasterRCNN
+from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, FasterRCNNModule, MultiStep
 from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
@@ -587,3 +589,16 @@ def test_a_trainer_that_counts_batches_once_is_refused(store, tmp_path):
     trainer = trainer_in(tmp_path, reload_dataloaders_every_n_epochs=0)
     with pytest.raises(ValueError, match="reload_dataloaders_every_n_epochs=1"):
         trainer.fit(DetectionModule(Stub(), LABELS, sgd(), Constant()), datamodule=data_of(store))
+
+
+def test_statistics_shared_by_processes_without_gpus_are_refused():
+    class Trained(DetectionModule):
+        trainer = SimpleNamespace(world_size=2)
+
+    Trained(Stub(), LABELS).on_fit_start()
+    shared = Trained(Stub(), LABELS)
+    shared.detector.norm = nn.SyncBatchNorm(2)
+    with pytest.raises(ConfigError, match=r"several processes on CPUs: set backbone\.norm"):
+        shared.on_fit_start()
+    shared.trainer.world_size = 1
+    shared.on_fit_start()

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from lightning_det.backbones.contract import Form
-from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
 
 STRIDES = (4, 8, 16, 32)
 
@@ -35,17 +35,21 @@ def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, n
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: the network has no such maps.
+        ValueError: the network has no such maps, or a norm that does not suit the network or the weights.
     """
     try:
         import timm
     except ImportError as error:
         raise ImportError("backbone=timm needs timm: pip install 'lightning-det[timm]'") from error
+    if pretrained and norm == "group":
+        raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
     wanted = STRIDES if form == "pyramid" else (16,)
     info = timm.create_model(name, features_only=True).feature_info
     index = [i for i, stride in enumerate(info.reduction()) if stride in wanted]
     if not index:
         raise ValueError(f"backbone.name={name} has maps of strides {info.reduction()}, none of {wanted}")
     network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
+    if norm is not None and not has_batch_norm(network):
+        raise ValueError(f"backbone.norm for {name} must be null: it has no BatchNorm, got {norm}")
     channels, strides = network.feature_info.channels(), network.feature_info.reduction()
     return _TimmBackbone(set_norm(network, norm) if norm else network, channels, strides)

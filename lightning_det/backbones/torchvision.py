@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from lightning_det.backbones.contract import Backbone, Form
-from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
 
 Name = Literal[
     "resnet18",
@@ -47,9 +47,9 @@ def torchvision_backbone(
         if norm == "group":
             raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
     network = torchvision.models.get_model(name, weights=weights)
-    has_batch_norm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    if has_batch_norm != (norm is not None):
-        valid = "frozen, batch, sync or group" if has_batch_norm else "null: it has no BatchNorm"
+    normed = has_batch_norm(network)
+    if normed != (norm is not None):
+        valid = "frozen, batch, sync or group" if normed else "null: it has no BatchNorm"
         raise ValueError(f"backbone.norm for {name} must be {valid}, got {norm}")
     layers = network.features if hasattr(network, "features") else _resnet_layers(network)
     stages = _split_by_stride(layers)

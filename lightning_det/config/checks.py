@@ -165,6 +165,11 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"backbone.frozen_stages={backbone['frozen_stages']} keeps random weights; set backbone.weights or "
             "weights, or backbone.frozen_stages=0"
         )
+    if (cfg.get("trainer") or {}).get("sync_batchnorm"):
+        raise ConfigError(
+            "trainer.sync_batchnorm loses what some networks keep in their BatchNorm layers, their activations; set "
+            "backbone.norm=sync, and detector.head_norm=sync where the detector has it"
+        )
     windows = cfg["views"]["train"]["windows"] or {}
     if cfg.get("proposals") is not None and "negatives" not in windows:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")

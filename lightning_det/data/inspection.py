@@ -73,7 +73,16 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
 
 def count_orphans(store: AnnotationStore, planner: Planner) -> int:
     """Boxes that are valid at no scale of a planner of chips; 0 for other planners."""
-    count = getattr(planner.windows, "count_orphans", None)
+    return _count(store, planner, "count_orphans")
+
+
+def count_unlearned(store: AnnotationStore, planner: Planner) -> int:
+    """Boxes that no chip of a planner of chips can teach, which are among its orphans; 0 for other planners."""
+    return _count(store, planner, "count_unlearned")
+
+
+def _count(store: AnnotationStore, planner: Planner, which: str) -> int:
+    count = getattr(planner.windows, which, None)
     if count is None:
         return 0
     return sum(count(record, planner.scales(record, [], None)) for record in store.records() if len(record.boxes))

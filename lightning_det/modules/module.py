@@ -89,6 +89,19 @@ class DetectionModule(pl.LightningModule):
         # Plain data only: checkpoints must load with weights_only=True.
         self.save_hyperparameters({"settings": settings or {}, "labels": labels.to_dict()})
 
+    def on_fit_start(self) -> None:
+        """Refuses what only GPUs can.
+
+        Raises:
+            ConfigError: several processes without GPUs cannot share the statistics of BatchNorm.
+        """
+        shared = any(isinstance(m, nn.SyncBatchNorm) for m in self.detector.modules())
+        if shared and self.trainer.world_size > 1 and self.device.type == "cpu":
+            raise ConfigError(
+                "norm=sync shares statistics between GPUs, and this training has several processes on CPUs: set "
+                "backbone.norm (and detector.head_norm) to batch or group"
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sums the detector's losses."""
         losses = self.detector.losses(batch)

@@ -1,13 +1,13 @@
 """SNIPER's chips: small windows around the objects of each scale, and around what looks like objects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, floor, inf
 from typing import Literal
 
 import numpy as np
 
 from lightning_det.structures import ImageRecord
-from lightning_det.views.cover import Chip, cover
+from lightning_det.views.cover import Chip, cover, enclosable
 from lightning_det.views.view import View
 
 MIN_SIDE = 2.0
@@ -17,6 +17,9 @@ MIN_SIDE = 2.0
 class Chips:
     """Cuts every view of a pyramid into the fewest chips that enclose the boxes of its valid range (SNIPER, section 3).
 
+    A box drives chips at the scales whose range has it, where a chip encloses it and shows enough of it to learn from.
+    A box without such a scale is an orphan.
+
     Where an image has proposals, chips are also cut around those that no positive chip of their scale covers, and some
     of these negative chips join in every epoch.
 
@@ -25,13 +28,14 @@ class Chips:
         stride: between candidate positions, pixels of the view; from a pair (lower, upper) one is drawn per image.
         labels: boxes are valid in every chip that encloses them (``enclosed``), or in the one chip of a scale that
             shows most of them (``one_chip``, the reference code).
-        orphans: boxes valid at no scale, because they are too long for its chips or outside all ranges, go to the
-            ``coarsest`` scale, or nowhere (``drop``, the reference code).
+        orphans: they go to the ``coarsest`` scale if a chip there can teach them, or nowhere (``drop``, the reference
+            code).
         negatives: most negative chips per image and epoch.
         dense: a negative chip needs more proposals than this: at the finest scale, and at the others.
         covered: a proposal is covered by a positive chip that encloses it (``enclosed``), or that shows a pixel of it
             (``touched``, the reference code).
         backgrounds: whether images without boxes contribute negative chips.
+        min_side: what a chip shows of a box teaches nothing if it is thinner, pixels of the chip (see `targets`).
     """
 
     needs_all_resolutions = True
@@ -46,12 +50,15 @@ class Chips:
         dense: Sequence[int] = (25, 10),
         covered: Literal["enclosed", "touched"] = "enclosed",
         backgrounds: bool = False,
+        min_side: float = 0.0,
     ):
         low, high = (stride, stride) if isinstance(stride, int) else stride
         if not 1 <= low <= high < size:
             raise ValueError(f"views: chips need 1 <= stride < size, got stride {stride} and size {size}")
         if negatives < 0 or len(dense) != 2 or min(dense) < 0:
             raise ValueError(f"views: chips need negatives >= 0 and dense >= 0 twice, got {negatives} and {dense}")
+        if min_side < 0:
+            raise ValueError(f"views: chips need min_side >= 0, got {min_side}")
         for name, value, known in (
             ("labels", labels, ("enclosed", "one_chip")),
             ("orphans", orphans, ("coarsest", "drop")),
@@ -68,6 +75,7 @@ class Chips:
         self.dense = tuple(dense)
         self.covered = covered
         self.backgrounds = backgrounds
+        self.min_side = min_side
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Chips of all views, which are the whole image at every scale, finest first."""
@@ -83,29 +91,53 @@ class Chips:
         proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
         drives, orphans = self._driving(boxes, views, stride)
+        adopted = orphans & (self.orphans == "coarsest")
         chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
         mines = self.negatives and len(proposals)
         negatives = self._negatives(boxes, proposals, views, chips, stride, rng) if mines else []
         positives = [chip for part in chips for chip in part]
         if self.labels == "one_chip":
-            return self._assigned(boxes, known, views, (positives, negatives), stride, orphans)
-        return _adopted(boxes, known, views[-1], positives + negatives, orphans)
+            return self._assigned(boxes, known, views, (positives, negatives), stride, adopted)
+        return _adopted(boxes, known, views[-1], positives + negatives, adopted)
 
     def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
         """(V, n) bool, which of (n, 4) boxes in original pixels get a positive chip in each of the image's V views."""
         return self._driving(boxes, views, stride)[0]
 
     def _driving(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `drives` says, and (n,) bool which boxes the coarsest scale takes in because no scale has them."""
-        fits = self._fits(boxes, views, stride)
-        orphans = ~fits.any(axis=0) & (self.orphans == "coarsest")
-        fits[-1] |= orphans
-        return fits, orphans
+        """What `drives` says, and (n,) bool which boxes are orphans."""
+        teaches = self._teaches(boxes, views, stride)
+        drives = self._fits(boxes, views, stride) & teaches
+        orphans = ~drives.any(axis=0)
+        if self.orphans == "coarsest":
+            drives[-1] |= orphans & teaches[-1]
+        return drives, orphans
 
     def count_orphans(self, image: ImageRecord, views: Sequence[View]) -> int:
-        """Boxes of an image that are valid at no scale."""
+        """Boxes of an image that are valid at no scale, with one of the strides at least."""
+        return self._count(image, views, lambda drives, orphans: orphans)
+
+    def count_unlearned(self, image: ImageRecord, views: Sequence[View]) -> int:
+        """Boxes of an image that get no chip, with one of the strides at least."""
+        return self._count(image, views, lambda drives, orphans: ~drives.any(axis=0))
+
+    def _count(self, image: ImageRecord, views: Sequence[View], missed: Callable) -> int:
         boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
-        return int((~self._fits(boxes, views, self.stride[1]).any(axis=0)).sum())
+        strides = range(self.stride[0], self.stride[1] + 1)
+        return int(np.any([missed(*self._driving(boxes, views, stride)) for stride in strides], axis=0).sum())
+
+    def _teaches(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
+        """(V, n) bool, which boxes a chip of each view can enclose and show thick enough.
+
+        Of the coarsest view alone it is asked what chips enclose: `_fits` leaves the others no box that is too long.
+        """
+        *_, width, height = views[-1].window
+        least = np.array([_least_scale(self.size, view) for view in views])
+        teaches = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least[:, None] >= self.min_side
+        x1, y1, x2, y2 = boxes.T * views[-1].scale
+        for low, high, length in ((x1, x2, width), (y1, y2, height)):
+            teaches[-1] &= enclosable(low, high, length * views[-1].scale, self.size, stride)
+        return teaches
 
     def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, anchors: bool = False) -> np.ndarray:
         """(V, n) bool, which boxes are inside each view's range, or its anchors', and short enough for its chips."""
@@ -206,6 +238,14 @@ def _adopted(
         else chip
         for chip in chips
     ]
+
+
+def _least_scale(size: int, view: View) -> float:
+    """Least factor by which a chip shows its part of a view of the whole image: both are whole pixels."""
+    *_, width, height = view.window
+    side = int(size / view.scale + 1e-6)
+    longest, shortest = min(side + 2, max(width, height)), max(1, min(side, width, height))
+    return max(0.0, min(view.scale, size / longest) - 0.5 / shortest)
 
 
 def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:

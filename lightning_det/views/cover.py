@@ -46,6 +46,14 @@ def position(number: int, length: float, size: float, stride: float) -> float:
     return max(0.0, min(number * stride, length - size))
 
 
+def enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, stride: float) -> np.ndarray:
+    """(n,) bool, which boxes some position encloses, along one axis; arguments as in `runs`."""
+    last = count_positions(length, size, stride) - 1
+    first = np.clip(np.ceil((high - size - TOLERANCE) / stride), 0, last)
+    flush = low + TOLERANCE >= length - size
+    return first <= np.where(flush, last, np.floor((low + TOLERANCE) / stride))
+
+
 def runs(low: Sequence[float], high: Sequence[float], length: float, size: float, stride: float) -> list[Run]:
     """Runs of positions whose set of boxes is in none of their neighbours', along one axis.
 
