@@ -149,6 +149,11 @@ def build_data(
     return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, frames=frames, **planners)
 
 
+def own_priors(cfg: DictConfig) -> str:
+    """The option that lets ``dataset.anchor_sizes`` take effect where a single-shot detector has sizes of its own."""
+    return " detector.prior_sizes=null" if cfg.detector.get("prior_sizes") is not None else ""
+
+
 def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
     """The LightningModule around a freshly initialised detector.
 

@@ -14,7 +14,9 @@ from lightning_det.views.planner import LARGEST_VIEW, Planner
 from lightning_det.views.view import View
 
 
-def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0) -> list[Look]:
+def plan_epoch(
+    store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0, rendered: bool = True
+) -> list[Look]:
     """All looks of one epoch, image by image.
 
     Every image has a generator of its own, seeded by (seed, epoch, image): a plan does not depend on which process
@@ -25,16 +27,18 @@ def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch
         planner: makes each image's views.
         seed: of training; None plans for inference.
         epoch: number of the epoch.
+        rendered: whether somebody will look at the views, and not merely count.
 
     Raises:
-        ConfigError: a view is larger than `LARGEST_VIEW`.
+        ConfigError: a view that is to be rendered is larger than `LARGEST_VIEW`.
     """
     looks = []
     planner = planner if seed is None else planner.at(epoch)
     for image, record in progress(enumerate(store.records()), "planning views", len(store), threshold=20_000):
         rng = None if seed is None else np.random.default_rng((seed, epoch, image))
         views = planner(record, rng)
-        _check_size(store, image, views)
+        if rendered:
+            _check_size(store, image, views)
         looks += [Look(image, view) for view in views]
     return looks
 

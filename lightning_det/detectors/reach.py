@@ -12,8 +12,11 @@ from lightning_det.detectors.priors import Priors, spread
 MET = 0.5
 """IoU from which an anchor meets a box: hardly one below learns to find it."""
 
-CANDIDATES = 24
-"""Smallest sizes, and ratios of neighbours, that are tried where anchors are fitted."""
+CANDIDATES = 20
+"""Smallest sizes that are tried where anchors are fitted."""
+
+RATIOS = np.linspace(1.25, 2.25, 9)
+"""Ratios of neighbouring sizes that are tried."""
 
 
 class Shapes(NamedTuple):
@@ -31,8 +34,8 @@ def shapes_of(detector: nn.Module, sizes: Sequence[float] | None = None) -> Shap
     """The anchors of a detector.
 
     Args:
-        detector: of this package; others may have none.
-        sizes: as many as `sizes_of` says, instead of the detector's own.
+        detector: of this package; others may have none that are known here.
+        sizes: instead of the detector's own: one per map of a pyramid; of single-shot detectors the ends count.
     """
     strides = list(getattr(getattr(detector, "backbone", None), "strides", ()))
     rpn, priors = getattr(detector, "rpn", None), getattr(detector, "priors", None)
@@ -58,12 +61,6 @@ def shapes_of(detector: nn.Module, sizes: Sequence[float] | None = None) -> Shap
     return Shapes(np.concatenate([c[:, 2:] - c[:, :2] for c in corners]), repeated, start)
 
 
-def sizes_of(detector: nn.Module) -> list[float]:
-    """The anchor sizes that a two-stage detector was given, ascending by map; of others, none."""
-    anchors = getattr(getattr(detector, "rpn", None), "anchors", None)
-    return [size for own in anchors.sizes for size in own] if isinstance(anchors, Anchors) else []
-
-
 def best_ious(boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
     """(n,) float, IoU of each box with the best of the anchors around it.
 
@@ -81,21 +78,22 @@ def best_ious(boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
     return (common / union).max(axis=1, initial=0.0)
 
 
-def fitted_sizes(detector: nn.Module, boxes: np.ndarray, count: int) -> list[float]:
-    """Anchor sizes, in equal ratios, with which a detector's anchors meet boxes best.
+def fitted_sizes(detector: nn.Module, boxes: np.ndarray) -> list[float]:
+    """Anchor sizes, in equal ratios, with which a detector's anchors meet boxes best: as many as it has.
 
     Args:
         detector: with anchors, see `shapes_of`.
         boxes: (n, 4) ``xyxy``, pixels of views, one at least.
-        count: how many sizes.
     """
+    anchors = getattr(getattr(detector, "rpn", None), "anchors", None)
+    count = sum(map(len, anchors.sizes)) if isinstance(anchors, Anchors) else len(detector.priors.per_cell)
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     low, high = np.percentile(side, (1, 99))
     starts = np.geomspace(max(2.0, 0.7 * low), max(2.0, 1.4 * low, high / 2), CANDIDATES)
-    tried = []
+    best = (0.0, [])
     for smallest in starts:
-        for ratio in np.linspace(1.25, 2.25, 9):
+        for ratio in RATIOS:
             sizes = [float(smallest * ratio**number) for number in range(count)]
             ious = best_ious(boxes, shapes_of(detector, sizes))
-            tried.append(((ious >= MET).mean() + ious.mean(), sizes))
-    return max(tried, key=lambda pair: pair[0])[1]
+            best = max(best, (float((ious >= MET).mean() + ious.mean()), sizes))
+    return best[1]
