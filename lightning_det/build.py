@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torchvision
@@ -22,7 +23,8 @@ from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.errors import UserError
 from lightning_det.modules.module import DetectionModule, Inference
-from lightning_det.views.planner import Planner
+from lightning_det.views import Planner, Pyramid
+from lightning_det.views.pyramid import scale_factor
 
 log = logging.getLogger("lightning_det")
 
@@ -101,6 +103,38 @@ def build_planner(cfg: DictConfig, phase: str) -> Planner:
         raise ConfigError(f"views.{phase}: {error}") from error
 
 
+def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
+    """Refuses resolutions that are no order from the finest to the coarsest on most of a dataset's images.
+
+    On some images a factor may be coarser than all of the image in a chip: published settings are so on COCO's
+    smallest. Ranges of sizes are of original pixels, so nothing is lost there.
+
+    Args:
+        planner: of a phase.
+        store: whose images count.
+        key: of the scales, for the message.
+
+    Raises:
+        ConfigError: with the factors of a median image.
+    """
+    scales = planner.scales
+    if not isinstance(scales, Pyramid) or len(store) == 0:
+        return
+    wrong = scales.out_of_order(store.widths, store.heights)
+    if 2 * sum(wrong) <= len(store):
+        return
+    numbers = np.flatnonzero(wrong)
+    areas = store.widths[numbers].astype(float) * store.heights[numbers]
+    number = int(numbers[np.argsort(areas, kind="stable")[len(numbers) // 2]])
+    width, height = int(store.widths[number]), int(store.heights[number])
+    factors = ", ".join(f"{scale_factor(width, height, r):.3g}" for r in scales.resolutions)
+    raise ConfigError(
+        f"{key}: resolutions must be given from the finest to the coarsest, got {scales.resolutions}: in "
+        f"{len(numbers)} of {len(store)} images they are not, such as in {store.files[number]} ({width} x {height}), "
+        f"whose factors are {factors}"
+    )
+
+
 def build_data(
     cfg: DictConfig,
     train: AnnotationStore | None,
@@ -109,7 +143,15 @@ def build_data(
 ) -> ViewData:
     """The data module, with its planners; ``frames`` reads the images of ``val`` if they are no files."""
     planners = {f"{phase}_views": build_planner(cfg, phase) for phase in ("train", "test")}
+    if train is not None:
+        for phase in ("train", "test"):
+            check_order(planners[f"{phase}_views"], train, f"views.{phase}.scales")
     return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, frames=frames, **planners)
+
+
+def own_priors(cfg: DictConfig) -> str:
+    """The option that lets ``dataset.anchor_sizes`` take effect where a single-shot detector has sizes of its own."""
+    return " detector.prior_sizes=null" if cfg.detector.get("prior_sizes") is not None else ""
 
 
 def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:

@@ -58,7 +58,7 @@ def report(cfg: DictConfig, trainer: pl.Trainer, evaluator: Evaluator, folder: P
     """
     # Once more with the octaves of the curve, which training does without.
     store, results = trainer.datamodule.val, evaluator.results
-    cuts, most = evaluator.size_cuts, evaluator.max_detections
+    cuts, most = evaluator.size_cuts, evaluator.counted
     full = evaluate(store, results, cuts, most, curve=True, backend=evaluator.backend)
     log_ap_by_size(trainer, full.curve())
     write_coco_results(folder / "detections.json", store, results)

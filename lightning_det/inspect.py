@@ -1,5 +1,6 @@
 """``python -m lightning_det.inspect``: is the dataset in order, and what does a strategy make of it?"""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
-from lightning_det.annotations import DatasetError, Problem
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.build import build_data, read_split
+from lightning_det.build import build_data, build_module, own_priors, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
+from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import (
@@ -26,14 +29,16 @@ from lightning_det.data.inspection import (
     statistics,
 )
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import as_yaml, suggest, try_out
-from lightning_det.errors import one_line
+from lightning_det.data.suggestion import as_yaml, sample, suggest, try_out
+from lightning_det.errors import ConfigError, one_line
 from lightning_det.files import write_json
 from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
 from lightning_det.plotting.curves import plot_sizes
 from lightning_det.plotting.views import draw_view
 from lightning_det.structures import State
+
+log = logging.getLogger("lightning_det")
 
 CELL = 400
 """Side of a picture on the page, pixels."""
@@ -74,8 +79,14 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     sides = (chosen.boxes[:, 2:] - chosen.boxes[:, :2])[~chosen.ignored]
     sizes = np.sqrt(sides.prod(axis=1))
     suggestion = suggest(sizes, chosen.widths, chosen.heights)
+    detector = detector_of(cfg, chosen.label_map)
     if suggestion is not None:
-        suggestion = {"dataset": suggestion, **try_out(chosen, suggestion, cfg.dataset.resolution, cfg.seed)}
+        tried = try_out(chosen, suggestion, cfg.dataset.resolution or suggestion["resolution"], cfg.seed)
+        suggestion = {"dataset": with_anchors(suggestion, cfg, chosen, detector), **tried}
+    sampled = sample(chosen, cfg.seed, SAMPLE) if len(chosen) else chosen
+    learned = boxes_in_views(sampled, data.train_views, cfg.seed, **data.visibility)
+    met = None if detector is None else reach(learned, detector)
+    poor = misfit(learned, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg)) if met else ""
     report = {
         **splits[cfg.split],
         "split": cfg.split,
@@ -83,6 +94,8 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         **coverage(chosen, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
         "boxes_without_chip": count_unlearned(chosen, data.train_views),
+        "anchors": None if met is None else met._asdict(),
+        "anchors_misfit": poor,
         "suggestion": suggestion,
         "splits": splits,
     }
@@ -95,6 +108,25 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     print_report(report, problems)
     print(folder)
     return report
+
+
+def detector_of(cfg: DictConfig, labels: LabelMap) -> nn.Module | None:
+    """The detector of the configuration, untrained; None where it cannot be built, which is no matter of the data."""
+    try:
+        return build_module(cfg, labels, learning=False).detector
+    except ConfigError as error:
+        log.warning("anchors are not measured: %s", error)
+        return None
+
+
+def with_anchors(
+    suggestion: dict[str, Any], cfg: DictConfig, store: AnnotationStore, detector: nn.Module | None
+) -> dict[str, Any]:
+    """A suggestion with ``anchor_sizes``, as many as the detector takes."""
+    count = len(cfg.dataset.anchor_sizes)
+    sizes = None if detector is None else suggested_sizes(store, suggestion, detector, count, cfg.seed)
+    added = {} if sizes is None else {"anchor_sizes": sizes}
+    return {key: suggestion[key] for key in ("resolution", "pyramid")} | added | suggestion
 
 
 def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
@@ -156,6 +188,14 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
             f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
             "them get no chip (views.train.windows.orphans)"
         )
+    if report["anchors"]:
+        met = report["anchors"]
+        console.print(
+            f"anchors: boxes in these views have a median size of {met['median_size']:.0f} px and a mean IoU of "
+            f"{met['mean_iou']:.2f} with the best anchor; {100 * met['missed']:.1f} % are met by none at 0.5"
+        )
+    if report["anchors_misfit"]:
+        log.warning("%s", report["anchors_misfit"])
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:
@@ -182,6 +222,13 @@ def print_suggestion(console: Console, suggestion: dict[str, Any]) -> None:
             f"{name}: {row['views_per_image']:.2f} views per image; pixels per epoch: "
             f"{row['pixels_vs_resolution']:.3f} of one pass at dataset.resolution, "
             f"{row['pixels_vs_800x1333']:.3f} of one 800 x 1333 pass"
+        )
+    for name, row in (("SNIPER", sniper["inference"]), ("SNIP", snip["inference"])):
+        height, width = row["largest_view"]
+        tiles = f"; {100 * row['images_share_in_tiles']:.0f} % of the images have views that go in tiles"
+        console.print(
+            f"{name} is tested on {row['views_per_image']:.2f} views per image, the largest {width} x {height} pixels"
+            f"{tiles if row['images_share_in_tiles'] else ''}"
         )
     base = chosen(["dataset"])["dataset"][-1]
     print(f"# suggested for conf/dataset/NAME.yaml, below `defaults: [{base}]`; tried on {suggestion['images']} images")

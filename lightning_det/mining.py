@@ -1,6 +1,7 @@
 """Proposals for SNIPER's negative chips: a light network learns them on positive chips, then looks at every image."""
 
 import logging
+import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -95,9 +96,10 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
             inference=Inference(
                 -1.0,
                 1.0,
-                cfg.miner.proposals * len(cfg.views.test.scales.resolutions),
+                sys.maxsize,  # the views have limits
                 NMS(cfg.miner.nms_iou),
                 view_detections=cfg.miner.proposals,
+                detections_per_megapixel=cfg.capacity.proposals_per_megapixel,
             ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,

@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> None:
 
     trainer = build_trainer(settings, run_folder(), learning=False)
     parts = trainer.predict(module, datamodule=build_data(settings, None, store, video))
-    results = module.inference.merged(Results.concatenate(parts))
+    results = module.inference.merged(Results.concatenate(parts), store)
     write_json(output / PREDICTIONS, summary(store, results, labels, problems, video))
     pictures = drawn(store, results, labels, cfg.draw_threshold, video)
     if video is None:

@@ -15,12 +15,15 @@ from lightning_det.build import (
     build_trainer,
     checkpoint_file,
     load_weights,
+    own_priors,
     usable_split,
 )
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, nothing_to_learn
+from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -68,6 +71,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     stores["train"] = with_proposals(stores["train"], proposals)
     data = build_data(cfg, **stores)
     report_views(cfg, data)
+    report_anchors(cfg, module, data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with finished_logs(trainer):
@@ -104,6 +108,15 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
         )
     if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
+
+
+def report_anchors(cfg: DictConfig, module: pl.LightningModule, data: ViewData) -> None:
+    """Warns where many boxes of the training views have no anchor that could learn to find them."""
+    store = sample(data.train, cfg.seed, SAMPLE)
+    boxes = boxes_in_views(store, data.train_views, cfg.seed, **data.visibility)
+    said = misfit(boxes, module.detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
+    if said:
+        log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)
 
 
 def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:

@@ -55,6 +55,33 @@ def test_every_mixture_of_states_trains(form, states):
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("form", ["c4", "pyramid"])
+def test_large_views_have_more_proposals(form):
+    model = detector(form).eval()
+    model.rpn.per_megapixel = 8000.0
+    found = {}
+    for height, width in ((64, 64), (128, 256)):
+        batch = make_batch(1, height, width)
+        maps = model.features(batch.images, batch.sizes)
+        predictions = model.rpn(maps, (height, width))
+        found[width] = model.rpn.propose(predictions, batch.sizes, canvas=(height, width)).boxes.shape[1]
+        assert model(batch.images, batch.sizes).boxes.shape[1] == 100
+    # Of 50 for views up to 6,250 pixels; shapes follow from the canvas alone.
+    assert found == {64: 50, 256: 263}
+    assert model.rpn.counts((128, 256)) == (math.ceil(1000 * 263 / 50), 263)
+    assert model.rpn.train().counts((128, 256)) == (2000, 100)
+    model.rpn.eval().per_megapixel = None
+    assert model.rpn.counts((3000, 3000)) == (1000, 50)
+
+
+def test_published_views_keep_their_proposals():
+    """SNIPER's largest view of COCO has 2.8 megapixels, and 300 proposals."""
+    rpn = detector().rpn.eval()
+    rpn.per_megapixel, rpn.before_nms, rpn.after_nms = 100.0, (12000, 6000), (2000, 300)
+    assert rpn.counts((1408, 1984)) == (6000, 300)
+    assert rpn.counts((3600, 6400)) == (46_080, 2304)
+
+
 def test_losses_of_a_background_batch():
     batch = make_batch(2, 96, 128, boxes=0)
     losses = detector().losses(batch)

@@ -267,6 +267,24 @@ class Stub(nn.Module):
         return Detections(boxes, scores, labels, scores > score_threshold)
 
 
+def test_detections_grow_with_the_area_of_views_and_images(store):
+    some = store.select(range(2))
+    some.widths[:], some.heights[:] = [684, 4000], [547, 2250]
+    inference = Inference(detections_per_megapixel=100.0)
+    assert inference.per_image(some).tolist() == [100, 900]
+    assert [inference.per_view(*canvas) for canvas in ((800, 1248), (3600, 6400))] == [100, 2304]
+    inference = inference._replace(view_detections=1000)
+    assert [inference.per_view(*canvas) for canvas in ((1408, 1984), (3600, 6400))] == [1000, 2304]
+    assert Inference().per_image(some).tolist() == [100, 100]
+    # 150 detections apart from each other in each of them.
+    rows = np.arange(300)
+    corners = np.stack([rows % 150 * 10.0, np.zeros(300)], axis=1)
+    boxes = np.concatenate([corners, corners + 5], axis=1).astype(np.float32)
+    views = Results(rows // 150, boxes, np.linspace(1, 0.5, 300, dtype=np.float32), 0 * rows, np.arange(2))
+    assert np.bincount(inference.merged(views, some).images).tolist() == [100, 150]
+    assert np.bincount(Inference().merged(views, some).images).tolist() == [100, 100]
+
+
 def test_no_accumulation_window_is_short(store, tmp_path):
     """Lightning divides every loss by the length of a full window, the last one's too."""
 

@@ -121,7 +121,8 @@ def test_scale_factors_of_the_reference(case):
     ("resolutions", "ranges", "message"),
     [
         ([[-1, 512], 1.667, 3.0], None, "finest to the coarsest"),
-        ([3.0, [-1, 512], 1.667], None, "finest to the coarsest"),
+        ([1.667, [-1, 512], 3.0], None, "finest to the coarsest"),
+        ([[-1, 512], [-1, 900]], None, "finest to the coarsest"),
         ([[800, 1200], [1400, 2000]], None, "finest to the coarsest"),
         ([3.0, 1.667], [[0, 80], [32, 150], [120, -1]], "2 resolutions need as many valid_ranges"),
         ([3.0, 1.667], [[0, 80], [150, 32]], "lower < upper"),

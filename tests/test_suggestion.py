@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lightning_det.config import CONF
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out
-from lightning_det.views import Chips, Planner, Pyramid, SubImages
+from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, View, Warp
 from lightning_det.views.pyramid import scale_factor
 
 RESOLUTION = [800, 1333]
@@ -54,6 +54,10 @@ def random_store(width, height, sizes, seed=0, per_image=7):
     boxes = np.concatenate([corners, corners + sides], axis=1)
     parts = [boxes[i : i + per_image] for i in range(0, len(boxes), per_image)]
     return make_store([(width, height)] * len(parts), parts)
+
+
+def record_of(width, height):
+    return make_store([(width, height)], [[]]).record(0)
 
 
 def of_store(store):
@@ -116,6 +120,84 @@ def test_large_images_get_more_scales_and_images_without_variety_fewer():
     assert large["sniper"]["scales"] == [[-1, 512]]
     assert large["snip"]["valid_ranges"] == large["sniper"]["test_ranges"] == [[0, -1]]
     assert large["snip"]["sub_image"] >= 640  # the only view stays whole
+
+
+DRONE = [(684, 547), (1764, 430), (1920, 1080), (3376, 1899), (4000, 2250)]
+"""Sizes of the photographs of a real data set."""
+
+
+def drone_like():
+    """Cars of about 27 pixels in photographs of mixed size."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for width, height in DRONE:
+        size = np.exp(rng.normal(np.log(27), 0.4, 40))
+        corners = rng.random((40, 2)) * ([width, height] - size[:, None])
+        parts.append(np.concatenate([corners, corners + size[:, None]], axis=1))
+    return make_store(DRONE, parts)
+
+
+def test_images_of_mixed_size_are_tested_at_the_factors_of_training():
+    found = of_store(drone_like())
+    for pyramid in (found["sniper"]["pyramid"], found["pyramid"]):
+        assert len(pyramid) == len(found["sniper"]["scales"])
+        for (width, height), taught, tested in product(DRONE, found["sniper"]["scales"][:-1], pyramid[:-1]):
+            assert scale_factor(width, height, tested) == pytest.approx(scale_factor(width, height, taught), rel=0.05)
+    # The whole image in a chip is tested as such; images of one size get their resolutions in pixels, as COCO's.
+    assert found["sniper"]["pyramid"][-1] == found["sniper"]["scales"][-1] == [-1, 512]
+    assert all(isinstance(resolution, list) for resolution in of_store(coco_like())["sniper"]["pyramid"])
+    assert isinstance(found["resolution"], float)
+    largest = max(width * height for width, height in DRONE)
+    assert found["resolution"] ** 2 * largest < 1.3 * 2.8e6
+
+
+def test_the_resolution_of_single_scale_follows_small_objects():
+    assert of_store(coco_like())["resolution"] == pytest.approx([800, 1333], rel=0.15)
+    # Small in large images: as large as one view may be.
+    short, cap = suggest(np.full(99, 10.0), np.full(9, 3000), np.full(9, 3000))["resolution"]
+    assert short == pytest.approx(2.8e6**0.5, rel=0.05)
+    assert cap >= short
+
+
+def test_large_images_are_tested_in_tiles_that_hold_what_they_are_to_find():
+    """Insects of 20 pixels in images of 3000 x 3000: whole views would have 56 megapixels."""
+    rng = np.random.default_rng(0)
+    store = random_store(3000, 3000, np.exp(rng.normal(np.log(18), 0.5, 700)), per_image=70)
+    found = of_store(store)
+    composed = yaml.safe_load((CONF / "strategy/sniper.yaml").read_text())["views"]["test"]["windows"]
+    assert composed.pop("_target_") == "lightning_det.views.LargeViews"
+    windows = LargeViews(**composed)
+    for key, pyramid in (("sniper", found["sniper"]["pyramid"]), ("snip", found["pyramid"])):
+        scales = Pyramid(pyramid, found[key]["test_ranges"])
+        record = store.record(0)
+        whole = scales(record, [], None)
+        assert whole[0].size[0] * whole[0].size[1] > 3e7
+        views = windows(record, whole, None)
+        assert max(view.size[0] * view.size[1] for view in views) <= 6e6
+        assert {view.valid_range for view in views} == {view.valid_range for view in whole}
+        for level, view in enumerate(whole):
+            tiles = np.array([v.window for v in views if v.level == level])
+            low, high = view.valid_range
+            size = np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1))
+            boxes = record.boxes[(size > low) & (size <= high)][:, None]
+            assert ((boxes[..., :2] >= tiles[:, :2]) & (boxes[..., 2:] <= tiles[:, 2:])).all(axis=2).any(axis=1).all()
+    inference = try_out(store, found, RESOLUTION)["sniper"]["inference"]
+    assert inference["images_share_in_tiles"] == 1
+    assert inference["views_per_image"] > 10
+    assert inference["largest_view"] == [2048, 2048]
+
+
+def test_views_below_the_bound_stay_whole():
+    windows = LargeViews(megapixels=1.0, size=512)
+    small, large, warped = (View(s, (0, 0, 640, 480)) for s in (1.5, 2.0, 1.0))
+    warped = warped._replace(shape=(3000, 3000))
+    found = windows(record_of(640, 480), [small, large, warped], None)
+    assert found[0] is small
+    assert found[-1] is warped
+    assert len(found) > 4
+    assert Planner(Warp(), windows)(record_of(640, 480))[0].size == (300, 300)
+    with pytest.raises(ValueError, match="megapixels"):
+        LargeViews(megapixels=-1)
 
 
 lengths = st.integers(8, 20_000)

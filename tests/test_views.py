@@ -1,6 +1,6 @@
 """Planners, geometry, and what views learn from."""
 
-from math import inf
+from math import inf, nan
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lightning_det.data.dataset import Collate, Look, Sample, render
 from lightning_det.ops.boxes import size
 from lightning_det.structures import State
-from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
+from lightning_det.views.pyramid import check_resolution, scale_factor
 from lightning_det.views.targets import targets
 from lightning_det.views.tiles import starts
 from lightning_det.views.view import boxes_to_image, boxes_to_view
@@ -33,10 +33,57 @@ def test_a_number_is_a_plain_factor():
     assert scale_factor(640, 480, 1.667) == 1.667
 
 
-@pytest.mark.parametrize("resolution", [(-1, -1), (0, 0), (800,), (1, 2, 3), 0, -2.0])
-def test_nonsense_resolutions_are_refused(resolution):
-    with pytest.raises(ValueError, match=r"resolution|factor"):
-        scale_factor(640, 480, resolution)
+@pytest.mark.parametrize(
+    ("resolution", "words"),
+    [
+        ((-1, -1), "short side"),
+        ((0, 0), "short side"),
+        ((800, 0), "short side"),
+        ((800,), "short side"),
+        ((1, 2, 3), "short side"),
+        ("640x480", "short side"),
+        ("64", "short side"),
+        (None, "short side"),
+        (True, "short side"),
+        ((inf, 800), "short side"),
+        (0, "positive"),
+        (-2.0, "positive"),
+        (nan, "positive"),
+        (inf, "positive"),
+        (640, r"if pixels were meant, give \[640, 1067\].* or \[-1, 640\]"),
+        (8.5, "if pixels were meant"),
+        ((1333, 800), r"give \[800, 1333\]"),
+    ],
+)
+def test_nonsense_resolutions_are_refused(resolution, words):
+    with pytest.raises(ValueError, match=words):
+        check_resolution(resolution)
+    with pytest.raises(ValueError, match=words):
+        Pyramid([resolution])
+
+
+@pytest.mark.parametrize("resolution", [8, 0.01, 1.667, [-1, 512], [600, -1], [800, 1333], (480, 480)])
+def test_resolutions_that_make_sense(resolution):
+    check_resolution(resolution)
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "wrong"),
+    [
+        ([1.0, 0.5, [-1, 512]], [False, False, True]),  # the smallest image is enlarged by the last one
+        ([3.0, 1.667, [-1, 512]], [False, False, False]),
+        ([1.0, [1500, 2500]], [False, True, True]),
+    ],
+)
+def test_order_is_judged_on_actual_images(resolutions, wrong):
+    assert Pyramid(resolutions).out_of_order([3000, 1100, 600], [3000, 1100, 400]) == wrong
+
+
+def test_views_that_no_machine_can_hold_are_refused():
+    with pytest.raises(ValueError, match=r"40000 x 40000 pixels"):
+        Planner(Pyramid([1.0]), Tiles(40_000))
+    with pytest.raises(ValueError, match=r"20000 x 30000 pixels"):
+        Planner(Warp([30_000, 20_000]))
 
 
 PYRAMID = [[1400, 2000], [800, 1200], [480, 800]]

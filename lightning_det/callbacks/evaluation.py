@@ -38,7 +38,9 @@ class Collector(pl.Callback):
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
         # All views of an image are with one rank: it merges them, and little has to travel.
-        self.results = Results.concatenate(_gathered(pl_module.inference.merged(mine))).by_image()
+        self.results = Results.concatenate(
+            _gathered(pl_module.inference.merged(mine, trainer.datamodule.val))
+        ).by_image()
 
 
 class Evaluator(Collector):
@@ -48,12 +50,13 @@ class Evaluator(Collector):
 
     Args:
         size_cuts: see `evaluate`.
-        max_detections: see `evaluate`.
+        max_detections: see `evaluate`; where inference gives large images more, they count all.
         backend: see `evaluate`.
 
     Attributes:
         evaluation: the last one that this process has made.
         results: its detections, views merged.
+        counted: most detections of an image that counted in it.
         report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class``, ``table`` and
             ``step``, after which it was made.
     """
@@ -65,7 +68,7 @@ class Evaluator(Collector):
         backend: Backend = "pycocotools",
     ):
         super().__init__()
-        self.max_detections = max_detections
+        self.max_detections = self.counted = max_detections
         self.size_cuts = tuple(size_cuts)
         self.backend = backend
         self.evaluation: Evaluation | None = None
@@ -75,7 +78,8 @@ class Evaluator(Collector):
         """Evaluates, except where Lightning merely tries out whether validation runs."""
         super().on_validation_epoch_end(trainer, pl_module)
         store = trainer.datamodule.val
-        self.evaluation = evaluate(store, self.results, self.size_cuts, self.max_detections, backend=self.backend)
+        self.counted = int(pl_module.inference.per_image(store).max(initial=self.max_detections))
+        self.evaluation = evaluate(store, self.results, self.size_cuts, self.counted, backend=self.backend)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
             pl_module.log_dict(

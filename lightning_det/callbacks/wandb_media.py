@@ -66,7 +66,7 @@ class WandbMedia(pl.Callback):
         # A training that went on behind its last validation has nothing to measure.
         if evaluator is not None and evaluator.results is not None and _shown(trainer):
             store, found = trainer.datamodule.val, evaluator.results
-            cuts, most = evaluator.size_cuts, evaluator.max_detections
+            cuts, most = evaluator.size_cuts, evaluator.counted
             log_ap_by_size(trainer, evaluate(store, found, cuts, most, curve=True, backend=evaluator.backend).curve())
 
 

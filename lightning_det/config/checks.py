@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
+from lightning_det.views.pyramid import check_resolution
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
 SLOTS += (
@@ -179,9 +180,28 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
             f"{test['vote']['iou']}); set test.nms_iou=1"
         )
+    _check_resolutions(cfg["dataset"])
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
     backends = ("pycocotools", "faster-coco-eval")
     if cfg["test"]["backend"] not in backends:
         raise ConfigError(f"test.backend must be {' or '.join(backends)}, got {cfg['test']['backend']!r}")
+
+
+def _check_resolutions(dataset: Mapping[str, Any]) -> None:
+    """Names the dataset's key where a resolution is none, or a factor that must have been meant as pixels."""
+    sniper = dataset.get("sniper")
+    sniper = sniper if isinstance(sniper, Mapping) else {}
+    lists = {f"sniper.{key}": sniper.get(key) for key in ("scales", "pyramid")} | {"pyramid": dataset.get("pyramid")}
+    lists["resolution"] = None if dataset.get("resolution") is None else [dataset["resolution"]]
+    for key, resolutions in lists.items():
+        if resolutions is None:
+            continue
+        if not isinstance(resolutions, list):
+            raise ConfigError(f"dataset.{key}: must be a list of resolutions, finest first, got {resolutions!r}")
+        for resolution in resolutions:
+            try:
+                check_resolution(resolution)
+            except ValueError as error:
+                raise ConfigError(f"dataset.{key}: {error}") from error

@@ -73,6 +73,7 @@ class TestConfig:
     nms_iou: float = 0.5
     max_detections: int = 100
     view_detections: int | None = None
+    detections_per_megapixel: float | None = 100.0
     passes: int = 1
     merge: Any = None
     vote: Any = None
@@ -95,6 +96,8 @@ class CapacityConfig:
     """(training, inference) proposals per map that enter NMS."""
     after_nms: list[int] = field(default_factory=lambda: [2000, 1000])
     """(training, inference) proposals per view that leave it."""
+    proposals_per_megapixel: float | None = 100.0
+    """Views of inference have as many proposals at least; null: the numbers above for all."""
 
 
 @dataclass

@@ -9,10 +9,14 @@ from torch.utils.data import Sampler
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.images import progress
-from lightning_det.views.planner import Planner
+from lightning_det.errors import ConfigError
+from lightning_det.views.planner import LARGEST_VIEW, Planner
+from lightning_det.views.view import View
 
 
-def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0) -> list[Look]:
+def plan_epoch(
+    store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0, rendered: bool = True
+) -> list[Look]:
     """All looks of one epoch, image by image.
 
     Every image has a generator of its own, seeded by (seed, epoch, image): a plan does not depend on which process
@@ -23,13 +27,31 @@ def plan_epoch(store: AnnotationStore, planner: Planner, seed: int | None, epoch
         planner: makes each image's views.
         seed: of training; None plans for inference.
         epoch: number of the epoch.
+        rendered: whether somebody will look at the views, and not merely count.
+
+    Raises:
+        ConfigError: a view that is to be rendered is larger than `LARGEST_VIEW`.
     """
     looks = []
     planner = planner if seed is None else planner.at(epoch)
     for image, record in progress(enumerate(store.records()), "planning views", len(store), threshold=20_000):
         rng = None if seed is None else np.random.default_rng((seed, epoch, image))
-        looks += [Look(image, view) for view in planner(record, rng)]
+        views = planner(record, rng)
+        if rendered:
+            _check_size(store, image, views)
+        looks += [Look(image, view) for view in views]
     return looks
+
+
+def _check_size(store: AnnotationStore, image: int, views: Sequence[View]) -> None:
+    """Refuses views that no machine has the memory for, before somebody tries."""
+    height, width = max((view.size for view in views), key=lambda size: size[0] * size[1], default=(0, 0))
+    if height * width > LARGEST_VIEW:
+        raise ConfigError(
+            f"{store.files[image]} ({store.widths[image]} x {store.heights[image]}) would be seen as one view of "
+            f"{width} x {height} pixels; lower the resolution of these views (dataset.resolution, dataset.pyramid, "
+            "dataset.sniper, or the sizes in views), or cut them: strategy=tiles in training, test=[tiles] at inference"
+        )
 
 
 Grouping = Callable[[Sequence[Look], int, np.random.Generator], list[list[Look]]]

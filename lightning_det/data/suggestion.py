@@ -15,8 +15,8 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.inspection import REFERENCE
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.views import Chips, Planner, Pyramid, SubImages
-from lightning_det.views.pyramid import Resolution, scale_factor
+from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages
+from lightning_det.views.pyramid import Resolution
 
 CHIP = (96, 512)
 """Least and greatest side of a chip, pixels."""
@@ -51,6 +51,16 @@ TEST_WIDER = (0.75, 1.15)
 SNIP_COARSEST = 1.25
 """SNIP's coarsest resolution by SNIPER's, which has to fit into a chip."""
 
+MIXED = (5, 95, 1.4)
+"""Percentiles of the images' long sides, and their ratio from which images are of mixed size (COCO's are not, 500 and
+640): a resolution in pixels would show objects of one size now large, now small, and not as chips did in training."""
+
+SINGLE_SMALL = 21
+"""What the one resolution of single-scale training makes of a small object, pixels."""
+
+SINGLE_LARGEST = 2.8e6
+"""Most pixels of a large image (see `MIXED`) at that resolution: training sees all of it at once. As COCO's finest."""
+
 WINDOW = 1000
 """Greatest side of SNIP's windows at the finest resolution, pixels."""
 
@@ -59,7 +69,7 @@ SAMPLE = (2000, 50_000)
 
 
 def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, Any] | None:
-    """Values for ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
+    """Values for ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -67,7 +77,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
         heights: (m,) of the images, pixels.
 
     Returns:
-        The three nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes.
+        The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes. What
+        chips learn at a factor is looked for at that factor: of images of mixed size, pyramids are given so.
     """
     if not len(sizes):
         return None
@@ -80,22 +91,28 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     test = [
         [pleasant(low * TEST_WIDER[0]), -1 if high == -1 else pleasant(high * TEST_WIDER[1])] for low, high in ranges
     ]
-    fine = [_resolution(factor, short, long) for factor in factors[:-1]]
+    smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
+    mixed = largest >= MIXED[2] * smallest
+    wanted = SINGLE_SMALL / max(1e-3, float(np.percentile(sizes, SMALL)))
+    area = np.percentile(np.asarray(widths, float) * heights, MIXED[1])
+    single = min(ENLARGED, wanted, float(np.sqrt(SINGLE_LARGEST / area)))
+    fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
     coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
     pyramid = [*fine, coarsest]
     # A single resolution has objects of all sizes, which windows would cut.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
+        "resolution": _two_digits(single) if mixed else _resolution(single, short, long),
         "pyramid": pyramid,
         "snip": {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": test, "sub_image": window},
         "sniper": {
             "size": size,
-            "scales": _scales(factors, size, long),
+            "scales": [*factors[:-1], [-1, size]],
             "valid_ranges": ranges,
             "anchor_ranges": anchors,
             "stride": size // 16,
             "min_side": float(max(4, round(size / 50))),
-            "pyramid": [*fine, [min(coarsest[0], size), size]],
+            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]],
             "test_ranges": test,
         },
     }
@@ -155,18 +172,6 @@ def _resolution(factor: float, short: float, long: float) -> list[int]:
     return [max(1, pleasant(factor * short)), max(1, pleasant(1.1 * factor * long))]
 
 
-def _scales(factors: Sequence[float], size: int, long: float) -> list[Resolution]:
-    """Plain factors, and the whole image in one chip.
-
-    `Pyramid` checks their order on an image of 640 x 480. On larger images a factor may be finer than the whole image
-    in a chip, and coarser on that one: then all are given by the long side.
-    """
-    whole = [-1, size]
-    if any(factor < scale_factor(640, 480, whole) for factor in factors[:-1]):
-        return [[-1, pleasant(factor * long)] for factor in factors[:-1]] + [whole]
-    return [*factors[:-1], whole]
-
-
 def try_out(
     store: AnnotationStore, suggestion: dict[str, Any], resolution: Resolution, seed: int = 0
 ) -> dict[str, Any]:
@@ -179,31 +184,42 @@ def try_out(
         seed: of the sample and of the views.
 
     Returns:
-        ``images`` in the sample, and for ``sniper`` and ``snip`` what `_cost` says. Besides, ``levels`` of SNIPER: the
-        scale, its range, the share of the boxes inside it, and its chips per image; and the share that is in none.
+        ``images`` in the sample, and for ``sniper`` and ``snip`` what `_cost` and `_inference` say. Besides,
+        ``levels`` of SNIPER: the scale, its range, the share of the boxes inside it, and its chips per image; and the
+        share that is in none.
     """
-    store = _sample(store, seed)
+    store = sample(store, seed, SAMPLE)
     sniper, snip = suggestion["sniper"], suggestion["snip"]
     scales = Pyramid(sniper["scales"], sniper["valid_ranges"], sniper["anchor_ranges"])
-    looks = plan_epoch(store, Planner(scales, Chips(sniper["size"], sniper["stride"])), seed)
+    looks = plan_epoch(store, Planner(scales, Chips(sniper["size"], sniper["stride"])), seed, rendered=False)
     inside = _inside(store, scales, Chips(sniper["size"], sniper["stride"], orphans="drop"))
     chips = np.bincount([look.view.level for look in looks], minlength=len(inside)) / len(store)
     levels = zip(sniper["scales"], sniper["valid_ranges"], inside.mean(axis=1).tolist(), chips.tolist(), strict=True)
     keys = ("scale", "valid_range", "boxes_share", "chips_per_image")
     whole = Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"])
+    windows = plan_epoch(store, Planner(whole, SubImages(snip["sub_image"])), seed, rendered=False)
     return {
         "images": len(store),
         "sniper": _cost(store, looks, resolution)
         | {"levels": [dict(zip(keys, level, strict=True)) for level in levels]}
-        | {"boxes_share_of_none": float((~inside.any(axis=0)).mean())},
-        "snip": _cost(store, plan_epoch(store, Planner(whole, SubImages(snip["sub_image"])), seed), resolution),
+        | {"boxes_share_of_none": float((~inside.any(axis=0)).mean())}
+        | {"inference": _inference(store, Pyramid(sniper["pyramid"], sniper["test_ranges"]))},
+        "snip": _cost(store, windows, resolution)
+        | {"inference": _inference(store, Pyramid(suggestion["pyramid"], snip["test_ranges"]))},
     }
 
 
-def _sample(store: AnnotationStore, seed: int) -> AnnotationStore:
-    images = np.random.default_rng(seed).permutation(len(store))[: SAMPLE[0]]
+def sample(store: AnnotationStore, seed: int, most: tuple[int, int]) -> AnnotationStore:
+    """Some images of a store, one at least.
+
+    Args:
+        store: annotations.
+        seed: of the choice.
+        most: images, and boxes in them.
+    """
+    images = np.random.default_rng(seed).permutation(len(store))[: most[0]]
     boxes = np.cumsum(np.diff(store.offsets)[images])
-    return store.select(np.sort(images[: max(1, int((boxes <= SAMPLE[1]).sum()))]))
+    return store.select(np.sort(images[: max(1, int((boxes <= most[1]).sum()))]))
 
 
 def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray:
@@ -218,12 +234,25 @@ def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray
 
 def _cost(store: AnnotationStore, looks: Sequence[Look], resolution: Resolution) -> dict[str, float]:
     """Views per image, and their pixels without padding by those of single-scale passes."""
-    once = plan_epoch(store, Planner(Pyramid([resolution])), None)
+    once = plan_epoch(store, Planner(Pyramid([resolution])), None, rendered=False)
     pixels, single = (sum(look.view.size[0] * look.view.size[1] for look in each) for each in (looks, once))
     return {
         "views_per_image": len(looks) / len(store),
         "pixels_vs_resolution": pixels / single,
         "pixels_vs_800x1333": pixels / (REFERENCE * len(store)),
+    }
+
+
+def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
+    """Views per image of inference, sides of the largest, and the share of the images that have views in tiles."""
+    views = [look.view for look in plan_epoch(store, Planner(scales, LargeViews()), None, rendered=False)]
+    whole = [look.view for look in plan_epoch(store, Planner(scales), None, rendered=False)]
+    areas = [view.size[0] * view.size[1] for view in whole]
+    large = np.array(areas).reshape(len(store), -1).max(axis=1) > 1e6 * LargeViews().megapixels
+    return {
+        "views_per_image": len(views) / len(store),
+        "largest_view": list(max((view.size for view in views), key=lambda size: size[0] * size[1])),
+        "images_share_in_tiles": float(large.mean()),
     }
 
 

@@ -21,6 +21,8 @@ class Anchors(nn.Module):
         super().__init__()
         if not sizes or not all(sizes) or min(min(s) for s in sizes) <= 0 or not ratios or min(ratios) <= 0:
             raise ValueError(f"anchors need positive sizes per map and positive ratios, got {sizes} and {ratios}")
+        self.sizes = [list(s) for s in sizes]
+        self.ratios = list(ratios)
         self.cells = [_cell_anchors(s, ratios) for s in sizes]
         self._cache: dict[tuple, list[Tensor]] = {}
 

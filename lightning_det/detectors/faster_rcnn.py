@@ -53,6 +53,7 @@ class FasterRCNN(TwoStage):
         anchor_iou: Sequence[float] = (0.7, 0.3),
         anchor_border: float | None = None,
         box_beta: float = 1.0 / 9,
+        proposals_per_megapixel: float | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on one feature map.
 
@@ -73,6 +74,7 @@ class FasterRCNN(TwoStage):
             anchor_iou: (lowest of a positive, highest of a background) IoU of an anchor with a box.
             anchor_border: see ``border`` of `RPN`.
             box_beta: see `RoIHead`.
+            proposals_per_megapixel: see ``per_megapixel`` of `RPN`.
         """
         channels = only_map(backbone)
         anchors = Anchors([anchor_sizes], anchor_ratios)
@@ -89,6 +91,7 @@ class FasterRCNN(TwoStage):
                 select_anchors,
                 before_nms=before_nms,
                 after_nms=after_nms,
+                per_megapixel=proposals_per_megapixel,
                 **labelling(anchor_iou, anchor_border),
             ),
             RoIHead(PerRoI(trunk, num_classes, backbone.strides), select_rois, box_beta=box_beta),
@@ -112,6 +115,7 @@ class FasterRCNN(TwoStage):
         anchor_iou: Sequence[float] = (0.7, 0.3),
         anchor_border: float | None = None,
         box_beta: float = 1.0 / 9,
+        proposals_per_megapixel: float | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
 
@@ -130,6 +134,7 @@ class FasterRCNN(TwoStage):
             anchor_iou: see `c4`.
             anchor_border: see `c4`.
             box_beta: see `RoIHead`.
+            proposals_per_megapixel: see ``per_megapixel`` of `RPN`.
         """
         maps = len(backbone.channels) + 1
         if len(anchor_sizes) != maps:
@@ -146,6 +151,7 @@ class FasterRCNN(TwoStage):
                 select_anchors,
                 before_nms=before_nms,
                 after_nms=after_nms,
+                per_megapixel=proposals_per_megapixel,
                 **labelling(anchor_iou, anchor_border),
             ),
             RoIHead(

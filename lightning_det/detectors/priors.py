@@ -38,6 +38,8 @@ class Priors(nn.Module):
                 "priors need positive sizes for every map and one more, and as many steps and positive ratios "
                 f"(lists) as maps; got sizes {list(sizes)}, ratios {lists}, steps {steps}"
             )
+        self.ratios = by_map
+        self.longest = longest
         self.steps = None if steps is None else list(steps)
         self.per_cell = [2 + 2 * len(r) for r in by_map]
         for number, own in enumerate(by_map):

@@ -53,7 +53,7 @@ class ProposalNetwork(nn.Module):
             nms_iou: not used: the proposal network has a threshold of its own.
             max_detections: most proposals per view.
         """
-        found = self.rpn.propose(self._predict(images, sizes), sizes)
+        found = self.rpn.propose(self._predict(images, sizes), sizes, canvas=images.shape[-2:])
         boxes, scores, valid = (x[:, :max_detections] for x in found)
         valid = valid & (scores > score_threshold)
         return Detections(boxes, scores * valid, scores.new_zeros(scores.shape, dtype=int), valid)

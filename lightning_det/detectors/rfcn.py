@@ -35,6 +35,7 @@ class RFCN(TwoStage):
         anchor_iou: Sequence[float] = (0.7, 0.3),
         anchor_border: float | None = None,
         box_beta: float = 1.0,
+        proposals_per_megapixel: float | None = None,
     ) -> "RFCN":
         """R-FCN with the proposal network on one map and the head on the dilated last stage behind it.
 
@@ -56,6 +57,7 @@ class RFCN(TwoStage):
             anchor_iou: (lowest of a positive, highest of a background) IoU of an anchor with a box.
             anchor_border: see ``border`` of `RPN`.
             box_beta: see `RoIHead`.
+            proposals_per_megapixel: see ``per_megapixel`` of `RPN`.
         """
         channels = only_map(backbone)
         stage, width = (nn.Identity(), channels) if backbone.roi_stage is None else backbone.roi_stage
@@ -73,6 +75,7 @@ class RFCN(TwoStage):
                 select_anchors,
                 before_nms=before_nms,
                 after_nms=after_nms,
+                per_megapixel=proposals_per_megapixel,
                 **labelling(anchor_iou, anchor_border),
             ),
             RoIHead(

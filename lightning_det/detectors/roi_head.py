@@ -18,7 +18,7 @@ from lightning_det.structures import Batch, Detections, State
 BOX_WEIGHTS = (10.0, 5.0)
 
 CANDIDATES = 4096
-"""(box, class) pairs per view that enter the final NMS: far more than survive it."""
+"""(box, class) pairs per view that enter the final NMS: far more than survive it; see `candidate_count`."""
 
 REFINED = 300
 """(box, class) pairs per view that are regressed once more: the best after NMS at `NEAR_DUPLICATE`."""
@@ -135,7 +135,8 @@ class RoIHead(nn.Module):
         A box has the score of the RoI that it was regressed from.
         """
         shared = self.predictor.shared(maps)
-        found = [self._first_pass(shared, proposals, sizes, score_threshold)]
+        count = candidate_count(max_detections)
+        found = [self._first_pass(shared, proposals, sizes, score_threshold, count)]
         for _ in range(passes - 1):
             # Near duplicates would be refined to the same box.
             hopeful = best(found[-1], NEAR_DUPLICATE, REFINED)
@@ -145,12 +146,12 @@ class RoIHead(nn.Module):
         )
         return Detections(boxes, scores * valid, labels, valid)
 
-    def _first_pass(self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float) -> Found:
-        """Every proposal with every class, as far as `CANDIDATES` reaches."""
+    def _first_pass(self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float, count: int) -> Found:
+        """Every proposal with every class, as far as ``count`` reaches."""
         logits, deltas = self.predictor(shared, proposals.boxes)
         classes = logits.shape[-1] - 1
         scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0).flatten(1)
-        top, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        top, index = scores.topk(min(count, scores.shape[1]), dim=1)
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
@@ -168,6 +169,11 @@ def _decoded(rois: Tensor, deltas: Tensor, scores: Tensor, labels: Tensor, sizes
     boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     return Found(boxes, scores, labels, (scores > threshold) & (sides >= 1e-2).all(dim=-1))
+
+
+def candidate_count(max_detections: int) -> int:
+    """(box, class) pairs per view that enter the final NMS, of which so many may survive."""
+    return max(CANDIDATES, 4 * max_detections)
 
 
 def best(found: Found, nms_iou: float, count: int) -> Found:

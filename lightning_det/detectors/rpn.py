@@ -1,6 +1,7 @@
 """Region proposal network (Faster R-CNN, section 3.1), batched and static in shape."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,8 @@ class RPN(nn.Module):
         after_nms: (training, inference) proposals per view that leave it.
         nms_iou: NMS threshold, applied map by map.
         min_size: proposals with a shorter side are dropped, pixels of the view.
+        per_megapixel: at inference views have as many proposals at least, by the area of their canvas, and as many
+            more enter NMS: large views hold more objects. None: the numbers above for all.
         border: anchors that reach further beyond the view, into its padding too, carry no loss, pixels of the view.
             None: all anchors do, as in torchvision; SNIPER: 32.
     """
@@ -69,6 +72,7 @@ class RPN(nn.Module):
         nms_iou: float = 0.7,
         min_size: float = 1e-3,
         border: float | None = None,
+        per_megapixel: float | None = None,
     ):
         super().__init__()
         if len(set(anchors.per_cell)) != 1:
@@ -84,6 +88,9 @@ class RPN(nn.Module):
         self.nms_iou = nms_iou
         self.min_size = min_size
         self.border = border
+        if per_megapixel is not None and per_megapixel < 0:
+            raise ValueError(f"proposals_per_megapixel must be positive or null, got {per_megapixel}")
+        self.per_megapixel = per_megapixel
 
     def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:
         """Predictions on feature maps (B, C, h, w) of a batch whose padded (height, width) is ``image_size``.
@@ -98,8 +105,26 @@ class RPN(nn.Module):
             [_per_anchor(x, 4).float() for x in deltas],
         )
 
+    def counts(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        """Proposals per map that enter NMS, and per view that leave it; the same for all views in canvases of a size.
+
+        Args:
+            canvas: (height, width) of the views with padding.
+        """
+        before, after = (counts[0 if self.training else 1] for counts in (self.before_nms, self.after_nms))
+        if self.training or self.per_megapixel is None:
+            return before, after
+        grown = max(after, ceil(self.per_megapixel * canvas[0] * canvas[1] / 1e6))
+        return ceil(before * grown / max(1, after)), grown
+
     @torch.no_grad()
-    def propose(self, predictions: Predictions, sizes: Tensor, ranges: Tensor | None = None) -> Proposals:
+    def propose(
+        self,
+        predictions: Predictions,
+        sizes: Tensor,
+        ranges: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+    ) -> Proposals:
         """Best proposals of every view.
 
         Args:
@@ -107,8 +132,9 @@ class RPN(nn.Module):
             sizes: (B, 2), the views' (height, width) without padding.
             ranges: (B, 2) sizes, pixels of the view, outside which proposals are dropped before they compete: in
                 training only what a view may learn from is worth a place (SNIPER).
+            canvas: (height, width) of the views with padding, see `counts`; None: of no large one.
         """
-        before = self.before_nms[0 if self.training else 1]
+        before, after = self.counts(canvas or (0, 0))
         boxes, logits, groups = [], [], []
         for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
             top, index = logit.topk(min(before, logit.shape[1]), dim=1)
@@ -123,7 +149,6 @@ class RPN(nn.Module):
         if ranges is not None:
             side = size(box)
             usable &= (side >= ranges[:, :1]) & (side < ranges[:, 1:])
-        after = self.after_nms[0 if self.training else 1]
         index, valid = best_after_nms(box, score, torch.cat(groups, dim=1), usable, self.nms_iou, after)
         return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
 

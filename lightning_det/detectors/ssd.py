@@ -11,7 +11,7 @@ from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from lightning_det.detectors.priors import Priors, spread
-from lightning_det.detectors.roi_head import BOX_WEIGHTS, CANDIDATES, Selected
+from lightning_det.detectors.roi_head import BOX_WEIGHTS, Selected, candidate_count
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
@@ -216,7 +216,7 @@ class SSD(nn.Module):
         """
         boxes, scores = self.candidates(images, sizes)
         scores = scores.flatten(1)
-        top, place = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        top, place = scores.topk(min(candidate_count(max_detections), scores.shape[1]), dim=1)
         label = place % self.num_classes
         found = gather_boxes(boxes, place.div(self.num_classes, rounding_mode="floor"))
         usable = (top > score_threshold) & (found[..., 2:] - found[..., :2] >= 1e-2).all(dim=-1)

@@ -71,7 +71,7 @@ class TwoStage(nn.Module):
         """
         images = padded(images)
         maps = self.features(images, sizes)
-        proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes)
+        proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes, canvas=images.shape[-2:])
         return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, passes)
 
     def compile_parts(self, **options) -> None:

@@ -49,12 +49,12 @@ class Results:
         seen = self.seen[self.seen % ranks == rank]
         return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen)
 
-    def merged(self, merge: Merge, max_detections: int, vote: Vote | None = None) -> "Results":
+    def merged(self, merge: Merge, max_detections: int | np.ndarray, vote: Vote | None = None) -> "Results":
         """One list per image out of those of its views.
 
         Args:
             merge: suppresses duplicates within groups, see `lightning_det.views.merge`.
-            max_detections: most per image.
+            max_detections: most per image, or (M,) integer the most of every image of the store.
             vote: moves what stays by what does not, see `lightning_det.views.voting`.
         """
         boxes, scores = torch.from_numpy(self.boxes), torch.from_numpy(self.scores)
@@ -62,7 +62,8 @@ class Results:
         classes = int(labels.max()) + 1 if len(labels) else 1
         groups = images * classes + labels
         keep, final = merge(boxes, scores, groups)
-        best = keep_best(final, images[keep], max_detections)
+        count = max_detections if isinstance(max_detections, int) else torch.as_tensor(max_detections)
+        best = keep_best(final, images[keep], count)
         keep, final = keep[best], final[best]
         moved = boxes[keep] if vote is None else vote(keep, boxes, scores, groups)
         rows = keep.numpy()

@@ -5,12 +5,14 @@ from inspect import signature
 from math import ceil
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_det import keys
 from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.store import AnnotationStore
 from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
 from lightning_det.modules.schedules import Schedule
@@ -28,7 +30,7 @@ class Inference(NamedTuple):
     nms_iou: float = 0.5
     """NMS threshold per class within a view; 1 leaves duplicates to the merge."""
     max_detections: int = 100
-    """Most detections per image."""
+    """Most detections per image, as far as it is not larger than ``detections_per_megapixel`` says."""
     merge: Merge = NMS()
     """Merges the views of an image."""
     vote: Vote | None = None
@@ -37,10 +39,24 @@ class Inference(NamedTuple):
     """Most detections per view; None: as many as per image."""
     passes: int = 1
     """How many times boxes are regressed; more than one for two-stage detectors."""
+    detections_per_megapixel: float | None = None
+    """Images and views have as many at least: large ones hold more objects. None: the numbers above for all."""
 
-    def merged(self, results: Results) -> Results:
-        """Detections of images from those of their views."""
-        return results.merged(self.merge, self.max_detections, self.vote)
+    def per_view(self, height: int, width: int) -> int:
+        """Most detections of views in a canvas of this size."""
+        return int(self._grown(self.view_detections or self.max_detections, height * width))
+
+    def per_image(self, store: AnnotationStore) -> np.ndarray:
+        """(M,) int64, most detections of every image of a store."""
+        return self._grown(self.max_detections, store.widths.astype(np.int64) * store.heights)
+
+    def _grown(self, count: int, pixels: int | np.ndarray) -> np.ndarray:
+        rate = (self.detections_per_megapixel or 0.0) / 1e6
+        return np.maximum(count, np.ceil(rate * np.asarray(pixels))).astype(np.int64)
+
+    def merged(self, results: Results, store: AnnotationStore) -> Results:
+        """Detections of the images of a store from those of their views."""
+        return results.merged(self.merge, self.per_image(store), self.vote)
 
 
 class DetectionModule(pl.LightningModule):
@@ -126,7 +142,7 @@ class DetectionModule(pl.LightningModule):
         the upper (SNIP, section 6.1).
         """
         settings = self.inference
-        most = settings.view_detections or settings.max_detections
+        most = settings.per_view(*batch.images.shape[-2:])
         again = {"passes": settings.passes} if settings.passes > 1 else {}
         found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **again)
         boxes = boxes_to_image(found.boxes.float(), batch)

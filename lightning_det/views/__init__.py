@@ -10,6 +10,7 @@ from lightning_det.views.chips import Chips
 from lightning_det.views.distort import Distort
 from lightning_det.views.flip import BothSides, RandomFlip
 from lightning_det.views.iou_crops import IoUCrops
+from lightning_det.views.large import LargeViews
 from lightning_det.views.planner import Planner
 from lightning_det.views.pyramid import Pyramid
 from lightning_det.views.sub_images import SubImages
@@ -22,6 +23,7 @@ __all__ = [
     "Chips",
     "Distort",
     "IoUCrops",
+    "LargeViews",
     "Planner",
     "Pyramid",
     "RandomFlip",

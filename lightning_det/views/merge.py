@@ -37,17 +37,17 @@ class NMS:
         return keep, scores[keep]
 
 
-def keep_best(scores: Tensor, images: Tensor, count: int) -> Tensor:
+def keep_best(scores: Tensor, images: Tensor, count: int | Tensor) -> Tensor:
     """Indices of the ``count`` highest scores of every image, by image and then by falling score.
 
     Args:
         scores: (N,) float.
         images: (N,) int64, which image each belongs to.
-        count: most per image.
+        count: most per image, or (M,) int64 the most of each image.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(images[order], stable=True)]
     grouped = images[order]
     # Rank within the image: position minus the position of the image's first.
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(grouped, grouped)
-    return order[rank < count]
+    return order[rank < (count if isinstance(count, int) else count[grouped])]

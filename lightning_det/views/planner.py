@@ -9,6 +9,9 @@ from lightning_det.views.view import View
 
 Step = Callable[[ImageRecord, list[View], np.random.Generator | None], list[View]]
 
+LARGEST_VIEW = 2**28
+"""Most pixels of a view, 16,384 x 16,384: as a float image it takes 3 GB, and its first features several times that."""
+
 
 class Planner:
     """Plans the views of an image.
@@ -21,7 +24,7 @@ class Planner:
 
     Raises:
         ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them; or it needs a scale, and
-            ``scales`` warps.
+            ``scales`` warps; or all views fill a canvas larger than `LARGEST_VIEW`.
     """
 
     def __init__(
@@ -41,6 +44,12 @@ class Planner:
         self.canvas: int | tuple[int, int] | None = getattr(windows, "canvas", getattr(scales, "canvas", None))
         """Side of the square that every view fits in, or (height, width) that every view has, where there is one:
         batches then have a constant shape."""
+        height, width = (self.canvas, self.canvas) if isinstance(self.canvas, int) else self.canvas or (0, 0)
+        if height * width > LARGEST_VIEW:
+            raise ValueError(
+                f"every view would be {width} x {height} pixels, more than the {LARGEST_VIEW} that fit into memory; "
+                "lower the size of chips, tiles or warped images"
+            )
 
     @property
     def steps(self) -> list[Step]:

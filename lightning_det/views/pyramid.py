@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from copy import copy
-from itertools import pairwise
-from math import inf
+from functools import cache
+from itertools import combinations, pairwise
+from math import inf, isfinite
 from typing import Literal
 
 import numpy as np
@@ -15,23 +16,62 @@ Resolution = float | Sequence[int]
 """A pair (short side, longest long side) in pixels, -1 for unconstrained, or a plain scale factor."""
 
 
-def scale_factor(width: int, height: int, resolution: Resolution) -> float:
-    """Factor that brings an image to ``resolution``: the short side's, unless the long side grows beyond its cap.
+LARGEST_FACTOR = 8.0
+"""Factors beyond are pixels that were meant: no detector needs images enlarged like that."""
+
+
+def check_resolution(resolution: Resolution) -> None:
+    """Refuses what is no `Resolution`, or one that nobody can mean.
 
     Raises:
-        ValueError: neither a positive factor nor a pair with a positive value.
+        ValueError: saying what would fit.
     """
+    kinds = "a resolution is a pair (short side, cap of the long side) in pixels, -1 for unconstrained, or a factor"
+    if _is_number(resolution):
+        if not (resolution > 0 and isfinite(resolution)):
+            raise ValueError(f"a scale factor must be positive, got {resolution}; {kinds}")
+        if resolution > LARGEST_FACTOR:
+            pixels = round(resolution)
+            raise ValueError(
+                f"{resolution:g} would be a scale factor, which enlarges images {resolution:g} times; if pixels were "
+                f"meant, give [{pixels}, {round(pixels * 5 / 3)}] (short side, cap of the long side) or [-1, {pixels}] "
+                f"(long side); factors go up to {LARGEST_FACTOR:g}"
+            )
+        return
+    pair = list(resolution) if isinstance(resolution, Sequence) and not isinstance(resolution, str) else []
+    if len(pair) != 2 or not all(_is_number(v) and isfinite(v) and (v > 0 or v == -1) for v in pair) or max(pair) <= 0:
+        raise ValueError(f"{kinds}, got {resolution!r}")
+    short, cap = pair
+    if short > cap > 0:
+        raise ValueError(
+            f"{pair}: the short side cannot be longer than the cap of the long side; give [{cap}, {short}] (short side "
+            f"first) or [-1, {cap}] (long side alone)"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def scale_factor(width: int, height: int, resolution: Resolution) -> float:
+    """Factor that brings an image to ``resolution``: the short side's, unless the long side grows beyond its cap."""
     if isinstance(resolution, int | float):
-        if resolution <= 0:
-            raise ValueError(f"a scale factor must be positive, got {resolution}")
         return float(resolution)
-    if len(resolution) != 2 or max(resolution) <= 0:
-        raise ValueError(f"a resolution is a pair (short side, cap of the long side) or a factor, got {resolution}")
     short, cap = resolution
     scale = short / min(width, height) if short > 0 else inf
     if cap > 0 and (scale == inf or round(scale * max(width, height)) > cap):
         scale = cap / max(width, height)
     return scale
+
+
+def _finer(first: Resolution, second: Resolution) -> bool:
+    """Whether ``first`` is the finer one whatever the image; a factor and a pair depend on it."""
+    if _is_number(first) and _is_number(second):
+        return first > second
+    if _is_number(first) or _is_number(second):
+        return False
+    ends = [(inf if a == -1 else a, inf if b == -1 else b) for a, b in zip(first, second, strict=True)]
+    return all(a > b or a == b == inf for a, b in ends)
 
 
 class Pyramid:
@@ -50,7 +90,8 @@ class Pyramid:
             network that has learned from all sizes, for 1 and 3 epochs (section 7.1).
 
     Raises:
-        ValueError: wrong order, wrong number of ranges, empty ranges, or negative epochs.
+        ValueError: no resolutions, an order that is wrong for every image, wrong number of ranges, empty ranges, or
+            negative epochs.
     """
 
     def __init__(
@@ -61,8 +102,15 @@ class Pyramid:
         draw: Literal["all", "one"] = "all",
         warm_epochs: Sequence[int] = (0, 0),
     ):
-        factors = [scale_factor(640, 480, r) for r in resolutions]
-        if not factors or any(a < b for a, b in pairwise(factors)):
+        if not isinstance(resolutions, Sequence) or isinstance(resolutions, str) or not resolutions:
+            raise ValueError(f"views: resolutions are a list from the finest to the coarsest, got {resolutions!r}")
+        for resolution in resolutions:
+            try:
+                check_resolution(resolution)
+            except ValueError as error:
+                raise ValueError(f"views: resolutions={list(resolutions)}: {error}") from error
+        # A factor and a size in pixels can be compared on actual images only, see `out_of_order`.
+        if any(_finer(later, earlier) for earlier, later in combinations(resolutions, 2)):
             raise ValueError(f"views: resolutions must be given from the finest to the coarsest, got {resolutions}")
         for name, given in (("valid_ranges", valid_ranges), ("anchor_ranges", anchor_ranges)):
             if given is not None and len(given) != len(resolutions):
@@ -90,6 +138,16 @@ class Pyramid:
         elif not cold_rois:
             pyramid.anchor_ranges = [a or v for a, v in zip(self.anchor_ranges, self.valid_ranges, strict=True)]
         return pyramid
+
+    def out_of_order(self, widths: Sequence[int], heights: Sequence[int]) -> list[bool]:
+        """Which images of these sizes see a later resolution finer than an earlier one."""
+
+        @cache
+        def wrong(width: int, height: int) -> bool:
+            factors = [scale_factor(width, height, r) for r in self.resolutions]
+            return any(a < b for a, b in pairwise(factors))
+
+        return [wrong(int(w), int(h)) for w, h in zip(widths, heights, strict=True)]
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Views of the whole image, one per resolution drawn."""

@@ -1,0 +1,134 @@
+"""Boxes in the views of training, beside the anchors that are to find them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.suggestion import pleasant, sample
+from lightning_det.detectors.reach import MET, best_ious, fitted_sizes, shapes_of
+from lightning_det.structures import State
+from lightning_det.views import Chips, Planner, Pyramid, SubImages
+from lightning_det.views.targets import targets
+
+SAMPLE = (300, 5000)
+"""Most images that anchors are measured on, and most boxes."""
+
+FITTED = 1000
+"""Most boxes of each kind of views that anchor sizes are fitted to."""
+
+FEW = 1 / 3
+"""Share of the boxes that may go without an anchor: with published settings it is up to a fourth on COCO."""
+
+MANY = 0.5
+"""Share that is worth a warning even where no other sizes would help."""
+
+
+class Reach(NamedTuple):
+    """How well anchors meet the boxes of training views."""
+
+    boxes: int
+    """Boxes that the views learn from."""
+    median_size: float
+    """sqrt(width * height) in pixels of the view."""
+    mean_iou: float
+    """Mean over the boxes of the IoU with the best anchor."""
+    missed: float
+    """Share of the boxes that no anchor meets at `MET`."""
+
+
+def boxes_in_views(
+    store: AnnotationStore, planner: Planner, seed: int, min_visible: float = 0.5, min_side: float = 1.0
+) -> np.ndarray:
+    """(n, 4) boxes that an epoch of views learns from, ``xyxy`` in pixels of their views; see `targets`."""
+    parts = [np.zeros((0, 4), np.float32)]
+    for look in plan_epoch(store, planner, seed, rendered=False):
+        found = targets(store.record(look.image), look.view, min_visible, min_side)
+        parts.append(found.boxes[found.states == State.VALID])
+    return np.concatenate(parts).astype(float)
+
+
+def reach(boxes: np.ndarray, detector: nn.Module, sizes: Sequence[float] | None = None) -> Reach | None:
+    """How well a detector's anchors, or those of other sizes, meet (n, 4) boxes; None without boxes or anchors."""
+    shapes = shapes_of(detector, sizes)
+    if shapes is None or not len(boxes):
+        return None
+    ious = best_ious(boxes, shapes)
+    size = np.median(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
+    return Reach(len(boxes), float(size), float(ious.mean()), float((ious < MET).mean()))
+
+
+def suggested_sizes(
+    store: AnnotationStore, suggestion: Mapping[str, Any], detector: nn.Module, count: int, seed: int = 0
+) -> list[int] | None:
+    """Anchor sizes for all kinds of views that a suggestion makes: of single scale, SNIP and SNIPER.
+
+    Args:
+        store: annotations.
+        suggestion: what `suggest` made of them.
+        detector: whose anchors shall have these sizes.
+        count: see `misfit`.
+        seed: of the sample and of the views.
+    """
+    store = sample(store, seed, SAMPLE)
+    snip, sniper = suggestion["snip"], suggestion["sniper"]
+    chips = Planner(
+        Pyramid(sniper["scales"], sniper["valid_ranges"], sniper["anchor_ranges"]),
+        Chips(sniper["size"], sniper["stride"]),
+    )
+    whole = Planner(
+        Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"]), SubImages(snip["sub_image"])
+    )
+    kinds = [
+        boxes_in_views(store, chips, seed, 1.0, sniper["min_side"]),
+        boxes_in_views(store, whole, seed),
+        boxes_in_views(store, Planner(Pyramid([suggestion["resolution"]])), seed),
+    ]
+    boxes = np.concatenate([_few(kind, seed) for kind in kinds])
+    return _listed(detector, boxes, count) if len(boxes) and shapes_of(detector) else None
+
+
+def _few(boxes: np.ndarray, seed: int) -> np.ndarray:
+    return boxes[np.random.default_rng(seed).permutation(len(boxes))[:FITTED]]
+
+
+def _listed(detector: nn.Module, boxes: np.ndarray, count: int) -> list[int]:
+    """Fitted sizes as ascending whole numbers for ``dataset.anchor_sizes``."""
+    sizes = fitted_sizes(detector, boxes)
+    if hasattr(detector, "priors"):
+        sizes = np.geomspace(sizes[0], sizes[-1], max(2, count)).tolist()
+    whole: list[int] = []
+    for size in sizes:
+        whole.append(max(pleasant(float(size)), 1 + (whole[-1] if whole else 0)))
+    return whole
+
+
+def misfit(boxes: np.ndarray, detector: nn.Module, count: int, seed: int = 0, besides: str = "") -> str:
+    """What is to be said when anchors miss many of the boxes of training views; empty where they do not.
+
+    Args:
+        boxes: (n, 4), see `boxes_in_views`.
+        detector: that is to find them.
+        count: how many sizes ``dataset.anchor_sizes`` shall have for a single-shot detector, of which the ends count.
+        seed: of the sample to which better sizes are fitted.
+        besides: what else has to be given for them to take effect.
+    """
+    found = reach(boxes, detector)
+    if found is None or found.missed < FEW:
+        return ""
+    sizes = _listed(detector, _few(boxes, seed), count)
+    better = reach(boxes, detector, sizes)
+    helps = better.missed <= found.missed / 2
+    if not helps and found.missed < MANY:
+        return ""
+    said = (
+        f"{100 * found.missed:.0f} % of the boxes are met by no anchor at IoU {MET:g}: in these views their median "
+        f"size is {found.median_size:.0f} px, and the mean IoU with the best anchor {found.mean_iou:.2f}"
+    )
+    if helps:
+        listed = ",".join(map(str, sizes))
+        return f"{said}; with dataset.anchor_sizes=[{listed}]{besides} {100 * better.missed:.0f} % are met by none"
+    return f"{said}; other anchor sizes do not help: raise the resolution of the views, or take finer feature maps"

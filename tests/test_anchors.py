@@ -1,0 +1,128 @@
+"""Anchors beside the boxes that they are to find."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+from test_suggestion import coco_like, drone_like, make_store, of_store
+from torch import nn
+from torchvision.ops import box_iou
+
+from lightning_det.backbones import tiny_backbone
+from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
+from lightning_det.detectors import SSD, FasterRCNN
+from lightning_det.detectors.reach import best_ious, fitted_sizes, shapes_of
+from lightning_det.selection import HardNegativeSelector, RandomSelector
+from lightning_det.views import Planner, Pyramid
+
+SIZES = [32, 64, 128, 256, 512]
+
+
+def detector(form="pyramid", sizes=SIZES):
+    select = RandomSelector(64, 0.5), RandomSelector(32, 0.25)
+    make = FasterRCNN.c4 if form == "c4" else FasterRCNN.fpn
+    return make(tiny_backbone(form), 2, sizes, [0.5, 1.0, 2.0], *select, head_width=16, roi_size=3)
+
+
+def single_shot(**options):
+    return SSD.build(tiny_backbone("pyramid"), 2, [20, 160], HardNegativeSelector(3.0), **options)
+
+
+def squares(size, count=300, seed=0):
+    corners = np.random.default_rng(seed).uniform(0, 400, (count, 2))
+    return np.concatenate([corners, corners + size], axis=1)
+
+
+def all_anchors(model):
+    """The anchors of a view of 640 x 640, as the detector makes them."""
+    images = torch.zeros(1, 3, 640, 640, dtype=torch.uint8)
+    sizes = torch.tensor([[640, 640]])
+    if hasattr(model, "priors"):
+        return model.predict(images, sizes)[0]
+    return torch.cat(model.rpn(model.features(images, sizes), (640, 640)).anchors)
+
+
+@pytest.mark.parametrize("make", [detector, lambda: detector("c4"), single_shot], ids=["fpn", "c4", "ssd"])
+def test_ious_are_those_of_the_actual_anchors(make):
+    model = make().eval()
+    rng = np.random.default_rng(0)
+    sides = np.exp(rng.uniform(np.log(8), np.log(200), (200, 2)))
+    # In the middle: close to the border the nearest anchor may lie beyond it.
+    corners = rng.uniform(220, 420, (200, 2)) - sides / 2
+    boxes = np.concatenate([corners, corners + sides], axis=1)
+    with torch.no_grad():
+        actual = box_iou(torch.from_numpy(boxes).float(), all_anchors(model)).max(dim=1).values.numpy()
+    assert best_ious(boxes, shapes_of(model)) == pytest.approx(actual, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["pyramid", "c4"])
+def test_objects_that_no_anchor_meets_are_said_with_what_would(form):
+    model = detector(form)
+    boxes = squares(14)
+    found = reach(boxes, model)
+    assert found.median_size == pytest.approx(14)
+    assert found.missed == 1
+    assert found.mean_iou < 0.25
+    said = misfit(boxes, model, 5)
+    assert "100 % of the boxes are met by no anchor at IoU 0.5" in said
+    assert "median size is 14 px" in said
+    if form == "pyramid":  # cells of 4 pixels; those of 16 pixels leave many boxes between them, whatever their size
+        sizes = [int(s) for s in said.split("anchor_sizes=[")[1].split("]")[0].split(",")]
+        assert len(sizes) == 5
+        assert sizes == sorted(set(sizes))
+        assert sizes[0] <= 16
+        assert reach(boxes, detector(form, sizes)).missed < 0.1
+    else:
+        assert "raise the resolution" in said or "dataset.anchor_sizes=" in said
+
+
+def test_boxes_that_anchors_meet_are_no_matter():
+    assert misfit(squares(64), detector(), 5) == ""
+    assert misfit(np.zeros((0, 4)), detector(), 5) == ""
+    assert reach(np.zeros((0, 4)), detector()) is None
+
+
+def test_detectors_without_anchors_are_left_alone():
+    assert shapes_of(nn.Linear(1, 1)) is None
+    assert misfit(squares(14), nn.Linear(1, 1), 5) == ""
+
+
+def test_priors_of_single_shot_detectors_count_too():
+    said = misfit(squares(9), single_shot(), 2, besides=" detector.prior_sizes=null")
+    assert "dataset.anchor_sizes=[" in said
+    assert "] detector.prior_sizes=null" in said
+    low, high = (int(s) for s in said.split("anchor_sizes=[")[1].split("]")[0].split(","))
+    assert low < 12 < high
+
+
+def test_as_many_sizes_are_fitted_as_the_detector_has():
+    assert len(fitted_sizes(detector("c4", [8, 16]), squares(40))) == 2
+    assert len(fitted_sizes(detector(), squares(40))) == 5
+    assert min(abs(s - 40) for s in fitted_sizes(detector(), squares(40))) < 12
+
+
+def test_coco_gets_about_the_published_anchors():
+    store = coco_like(1400)
+    sizes = suggested_sizes(store, of_store(store), detector(), 5)
+    assert np.log2(np.array(sizes) / SIZES) == pytest.approx(np.zeros(5), abs=0.7)
+
+
+def test_views_and_their_ranges_decide_what_has_to_be_met():
+    """A car of 20 pixels is learned from where it is enlarged, and a large one where it is not."""
+    store = make_store([(640, 480)], [[[100, 100, 120, 120], [200, 100, 500, 400]]])
+    pyramid = Pyramid([2.0, 0.5], [[0, 80], [80, -1]])
+    boxes = boxes_in_views(store, Planner(pyramid), 0)
+    sizes = sorted(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
+    assert sizes == pytest.approx([40, 150])
+
+
+def test_suggested_anchors_meet_the_objects_of_the_suggested_views():
+    store = drone_like()
+    found = of_store(store)
+    sizes = suggested_sizes(store, found, detector(), 5)
+    assert len(sizes) == 5
+    boxes = boxes_in_views(store, Planner(Pyramid([found["resolution"]])), 0)
+    assert np.median(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))) < 27
+    assert reach(boxes, detector(sizes=sizes)).missed < 0.5 * reach(boxes, detector()).missed
+    assert sqrt(sizes[0] * sizes[-1]) < 100
