@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from lightning_det import keys
 from lightning_det.annotations import DatasetError
 from lightning_det.build import (
     build_data,
@@ -23,6 +24,7 @@ from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
+from lightning_det.foresight import check_data, check_monitors
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.restore import to_go_on_from
 from lightning_det.resume import completed, unstarted
@@ -38,6 +40,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
         DatasetError: the splits have different classes, or nothing to learn from.
     """
     cfg = checked(cfg)
+    check_monitors(cfg)
     fresh = cfg.resume is None or unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
@@ -51,6 +54,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
         raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from; choose a split with boxes")
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
+    check_data(cfg, **stores)
 
     proposals = proposals_file(cfg, folder)
     mines = cfg.proposals == "auto" and not proposals.exists()
@@ -106,7 +110,8 @@ def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> Non
     if mining is not None and mining.exists():
         metrics["mining"] = json.loads(mining.read_text())
     if evaluator is not None and evaluator.report:
-        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        saved = (c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == keys.validated("AP"))
+        best = getattr(next(saved, None), "best_model_score", None)
         metrics = evaluator.report["figures"] | metrics
         metrics["best_AP"] = metrics["AP"] if best is None else float(best)
         metrics["per_class"] = evaluator.report["per_class"]
