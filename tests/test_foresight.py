@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import make_coco
+from omegaconf import OmegaConf
 from pytorch_lightning.demos.boring_classes import BoringModel
 from test_config import accepted
 
@@ -59,7 +60,7 @@ def best_epoch(folder, *values):
 def test_the_best_checkpoint_has_a_figure_behind_it(tmp_path, caplog):
     with caplog.at_level("INFO", "lightning_det"):
         assert best_epoch(tmp_path / "undefined", None, None, None)[0] is None
-    assert [r.getMessage().split(", ")[-1] for r in caplog.records] == ["AP undefined"] * 3
+    assert [r.getMessage().split(", ")[-1] for r in caplog.records if r.name == "lightning_det"] == ["AP undefined"] * 3
     assert best_epoch(tmp_path / "found", 0.1, 0.3, 0.2)[0] == 2
     assert best_epoch(tmp_path / "late", None, 0.3, 0.3)[0] == 2
     # Nothing found is nothing to choose by.
@@ -69,16 +70,21 @@ def test_the_best_checkpoint_has_a_figure_behind_it(tmp_path, caplog):
     assert saving.state_key.startswith("ModelCheckpoint{")  # as in checkpoints of earlier versions
 
 
-def coco(composed, root, *more, change=None):
-    """Configuration and stores of a training on a small dataset whose validation split is changed."""
+def stores_of(cfg, root, change=None):
+    """The splits of a small dataset whose validation split is changed; the configuration gets its root."""
     make_coco(root)
     file = root / "annotations/instances_val2017.json"
     content = json.loads(file.read_text())
     if change is not None:
         change(content)
     file.write_text(json.dumps(content))
-    cfg = accepted(composed("train", "dataset=coco", f"dataset.root={root}", *SIZES, *more))
-    return cfg, {which: usable_split(cfg, which) for which in ("train", "val")}
+    cfg.dataset.root = str(root)
+    return {which: usable_split(cfg, which) for which in ("train", "val")}
+
+
+@pytest.fixture
+def cfg(composed):
+    return composed("train", "dataset=coco", "callbacks=[default,early_stopping]", *SIZES)
 
 
 def emptied(content):
@@ -90,71 +96,70 @@ def crowds_only(content):
         annotation["iscrowd"] = 1
 
 
-def test_a_validation_without_boxes_is_said_before(composed, tmp_path, caplog):
+def test_a_validation_without_boxes_is_said_before(cfg, tmp_path, caplog):
+    cfg.callbacks.early_stopping = None
     reasons = {"there are no boxes": emptied, "ignored ones (crowds, difficult objects)": crowds_only}
     for number, (reason, change) in enumerate(reasons.items()):
         caplog.clear()
-        cfg, stores = coco(composed, tmp_path / str(number), change=change)
-        check_data(cfg, **stores)
+        check_data(cfg, **stores_of(cfg, tmp_path / str(number), change))
         (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert "dataset.val (val2017): " in said
         assert reason in said
         assert "no best checkpoint" in said
     caplog.clear()
-    cfg, stores = coco(composed, tmp_path / "none", "trainer.limit_val_batches=0", change=emptied)
-    check_data(cfg, **stores)
-    cfg, stores = coco(composed, tmp_path / "good")
-    check_data(cfg, **stores)
+    check_data(cfg, **stores_of(cfg, tmp_path / "good"))
+    cfg.trainer.limit_val_batches = 0
+    check_data(cfg, **stores_of(cfg, tmp_path / "none", emptied))
     assert not caplog.records
 
 
-def test_a_validation_that_sees_no_box_is_said_before(composed, tmp_path, caplog):
+def test_a_validation_that_sees_no_box_is_said_before(cfg, tmp_path, caplog):
     """The first image has no box, and the first batch is that image."""
-    limit = ("trainer.limit_val_batches=1", "data.test_batch_size=1")
-    cfg, stores = coco(composed, tmp_path / "one", *limit)
+    cfg.callbacks.early_stopping = None
+    cfg.data.test_batch_size, cfg.trainer.limit_val_batches = 1, 1
+    stores = stores_of(cfg, tmp_path / "data")
     check_data(cfg, **stores)
     assert "no box is in the 1 of 4 images that are looked at" in caplog.text
     caplog.clear()
-    cfg, stores = coco(composed, tmp_path / "half", "trainer.limit_val_batches=0.5", "data.test_batch_size=1")
+    cfg.trainer.limit_val_batches = 0.5
     check_data(cfg, **stores)
     assert not caplog.records
 
 
-def test_a_figure_that_is_undefined_cannot_stop_a_training(composed, tmp_path, caplog):
-    stop = "callbacks=[default,early_stopping]"
-    cfg, stores = coco(composed, tmp_path / "empty", stop, change=emptied)
+def test_a_figure_that_is_undefined_cannot_stop_a_training(cfg, tmp_path, caplog):
     with pytest.raises(ConfigError, match=r"callbacks\.early_stopping\.monitor=val/AP: dataset\.val .*no boxes"):
-        check_data(cfg, **stores)
-    large = ("callbacks.early_stopping.monitor=val/AP_large", "callbacks.best.monitor=val/AP_large")
-    cfg, stores = coco(composed, tmp_path / "large", stop, *large)
+        check_data(cfg, **stores_of(cfg, tmp_path / "empty", emptied))
+    stores = stores_of(cfg, tmp_path / "data")
+    cfg.callbacks.early_stopping.monitor = cfg.callbacks.best.monitor = "val/AP_large"
     with pytest.raises(ConfigError, match=r"monitor=val/AP_large: .*no box of that size"):
         check_data(cfg, **stores)
-    cfg, stores = coco(composed, tmp_path / "best", large[1])
+    cfg.callbacks.early_stopping = None
     check_data(cfg, **stores)
     assert "dataset.val (val2017) has no box for val/AP_large: callbacks.best will save nothing" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["callbacks.best.monitor=val/mAP"], r"callbacks\.best\.monitor=val/mAP: a validation logs val/AP, val/AP50"),
-        (["callbacks.evaluator=null"], r"callbacks\.best\.monitor=val/AP: without callbacks\.evaluator"),
-        (["callbacks=[default,early_stopping]", "trainer.limit_val_batches=0"], "callbacks.early_stopping=null"),
-        (["callbacks=[default,early_stopping]", "trainer.check_val_every_n_epoch=9"], "there is no validation"),
-    ],
-)
-def test_figures_that_nobody_logs_are_refused(composed, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        check_monitors(accepted(composed("train", *overrides)))
+def test_figures_that_nobody_logs_are_refused(cfg):
+    def refused(message, **changes):
+        other = cfg.copy()
+        for key, value in changes.items():
+            OmegaConf.update(other, key.replace("__", "."), value)
+        with pytest.raises(ConfigError, match=message):
+            check_monitors(other)
+
+    check_monitors(cfg)
+    known = r"callbacks\.best\.monitor=val/mAP: a validation logs val/AP, val/AP50"
+    refused(known, callbacks__best__monitor="val/mAP")
+    refused(r"callbacks\.best\.monitor=val/AP: without callbacks\.evaluator", callbacks__evaluator=None)
+    refused("there is no validation .*callbacks.early_stopping=null", trainer__limit_val_batches=0)
+    refused("there is no validation", trainer__check_val_every_n_epoch=9)
+    refused("val/AR100: a validation logs", test__max_detections=5, callbacks__best__monitor="val/AR100")
 
 
-def test_figures_that_are_logged_may_be_watched(composed):
-    check_monitors(
-        accepted(composed("train", "callbacks=[default,early_stopping]", "callbacks.best.monitor=val/AR100"))
-    )
-    more = ["callbacks.best.monitor=val/AR5", "test.max_detections=5", "callbacks.best.mode=max"]
-    check_monitors(accepted(composed("train", *more)))
-    check_monitors(accepted(composed("train", "trainer.limit_val_batches=0")))
+def test_figures_that_are_logged_may_be_watched(cfg):
+    cfg.callbacks.best.monitor, cfg.test.max_detections = "val/AR5", 5
+    check_monitors(cfg)
+    cfg.trainer.limit_val_batches, cfg.callbacks.early_stopping = 0, None
+    check_monitors(cfg)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +174,7 @@ def test_figures_that_are_logged_may_be_watched(composed):
     ids=["ranges", "min_side", "chips"],
 )  # fmt: skip
 def test_a_training_that_learns_from_no_box_is_refused(composed, tmp_path, overrides):
-    cfg, stores = coco(composed, tmp_path / "data", *overrides)
+    cfg = accepted(composed("train", "dataset=coco", f"dataset.root={tmp_path}", *SIZES, *overrides))
+    stores = stores_of(cfg, tmp_path / "data")
     with pytest.raises(DatasetError, match=r"dataset\.train \(train2017\): none of its 6 boxes is learned from"):
         check_data(cfg, **stores)
