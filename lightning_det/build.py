@@ -69,8 +69,13 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
     return build(dataset.source, "dataset.source").read(split)
 
 
-def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
+def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
     """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
+
+    Args:
+        cfg: the whole configuration.
+        which: ``train``, ``val`` or ``test``.
+        limit: how many images to keep, the first ones; None for all.
 
     Raises:
         DatasetError: the split has problems and ``dataset.on_bad`` is ``error``, or it is empty.
@@ -83,9 +88,12 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
         log.warning("%s: %s", name, summary(problems))
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
-    if cfg.dataset.limit is not None:
-        store = store.select(range(min(len(store), cfg.dataset.limit)))
-    return store
+    return limited(store, limit)
+
+
+def limited(store: AnnotationStore, limit: int | None) -> AnnotationStore:
+    """The first images of a store; None for all."""
+    return store if limit is None else store.select(range(min(len(store), limit)))
 
 
 def build_planner(cfg: DictConfig, phase: str) -> Planner:

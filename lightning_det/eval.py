@@ -14,6 +14,7 @@ from rich.table import Table
 from lightning_det.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
 from lightning_det.cli import command, run_folder, save_config
+from lightning_det.errors import ConfigError
 from lightning_det.evaluation.coco import Evaluation, evaluate, shown, unmeasured
 from lightning_det.evaluation.files import write_coco_results
 from lightning_det.files import write_json
@@ -25,10 +26,15 @@ log = logging.getLogger("lightning_det")
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates as the configuration says; results go into Hydra's run folder."""
+    if cfg.dataset.limit is not None:
+        raise ConfigError(
+            f"dataset.limit={cfg.dataset.limit} is of images to learn from; dataset.limit_val={cfg.dataset.limit} "
+            "evaluates on so many"
+        )
     settings, module = restored(cfg)
     folder = run_folder()
     save_config(settings, folder)
-    store = relabelled(usable_split(settings, cfg.split), module.labels)
+    store = relabelled(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
     log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
     if reason := unmeasured(store):
         log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)

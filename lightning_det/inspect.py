@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_det.annotations import DatasetError, Problem
-from lightning_det.build import build_data, read_split
+from lightning_det.build import build_data, limited, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
@@ -46,6 +46,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
             problems.append(Problem(f"dataset.{which}", "", str(error), "split cannot be used"))
             continue
         found += damaged_images(store) if cfg.decode else []
+        store = limited(store, cfg.dataset.limit if which == "train" else cfg.dataset.limit_val)
         splits[which] = statistics(store) | {"problems": len(found)}
         problems += [p for p in found if p not in problems]
         if which == cfg.split:

@@ -46,12 +46,16 @@ def train(cfg: DictConfig) -> pl.Trainer:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
     folder = run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    stores = {which: usable_split(cfg, which) for which in ("train", "val")}
+    limits = {"train": cfg.dataset.limit, "val": cfg.dataset.limit_val}
+    stores = {which: usable_split(cfg, which, limit) for which, limit in limits.items()}
     difference = stores["train"].label_map.difference(stores["val"].label_map)
     if difference:
         raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
     if stores["train"].ignored.all():
-        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has no box to learn from; choose a split with boxes")
+        few = "" if cfg.dataset.limit is None else f" in its first {cfg.dataset.limit} images (dataset.limit)"
+        raise DatasetError(
+            f"dataset.train ({cfg.dataset.train}) has no box to learn from{few}; choose a split with boxes"
+        )
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
     check_data(cfg, **stores)

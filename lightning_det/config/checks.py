@@ -174,6 +174,10 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
             f"{test['vote']['iou']}); set test.nms_iou=1"
         )
+    for key in ("limit", "limit_val"):
+        limit = cfg["dataset"].get(key)
+        if limit is not None and limit < 1:
+            raise ConfigError(f"dataset.{key} must be at least 1, or null for all images, got {limit}")
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
