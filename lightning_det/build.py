@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
@@ -22,6 +23,7 @@ from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.errors import UserError
 from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.refusals import in_keys, unworkable
 from lightning_det.views.planner import Planner
 
 log = logging.getLogger("lightning_det")
@@ -46,8 +48,9 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
         return make if cfg.get("_partial_") else make(**arguments)
     except InstantiationException as error:
         raise ConfigError(f"{key}: {error.__cause__ or error}") from error
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
+        raise ConfigError(words) from error
 
 
 def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
@@ -187,6 +190,8 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
+    if why := unworkable(cfg.trainer):
+        raise ConfigError(why)
     trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
     # With max_steps, Lightning takes every checkpoint to be from the middle of an epoch, and ends those of whole epochs
     # a second time when a run goes on: logs and epoch means would not be those of an uninterrupted run.

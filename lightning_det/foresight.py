@@ -13,6 +13,7 @@ from lightning_det.config import ConfigError
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.sampler import InferenceBatches
 from lightning_det.evaluation.coco import figure_names, undefined_figures, unmeasured
+from lightning_det.refusals import unworkable
 from lightning_det.structures import State
 from lightning_det.views.targets import targets
 
@@ -20,6 +21,24 @@ log = logging.getLogger("lightning_det")
 
 TRIES = 3
 """Epochs that are planned to find a box that is learned from: views may be drawn at random."""
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuses what the trainer could not do, or would do without an end that the schedule needs.
+
+    Raises:
+        ConfigError: naming the key and what is valid.
+    """
+    settings = cfg.trainer
+    if why := unworkable(settings):
+        raise ConfigError(why)
+    epochs, timed = settings.max_epochs, settings.max_time is not None
+    endless = settings.max_steps == -1 and (epochs == -1 or (epochs is None and timed))
+    if endless and str(cfg.schedule.get("_target_")).endswith(".Cosine"):
+        raise ConfigError(
+            f"schedule=cosine falls over the whole training, and this one has no end that it knows "
+            f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
+        )
 
 
 def check_monitors(cfg: DictConfig) -> None:

@@ -24,7 +24,7 @@ from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
-from lightning_det.foresight import check_data, check_monitors
+from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.restore import to_go_on_from
 from lightning_det.resume import completed, unstarted
@@ -40,6 +40,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
         DatasetError: the splits have different classes, or nothing to learn from.
     """
     cfg = checked(cfg)
+    check_trainer(cfg)
     check_monitors(cfg)
     fresh = cfg.resume is None or unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:

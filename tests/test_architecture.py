@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
-    ("structures", "errors", "files", "keys", "ops", "selection", "backbones"),
+    ("structures", "errors", "refusals", "files", "keys", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
     ("config", "build", "cli", "foresight", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),

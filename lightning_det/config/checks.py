@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_det.config.ranges import check_ranges
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
@@ -53,6 +54,7 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
     check_sense(plain)
     check_targets(plain)
+    check_ranges(plain)
     return cfg
 
 
@@ -174,10 +176,6 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
             f"{test['vote']['iou']}); set test.nms_iou=1"
         )
-    for key in ("limit", "limit_val"):
-        limit = cfg["dataset"].get(key)
-        if limit is not None and limit < 1:
-            raise ConfigError(f"dataset.{key} must be at least 1, or null for all images, got {limit}")
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
