@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
@@ -23,6 +24,7 @@ from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.errors import UserError
 from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.refusals import in_keys, unworkable
 from lightning_det.views import Planner, Pyramid
 from lightning_det.views.pyramid import scale_factor
 
@@ -48,8 +50,9 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
         return make if cfg.get("_partial_") else make(**arguments)
     except InstantiationException as error:
         raise ConfigError(f"{key}: {error.__cause__ or error}") from error
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
+        raise ConfigError(words) from error
 
 
 def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
@@ -71,8 +74,13 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
     return build(dataset.source, "dataset.source").read(split)
 
 
-def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
+def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
     """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
+
+    Args:
+        cfg: the whole configuration.
+        which: ``train``, ``val`` or ``test``.
+        limit: how many images to keep, the first ones; None for all.
 
     Raises:
         DatasetError: the split has problems that are not harmless and ``dataset.on_bad`` is ``error``, or it is empty.
@@ -85,9 +93,12 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
-    if cfg.dataset.limit is not None:
-        store = store.select(range(min(len(store), cfg.dataset.limit)))
-    return store
+    return limited(store, limit)
+
+
+def limited(store: AnnotationStore, limit: int | None) -> AnnotationStore:
+    """The first images of a store; None for all."""
+    return store if limit is None else store.select(range(min(len(store), limit)))
 
 
 def build_planner(cfg: DictConfig, phase: str) -> Planner:
@@ -221,6 +232,8 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
+    if why := unworkable(cfg.trainer):
+        raise ConfigError(why)
     trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
     # With max_steps, Lightning takes every checkpoint to be from the middle of an epoch, and ends those of whole epochs
     # a second time when a run goes on: logs and epoch means would not be those of an uninterrupted run.

@@ -213,6 +213,8 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
     """Whether what was expected has come true."""
     rows = {group["name"]: group for group in groups}
     figure = bar["figure"]
+    if unmeasured := [name for name in (bar["better"], *bar["than"]) if figure not in rows[name]["figures"]]:
+        return f"{bar['better']}: {figure} is undefined for {', '.join(unmeasured)}: **not measured**"
     best = max(bar["than"], key=lambda name: rows[name]["figures"][figure]["mean"])
     better, base = rows[bar["better"]], rows[best]
     reached = better["figures"][figure]["mean"] - base["figures"][figure]["mean"]

@@ -3,6 +3,8 @@
 import errno
 import re
 
+from lightning_det.refusals import refused
+
 
 class UserError(Exception):
     """Commands print the message without a traceback and exit with 1."""
@@ -49,7 +51,12 @@ def explained(error: Exception) -> str | None:
         place = "cannot write a file" if error.filename is None and error.errno in FULL else error.filename
         place = "" if place is None else f"{place}: "
         return printable(f"{place}{error.strerror or text or type(error).__name__}{_remedy(error)}")
-    return None
+    if type(error).__module__.startswith("wandb."):
+        return (
+            f"wandb: {text.strip().rstrip('.')}. Log in with `wandb login` or WANDB_API_KEY=..., or leave runs on this "
+            "machine with logger.wandb.offline=true; `wandb sync` uploads them later"
+        )
+    return refused(error)
 
 
 def _remedy(error: OSError) -> str:

@@ -15,8 +15,8 @@ from lightning_det.annotations.labels import LONGEST
 from lightning_det.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
 from lightning_det.cli import command, run_folder, save_config
-from lightning_det.errors import one_line
-from lightning_det.evaluation.coco import Evaluation, evaluate
+from lightning_det.errors import ConfigError, one_line
+from lightning_det.evaluation.coco import Evaluation, evaluate, shown, unmeasured
 from lightning_det.evaluation.files import write_coco_results
 from lightning_det.files import write_json
 from lightning_det.plotting.curves import plot_ap_by_size
@@ -27,11 +27,18 @@ log = logging.getLogger("lightning_det")
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates as the configuration says; results go into Hydra's run folder."""
+    if cfg.dataset.limit is not None:
+        raise ConfigError(
+            f"dataset.limit={cfg.dataset.limit} is of images to learn from; dataset.limit_val={cfg.dataset.limit} "
+            "evaluates on so many"
+        )
     settings, module = restored(cfg)
     folder = run_folder()
     save_config(settings, folder)
-    store = relabelled(usable_split(settings, cfg.split), module.labels)
+    store = relabelled(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
     log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
+    if reason := unmeasured(store):
+        log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)
 
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
     evaluator = Evaluator(cuts, test.max_detections, test.backend)
@@ -84,7 +91,7 @@ def print_tables(evaluation: Evaluation) -> None:
     for name, row in evaluation.per_class().items():
         if row["boxes"]:
             # As text: a name may look like rich's markup, or like one of its emojis.
-            classes.add_row(Text(one_line(name, LONGEST)), str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")
+            classes.add_row(Text(one_line(name, LONGEST)), str(row["boxes"]), shown(row["AP"]), shown(row["AP50"]))
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():
         sizes.add_row(f"{row['from']:g} - {row['to']:g}", str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.build import build_data, build_module, own_priors, read_split
+from lightning_det.build import build_data, build_module, limited, own_priors, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.dataset import Look, ViewDataset
@@ -61,6 +61,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
             problems.append(Problem(f"dataset.{which}", "", str(error), "split cannot be used"))
             continue
         found += damaged_images(store) if cfg.decode else []
+        store = limited(store, cfg.dataset.limit if which == "train" else cfg.dataset.limit_val)
         splits[which] = statistics(store) | {"problems": len(found)}
         if store.ignored.all():
             splits[which]["nothing_to_learn"] = nothing_to_learn(store)

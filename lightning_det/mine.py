@@ -16,7 +16,7 @@ def mine_split(cfg: DictConfig) -> Path:
     folder = run_folder()
     save_config(cfg, folder)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    train = usable_split(cfg, "train")
+    train = usable_split(cfg, "train", cfg.dataset.limit)
     store = train if cfg.split == "train" else usable_split(cfg, cfg.split)
     module = build_module(cfg, train.label_map)
     if cfg.weights is not None:

@@ -17,8 +17,8 @@ from lightning_det.modules.module import DetectionModule, parameter_groups
 
 log = logging.getLogger("lightning_det")
 
-OF_THIS_RUN = ("trainer", "seed", "logger")
-"""Nodes that never come from a checkpoint: they describe this machine and this run."""
+OF_THIS_RUN = ("trainer", "seed", "logger", "dataset.limit", "dataset.limit_val")
+"""Keys that never come from a checkpoint: they describe this machine and this run."""
 
 OF_NO_MATTER = ("callbacks", "logger", "proposals", "resume", "weights")
 """Nodes that may differ where a training goes on."""

@@ -42,6 +42,8 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
             left_out.append(
                 f"{folder}: trained without validation; python -m lightning_det.eval checkpoint={folder} evaluates it"
             )
+        elif metrics["AP"] is None or metrics["AP"] < 0:  # earlier versions wrote -1
+            left_out.append(f"{folder}: its AP is undefined: no box was in the images that it was evaluated on")
         elif not (training / OVERRIDES).exists():
             left_out.append(f"{folder}: the run that it has evaluated is not in {training}; its options are not known")
         else:
@@ -82,7 +84,7 @@ def run_of(folder: Path, name: str, seed: int) -> Run:
         name,
         seed,
         {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float)},
-        {label: row["AP"] for label, row in metrics.get("per_class", {}).items()},
+        {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
         metrics.get("ap_by_size", []),
         cost,
     )

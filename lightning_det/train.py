@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from lightning_det import keys
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.build import (
     build_data,
@@ -26,6 +27,7 @@ from lightning_det.data.inspection import count_orphans, count_unlearned, nothin
 from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
+from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.restore import to_go_on_from
 from lightning_det.resume import completed, unstarted
@@ -41,19 +43,24 @@ def train(cfg: DictConfig) -> pl.Trainer:
         DatasetError: the splits have different classes, or nothing to learn from.
     """
     cfg = checked(cfg)
+    check_trainer(cfg)
+    check_monitors(cfg)
     fresh = cfg.resume is None or unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
     folder = run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    stores = {which: usable_split(cfg, which) for which in ("train", "val")}
+    limits = {"train": cfg.dataset.limit, "val": cfg.dataset.limit_val}
+    stores = {which: usable_split(cfg, which, limit) for which, limit in limits.items()}
     stores["val"] = matched(stores["val"], stores["train"].label_map)
     if stores["train"].ignored.all():
-        raise DatasetError(f"dataset.train ({cfg.dataset.train}) has {nothing_to_learn(stores['train'])}")
+        few = "" if cfg.dataset.limit is None else f", of which dataset.limit={cfg.dataset.limit} images are kept,"
+        raise DatasetError(f"dataset.train ({cfg.dataset.train}){few} has {nothing_to_learn(stores['train'])}")
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
         if store.ignored.any():
             log.info("%s: %d of the boxes are regions without loss (crowd or difficult)", which, store.ignored.sum())
+    check_data(cfg, **stores)
 
     proposals = proposals_file(cfg, folder)
     mines = cfg.proposals == "auto" and not proposals.exists()
@@ -138,7 +145,8 @@ def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> Non
     if mining is not None and mining.exists():
         metrics["mining"] = json.loads(mining.read_text())
     if evaluator is not None and evaluator.report:
-        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        saved = (c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == keys.validated("AP"))
+        best = getattr(next(saved, None), "best_model_score", None)
         metrics = evaluator.report["figures"] | metrics
         metrics["best_AP"] = metrics["AP"] if best is None else float(best)
         metrics["per_class"] = evaluator.report["per_class"]

@@ -6,10 +6,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
-    ("structures", "errors", "files", "keys", "ops", "selection", "backbones"),
+    ("structures", "errors", "refusals", "files", "keys", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
+    ("config", "build", "cli", "foresight", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -793,6 +793,10 @@ def test_unusual_images_are_no_bad_input(strategy, tmp_path):
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["steps"] > 0
     assert np.isfinite(metrics["loss"])
+    # AP of nothing is no result.
+    assert "dataset.val (val2017): there are no boxes" in outcome.output
+    assert metrics["AP"] is metrics["best_AP"] is None
+    assert [file.name for file in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
 
 
 def write_page() -> None:

@@ -486,7 +486,7 @@ def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
 
 def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
     run("train", "experiment=dsod_bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
-    few = ("split=test", "dataset.limit=12")
+    few = ("split=test", "dataset.limit_val=12")
     run("eval", f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval")
     assert read(tmp_path / "eval/metrics.json")["images"] == 12
 

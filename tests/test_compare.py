@@ -115,6 +115,20 @@ def test_jobs_come_in_their_order(tmp_path):
     assert [r.name for r in read_runs([tmp_path])[0]] == ["a=0", "a=9", "a=10"]
 
 
+def test_runs_whose_ap_is_undefined_are_left_out(tmp_path):
+    undefined = {"cat": {"AP": None, "AP50": None, "boxes": 0}}
+    make(tmp_path / "0", "a=0", ap=0.5, AP_large=None, per_class={"cat": {"AP": 0.5}} | {"dog": undefined["cat"]})
+    make(tmp_path / "1", "a=1", ap=None, AP=None, AP50=None, per_class=undefined)
+    make(tmp_path / "2", "a=2", ap=-1.0)  # as earlier versions wrote it
+    runs, left_out = read_runs([tmp_path])
+    assert [(run.figures["AP"], "AP_large" in run.figures, dict(run.per_class)) for run in runs] == [
+        (0.5, False, {"cat": 0.5})
+    ]
+    assert [line.split(": ")[1] for line in left_out] == ["its AP is undefined"] * 2
+    table = "\n".join(tables(compared(runs)))
+    assert "| 50.0 | 50.0 | - | - | - |" in table
+
+
 def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     mining = {"views": 3, "pixels": 50, "inference_pixels": 70, "seconds": 4.0}
     for seed in (0, 1):

@@ -5,11 +5,12 @@ import re
 
 import pytest
 import yaml
+from helpers import SMALL
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from lightning_det.annotations import LabelMap
-from lightning_det.build import build, build_data, build_module, build_planner, portable, read_split
+from lightning_det.build import build, build_data, build_module, build_planner, portable, read_split, usable_split
 from lightning_det.cli import checked, chosen, explain, overridden_keys, save_config
 from lightning_det.config import (
     CONF,
@@ -22,6 +23,7 @@ from lightning_det.config import (
     validated,
 )
 from lightning_det.data.coco import Coco
+from lightning_det.eval import evaluate_checkpoint
 from lightning_det.restore import check_origins, overlaid
 from lightning_det.resume import completed
 from lightning_det.views import Pyramid, Tiles
@@ -427,17 +429,36 @@ def test_keys_on_the_command_line_win(composed):
         "test.max_detections=300",
         "dataset.size_cuts=[20,60]",
         "data.num_workers=0",
-        "dataset.limit=null",
         "views.test.scales.resolutions=[1.5,1.0]",
     )
     merged = overlaid(saved, cfg, overridden_keys())
     assert (merged.test.max_detections, merged.test.nms_iou) == (300, 0.4)
     assert merged.dataset.size_cuts == [20, 60]
-    assert merged.dataset.limit is None
     assert merged.data.num_workers == 0
     assert merged.data.batch_size == saved["data"]["batch_size"]
     assert build_planner(merged, "test").steps[0].resolutions == [1.5, 1.0]
     assert merged.views.train == saved["views"]["train"]
+
+
+def test_limits_of_images_are_no_matter_of_a_checkpoint(composed):
+    saved = trained(composed, "dataset.limit=7", "dataset.limit_val=5")
+    merged = overlaid(saved, composed("eval", "checkpoint=x"), overridden_keys())
+    assert (merged.dataset.limit, merged.dataset.limit_val) == (None, None)
+    merged = overlaid(saved, composed("eval", "checkpoint=x", "dataset.limit_val=3"), overridden_keys())
+    assert (merged.dataset.limit, merged.dataset.limit_val) == (None, 3)
+    with pytest.raises(ConfigError, match=r"dataset\.limit_val=3 evaluates on so many"):
+        evaluate_checkpoint(composed("eval", "checkpoint=x", "dataset.limit=3"))
+
+
+def test_a_limit_is_of_the_images_that_it_names(composed, shapes_root):
+    cfg = composed("train", f"dataset.root={shapes_root}", *SMALL, "debug=overfit", "dataset.limit=3")
+    assert (cfg.dataset.val, cfg.dataset.limit_val) == ("train", 3)  # what is learned by heart is what is tested
+    assert len(usable_split(cfg, "val")) == 24
+    assert len(usable_split(cfg, "train", cfg.dataset.limit)) == 3
+    assert len(usable_split(cfg, "train", 1000)) == 24
+    cfg.dataset.limit_val = 0
+    with pytest.raises(ConfigError, match=r"dataset\.limit_val must be at least 1, or null for all images, got 0"):
+        accepted(cfg)
 
 
 def test_views_follow_the_resolution(composed):

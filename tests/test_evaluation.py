@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from lightning_det.annotations import LabelMap
 from lightning_det.annotations.store import AnnotationStore, Strings
 from lightning_det.data.coco import Coco
-from lightning_det.evaluation.coco import evaluate, octaves
+from lightning_det.evaluation.coco import evaluate, octaves, undefined_figures, unmeasured
 from lightning_det.evaluation.files import coco_results, write_coco_results
 from lightning_det.evaluation.results import Results
 from lightning_det.views.merge import NMS
@@ -244,7 +244,7 @@ def test_batches_are_concatenated_not_averaged(scene):
     whole = evaluate(store, Results.concatenate(reversed(parts))).figures()
     assert whole == pytest.approx(evaluate(store, results).figures(), abs=1e-12)
     per_image = [evaluate(store, part).ap() for part in parts]
-    assert abs(np.mean([ap for ap in per_image if ap >= 0]) - whole["AP"]) > 0.02
+    assert abs(np.mean([ap for ap in per_image if ap is not None]) - whole["AP"]) > 0.02
 
 
 def test_curves_of_precision_over_recall(tmp_path, scene):
@@ -276,15 +276,30 @@ def test_only_images_that_were_seen_count(scene):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_to_measure_is_minus_one(tmp_path, backend):
+def test_nothing_to_measure_is_undefined(tmp_path, backend):
     empty = make_store(tmp_path, [[], []])
     for results in (make_results([], [0, 1]), make_results([(0, 0, 0, 10, 10, 0, 0.9)], [0, 1]), Results()):
         evaluation = evaluate(empty, results, curve=True, backend=backend)
-        assert set(evaluation.figures().values()) == {-1.0}
+        assert set(evaluation.figures().values()) == {None}
+        assert evaluation.table().count("= undefined") == 12
         assert evaluation.curve() == []
     crowds = make_store(tmp_path, [[(0, 0, 50, 50, 0, 1)]])
     figures = evaluate(crowds, make_results([(0, 0, 0, 50, 50, 0, 0.9)], [0]), backend=backend).figures()
-    assert set(figures.values()) == {-1.0}
+    assert set(figures.values()) == {None}
+    assert unmeasured(empty) == "there are no boxes"
+    assert unmeasured(crowds) == "all 1 boxes are ignored ones (crowds, difficult objects)"
+
+
+def test_undefined_figures_are_known_before(tmp_path):
+    """Those that an evaluation of the same images leaves undefined."""
+    crowd, small, large = (0, 0, 50, 50, 0, 1), (0, 0, 20, 20, 0, 0), (0, 0, 100, 100, 1, 0)
+    store = make_store(tmp_path, [[crowd, small], [], [large], [crowd]])
+    for seen in ([0], [1], [2], [3], [0, 1], [1, 3], [0, 2], [0, 1, 2, 3]):
+        figures = evaluate(store, make_results([], seen), max_detections=5).figures()
+        expected = [name for name, value in figures.items() if value is None]
+        assert sorted(set(undefined_figures(store, (32, 96), 5, np.array(seen)))) == sorted(expected), seen
+        assert bool(unmeasured(store, np.array(seen))) == ("AP" in expected), seen
+    assert unmeasured(store, np.array([1, 3])) == "no box is in the 2 of 4 images that are looked at"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -293,7 +308,7 @@ def test_no_detections_are_zero(tmp_path, backend):
     figures = evaluate(store, make_results([], [0, 1]), backend=backend).figures()
     measured = {"AP", "AP50", "AP75", "AP_small", "AR1", "AR10", "AR100", "AR_small"}
     assert {name: figures[name] for name in measured} == dict.fromkeys(measured, 0.0)
-    assert {figures[name] for name in figures.keys() - measured} == {-1.0}  # no medium, no large box
+    assert {figures[name] for name in figures.keys() - measured} == {None}  # no medium, no large box
 
 
 def test_an_image_without_boxes_can_only_add_false_alarms(tmp_path):
@@ -310,7 +325,7 @@ def test_classes_apart(tmp_path):
     assert list(classes) == ["c0", "c1", "c2"]
     assert classes["c0"] == {"AP": pytest.approx(1), "AP50": pytest.approx(1), "boxes": 1}
     assert classes["c1"] == {"AP": 0, "AP50": 0, "boxes": 1}  # the crowd is no box
-    assert classes["c2"] == {"AP": -1, "AP50": -1, "boxes": 0}
+    assert classes["c2"] == {"AP": None, "AP50": None, "boxes": 0}
     assert evaluate(store, results).ap() == pytest.approx(0.5)  # of the classes that occur
 
 

@@ -1,5 +1,6 @@
 """Lightning callbacks: what happens around training steps."""
 
+from lightning_det.callbacks.best import BestCheckpoint
 from lightning_det.callbacks.checkpoints import LastCheckpoint, WholeCheckpoints
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
@@ -15,6 +16,7 @@ from lightning_det.callbacks.wandb_log import WandbLog, finished_logs
 from lightning_det.callbacks.wandb_media import WandbMedia, log_ap_by_size
 
 __all__ = [
+    "BestCheckpoint",
     "CSVLog",
     "Collector",
     "EpochSummary",

@@ -44,7 +44,7 @@ class Collector(pl.Callback):
 
 
 class Evaluator(Collector):
-    """Evaluates every validation and logs ``val/AP`` and the other figures.
+    """Evaluates every validation and logs ``val/AP`` and the other figures, those that are undefined left out.
 
     All ranks evaluate the whole, so that all can monitor it.
 
@@ -57,8 +57,8 @@ class Evaluator(Collector):
         evaluation: the last one that this process has made.
         results: its detections, views merged.
         counted: most detections of an image that counted in it.
-        report: plain data of the last one of the run, kept in checkpoints: ``figures``, ``per_class``, ``table`` and
-            ``step``, after which it was made.
+        report: plain data of the last one of the run, kept in checkpoints: ``figures`` (None where there was nothing to
+            measure), ``per_class``, ``table`` and ``step``, after which it was made.
     """
 
     def __init__(
@@ -82,9 +82,8 @@ class Evaluator(Collector):
         self.evaluation = evaluate(store, self.results, self.size_cuts, self.counted, backend=self.backend)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
-            pl_module.log_dict(
-                {keys.validated(k): v for k, v in figures.items()}, rank_zero_only=False, sync_dist=False
-            )
+            defined = {keys.validated(k): v for k, v in figures.items() if v is not None}
+            pl_module.log_dict(defined, rank_zero_only=False, sync_dist=False)
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
             self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
 
@@ -95,6 +94,13 @@ class Evaluator(Collector):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undoes `state_dict`."""
         self.report = state_dict
+
+
+def undefined(trainer: pl.Trainer, name: str) -> bool:
+    """Whether the last validation had nothing to measure for what is logged under a name, such as ``val/AP``."""
+    reports = [c.report for c in trainer.callbacks if isinstance(c, Evaluator)]
+    figures = reports[0].get("figures", {}) if reports else {}
+    return any(keys.validated(figure) == name and value is None for figure, value in figures.items())
 
 
 def _gathered(mine: Results) -> list[Results]:

@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_det import keys
+from lightning_det.callbacks.evaluation import undefined
+from lightning_det.evaluation.coco import shown
 
 log = logging.getLogger("lightning_det")
 
@@ -23,7 +25,7 @@ class EpochSummary(pl.Callback):
         self.losses: list[float] = []
         self._sum = torch.zeros(())
         self._steps = 0
-        self._figures: dict[str, float] = {}
+        self._figures: dict[str, float | None] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a mean."""
@@ -40,6 +42,8 @@ class EpochSummary(pl.Callback):
         """Keeps the figures of this epoch's validation; in most epochs there may be none."""
         found = trainer.callback_metrics
         self._figures = {n: float(found[keys.validated(n)]) for n in ("AP", "AP50") if keys.validated(n) in found}
+        if undefined(trainer, keys.validated("AP")):
+            self._figures = {"AP": None}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how the epoch went; its validation has already run."""
@@ -49,7 +53,7 @@ class EpochSummary(pl.Callback):
         figures = {"loss": self.losses[-1]} | self._figures
         if trainer.is_global_zero:
             of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-            words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            words = ", ".join(f"{name} {shown(value)}" for name, value in figures.items())
             log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, words)
 
     def state_dict(self) -> dict:

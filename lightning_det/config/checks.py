@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_det.config.ranges import check_ranges
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.errors import ConfigError
@@ -54,6 +55,7 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
     check_sense(plain)
     check_targets(plain)
+    check_ranges(plain)
     return cfg
 
 

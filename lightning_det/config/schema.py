@@ -30,6 +30,9 @@ class DatasetConfig:
     test: Any = None
     on_bad: OnBad = OnBad.error
     limit: int | None = None
+    """Images to learn from: the first so many. Never taken from a checkpoint, nor is ``limit_val``."""
+    limit_val: int | None = None
+    """Images to validate or evaluate on: the first so many."""
     resolution: Any = None
     pyramid: Any = None
     snip: Any = None

@@ -22,7 +22,8 @@ COCO_CUTS = (32.0, 96.0)
 class Evaluation:
     """Everything that one pass over the detections gives.
 
-    Figures are -1 where there is nothing to measure, as in COCO's table.
+    Figures are None where there is nothing to measure, where COCO's table has -1: no box of that class or size among
+    the images that were looked at, or ignored ones only.
     """
 
     precision: np.ndarray
@@ -37,7 +38,7 @@ class Evaluation:
     names: tuple[str, ...]
     """Of the classes."""
 
-    def ap(self, iou: float | None = None, size: int = 0, label: int | None = None) -> float:
+    def ap(self, iou: float | None = None, size: int = 0, label: int | None = None) -> float | None:
         """Average precision.
 
         Args:
@@ -50,29 +51,17 @@ class Evaluation:
             part = part[[round((iou - 0.5) / 0.05)]]
         return _mean(part if label is None else part[:, :, label])
 
-    def ar(self, size: int = 0, budget: int = -1) -> float:
+    def ar(self, size: int = 0, budget: int = -1) -> float | None:
         """Average recall, of the ``budget``-th entry of ``max_detections`` per image."""
         return _mean(self.recall[:, :, size, budget])
 
-    def figures(self) -> dict[str, float]:
-        """COCO's twelve."""
-        first, second, most = self.max_detections
-        return {
-            "AP": self.ap(),
-            "AP50": self.ap(0.5),
-            "AP75": self.ap(0.75),
-            "AP_small": self.ap(size=1),
-            "AP_medium": self.ap(size=2),
-            "AP_large": self.ap(size=3),
-            f"AR{first}": self.ar(budget=0),
-            f"AR{second}": self.ar(budget=1),
-            f"AR{most}": self.ar(),
-            "AR_small": self.ar(1),
-            "AR_medium": self.ar(2),
-            "AR_large": self.ar(3),
-        }
+    def figures(self) -> dict[str, float | None]:
+        """COCO's twelve, see `figure_names`."""
+        precisions = [self.ap(), self.ap(0.5), self.ap(0.75), *(self.ap(size=size) for size in (1, 2, 3))]
+        recalls = [*(self.ar(budget=budget) for budget in (0, 1, 2)), *(self.ar(size) for size in (1, 2, 3))]
+        return dict(zip(figure_names(self.max_detections[-1]), [*precisions, *recalls], strict=True))
 
-    def per_class(self) -> dict[str, dict[str, float]]:
+    def per_class(self) -> dict[str, dict[str, float | None]]:
         """AP, AP50 and number of boxes of every class by name."""
         return {
             name: {"AP": self.ap(label=k), "AP50": self.ap(0.5, label=k), "boxes": int(self.counts[k, 0])}
@@ -112,8 +101,65 @@ class Evaluation:
             iou = {"AP50": "0.50     ", "AP75": "0.75     "}.get(name, "0.50:0.95")
             size = next((f"{s:6} ({text})" for s, text in sizes.items() if name.endswith(s)), "all")
             budget = name[2:] if kind == "Average Recall" and name[2:].isdigit() else self.max_detections[-1]
-            lines.append(f" {kind:17} @[ IoU={iou} | size={size:20} | maxDets={budget:>3} ] = {value:6.3f}  {name}")
+            said = shown(value)
+            lines.append(f" {kind:17} @[ IoU={iou} | size={size:20} | maxDets={budget:>3} ] = {said:>6}  {name}")
         return "\n".join(lines)
+
+
+def figure_names(max_detections: int) -> list[str]:
+    """Of COCO's twelve figures, see `Evaluation.figures`."""
+    budgets = _budgets(max_detections)
+    sizes = ("small", "medium", "large")
+    names = ["AP", "AP50", "AP75", *(f"AP_{size}" for size in sizes)]
+    return names + [f"AR{number}" for number in budgets] + [f"AR_{size}" for size in sizes]
+
+
+def _budgets(max_detections: int) -> list[int]:
+    return [min(1, max_detections), min(10, max_detections), max_detections]
+
+
+def _sizes(cuts: Sequence[float]) -> list[tuple[float, float]]:
+    """All, small, medium and large."""
+    return [(0.0, 1e5), (0.0, cuts[0]), (cuts[0], cuts[1]), (cuts[1], 1e5)]
+
+
+def undefined_figures(
+    store: AnnotationStore, size_cuts: Sequence[float], max_detections: int, seen: np.ndarray | None = None
+) -> list[str]:
+    """Names of the figures for which some images have nothing to measure.
+
+    Args:
+        store: annotations.
+        size_cuts: see `evaluate`.
+        max_detections: see `evaluate`.
+        seen: positions of the images that are looked at; None: all are.
+    """
+    seen = np.arange(len(store)) if seen is None else seen
+    counts = _counts(store, seen, [(low**2, high**2) for low, high in _sizes(size_cuts)]).sum(axis=0)
+    empty = dict(zip(("", "_small", "_medium", "_large"), counts == 0, strict=True))
+    return [name for name in figure_names(max_detections) if empty[name[name.find("_") :] if "_" in name else ""]]
+
+
+def unmeasured(store: AnnotationStore, seen: np.ndarray | None = None) -> str:
+    """Why all figures of some images would be undefined, in words; empty if they would not.
+
+    Args:
+        store: annotations.
+        seen: positions of the images that are looked at; None: all are.
+    """
+    if seen is not None and len(seen) < len(store):
+        found = _counts(store, seen, [(0.0, np.inf)]).any()
+        return "" if found else f"no box is in the {len(seen)} of {len(store)} images that are looked at"
+    if store.num_boxes == 0:
+        return "there are no boxes"
+    if store.ignored.all():
+        return f"all {store.num_boxes} boxes are ignored ones (crowds, difficult objects)"
+    return ""
+
+
+def shown(value: float | None) -> str:
+    """A figure for a table."""
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def evaluate(
@@ -137,7 +183,7 @@ def evaluate(
         curve: also measure every octave of object size.
         backend: the implementation; both give the same figures.
     """
-    ranges = [(0.0, 1e5), (0.0, size_cuts[0]), (size_cuts[0], size_cuts[1]), (size_cuts[1], 1e5)]
+    ranges = _sizes(size_cuts)
     areas = [(low**2, high**2) for low, high in ranges]
     if curve:
         ranges += octaves(store.areas)
@@ -148,7 +194,7 @@ def evaluate(
         run = _prepare(truth, found, backend)
         run.params.areaRng = [list(pair) for pair in areas]
         run.params.areaRngLbl = [str(number) for number in range(len(areas))]
-        run.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
+        run.params.maxDets = _budgets(max_detections)
         run.evaluate()
         run.accumulate()
     return Evaluation(
@@ -243,6 +289,6 @@ def _prepare(truth: dict, found: list[dict], backend: Backend):
     return COCOeval(*sides, "bbox")
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float | None:
     values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
+    return float(values.mean()) if values.size else None

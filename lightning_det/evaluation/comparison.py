@@ -19,7 +19,7 @@ class Run:
     """What runs of other seeds share with it, and others do not."""
     seed: int
     figures: Mapping[str, float]
-    """COCO's figures, 0 to 1; -1 where there was nothing to measure."""
+    """COCO's figures, 0 to 1, as far as there was something to measure; earlier versions kept -1 where not."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """AP of every class."""
     curve: Sequence[Mapping[str, float]] = ()

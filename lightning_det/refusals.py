@@ -1,0 +1,59 @@
+"""What Lightning's trainer cannot do with its settings: said before it starts, or in words that name the keys."""
+
+import inspect
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""That detectors compute in: weights and boxes stay in float32, which NMS and losses need."""
+
+ALIASES = {None: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def unworkable(settings: Mapping[str, Any]) -> str:
+    """Why a trainer would fail later, or do another thing than it is told to, in words; empty if it would not.
+
+    Args:
+        settings: the node ``trainer``.
+    """
+    accelerator, precision = settings.get("accelerator", "auto"), settings.get("precision")
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not gpu:
+        return (
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} finds no GPU on this machine; trainer=cpu "
+            "does without"
+        )
+    name = ALIASES.get(precision if precision is None else str(precision), precision)
+    if name not in PRECISIONS:
+        return f"trainer.precision must be {' or '.join(PRECISIONS)}, got {precision}"
+    if name == "16-mixed" and (accelerator == "cpu" or not gpu):
+        return f"trainer.precision={precision} needs a GPU; bf16-mixed and 32-true do without"
+    return ""
+
+
+def refused(error: Exception) -> str | None:
+    """Why Lightning refuses its settings, in its words, its arguments named as keys; None for other errors."""
+    if not isinstance(error, MisconfigurationException):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        module = frames[-1].f_globals.get("__name__", "") if frames else ""
+        by_lightning = module.startswith(("pytorch_lightning.", "lightning_fabric."))
+        if not (isinstance(error, ValueError | RuntimeError) and by_lightning):
+            return None
+    return in_keys(str(error))
+
+
+def in_keys(text: str) -> str:
+    """Lightning's words about a trainer's arguments, with their names as keys of the configuration."""
+    known = list(inspect.signature(pl.Trainer).parameters)
+    longer = "|".join(name for name in known if "_" in name)  # others are ordinary words too
+    text = re.sub(rf"`?Trainer\((({'|'.join(known)})=[^)]*)\)`?", r"trainer.\1", " ".join(text.split()))
+    text = re.sub(rf"`({'|'.join(known)})`", r"trainer.\1", text)
+    text = re.sub(rf"(?<![\w.])({'|'.join(known)})(?==)", r"trainer.\1", text)
+    text = re.sub(rf"(?<![\w.])({longer})(?![\w(])", r"trainer.\1", text)
+    return text if "trainer." in text else f"trainer: {text}"
