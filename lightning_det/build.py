@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
-from lightning_det.callbacks import WholeCheckpoints
+from lightning_det.callbacks import GoingOn, WholeCheckpoints
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
@@ -176,7 +176,8 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
         if not cfg.trainer.enable_progress_bar:
             callbacks.pop("progress", None)  # Lightning refuses both
-        arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
+        callbacks = [GoingOn(), *callbacks.values()]
+        arguments = {"logger": loggers or False, "callbacks": callbacks, "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
     trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)

@@ -1,8 +1,10 @@
 """Lightning callbacks: what happens around training steps."""
 
+from lightning_det.callbacks.averaging import WeightAverage
 from lightning_det.callbacks.checkpoints import LastCheckpoint, WholeCheckpoints
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
+from lightning_det.callbacks.going_on import GoingOn
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.progress import TrainingProgress
@@ -19,6 +21,7 @@ __all__ = [
     "Collector",
     "EpochSummary",
     "Evaluator",
+    "GoingOn",
     "LastCheckpoint",
     "Pictures",
     "SameConfiguration",
@@ -29,6 +32,7 @@ __all__ = [
     "TrainingProgress",
     "WandbLog",
     "WandbMedia",
+    "WeightAverage",
     "WholeCheckpoints",
     "finished_logs",
     "log_ap_by_size",
