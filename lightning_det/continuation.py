@@ -1,17 +1,16 @@
 """Whether a training can go on from a checkpoint, and which settings then come too late."""
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 
 from lightning_det.annotations import LabelMap
 from lightning_det.build import load_checkpoint
-from lightning_det.callbacks import GoingOn
 from lightning_det.callbacks.going_on import early_stopping, has_stopped
 from lightning_det.callbacks.ranks import differences
 from lightning_det.config.signatures import locate
@@ -32,6 +31,9 @@ AT_START = ("backbone.weights", "backbone.pretrained", "miner")
 
 WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers")
 """Settings that may differ where nothing is left to train."""
+
+RESTORERS = {"_restore_modules_and_callbacks", "restore_training_state"}
+"""Functions of Lightning."""
 
 NEW = "start a new training from its weights with weights=FILE"
 
@@ -88,21 +90,20 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
 
 
 @contextmanager
-def restoring(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
-    """Says what is wrong where the state of a training cannot be restored inside, as another version may leave it.
+def restoring(cfg: DictConfig) -> Iterator[None]:
+    """Says what is wrong where Lightning, inside, cannot restore the state of a training: another version's may differ.
 
     Args:
         cfg: of this run.
-        trainer: of it.
 
     Raises:
-        UserError: instead of what came of the checkpoint before the first step.
+        UserError: instead of what came of the checkpoint.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        begun = any(c.begun for c in trainer.callbacks if isinstance(c, GoingOn))
-        if cfg.resume is None or begun or explained(error) is not None:
+        callers = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if cfg.resume is None or not callers & RESTORERS or explained(error) is not None:
             raise
         raise UserError(
             f"resume={cfg.resume}: the state of the training cannot be restored ({type(error).__name__}: "

@@ -70,7 +70,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     report_views(cfg, data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
-    with finished_logs(trainer), restoring(cfg, trainer):
+    with finished_logs(trainer), restoring(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))

@@ -18,13 +18,9 @@ class GoingOn(pl.Callback):
       killed at its end would have an epoch more than one that was not.
     - `ModelCheckpoint` would forget the best score where the folder has moved, or where it saves at other times, and
       overwrite the best checkpoint with a worse one; and would go on to keep as many as before.
-
-    Attributes:
-        begun: whether everything has been restored.
     """
 
     def __init__(self):
-        self.begun = False
         self._stopped = False
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
@@ -39,13 +35,8 @@ class GoingOn(pl.Callback):
             if isinstance(callback, ModelCheckpoint) and (state := _state_of_best(callback, states)):
                 states[callback.state_key] = kept_best(state, callback)
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What goes wrong from here on is not the checkpoint's."""
-        self.begun = True
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends what had ended."""
-        self.begun = True
         trainer.should_stop = trainer.should_stop or self._stopped
 
 

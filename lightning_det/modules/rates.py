@@ -36,7 +36,8 @@ class Rates(LambdaLR):
         self.ahead = 0  # steps that the epochs done would have taken at their present length, less those they took
 
         def factor(step: int) -> float:
-            bounds = [steps + self.ahead] * (steps is not None) + [per_epoch * epochs] * (epochs is not None)
+            bounds = [] if steps is None else [steps + self.ahead]
+            bounds += [] if epochs is None else [per_epoch * epochs]
             place, total = step + self.ahead, min(bounds, default=per_epoch)
             if schedule.unit == "steps":  # as they were done
                 place, total = step, total - self.ahead
