@@ -53,8 +53,9 @@ class LastCheckpoint(Checkpoint):
     It is written at the end of every epoch and, within one, after every so many optimizer steps; never within an
     accumulation window, whose gradients no checkpoint holds.
 
-    Lightning logs a step after the callbacks of its end. So the file takes its place only then: a run that is killed in
-    between goes on from the one before, and its log has a row for every step.
+    Lightning logs a step or an epoch after the callbacks of its end. So the file takes its place only then: a run that
+    is killed in between goes on from the one before, and its log has every row. A step that a validation follows is
+    saved after that: Lightning would leave out the validation where a run goes on.
 
     Args:
         dirpath: its folder.
@@ -68,7 +69,8 @@ class LastCheckpoint(Checkpoint):
         self.file = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._saved = 0
-        self._progress: Any = None  # of the loop that ends the step or epoch that was saved
+        self._waits: Any = None  # progress of the loop whose end has been saved, until that is logged
+        self._validates = False  # after a step that is to be saved
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Removes what an interruption left half-written."""
@@ -78,7 +80,7 @@ class LastCheckpoint(Checkpoint):
                 part.unlink()
         for logger in trainer.loggers:
             if isinstance(logger, CSVLog):
-                logger.after_row = partial(self._place, trainer)
+                logger.after_row = partial(self._place, trainer, trainer.fit_loop.epoch_progress)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
         """Saves, if it is time; after an epoch's last batch the end of the epoch does it."""
@@ -88,38 +90,46 @@ class LastCheckpoint(Checkpoint):
         if stepped and trainer.global_step - self._saved >= self.every_n_train_steps:
             self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module, batch, batch_idx: int) -> None:
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step is saved once more."""
+        self._validates, self._waits = self._waits is not None, None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves; the validation has been logged."""
+        if self._validates:
+            self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
+            self._place(trainer, self._waits)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves."""
         self._save(trainer, trainer.fit_loop.epoch_progress)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module, batch, batch_idx: int) -> None:
-        """What was saved before has been logged, if it was to be."""
-        self._place(trainer)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Likewise."""
-        self._place(trainer)
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Likewise."""
-        self._place(trainer)
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Likewise."""
-        self._place(trainer)
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The last chance, if the step has been logged."""
-        if self._progress is not None and self._progress.current.completed >= self._progress.current.processed:
-            self._place(trainer)
+        """The last chance, if what was saved has been logged."""
+        if self._waits is not None and self._waits.current.completed >= self._waits.current.processed:
+            self._place(trainer, self._waits)
 
     def _save(self, trainer: pl.Trainer, progress: Any) -> None:
         self._saved = trainer.global_step
         trainer.save_checkpoint(f"{self.file}{NEXT}", weights_only=False)  # with the optimizer's state
-        self._progress = progress
+        self._waits = progress
 
-    def _place(self, trainer: pl.Trainer) -> None:
-        """Lets what was saved last count."""
-        if self._progress is not None and trainer.is_global_zero:
+    def _place(self, trainer: pl.Trainer, progress: Any) -> None:
+        """Lets what was saved at the end of a loop count."""
+        if progress is None or self._waits is not progress:
+            return
+        if trainer.is_global_zero:
             os.replace(f"{self.file}{NEXT}", self.file)
-        self._progress = None
+        self._waits = None

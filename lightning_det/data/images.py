@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
-from lightning_det.errors import UserError
+from lightning_det.errors import UserError, out_of_memory
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
@@ -59,6 +59,8 @@ def decode(path: Path) -> Tensor:
             return torchvision.io.decode_jpeg(encoded, mode=mode, apply_exif_orientation=True)
         pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:  # on damaged data Pillow's plugins raise whatever they stumble over
+        if out_of_memory(error):
+            raise
         raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
