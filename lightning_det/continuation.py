@@ -89,6 +89,18 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
         log.warning("nothing is left to train: %s", end)
 
 
+def late_settings(before: Mapping[str, Any], now: Mapping[str, Any], mines: bool = False) -> list[str]:
+    """Dotted keys of settings that differ and come too late to have an effect.
+
+    Args:
+        before: settings of the checkpoint.
+        now: those given now.
+        mines: whether proposals are mined now.
+    """
+    early = tuple(node for node in AT_START if not (mines and node == "miner"))
+    return sorted(key for key in differences(before, now) if _below(key, early))
+
+
 @contextmanager
 def restoring(cfg: DictConfig) -> Iterator[None]:
     """Says what is wrong where Lightning, inside, cannot restore the state of a training: another version's may differ.
