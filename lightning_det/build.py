@@ -18,11 +18,11 @@ from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
-from lightning_det.callbacks import WholeCheckpoints
+from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
-from lightning_det.errors import UserError
+from lightning_det.errors import UserError, out_of_memory
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.refusals import in_keys, unworkable
 from lightning_det.views import Planner, Pyramid
@@ -49,6 +49,8 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
         make = instantiate(cfg, _convert_="all", _partial_=True)
         return make if cfg.get("_partial_") else make(**arguments)
     except InstantiationException as error:
+        if error.__cause__ is not None and out_of_memory(error.__cause__):
+            raise error.__cause__ from None
         raise ConfigError(f"{key}: {error.__cause__ or error}") from error
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
@@ -229,7 +231,9 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
             callbacks.pop("learning_rate", None)  # it refuses to run without a logger
         if not cfg.trainer.enable_progress_bar:
             callbacks.pop("progress", None)  # Lightning refuses both
-        arguments = {"logger": loggers or False, "callbacks": list(callbacks.values()), "plugins": [WholeCheckpoints()]}
+        # The last checkpoint holds what all others have come to.
+        callbacks = sorted([GoingOn(), *callbacks.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
+        arguments = {"logger": loggers or False, "callbacks": callbacks, "plugins": [WholeCheckpoints()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
     if why := unworkable(cfg.trainer):

@@ -29,6 +29,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk or a quota has no room."""
 
 
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
+    r"|_ALLOC_FAILED|MemoryError|unable to (mmap|write to file|open shared memory)",
+    re.IGNORECASE,
+)
+"""What torch, CUDA and its libraries, NumPy and the system say, in their own words or in a loader process's report."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there was no room in the memory of the machine or of its accelerator."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
 def explained(error: Exception) -> str | None:
     """An error in words that name what can be done about it; None for what is no fault of files or machine.
 
@@ -45,6 +60,14 @@ def explained(error: Exception) -> str | None:
             f"{text.splitlines()[0].rstrip('. ')}. The system ends loader processes that run out of memory, or of "
             "shared memory (df -h /dev/shm; docker run --shm-size=8g). Give data.num_workers=0 or fewer than now, or a "
             "smaller data.batch_size, and go on from the last checkpoint with resume=RUN_FOLDER"
+        )
+    if out_of_memory(error):
+        said = next((line.strip() for line in text.splitlines() if OUT_OF_MEMORY.search(line)), "").split(". ")[0]
+        return printable(
+            f"out of memory{f' ({said[:200]})' if said else ''}. What needs less: a smaller data.batch_size "
+            "(data.test_batch_size in validation and inference), a smaller dataset.resolution, tiles instead of whole "
+            "images (strategy=[tiles,flip], test=[tiles]), fewer loader processes (data.num_workers). A training goes "
+            "on from its last checkpoint with resume=RUN_FOLDER and the options that change"
         )
     if isinstance(error, OSError):
         # A full disk does not say which file it has no room for.

@@ -1,27 +1,20 @@
 """A trained detector and its settings, out of a checkpoint."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.build import build_module, load_checkpoint
-from lightning_det.callbacks.ranks import differences
 from lightning_det.cli import chosen, overridden_keys
 from lightning_det.config import option_file, validated
 from lightning_det.config.signatures import locate
 from lightning_det.errors import ConfigError, UserError
-from lightning_det.modules.module import DetectionModule, parameter_groups
-
-log = logging.getLogger("lightning_det")
+from lightning_det.modules.module import DetectionModule
 
 OF_THIS_RUN = ("trainer", "seed", "logger", "dataset.limit", "dataset.limit_val")
 """Keys that never come from a checkpoint: they describe this machine and this run."""
-
-OF_NO_MATTER = ("callbacks", "logger", "proposals", "resume", "weights")
-"""Nodes that may differ where a training goes on."""
 
 PARTS = tuple(f"lightning_det.{p}." for p in ("backbones", "callbacks", "data", "detectors", "modules", "selection"))
 PARTS += ("lightning_det.views.", "pytorch_lightning.", "torch.optim.")
@@ -59,71 +52,6 @@ def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
             "leave out what changes the detector: a checkpoint brings its own"
         ) from error
     return merged, module.eval()
-
-
-def to_go_on_from(cfg: DictConfig, module: DetectionModule) -> None:
-    """Checks that a training can go on from the checkpoint of ``cfg.resume``, before anything is written.
-
-    Args:
-        cfg: of this run.
-        module: that it is about to train.
-
-    Raises:
-        UserError: the checkpoint has other classes, another detector, optimizer or averaging of weights.
-    """
-    content = load_checkpoint(cfg.resume, "last")
-    saved = content["hyper_parameters"]
-    before, now = saved["settings"], module.hparams["settings"]
-    changed = [f"{key} was {_short(before, key)}, is {_short(now, key)}" for key in changed_settings(before, now)]
-    wrong = _unlike(content, module, cfg)
-    if wrong:
-        settings = f"\nSettings that differ: {'; '.join(changed)}" if changed else ""
-        raise UserError(
-            f"resume={cfg.resume}: this training cannot go on from there: {wrong}. Give the run's own settings "
-            f"(resume=RUN_FOLDER alone does), or start a new training from its weights with weights=FILE.{settings}"
-        )
-    log.info("goes on from %s: %d epochs and %d steps are done", cfg.resume, _epochs(content), content["global_step"])
-    for words in changed:
-        log.info("another setting than before: %s", words)
-
-
-def _unlike(content: dict[str, Any], module: DetectionModule, cfg: DictConfig) -> str:
-    """What keeps a training from going on from a checkpoint, in words; empty if nothing does."""
-    saved = content["hyper_parameters"]
-    classes = LabelMap.from_dict(saved["labels"]).difference(module.labels)
-    if classes:
-        return f"the dataset {classes}, compared with the checkpoint"
-    if names := module.unlike(content["state_dict"]):
-        return f"it is of another detector ({len(names)} tensors are missing or differ in shape, such as {names[0]})"
-    before, now = saved["settings"].get("optimizer") or {}, module.hparams["settings"].get("optimizer") or {}
-    groups = [len(g["params"]) for g in content["optimizer_states"][0]["param_groups"]]
-    here = [len(g["params"]) for g in parameter_groups(module.detector, module.norm_weight_decay)]
-    if before.get("_target_") != now.get("_target_"):
-        return f"its optimizer is {before.get('_target_')}, this one {now.get('_target_')}"
-    if groups != here:
-        return f"its optimizer has groups of {groups} parameters, this one of {here}"
-    nodes = (node for node in (cfg.callbacks or {}).values() if node is not None)
-    averages = [node._target_.endswith("WeightAveraging") for node in nodes]
-    if any(averages) != ("averaging_state" in content):
-        return f"it has {'no' if any(averages) else 'an'} average of weights (callbacks=[default,ema])"
-    epochs, limit = _epochs(content), cfg.trainer.max_epochs
-    return f"it is {epochs} epochs old, more than trainer.max_epochs={limit}" if -1 < (limit or -1) < epochs else ""
-
-
-def _epochs(content: dict[str, Any]) -> int:
-    """Epochs that a checkpoint's training has done."""
-    return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-
-
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of settings that differ, as far as they say what is trained on what."""
-    return sorted(k for k in differences(before, now) if k.split(".")[0] not in OF_NO_MATTER)
-
-
-def _short(settings: Mapping[str, Any], key: str) -> str:
-    value = OmegaConf.select(OmegaConf.create(settings), key)
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_origins(node: Any, now: Any, key: str = "") -> None:

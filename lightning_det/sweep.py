@@ -3,6 +3,7 @@
 A multirun that is started again in its folder (``hydra.sweep.dir``) does what is left to do.
 """
 
+import gc
 import json
 import os
 import signal
@@ -129,7 +130,9 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
         if error is None:
             error = f"{type(failure).__name__}: {failure}"
             traceback.print_exc()
+            _let_go(failure)
             raise JobError(error, code) from failure
+        _let_go(failure)
         raise _said(job()) from failure
     except SystemExit as stop:
         code = stop.code or 128 + signal.SIGTERM  # Lightning's, after SIGTERM, has no code
@@ -184,6 +187,14 @@ def _said(job: Job) -> JobError:
     """Prints what is wrong with a job."""
     print(f"error: job {job.number} ({' '.join(job.overrides)}): {job.error}", file=sys.stderr)
     return JobError(job.error, job.exit_code)
+
+
+def _let_go(failure: BaseException | None) -> None:
+    """Frees what a failed job has in memory: Hydra keeps its error, and so its frames, until the sweep ends."""
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
+    gc.collect()
 
 
 def _keep(job: Job) -> None:

@@ -21,6 +21,7 @@ from lightning_det.build import (
 )
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.continuation import restoring, to_go_on_from
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, nothing_to_learn
@@ -29,7 +30,6 @@ from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
-from lightning_det.restore import to_go_on_from
 from lightning_det.resume import completed, unstarted
 
 log = logging.getLogger("lightning_det")
@@ -68,7 +68,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, stores["train"].label_map)
     if not fresh:
-        to_go_on_from(cfg, module)
+        to_go_on_from(cfg, module, mines)
     elif cfg.weights is not None:
         load_weights(module, cfg.weights)
     save_config(asked, folder)
@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     report_anchors(cfg, module, data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
-    with finished_logs(trainer):
+    with finished_logs(trainer), restoring(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))

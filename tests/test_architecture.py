@@ -9,7 +9,20 @@ FLOORS = (
     ("structures", "errors", "refusals", "files", "keys", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "foresight", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
+    [
+        "config",
+        "build",
+        "cli",
+        "foresight",
+        "launch",
+        "restore",
+        "resume",
+        "continuation",
+        "mining",
+        "protocols",
+        "runs",
+        "sweep",
+    ],
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from helpers import SMALL, environments, read, run_forked, start_forked
 from hydra.types import RunMode
@@ -211,6 +213,39 @@ def test_finished_jobs_are_not_run_again(fake, capsys):
     said = capsys.readouterr().out
     assert "job 0 (seed=0) is finished" in said
     assert said.split("sweep in")[1].count("seed=") == 3  # the table has all of them
+
+
+def test_a_job_without_room_does_not_stop_the_others(fake, capsys):
+    """What it had in memory is free for them, although its error is kept until the end."""
+    held = []
+
+    def task(cfg):
+        model = torch.nn.Linear(2, 2)
+        held.append(weakref.ref(model))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
+
+    errors = []
+    fake.monkeypatch.setattr(contextlib, "suppress", kept(errors))
+    assert fake.start(["seed=0"], ["seed=1"], task=task) == 1
+    assert fake.status(0)["error"].startswith("out of memory (CUDA out of memory). What needs less")
+    assert fake.status(1)["exit_code"] == 0
+    assert errors
+    assert held[0]() is None
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def kept(errors):
+    """``contextlib.suppress`` that keeps what it suppresses, as Hydra does."""
+
+    @contextlib.contextmanager
+    def suppress(kind):
+        try:
+            yield
+        except kind as error:
+            errors.append(error)
+
+    return suppress
 
 
 def test_jobs_of_other_processes_are_gathered(fake, capsys):

@@ -1,9 +1,11 @@
 """Lightning callbacks: what happens around training steps."""
 
+from lightning_det.callbacks.averaging import WeightAverage
 from lightning_det.callbacks.best import BestCheckpoint
 from lightning_det.callbacks.checkpoints import LastCheckpoint, WholeCheckpoints
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
+from lightning_det.callbacks.going_on import GoingOn
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.progress import TrainingProgress
@@ -21,6 +23,7 @@ __all__ = [
     "Collector",
     "EpochSummary",
     "Evaluator",
+    "GoingOn",
     "LastCheckpoint",
     "Pictures",
     "SameConfiguration",
@@ -31,6 +34,7 @@ __all__ = [
     "TrainingProgress",
     "WandbLog",
     "WandbMedia",
+    "WeightAverage",
     "WholeCheckpoints",
     "finished_logs",
     "log_ap_by_size",

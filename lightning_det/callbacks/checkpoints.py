@@ -1,5 +1,7 @@
 """Checkpoints that are whole, hold plain data only, and come often enough."""
 
+import os
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.errors import UserError
 from lightning_det.files import whole
+
+NEXT = ".part"
+"""Ends the name of a checkpoint that does not count yet."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -29,6 +35,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             with whole(file, "wb") as stream:
                 stream.write(content.getbuffer())
         except OSError as error:
+            file = file.with_name(file.name.removesuffix(NEXT))
             kept = "the last one that was written is whole" if file.exists() else "there is none yet"
             raise UserError(
                 f"{file}: the checkpoint cannot be written ({error.strerror}); {kept}. Make room or choose another "
@@ -46,6 +53,10 @@ class LastCheckpoint(Checkpoint):
     It is written at the end of every epoch and, within one, after every so many optimizer steps; never within an
     accumulation window, whose gradients no checkpoint holds.
 
+    Lightning logs a step or an epoch after the callbacks of its end. So the file takes its place only then: a run that
+    is killed in between goes on from the one before, and its log has every row. A step that a validation follows is
+    saved after that: Lightning would leave out the validation where a run goes on.
+
     Args:
         dirpath: its folder.
         filename: its name without ``.ckpt``.
@@ -58,13 +69,18 @@ class LastCheckpoint(Checkpoint):
         self.file = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._saved = 0
+        self._waits: Any = None  # progress of the loop whose end has been saved, until that is logged
+        self._validates = False  # after a step that is to be saved
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Removes what an interruption left half-written."""
         self._saved = trainer.global_step  # a run that goes on needs no second checkpoint of where it begins
         if trainer.is_global_zero:
-            for part in self.file.parent.glob("*.part"):
+            for part in self.file.parent.glob(f"*{NEXT}"):
                 part.unlink()
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLog):
+                logger.after_row = partial(self._place, trainer, trainer.fit_loop.epoch_progress)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
         """Saves, if it is time; after an epoch's last batch the end of the epoch does it."""
@@ -72,12 +88,48 @@ class LastCheckpoint(Checkpoint):
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step - self._saved >= self.every_n_train_steps:
-            self._save(trainer)
+            self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module, batch, batch_idx: int) -> None:
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step is saved once more."""
+        self._validates, self._waits = self._waits is not None, None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves; the validation has been logged."""
+        if self._validates:
+            self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
+            self._place(trainer, self._waits)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves."""
-        self._save(trainer)
+        self._save(trainer, trainer.fit_loop.epoch_progress)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What was saved has been logged."""
+        self._place(trainer, self._waits)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The last chance, if what was saved has been logged."""
+        if self._waits is not None and self._waits.current.completed >= self._waits.current.processed:
+            self._place(trainer, self._waits)
+
+    def _save(self, trainer: pl.Trainer, progress: Any) -> None:
         self._saved = trainer.global_step
-        trainer.save_checkpoint(self.file, weights_only=False)  # with the optimizer's state
+        trainer.save_checkpoint(f"{self.file}{NEXT}", weights_only=False)  # with the optimizer's state
+        self._waits = progress
+
+    def _place(self, trainer: pl.Trainer, progress: Any) -> None:
+        """Lets what was saved at the end of a loop count."""
+        if progress is None or self._waits is not progress:
+            return
+        if trainer.is_global_zero:
+            os.replace(f"{self.file}{NEXT}", self.file)
+        self._waits = None

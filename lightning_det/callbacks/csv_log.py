@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ class CSVLog(Logger):
 
     Args:
         save_dir: folder of ``metrics.csv``.
+
+    Attributes:
+        after_row: called when a row is on the disk.
     """
 
     def __init__(self, save_dir: str):
         super().__init__()
         self.file = Path(save_dir) / "metrics.csv"
         self._columns: list[str] | None = None
+        self.after_row: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -63,6 +68,8 @@ class CSVLog(Logger):
         else:
             with self.file.open("a", newline="") as stream:
                 stream.write(_text([row], self._columns))
+        if self.after_row is not None:
+            self.after_row()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         with whole(self.file) as stream:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
 from lightning_det.data.budget import Budget
 from lightning_det.data.png import exif_of, is_whole
-from lightning_det.errors import UserError, one_line
+from lightning_det.errors import UserError, one_line, out_of_memory
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
@@ -97,6 +97,8 @@ def decode(path: Path) -> Tensor:
     except ImageError:
         raise
     except Exception as error:  # on damaged data Pillow's plugins raise whatever they stumble over
+        if out_of_memory(error):
+            raise
         raise ImageError(f"{path}: damaged image ({_reason(error)})") from error
 
 

@@ -11,8 +11,8 @@ from lightning_det.data.sampler import TrainBatches
 class TrainLoader(DataLoader):
     """Batches of an epoch; checkpoints keep how many are done, and a resumed run starts behind them.
 
-    A run that goes on with another number of ranks has batches of other numbers: it does what is left of the epoch,
-    as near as whole accumulation windows allow.
+    A run that goes on with another number of ranks, or other batches, does what is left of the epoch, as near as whole
+    accumulation windows allow.
 
     Attributes:
         batch_sampler: a `TrainBatches`.
@@ -33,8 +33,8 @@ class TrainLoader(DataLoader):
         # Lightning has not yet counted this epoch's batches.
         limit = self.trainer.limit_train_batches
         now = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
-        if now != before:
-            window = self.trainer.accumulate_grad_batches
+        window = self.trainer.accumulate_grad_batches
+        if now != before or done % window:
             done = done * now // before // window * window
             counted = self.trainer.fit_loop.epoch_loop.batch_progress.current
             # As Lightning keeps them while a batch ends.

@@ -15,6 +15,7 @@ from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
+from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import size
 from lightning_det.structures import Batch
@@ -218,26 +219,23 @@ class DetectionModule(pl.LightningModule):
             views = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             for group in optimizer.param_groups:
                 group["lr"] *= views / self.reference_batch
-        per_epoch, total = self._optimizer_steps()
-        schedule = self.schedule
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, per_epoch, total))
+        # A training that goes on does so with the settings given now, not with those of its checkpoint.
+        optimizer.register_load_state_dict_pre_hook(keep_settings)
+        limits = [n if n is not None and n > 0 else None for n in (trainer.max_epochs, trainer.max_steps)]
+        scheduler = Rates(optimizer, self.schedule, self._steps_per_epoch(), *limits)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _optimizer_steps(self) -> tuple[int, int]:
-        """Optimizer steps per epoch and of the whole training.
+    def _steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch.
 
-        Not Lightning's ``estimated_stepping_batches``: it has Lightning set up the training loader, and count the
+        Not by Lightning's ``estimated_stepping_batches``: it has Lightning set up the training loader, and count the
         batches of epoch 0, before a resumed run knows its epoch.
         """
         trainer = self.trainer
         batches = trainer.datamodule.num_train_batches()
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        per_epoch = max(1, ceil(batches / trainer.accumulate_grad_batches))
-        bounds = [trainer.max_steps] * (trainer.max_steps > 0) + [per_epoch * trainer.max_epochs] * (
-            (trainer.max_epochs or 0) > 0
-        )
-        return per_epoch, min(bounds, default=per_epoch)
+        return max(1, ceil(batches / trainer.accumulate_grad_batches))
 
 
 def parameter_groups(module: nn.Module, norm_weight_decay: float | None) -> list[dict[str, Any]]:
