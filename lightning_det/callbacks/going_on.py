@@ -62,7 +62,7 @@ def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict
     """The state of a `ModelCheckpoint` that compared the same figure; its key also holds when it saves."""
     if callback.state_key in states:
         return states[callback.state_key]
-    kind, mode = type(callback).__qualname__, f"'mode': {callback.mode!r}"
+    kind, mode = callback.state_key.partition("{")[0], f"'mode': {callback.mode!r}"
     found = [s for key, s in states.items() if key.startswith(f"{kind}{{") and mode in key]
     found = [state for state in found if callback.monitor is not None and state["monitor"] == callback.monitor]
     return found[0] if len(found) == 1 else None
