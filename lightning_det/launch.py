@@ -43,6 +43,13 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
+def is_first() -> bool:
+    """Whether this process is the first rank of its run, or its only one: others leave the run's folder to it."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
+    rank = next((os.environ[name] for name in ranks if name in os.environ), "0")
+    return rank == os.environ.get("NODE_RANK", "0") == "0"
+
+
 def register_started() -> None:
     """Makes ``${started:PATTERN}`` known, for folders that all ranks of a run shall share.
 
