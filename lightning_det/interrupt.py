@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 CODE = 128 + signal.SIGINT
 
+PARENT = "LIGHTNING_DET_PARENT"
+"""Environment variable: the process that started this one, whose end is this one's, and which says what there is to say."""
+
 GENERAL = "a training goes on with resume=RUN_FOLDER, everything else starts anew"
 
 
@@ -20,7 +23,7 @@ class _Command:
     runs = False
     """Whether there is something to be cleaned up."""
     interrupted = False
-    hint: Callable[[], str | None] = staticmethod(lambda: GENERAL)
+    hint: Callable[[], str | None] = staticmethod(lambda: None if PARENT in os.environ else GENERAL)
     """How it goes on; None says nothing, as another process does."""
 
 
@@ -38,7 +41,12 @@ def catch() -> None:
     """Has Ctrl-C end this process at once and in one line, as long as nothing runs that `one_line` surrounds."""
     if threading.current_thread() is threading.main_thread():
         _Command.process = os.getpid()
-        signal.signal(signal.SIGINT, _handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if is_lightnings() else _handle)
+
+
+def is_lightnings() -> bool:
+    """Whether Lightning has started this process for its first rank, which ends it."""
+    return any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
 
 
 @contextmanager
@@ -49,8 +57,7 @@ def one_line() -> Iterator[None]:
         SystemExit: with 130 after Ctrl-C, whatever came of it.
     """
     before = signal.getsignal(signal.SIGINT)
-    _Command.interrupted, _Command.hint = False, staticmethod(lambda: GENERAL)
-    _Command.runs = True
+    general, _Command.interrupted, _Command.runs = _Command.hint, False, True
     catch()
     try:
         yield
@@ -63,6 +70,7 @@ def one_line() -> Iterator[None]:
             catch()  # Lightning ignores Ctrl-C from then on
         elif threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+            _Command.hint = staticmethod(general)
     if interrupted():
         _say()
         sys.exit(CODE)

@@ -13,9 +13,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.errors import ConfigError
-
-PARENT = "LIGHTNING_DET_PARENT"
-"""Environment variable: the process that started this one, and whose end is this one's."""
+from lightning_det.interrupt import PARENT, is_lightnings
 
 STORES: list[TCPStore] = []
 """Kept as long as the process: other ranks may ask the first one later."""
@@ -37,8 +35,7 @@ def end_with_parent() -> None:
     A rank that is killed cannot tell the others, who wait for it with their devices until torch gives up.
     """
     mine = os.environ.get(PARENT) == str(os.getppid())
-    lightnings = any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
-    if sys.platform == "linux" and (mine or lightnings):
+    if sys.platform == "linux" and (mine or is_lightnings()):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 

@@ -36,7 +36,8 @@ def sweep_again(arguments: Sequence[str], command: str) -> list[str]:
         return list(arguments)
     if started["command"] != command:
         raise ConfigError(f"{folder} holds a sweep of {started['command']}, not of {command}; choose another {PLACE}")
-    return [*arguments, *started["overrides"]]
+    at = list(arguments).index(given[0])  # argparse wants them side by side
+    return [*arguments[:at], *started["overrides"], *arguments[at:]]
 
 
 def check_sweep(folder: Path, config: DictConfig, command: str) -> None:
