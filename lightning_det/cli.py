@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_det import interrupt
+from lightning_det import interrupt, watch
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import explained
 from lightning_det.files import whole
@@ -80,10 +80,11 @@ def command(
                 end_with_parent()
                 register_schema()
                 register_started()
-                refused = None
+                refused, well = None, False
                 try:
                     sys.argv[1:] = completed(sweep_again(sys.argv[1:], config_name))
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+                    well = True
                 except JobError as error:
                     refused = error  # it has been said, if the job ran in this process
                 except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
@@ -91,6 +92,7 @@ def command(
                 except Exception as error:
                     _refuse(error, config_name)
                 finally:
+                    watch.leave(well)
                     for folder in list(HELD):
                         release(folder)
                     code = summary()
@@ -117,6 +119,8 @@ class Folders(Callback):
         try:
             HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
             folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+            if command in watch.COMMANDS and not interrupt.is_lightnings():
+                watch.meet(watch.expected(config.get("trainer") or {}))
             check_given(config, command)
             if is_first():
                 job = PARENT in os.environ and (folder / STATUS).exists()  # of several ranks, which its sweep starts

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 CODE = 128 + signal.SIGINT
 
 PARENT = "LIGHTNING_DET_PARENT"
-"""Environment variable: the process that started this one, whose end is this one's, and which says what there is to say."""
+"""Environment variable: the process that started this one. Its end is this one's, and it says what there is to say."""
 
 GENERAL = "a training goes on with resume=RUN_FOLDER, everything else starts anew"
 

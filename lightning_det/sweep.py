@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ log = logging.getLogger("lightning_det")
 
 STATUS = "status.json"
 """In the folder of a job."""
+
+PATIENCE = 60.0
+"""Seconds that a job of several ranks has to end in when its sweep does."""
 
 
 class Job(NamedTuple):
@@ -305,6 +308,9 @@ def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) ->
             code = child.wait()
         except BaseException:
             child.terminate()  # it must not go on training without its sweep
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
+            child.kill()  # ranks that wait for each other do not hear
             raise
     if code:
         raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)
