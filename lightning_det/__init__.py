@@ -1,9 +1,15 @@
 """Detection research framework: which pixels, which boxes and which losses a detector learns from."""
 
 import os
+import sys
 
 # Read once, when torch is loaded. By default OpenMP's threads burn their core for milliseconds while they wait for each
 # other: with anything else running on the machine, a training step then takes twice as long; without, no shorter.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if any(word.startswith("lightning_det.") for word in sys.orig_argv[1:4]):  # python -m lightning_det.train
+    from lightning_det.interrupt import catch
+
+    catch()  # imports take seconds
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -16,18 +17,23 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lightning_det import interrupt, watch
 from lightning_det.config import CONF, ConfigError, register_schema, validated
 from lightning_det.errors import explained, printable
 from lightning_det.files import whole
-from lightning_det.launch import end_with_parent, register_started
-from lightning_det.resume import OVERRIDES, composed_of, override_key, to_record
-from lightning_det.sweep import JobError, run_job, summary
+from lightning_det.given import CHECKS, check_given
+from lightning_det.launch import PARENT, end_with_parent, is_first, register_started
+from lightning_det.places import HELD, found, hold, occupy, release
+from lightning_det.resume import OVERRIDES, composed_of, goes_on_in, override_key, to_record
+from lightning_det.resweep import check_sweep, sweep_again
+from lightning_det.sweep import STATUS, JobError, run_job, summary
 
 log = logging.getLogger("lightning_det")
 
@@ -65,49 +71,113 @@ def command(
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+        def given_task(cfg: DictConfig) -> object:
+            check_given(cfg, config_name)  # of a job; a single run's have been looked at before there was a folder
+            return task(cfg)
+
         @functools.wraps(task)
         def run(cfg: DictConfig) -> object:
             _quiet_libraries()
-            return run_job(task, cfg, f"lightning_det.{config_name}")
+            return run_job(given_task, cfg, f"lightning_det.{config_name}")
 
         @functools.wraps(task)
         def main() -> None:
-            # Hydra then raises its errors to us instead of printing them itself.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-            end_with_parent()
-            register_schema()
-            register_started()
-            refused = None
-            try:
-                sys.argv[1:] = completed(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except JobError as error:
-                refused = error  # it has been said, if the job ran in this process
-            except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
-                _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
-            except (HydraException, OmegaConfBaseException) as error:
-                _stop(explain(error, config_name), 2)
-            except ConfigError as error:
-                _stop(str(error), 2)
-            except Exception as error:
-                message = explained(error)
-                if message is not None:
-                    _stop(message, 1)
-                if _raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
-                    _stop(str(error), 1)
-                if not _raised_by(error, "hydra"):
-                    raise
-                _stop(str(error), 2)
-            finally:
-                code = summary()
-            if code:
-                sys.exit(code)
-            if refused is not None:  # another process said it, and the job's folder holds another job's end
-                _stop(*refused.args)
+            with interrupt.one_line():
+                # Hydra then raises its errors to us instead of printing them itself.
+                os.environ["HYDRA_FULL_ERROR"] = "1"
+                end_with_parent()
+                register_schema()
+                register_started()
+                refused, well = None, False
+                try:
+                    sys.argv[1:] = completed(sweep_again(sys.argv[1:], config_name))
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+                    well = True
+                except JobError as error:
+                    refused = error  # it has been said, if the job ran in this process
+                except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
+                    _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
+                except Exception as error:
+                    _refuse(error, config_name)
+                finally:
+                    watch.leave(well)
+                    for folder in list(HELD):
+                        release(folder)
+                    code = summary()
+                if code:
+                    sys.exit(code)
+                if refused is not None:  # another process said it, and the job's folder holds another job's end
+                    _stop(*refused.args)
 
         return main
 
     return decorate
+
+
+class Folders(Callback):
+    """Refuses folders, and files that are not there, before Hydra writes anything.
+
+    Hydra makes warnings of what a callback raises; that the process ends it lets pass.
+    """
+
+    def on_run_start(self, config: DictConfig, config_name: str, **kwargs: object) -> None:
+        """Before the run folder is made."""
+        command = config_name if config_name in CHECKS else "train"
+        before = HydraConfig.instance().cfg
+        try:
+            HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
+            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+            if command in watch.COMMANDS and not interrupt.is_lightnings():
+                watch.meet(watch.expected(config.get("trainer") or {}))
+            check_given(config, command)
+            if is_first():
+                job = PARENT in os.environ and (folder / STATUS).exists()  # of several ranks, which its sweep starts
+                occupy(folder, command, command == "train" and (job or goes_on_in(config.resume, folder)))
+                interrupt.hint(partial(_goes_on, folder, command))
+            else:
+                interrupt.hint(lambda: None)
+        except Exception as error:
+            _refuse(error, config_name)
+        finally:
+            HydraConfig.instance().cfg = before
+
+    def on_multirun_start(self, config: DictConfig, config_name: str, **kwargs: object) -> None:
+        """Before the first job."""
+        try:
+            folder = Path(config.hydra.sweep.dir)
+            hold(folder)
+            check_sweep(folder, config, config_name)
+            interrupt.hint(lambda: f"go on with -m hydra.sweep.dir={folder}")
+        except Exception as error:
+            _refuse(error, config_name)
+
+
+def _goes_on(folder: Path, command: str) -> str | None:
+    """What Ctrl-C says of a run; None if a sweep, or another command that has started it, says it."""
+    if PARENT in os.environ:
+        return None
+    begun = command == "train" and found(folder, (OVERRIDES,))
+    return f"go on with resume={folder}" if begun else interrupt.GENERAL
+
+
+def _refuse(error: Exception, config_name: str) -> None:
+    """Ends the process with the words that an error deserves.
+
+    Raises:
+        Exception: the error itself, if it is a fault of ours.
+    """
+    if interrupt.interrupted():
+        raise error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        _stop(explain(error, config_name), 2)
+    message = explained(error)
+    if message is not None:
+        _stop(message, 2 if isinstance(error, ConfigError) else 1)
+    if _raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
+        _stop(str(error), 1)
+    if not _raised_by(error, "hydra"):
+        raise error
+    _stop(str(error), 2)
 
 
 def checked(cfg: DictConfig) -> DictConfig:

@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
@@ -13,12 +13,23 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.errors import ConfigError
+from lightning_det.interrupt import PARENT, is_lightnings
 
-PARENT = "LIGHTNING_DET_PARENT"
-"""Environment variable: the process that started this one, and whose end is this one's."""
+LIMIT = "LIGHTNING_DET_MEETING"
+"""Environment variable: seconds that ranks wait for each other where they meet."""
 
-STORES: list[TCPStore] = []
-"""Kept as long as the process: other ranks may ask the first one later."""
+
+def limit() -> float:
+    """`LIMIT`, or a minute.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    given = os.environ.get(LIMIT, "60")
+    try:
+        return float(given)
+    except ValueError as error:
+        raise ConfigError(f"{LIMIT}={given}: seconds, such as 600") from error
 
 
 class Meeting(NamedTuple):
@@ -37,10 +48,16 @@ def end_with_parent() -> None:
     A rank that is killed cannot tell the others, who wait for it with their devices until torch gives up.
     """
     mine = os.environ.get(PARENT) == str(os.getppid())
-    lightnings = any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
-    if sys.platform == "linux" and (mine or lightnings):
+    if sys.platform == "linux" and (mine or is_lightnings()):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def is_first() -> bool:
+    """Whether this process is the first rank of its run, or its only one: others leave the run's folder to it."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
+    rank = next((os.environ[name] for name in ranks if name in os.environ), "0")
+    return rank == os.environ.get("NODE_RANK", "0") == "0"
 
 
 def register_started() -> None:
@@ -58,25 +75,37 @@ def _moment() -> datetime:
     Raises:
         ConfigError: the first rank cannot be asked.
     """
-    now, meeting = datetime.now(), _meeting()
-    if meeting is None:
+    now, place = datetime.now(), meeting()
+    if place is None:
         return now
     key = f"lightning_det/started/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    address, port, rank, hosts = meeting
     try:
-        STORES.append(TCPStore(address, port, is_master=hosts, wait_for_workers=False, multi_tenant=True))
-        if rank == 0:
-            STORES[-1].set(key, now.isoformat())
-        return datetime.fromisoformat(STORES[-1].get(key).decode())
+        store = store_of(place)
+        if place.rank == 0:
+            store.set(key, now.isoformat())
+        return datetime.fromisoformat(store.get(key).decode())
     except DistError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"rank {rank} cannot ask rank 0 at {address}:{port} for the run's folder ({reason}); start all ranks with "
-            "the same command and launcher, or give hydra.run.dir"
+            f"rank {place.rank} cannot ask rank 0 at {place.address}:{place.port} for the run's folder ({reason}); "
+            f"start all ranks with the same command and launcher, within {limit():g} s of each other or with "
+            f"{LIMIT}=SECONDS, or give hydra.run.dir"
         ) from error
 
 
-def _meeting() -> Meeting | None:
+@cache
+def store_of(place: Meeting) -> TCPStore:
+    """What the ranks write for each other; kept as long as the process, since others may ask the first one later.
+
+    Raises:
+        DistError: the first rank cannot be reached, or its port is taken.
+    """
+    patience = timedelta(seconds=limit())
+    shared = {"wait_for_workers": False, "multi_tenant": True}
+    return TCPStore(place.address, place.port, is_master=place.hosts, timeout=patience, **shared)
+
+
+def meeting() -> Meeting | None:
     """Where to meet the ranks that others have started; None for a process that is alone, or starts them itself."""
     if TorchElasticEnvironment.detect():
         launcher = TorchElasticEnvironment()
@@ -88,8 +117,10 @@ def _meeting() -> Meeting | None:
             return None  # Lightning refuses these settings of srun where it makes a trainer
     elif {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         # Started by hand on every node, Lightning's first process of a node starts the others, with its folder.
-        node = int(os.environ["NODE_RANK"])
-        return Meeting(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), node, node == 0)
+        # With LOCAL_RANK all of them are started by hand.
+        node, local = (int(os.environ.get(name, 0)) for name in ("NODE_RANK", "LOCAL_RANK"))
+        rank = node * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) + local
+        return Meeting(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, rank == 0)
     else:
         return None
     if launcher.world_size() == 1:

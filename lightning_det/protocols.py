@@ -27,6 +27,9 @@ WORKERS = "data.num_workers"
 ELAPSED = "elapsed.json"
 """In the folder of a run: seconds of its process, of all starts that ended."""
 
+RUNNING: set[subprocess.Popen] = set()
+"""Commands that this process has started and that have not ended."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -193,8 +196,10 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
             futures[name, seed] = pool.submit(one, name, seed, futures.get((start, seed)))
         try:
             wait(futures.values())
-        except BaseException:  # an interrupt reaches the commands that run; what waits must not start
+        except BaseException:  # what waits must not start, and what runs must not go on without anybody
             pool.shutdown(wait=False, cancel_futures=True)
+            for command in list(RUNNING):
+                command.terminate()
             raise
     errors = [error for f in futures.values() if (error := f.exception()) is not None]
     for error in errors:
@@ -259,8 +264,11 @@ def _command(name: str, folder: Path, options: Sequence[str]) -> None:
     start = time.monotonic()
     with (folder / "output.txt").open("a") as output:
         call = command_line(name, options)
-        done = subprocess.run(call, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
+        command = subprocess.Popen(call, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        RUNNING.add(command)
+        code = command.wait()
+        RUNNING.discard(command)
     write_json(folder / ELAPSED, round(elapsed(folder) + time.monotonic() - start, 1))
-    if done.returncode:
+    if code:
         said = (folder / "output.txt").read_text().strip().splitlines()[-1:]
-        raise UserError(f"{folder}: {name} has ended with {done.returncode}: {' '.join(said)} (see its output.txt)")
+        raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt)")

@@ -49,22 +49,63 @@ def completed(arguments: Sequence[str]) -> list[str]:
 
 
 def started_with(folder: Path) -> list[str] | None:
-    """The overrides that a run was started with; None if its folder does not say."""
+    """The overrides that a run was started with; None if its folder does not say.
+
+    Raises:
+        ConfigError: its records are damaged.
+    """
+    damaged = None
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
-            started = yaml.safe_load(file.read_text())
+            try:
+                started = read_overrides(file)
+            except ConfigError as error:
+                damaged = damaged or error
+                continue
             if started is not None:  # a file without content has been cut off; without options it has an empty list
                 return started
+    if damaged is not None:
+        raise damaged
     return None
+
+
+def read_overrides(file: Path) -> list[str] | None:
+    """The overrides in a file of yaml; None if it is empty.
+
+    Raises:
+        ConfigError: it holds anything else.
+    """
+    try:
+        started = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        started = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if started is None or (isinstance(started, list) and all(isinstance(o, str) for o in started)):
+        return started
+    why = started if isinstance(started, str) else "not a list of options"
+    raise ConfigError(
+        f"{file}: damaged ({why}), so that it is not known with which options this was started. Remove the file, and "
+        "give these options along with resume=RUN_FOLDER, or start a new run in another folder"
+    )
 
 
 def unstarted(run: str | Path) -> bool:
     """Whether a run was interrupted before its first last checkpoint: it starts again from the beginning.
 
-    The best one may be there already, but from the middle of an accumulation window no training can go on.
+    The best one may be there already, but from the middle of an accumulation window no training can go on. A run that
+    has ended and whose last checkpoint is gone is none of these.
     """
     folder = Path(run)
-    return started_with(folder) is not None and not (folder / "checkpoints" / "last.ckpt").exists()
+    if any((folder / name).exists() for name in ("checkpoints/last.ckpt", "metrics.json")):
+        return False
+    return started_with(folder) is not None
+
+
+def goes_on_in(resume: str | None, folder: Path) -> bool:
+    """Whether a training that resumes something goes on in that run's own folder."""
+    if resume is None:
+        return False
+    place, run = folder.resolve(), Path(resume).resolve()
+    return place == run or place / "checkpoints" == run.parent
 
 
 def composed_of() -> list[str]:

@@ -1,10 +1,11 @@
 """Jobs of a multirun: each leaves how it ended, several ranks get a process of their own, and the end is a table.
 
-A multirun that is started again in its folder (``hydra.sweep.dir``) does what is left to do.
+A multirun that is started again in its folder (``-m hydra.sweep.dir=ITS_FOLDER``) does what is left to do.
 """
 
 import gc
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,9 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -24,13 +25,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_det import interrupt
 from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
-from lightning_det.resume import composed_of, override_key, quoted
+from lightning_det.places import free, hold, refuse_used, release
+from lightning_det.resume import OVERRIDES, composed_of, override_key, quoted, read_overrides
+
+log = logging.getLogger("lightning_det")
 
 STATUS = "status.json"
 """In the folder of a job."""
+
+PATIENCE = 60.0
+"""Seconds that a job of several ranks has to end in when its sweep does."""
 
 
 class Job(NamedTuple):
@@ -93,30 +101,37 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     if hydra.mode != RunMode.MULTIRUN:
         return task(cfg)
     overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
+    command = module.rpartition(".")[2]
     start, code, error = time.monotonic(), 1, "interrupted"
 
     def job() -> Job:
         seconds = round(time.monotonic() - start, 1)
         return Job(hydra.job.num, overrides, str(folder), code, seconds, error, _ap(folder))
 
-    before = _status(folder)
+    ranks = _has_ranks(cfg)
     try:
+        before = _status(folder)
         _check_same(before, overrides, folder)
+        if before is None:
+            refuse_used(folder, command, f"hydra.sweep.dir={free(Path(hydra.sweep.dir))}")
+        if not ranks:  # whose process locks it itself
+            hold(folder)
     except ConfigError as failure:
         code, error = 2, str(failure)
         JOBS.append(job())  # and nowhere else: the files are the other job's
         raise _said(job()) from failure
     if before is not None and before.exit_code == 0:
         print(f"job {hydra.job.num} ({' '.join(overrides)}) is finished")
+        release(folder)
         _keep(before._replace(number=hydra.job.num, folder=str(folder)))
         return before.AP
-    goes_on = module == "lightning_det.train" and before is not None and (folder / "checkpoints/last.ckpt").exists()
+    goes_on = command == "train" and before is not None and (folder / "checkpoints/last.ckpt").exists()
     if goes_on:
         cfg.resume, cfg.weights = str(folder), None
     write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
     try:
         with _wandb_names(overrides, "/".join(Path(hydra.sweep.dir).absolute().parts[-2:])):
-            if _has_ranks(cfg):
+            if ranks:
                 _in_child(module, composed_of(), folder, goes_on)
             else:
                 task(cfg)
@@ -125,7 +140,13 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
     except JobError as failure:
         code, error = failure.args[1], failure.args[0]
         raise
+    except KeyboardInterrupt:
+        code = interrupt.CODE
+        raise
     except Exception as failure:
+        if interrupt.interrupted():  # a library has made something else of it
+            code = interrupt.CODE
+            raise
         code, error = 2 if isinstance(failure, ConfigError) else 1, explained(failure)
         if error is None:
             error = f"{type(failure).__name__}: {failure}"
@@ -135,10 +156,12 @@ def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) 
         _let_go(failure)
         raise _said(job()) from failure
     except SystemExit as stop:
-        code = stop.code or 128 + signal.SIGTERM  # Lightning's, after SIGTERM, has no code
+        # Lightning's, after SIGTERM, has no code, and after Ctrl-C that of an error.
+        code = interrupt.CODE if interrupt.interrupted() else stop.code or 128 + signal.SIGTERM
         raise SystemExit(code) from stop
     finally:
         _keep(job())
+        release(folder)
 
 
 def summary() -> int:
@@ -164,9 +187,44 @@ def summary() -> int:
 
 
 def _status(folder: Path) -> Job | None:
-    """How the job of a folder ended, if one was started there."""
+    """How the job of a folder ended, if one was started there.
+
+    One whose ``status.json`` is damaged, or of another version, was interrupted: what is known of it counts.
+    """
     file = folder / STATUS
-    return Job(**json.loads(file.read_text())) if file.exists() else None
+    if not file.exists():
+        return None
+    content = _json(file)
+    known = {key: content[key] for key in Job._fields if isinstance(content.get(key), _TYPES[key])}
+    if "overrides" not in known or "exit_code" not in content:
+        log.warning("%s: damaged; the job is taken for interrupted", file)
+        record = folder / OVERRIDES
+        started = (read_overrides(record) if record.is_file() else None) or []
+        kept = [o for o in started if override_key(o) not in ("hydra.searchpath", "resume")]
+        known["overrides"] = kept if record.is_file() else list(HydraConfig.get().overrides.task)
+        known["exit_code"] = None
+    missing = {"number": -1, "folder": str(folder), "exit_code": None, "seconds": 0.0, "error": None, "AP": None}
+    return Job(**missing | known)
+
+
+_TYPES = {
+    "number": int,
+    "overrides": list,
+    "folder": str,
+    "exit_code": int | None,
+    "seconds": int | float,
+    "error": str | None,
+    "AP": int | float | None,
+}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What a file of ours holds; nothing if it is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _check_same(before: Job | None, overrides: list[str], folder: Path) -> None:
@@ -228,8 +286,7 @@ def _times(folder: Path) -> dict[Path, int]:
 
 
 def _ap(folder: Path) -> float | None:
-    file = folder / "metrics.json"
-    return json.loads(file.read_text()).get("AP") if file.exists() else None
+    return _json(folder / "metrics.json").get("AP")
 
 
 def _has_ranks(cfg: DictConfig) -> bool:
@@ -262,6 +319,9 @@ def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) ->
             code = child.wait()
         except BaseException:
             child.terminate()  # it must not go on training without its sweep
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
+            child.kill()  # ranks that wait for each other do not hear
             raise
     if code:
         raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)

@@ -29,7 +29,9 @@ from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.foresight import check_data, check_monitors, check_trainer
+from lightning_det.launch import is_first
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
+from lightning_det.places import forget
 from lightning_det.resume import completed, unstarted
 
 log = logging.getLogger("lightning_det")
@@ -71,6 +73,8 @@ def train(cfg: DictConfig) -> pl.Trainer:
         to_go_on_from(cfg, module, mines)
     elif cfg.weights is not None:
         load_weights(module, cfg.weights)
+    if fresh and is_first() and (gone := forget(folder)):
+        log.info("starts over; removed what its first start had left: %s", ", ".join(gone))
     save_config(asked, folder)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
     if mines:

@@ -6,23 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
-    ("structures", "errors", "refusals", "files", "keys", "ops", "selection", "backbones"),
+    ("structures", "errors", "refusals", "files", "interrupt", "keys", "ops", "selection", "backbones"),
     ("annotations", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    [
-        "config",
-        "build",
-        "cli",
-        "foresight",
-        "launch",
-        "restore",
-        "resume",
-        "continuation",
-        "mining",
-        "protocols",
-        "runs",
-        "sweep",
-    ],
+    ("cli", "config", "build", "foresight", "given", "places", "launch", "mining", "protocols", "runs")
+    + ("restore", "resume", "continuation", "sweep", "resweep"),
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
