@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 
+from lightning_det.config.record import check_record, read_record
 from lightning_det.errors import ConfigError
 
 MULTIRUN = ("-m", "--multirun")
@@ -44,6 +44,7 @@ def completed(arguments: Sequence[str]) -> list[str]:
     if not unstarted(folder):
         left.add("weights")  # it has left them behind
     first = [o for o in started if override_key(o) not in left]
+    check_record(first, folder)
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(folder.resolve())}"]
     return [*first, *arguments, *place]
 
@@ -52,7 +53,7 @@ def started_with(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if its folder does not say."""
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
-            started = yaml.safe_load(file.read_text())
+            started = read_record(file)
             if started is not None:  # a file without content has been cut off; without options it has an empty list
                 return started
     return None

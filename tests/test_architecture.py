@@ -7,9 +7,9 @@ PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
     ("structures", "errors", "files", "keys", "ops", "selection", "backbones"),
-    ("annotations", "views", "detectors", "evaluation", "plotting"),
+    ("annotations", "checkpoint", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("config", "build", "cli", "launch", "restore", "resume", "mining", "protocols", "runs", "sweep"),
+    ("config", "build", "cli", "launch", "restore", "resume", "mining", "overlay", "protocols", "runs", "sweep"),
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

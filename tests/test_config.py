@@ -22,7 +22,8 @@ from lightning_det.config import (
     validated,
 )
 from lightning_det.data.coco import Coco
-from lightning_det.restore import check_origins, overlaid
+from lightning_det.config.parts import check_parts
+from lightning_det.overlay import overlaid
 from lightning_det.resume import completed
 from lightning_det.views import Pyramid, Tiles
 
