@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 BYTES = 32 * 2**20
 """Of a pickle, which holds everything but the numbers of tensors; that of a large detector's checkpoint has 1 MB."""
@@ -42,6 +42,7 @@ ITEM_BYTES = {
 OPCODES = "PROTO STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING "
 OPCODES += "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE "
 OPCODES += "NEWOBJ BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET"
+CODES = [getattr(pickle, name)[0] for name in OPCODES.split()]
 """What torch writes, and its own reader knows."""
 
 
@@ -125,7 +126,7 @@ class _Bounded:
 
 
 class _Outliner(pickle._Unpickler):  # the one in C sets memory aside for whatever number a file names
-    dispatch = {code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, o)[0] for o in OPCODES.split())}
+    dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for code in CODES}
 
     def __init__(self, stream: _Bounded, storage: Callable[[Any], StoredNumbers]):
         super().__init__(stream, encoding="utf-8")

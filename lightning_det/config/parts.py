@@ -14,38 +14,42 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.errors import ConfigError
 
-SCALES = ("views.Pyramid", "views.Warp")
-WINDOWS = ("views.Chips", "views.IoUCrops", "views.SubImages", "views.Tiles")
-FLIPS = ("views.BothSides", "views.RandomFlip")
-SELECTORS = ("AllSelector", "HardNegativeSelector", "HardSelector", "RandomSelector")
+SCALES = "views.Pyramid views.Warp"
+WINDOWS = "views.Chips views.IoUCrops views.SubImages views.Tiles"
+FLIPS = "views.BothSides views.RandomFlip"
+SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.HardSelector selection.RandomSelector"
 
 OWN = {
-    "backbone": ("VGG16", "dsod", "ssd_tiny", "timm_backbone", "tiny_backbone", "torchvision_backbone"),
-    "detector": ("FasterRCNN.c4", "FasterRCNN.fpn", "RFCN.c5", "SSD.build"),
-    "module": ("DetectionModule", "FasterRCNNModule", "SSDModule"),
-    "schedule": ("Constant", "Cosine", "MultiStep"),
+    "backbone": "backbones.VGG16 backbones.dsod backbones.ssd_tiny backbones.timm_backbone backbones.tiny_backbone "
+    "backbones.torchvision_backbone",
+    "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.SSD.build",
+    "module": "modules.DetectionModule modules.FasterRCNNModule modules.SSDModule",
+    "schedule": "modules.Constant modules.Cosine modules.MultiStep",
+    "selection.anchors": SELECTORS,
+    "selection.rois": SELECTORS,
+    "selection.priors": SELECTORS,
+    "views.train.scales": SCALES,
+    "views.train.windows": WINDOWS,
+    "views.train.flip": FLIPS,
+    "views.train.distort": "views.Distort",
+    "views.test.scales": SCALES,
+    "views.test.windows": WINDOWS,
+    "views.test.flip": FLIPS,
+    "views.test.distort": "views.Distort",
+    "data": "data.datamodule.ChipData data.datamodule.MultiScaleData",
+    "dataset.source": "data.coco.Coco data.shapes.Shapes data.voc.Voc data.yolo.Yolo",
+    "test.merge": "views.merge.NMS views.soft_nms.SoftNMS",
+    "test.vote": "views.voting.BoxVoting",
 }
-OWN = {
-    slot: tuple(f"{'modules' if slot == 'schedule' else f'{slot}s'}.{n}" for n in names) for slot, names in OWN.items()
-}
-OWN |= {f"selection.{kind}": tuple(f"selection.{n}" for n in SELECTORS) for kind in ("anchors", "rois", "priors")}
-for _phase in ("train", "test"):
-    OWN |= {f"views.{_phase}.scales": SCALES, f"views.{_phase}.windows": WINDOWS}
-    OWN |= {f"views.{_phase}.flip": FLIPS, f"views.{_phase}.distort": ("views.Distort",)}
-OWN |= {
-    "data": ("data.datamodule.ChipData", "data.datamodule.MultiScaleData"),
-    "dataset.source": ("data.coco.Coco", "data.shapes.Shapes", "data.voc.Voc", "data.yolo.Yolo"),
-    "test.merge": ("views.merge.NMS", "views.soft_nms.SoftNMS"),
-    "test.vote": ("views.voting.BoxVoting",),
-}
+"""Names below ``lightning_det`` that `_target_` may have at a dotted key of the settings."""
 
-PARTS = {slot: frozenset(f"lightning_det.{name}" for name in names) for slot, names in OWN.items()}
+PARTS = {slot: frozenset(f"lightning_det.{name}" for name in names.split()) for slot, names in OWN.items()}
 PARTS["optimizer"] = frozenset(
     f"torch.optim.{name}"
     for name, found in vars(torch.optim).items()
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
 )
-"""Names that `_target_` may have at a dotted key of the settings. `tests/test_security.py` holds them against conf/."""
+"""All names that `_target_` may have. `tests/test_security.py` holds them against the options of conf/."""
 
 
 def is_timm_name(value: Any) -> bool:
@@ -100,7 +104,8 @@ def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the
         key = f"dataset.source.{name}"
         if not (value == root if name == "root" else is_inside(value)) and value != _named(now, key):
             raise ConfigError(
-                f"{key}: {origin} say {value!r:.200}, a path out of dataset.root; if you trust it, give {key}=... yourself"
+                f"{key}: {origin} say {value!r:.200}, a path out of dataset.root; if you trust it, give {key}=... "
+                "yourself"
             )
 
 
@@ -114,13 +119,10 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
         if name == "_target_":
             if value in PARTS.get(key, ()):
                 continue
-            where = f"is no part of lightning-det for {key}" if key in PARTS else "is called there by nothing"
-            option = (
-                f"name the option that the training had, such as {key.split('.')[0]}=NAME with hydra.searchpath=[...]"
-            )
             raise ConfigError(
-                f"{here}: {origin} call {value!s:.200}, which {where}; if you know and trust it, {option}, or give "
-                f"++{here}={value!s:.200}"
+                f"{here}: {origin} call {value!s:.200}, which is no part of lightning-det for this place; if you know "
+                f"and trust it, name the option that it was trained with ({key.split('.')[0]}=NAME "
+                f"hydra.searchpath=[file://FOLDER]), or give ++{here}={value!s:.200}"
             )
         if name != "_partial_" or key != "optimizer" or type(value) is not bool:
             raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")

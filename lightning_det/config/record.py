@@ -39,7 +39,9 @@ def read_record(file: Path) -> list[str] | None:
     Raises:
         UserError: it is no list of options.
     """
-    wrong = f"{file}: not the options of a run, one a line; give them again, with resume=RUN_FOLDER/checkpoints/last.ckpt"
+    wrong = (
+        f"{file}: not the options of a run, one a line; give them again, with resume=RUN_FOLDER/checkpoints/last.ckpt"
+    )
     try:
         if file.stat().st_size > BYTES:
             raise UserError(wrong)
