@@ -1,13 +1,12 @@
 """From a configuration to objects."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 import torchvision
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -19,6 +18,7 @@ from torch import Tensor
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
+from lightning_det.checkpoint import checkpoint_file, is_own, read_checkpoint, read_weights, with_keys
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
@@ -55,6 +55,10 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
         raise ConfigError(words) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:  # settings that nothing has foreseen
+        if out_of_memory(error):
+            raise
+        raise ConfigError(f"{key}: these settings do not work ({type(error).__name__}: {error})") from error
 
 
 def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
@@ -210,9 +214,10 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
 
     Everything is resolved except what refers to the dataset and shall follow a change of it: its source, views, tests.
     """
-    symbolic = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    plain = resolved(cfg) | {key: symbolic[key] for key in ("views", "test")}
-    return plain | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}
+    plain = resolved(cfg)
+    symbolic = with_keys(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
+    kept = plain | {key: symbolic[key] for key in ("views", "test")}
+    return kept | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -246,7 +251,7 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
 
 
 def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
-    """Reads one of our checkpoints; nothing but tensors and plain data is unpickled.
+    """Reads one of our checkpoints, see `read_checkpoint`.
 
     Args:
         path: a file, or a run folder.
@@ -255,39 +260,26 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
     Raises:
         UserError: no such file, or no checkpoint of this package.
     """
-    file = checkpoint_file(path, prefer)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{file}: cannot be read as a checkpoint: {_unreadable(error)}; give a run folder or its *.ckpt"
-        ) from error
-    if not _is_own(content):
-        raise UserError(f"{file}: not a checkpoint of lightning-det (load other weights with train's weights=FILE)")
-    return content
+    return read_checkpoint(checkpoint_file(path, prefer))
 
 
-def _unreadable(error: Exception) -> str:
-    """Why ``torch.load`` refused a file. Its own words advise to load all of it, which would run what is in it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return "it is damaged, or holds more than tensors and plain data, which could run anything and is not loaded"
+def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that a module would take and that mean nothing in it: whole numbers for real ones, or NaN.
+
+    Raises:
+        ValueError: naming a tensor.
+    """
+    mine = module.state_dict()
+    for name, tensor in weights.items():
+        if name in mine and tensor.is_floating_point() != mine[name].is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, not {mine[name].dtype}")
+    if broken := not_finite(weights):
+        raise ValueError(f"{broken} holds values that are no numbers")
 
 
-def _is_own(content: Any) -> bool:
-    """Whether what a file holds is a checkpoint of this package."""
-    saved = content.get("hyper_parameters") if isinstance(content, dict) else None
-    return isinstance(saved, dict) and {"labels", "settings"} <= saved.keys() and "state_dict" in content
-
-
-def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
-    """The checkpoint that a file or run folder means; a run without a validation has no best, but a last one."""
-    path = Path(path)
-    files = [path / "checkpoints" / f"{name}.ckpt" for name in (prefer, "last")] if path.is_dir() else [path]
-    file = next((f for f in files if f.is_file()), None)
-    if file is None:
-        raise UserError(f"{files[0]}: no such checkpoint")
-    return file
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """Name of a tensor with values that are NaN or infinite."""
+    return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def load_weights(module: DetectionModule, source: str) -> None:
@@ -308,20 +300,16 @@ def load_weights(module: DetectionModule, source: str) -> None:
             raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
         content = weights.get_state_dict(progress=True, check_hash=True)
     else:
-        try:
-            content = torch.load(checkpoint_file(source, "best"), map_location="cpu", weights_only=True)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{source}: cannot be read as weights: {_unreadable(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: not weights: neither one of our checkpoints nor a state_dict")
+        content = read_weights(checkpoint_file(source, "best"))
     try:
-        if _is_own(content):
+        if is_own(content):
             labels = LabelMap.from_dict(content["hyper_parameters"]["labels"])
+            check_kinds(module, content["state_dict"])
             outcome = module.load_own(content["state_dict"], labels)
         else:
             outcome = module.load_foreign(content)
-    except ValueError as error:
-        raise UserError(f"weights={source}: {error}") from error
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise UserError(f"weights={source}: {error or type(error).__name__}") from error
+    if broken := not_finite(module.state_dict()):
+        raise UserError(f"weights={source}: {broken} holds values that are no numbers; take other weights")
     log.info("weights from %s: %s", source, outcome)

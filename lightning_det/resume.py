@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from lightning_det.errors import ConfigError
+from lightning_det.config.record import check_record, read_record
+from lightning_det.errors import ConfigError, UserError
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -44,6 +44,7 @@ def completed(arguments: Sequence[str]) -> list[str]:
     if not unstarted(folder):
         left.add("weights")  # it has left them behind
     first = [o for o in started if override_key(o) not in left]
+    check_record(first, folder)
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(folder.resolve())}"]
     return [*first, *arguments, *place]
 
@@ -52,14 +53,14 @@ def started_with(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if its folder does not say.
 
     Raises:
-        ConfigError: its records are damaged.
+        UserError: its records are damaged.
     """
     damaged = None
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
             try:
-                started = read_overrides(file)
-            except ConfigError as error:
+                started = read_record(file)
+            except UserError as error:
                 damaged = damaged or error
                 continue
             if started is not None:  # a file without content has been cut off; without options it has an empty list
@@ -67,25 +68,6 @@ def started_with(folder: Path) -> list[str] | None:
     if damaged is not None:
         raise damaged
     return None
-
-
-def read_overrides(file: Path) -> list[str] | None:
-    """The overrides in a file of yaml; None if it is empty.
-
-    Raises:
-        ConfigError: it holds anything else.
-    """
-    try:
-        started = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        started = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if started is None or (isinstance(started, list) and all(isinstance(o, str) for o in started)):
-        return started
-    why = started if isinstance(started, str) else "not a list of options"
-    raise ConfigError(
-        f"{file}: damaged ({why}), so that it is not known with which options this was started. Remove the file, and "
-        "give these options along with resume=RUN_FOLDER, or start a new run in another folder"
-    )
 
 
 def unstarted(run: str | Path) -> bool:

@@ -26,11 +26,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_det import interrupt
+from lightning_det.config.record import read_record
 from lightning_det.errors import ConfigError, UserError, explained
 from lightning_det.files import write_json
 from lightning_det.launch import PARENT
 from lightning_det.places import free, hold, refuse_used, release
-from lightning_det.resume import OVERRIDES, composed_of, override_key, quoted, read_overrides
+from lightning_det.resume import OVERRIDES, composed_of, override_key, quoted
 
 log = logging.getLogger("lightning_det")
 
@@ -199,7 +200,7 @@ def _status(folder: Path) -> Job | None:
     if "overrides" not in known or "exit_code" not in content:
         log.warning("%s: damaged; the job is taken for interrupted", file)
         record = folder / OVERRIDES
-        started = (read_overrides(record) if record.is_file() else None) or []
+        started = (read_record(record) if record.is_file() else None) or []
         kept = [o for o in started if override_key(o) not in ("hydra.searchpath", "resume")]
         known["overrides"] = kept if record.is_file() else list(HydraConfig.get().overrides.task)
         known["exit_code"] = None

@@ -7,10 +7,12 @@ PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
 FLOORS = (
     ("structures", "errors", "refusals", "files", "interrupt", "keys", "ops", "selection", "backbones"),
-    ("annotations", "views", "detectors", "evaluation", "plotting"),
+    ("annotations", "checkpoint", "views", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    ("cli", "config", "build", "foresight", "given", "places", "launch", "mining", "protocols", "runs")
-    + ("restore", "resume", "continuation", "sweep", "resweep"),
+    (
+        *("cli", "config", "build", "foresight", "given", "places", "launch", "watch", "mining", "protocols", "runs"),
+        *("restore", "overlay", "resume", "continuation", "sweep", "resweep"),
+    ),
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

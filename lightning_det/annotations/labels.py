@@ -1,5 +1,6 @@
 """The one place that knows how a dataset numbers its classes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class LabelMap:
         if len(self.source_ids) != len(self.names):
             raise ValueError(f"{len(self.names)} class names but {len(self.source_ids)} source ids")
         for what, values in (("name", self.names), ("id", self.source_ids)):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            twice = sorted(str(v) for v, times in Counter(values).items() if times > 1)
             if twice:
                 raise ValueError(f"class {what}s must be unique, but {_few(twice)} occurs twice")
 

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_det.callbacks.csv_log import CSVLog
+from lightning_det.checkpoint import read_checkpoint
 from lightning_det.errors import UserError
 from lightning_det.files import whole
 
@@ -43,8 +44,12 @@ class WholeCheckpoints(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict:
-        """Reads a checkpoint, always with ``weights_only``."""
-        return super().load_checkpoint(path, map_location=map_location, weights_only=True)
+        """Reads a checkpoint, see `read_checkpoint`.
+
+        Raises:
+            UserError: it is none, or a damaged one.
+        """
+        return read_checkpoint(Path(path), map_location)
 
 
 class LastCheckpoint(Checkpoint):

@@ -1,0 +1,101 @@
+"""Reads checkpoints and weights: what a file claims first, then its tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_det.checkpoint.outline import OutlineError, StoredTensor, outline
+from lightning_det.checkpoint.structure import check_own, check_weights, is_own
+from lightning_det.errors import UserError
+
+NESTED = ("state_dict", "model", "model_state_dict", "model_state", "weights")
+"""Where other packages keep the weights among other things."""
+
+
+def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
+    """The checkpoint that a file or run folder means; a run without a validation has no best, but a last one."""
+    path = Path(path)
+    files = [path / "checkpoints" / f"{name}.ckpt" for name in (prefer, "last")] if path.is_dir() else [path]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise UserError(f"{files[0]}: no such checkpoint")
+    return file
+
+
+def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint of this package, checked as a whole.
+
+    Args:
+        file: see `checkpoint_file`.
+        map_location: where tensors go.
+
+    Raises:
+        UserError: it is damaged, holds more than tensors and plain data, or other things than a training leaves.
+    """
+    claimed = _outline(file, "checkpoint", "give a run folder or its *.ckpt")
+    if not is_own(claimed):
+        raise UserError(f"{file}: not a checkpoint of lightning-det (load other weights with train's weights=FILE)")
+    try:
+        check_own(claimed)
+    except ValueError as error:
+        raise UserError(
+            f"{file}: not a checkpoint that lightning-det has left: {error}; take another checkpoint of the run, or "
+            "train it anew"
+        ) from error
+    return _read(file, "checkpoint", "give a run folder or its *.ckpt", map_location)
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """A checkpoint of this package, checked as a whole, or other tensors by name.
+
+    Args:
+        file: see `checkpoint_file`.
+
+    Raises:
+        UserError: neither.
+    """
+    remedy = "give one of our checkpoints, or a state_dict that torch.save has written"
+    if file.suffix == ".safetensors":
+        remedy = "write it anew: torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
+    claimed = _outline(file, "weights", remedy)
+    if is_own(claimed):
+        return read_checkpoint(file)
+    if not isinstance(claimed, dict) or not any(isinstance(v, StoredTensor) for v in claimed.values()):
+        inner = next((n for n in NESTED if isinstance(claimed, dict) and isinstance(claimed.get(n), dict)), None)
+        remedy = ""
+        if inner is not None:
+            remedy = f"; the weights seem to be in its {inner!r}: save torch.load(FILE)[{inner!r}] alone"
+        raise UserError(f"{file}: not weights: neither one of our checkpoints nor a state_dict{remedy}")
+    try:
+        check_weights(claimed, "state_dict")
+    except ValueError as error:
+        raise UserError(f"{file}: not weights: {error}") from error
+    return _read(file, "weights", remedy, "cpu")
+
+
+def _outline(file: Path, what: str, remedy: str) -> Any:
+    try:
+        return outline(file)
+    except (OutlineError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as {_article(what)}: {_unreadable(error)}; {remedy}") from error
+
+
+def _read(file: Path, what: str, remedy: str, map_location: Any) -> dict[str, Any]:
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read as {_article(what)}: {_unreadable(error)}; {remedy}") from error
+
+
+def _article(what: str) -> str:
+    return what if what.endswith("s") else f"a {what}"
+
+
+def _unreadable(error: Exception) -> str:
+    """Why a file was refused. torch's own words advise to load all of it, which would run what is in it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it is damaged, or holds more than tensors and plain data, which could run anything and is not loaded"

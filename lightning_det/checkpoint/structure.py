@@ -1,0 +1,151 @@
+"""The parts of a checkpoint, each checked once for what the rest of the package takes it to be."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning_det.annotations.labels import LabelMap
+from lightning_det.checkpoint.outline import StoredDict, StoredTensor
+from lightning_det.checkpoint.plain import DEPTH, SCALARS, check_keys_only, check_plain
+
+CLASSES = 100_000
+"""Of a detector; the largest data sets have some 20,000."""
+
+NAME = 200
+"""Characters of a class name."""
+
+VALUES = 1_000_000
+"""That a checkpoint holds besides its tensors."""
+
+
+def is_own(content: Any) -> bool:
+    """Whether what a file holds is a checkpoint of this package."""
+    saved = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return isinstance(saved, dict) and {"labels", "settings"} <= saved.keys() and "state_dict" in content
+
+
+def check_own(content: Any) -> None:
+    """Checks the outline of a checkpoint of this package.
+
+    Raises:
+        ValueError: saying which part is not what it has to be.
+    """
+    check_weights(content["state_dict"], "state_dict")
+    saved = content["hyper_parameters"]
+    check_labels(saved["labels"])
+    if type(saved["settings"]) is not dict:
+        raise ValueError("settings: no dictionary")
+    check_plain(saved["settings"])
+    check_keys_only(saved["settings"])
+    rest = {name: part for name, part in content.items() if name not in ("state_dict", "hyper_parameters")}
+    _check_state(rest, "checkpoint", [VALUES])
+    for name, fits in TRAINING.items():
+        if name in content and not fits(content[name]):
+            raise ValueError(f"{name}: not what a training leaves there")
+
+
+def check_weights(weights: Any, name: str) -> None:
+    """Refuses what is not tensors by name.
+
+    Raises:
+        ValueError: saying what is there instead.
+    """
+    if not isinstance(weights, dict):
+        raise ValueError(f"{name}: no tensors by name, but a {type(weights).__name__}")
+    if any(type(key) is not str for key in weights):
+        raise ValueError(f"{name}: names that are no texts")
+    wrong = next((key for key, value in weights.items() if not isinstance(value, StoredTensor)), None)
+    if wrong is not None:
+        raise ValueError(f"{name}: {wrong[:100]!r} is a {type(weights[wrong]).__name__}, no tensor")
+    _check_attributes(weights, name)
+
+
+def check_labels(labels: Any) -> LabelMap:
+    """The classes that a checkpoint names.
+
+    Raises:
+        ValueError: they are no list of different, printable texts.
+    """
+    names, ids = (labels.get(k) for k in ("names", "source_ids")) if isinstance(labels, dict) else (None, None)
+    if type(names) is not list or type(ids) is not list:
+        raise ValueError("labels: no lists of names and ids")
+    if len(names) > CLASSES:
+        raise ValueError(f"labels: {len(names)} classes, more than {CLASSES}")
+    if not all(type(n) is str and n.isprintable() and 0 < len(n) <= NAME for n in names):
+        raise ValueError(f"labels: class names must be printable texts of at most {NAME} characters")
+    if not all(type(i) is int and abs(i) < 2**63 for i in ids):
+        raise ValueError("labels: ids that are no whole numbers")
+    try:
+        return LabelMap.from_dict(labels)
+    except ValueError as error:
+        raise ValueError(f"labels: {error}") from error
+
+
+def _check_state(node: Any, key: str, left: list[int], depth: int = DEPTH) -> None:
+    """Refuses a state of a training that is more than plain data and tensors, or too much of it."""
+    left[0] -= 1
+    if left[0] < 0 or depth == 0:
+        raise ValueError(f"{key[:100]}: more, or nested deeper, than any training leaves")
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if type(name) not in (str, int):
+                raise ValueError(f"{key[:100]}: a key that is neither text nor number")
+            _check_state(value, f"{key}.{name}", left, depth - 1)
+        _check_attributes(node, key)
+    elif type(node) in (list, tuple):
+        for number, value in enumerate(node):
+            _check_state(value, f"{key}.{number}", left, depth - 1)
+    elif type(node) not in (*SCALARS, StoredTensor):
+        raise ValueError(f"{key[:100]}: a {type(node).__name__}, neither plain data nor a tensor")
+
+
+def _check_attributes(node: dict, key: str) -> None:
+    """Refuses attributes of a dictionary but those of ``Module.state_dict``, which would hide its methods."""
+    given = node.attributes if isinstance(node, StoredDict) else None
+    if given is None:
+        return
+    metadata = given.get("_metadata") if isinstance(given, dict) and given.keys() <= {"_metadata"} else None
+    if not isinstance(metadata, dict) or not all(_is_plain_row(row) for row in metadata.values()):
+        raise ValueError(f"{key[:100]}: a dictionary with attributes")
+
+
+def _is_plain_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(type(value) in SCALARS for value in row.values())
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_loops(loops: Any) -> bool:
+    """Whether Lightning's loops are as they leave themselves: a training goes on by these records."""
+    fit = loops.get("fit_loop") if isinstance(loops, dict) else None
+    if not isinstance(fit, dict) or not all(isinstance(loop, dict) for loop in loops.values()):
+        return False
+    progress = fit.get("epoch_progress")
+    current = progress.get("current") if isinstance(progress, dict) else None
+    return isinstance(current, dict) and _count(current.get("processed"))
+
+
+def _is_optimizer(state: Any) -> bool:
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        return False
+    groups = state.get("param_groups")
+    if type(groups) is not list or not all(isinstance(group, dict) for group in groups):
+        return False
+    numbers = [group.get("params") for group in groups]
+    if not all(type(n) is list and all(_count(i) for i in n) for n in numbers):
+        return False
+    return all(isinstance(row, dict) for row in state["state"].values())
+
+
+TRAINING: dict[str, Callable[[Any], bool]] = {
+    "epoch": _count,
+    "global_step": _count,
+    "loops": _is_loops,
+    "callbacks": lambda states: isinstance(states, dict) and all(type(name) is str for name in states),
+    "optimizer_states": lambda states: type(states) is list and all(map(_is_optimizer, states)),
+    "lr_schedulers": lambda states: type(states) is list and all(isinstance(s, dict) for s in states),
+    "pytorch-lightning_version": lambda version: type(version) is str,
+    "averaging_state": lambda state: isinstance(state, dict) and all(type(n) is str for n in state),
+}
+"""What Lightning keeps to go on with, as far as the package or Lightning takes it for granted."""

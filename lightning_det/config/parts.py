@@ -1,0 +1,143 @@
+"""The parts that a file may name, for each place in the settings: a checkpoint, or the record of a run's options.
+
+Whatever else is to be called, the user's own options and command line have to name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_det.errors import ConfigError
+
+SCALES = "views.Pyramid views.Warp"
+WINDOWS = "views.Chips views.IoUCrops views.LargeViews views.SubImages views.Tiles"
+FLIPS = "views.BothSides views.RandomFlip"
+SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.HardSelector selection.RandomSelector"
+
+OWN = {
+    "backbone": "backbones.VGG16 backbones.dsod backbones.ssd_tiny backbones.timm_backbone backbones.tiny_backbone "
+    "backbones.torchvision_backbone",
+    "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.SSD.build",
+    "module": "modules.DetectionModule modules.FasterRCNNModule modules.SSDModule",
+    "schedule": "modules.Constant modules.Cosine modules.MultiStep",
+    "selection.anchors": SELECTORS,
+    "selection.rois": SELECTORS,
+    "selection.priors": SELECTORS,
+    "views.train.scales": SCALES,
+    "views.train.windows": WINDOWS,
+    "views.train.flip": FLIPS,
+    "views.train.distort": "views.Distort",
+    "views.test.scales": SCALES,
+    "views.test.windows": WINDOWS,
+    "views.test.flip": FLIPS,
+    "views.test.distort": "views.Distort",
+    "data": "data.datamodule.ChipData data.datamodule.MultiScaleData",
+    "dataset.source": "data.coco.Coco data.shapes.Shapes data.voc.Voc data.yolo.Yolo",
+    "test.merge": "views.merge.NMS views.soft_nms.SoftNMS",
+    "test.vote": "views.voting.BoxVoting",
+}
+"""Names below ``lightning_det`` that `_target_` may have at a dotted key of the settings."""
+
+PARTS = {slot: frozenset(f"lightning_det.{name}" for name in names.split()) for slot, names in OWN.items()}
+PARTS["optimizer"] = frozenset(
+    f"torch.optim.{name}"
+    for name, found in vars(torch.optim).items()
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
+)
+"""All names that `_target_` may have. `tests/test_security.py` holds them against the options of conf/."""
+
+
+def is_timm_name(value: Any) -> bool:
+    """Whether a text is the name of a network, with its tag; ``hf-hub:`` and ``local-dir:`` fetch and read others."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+
+
+def is_inside(value: Any) -> bool:
+    """Whether a text, or those in a list, lead to nowhere outside of the folder that they are relative to."""
+    if isinstance(value, list):
+        return all(map(is_inside, value))
+    return not isinstance(value, str) or not (PurePath(value).is_absolute() or ".." in PurePath(value).parts)
+
+
+def are_few(value: Any) -> bool:
+    """Whether a number, or those in a list, are of things that a machine has room for."""
+    numbers = value if isinstance(value, list) else [value]
+    return all(isinstance(n, int) and abs(n) <= 1000 for n in numbers)
+
+
+PLACES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "backbone.name": (is_timm_name, "the name of a network alone, which is fetched from nowhere"),
+    "backbone.blocks": (are_few, "numbers up to 1000"),
+    "data.num_workers": (are_few, "a number up to 1000"),
+    "dataset.train": (is_inside, "a path below dataset.root"),
+    "dataset.val": (is_inside, "a path below dataset.root"),
+    "dataset.test": (is_inside, "a path below dataset.root"),
+}
+"""Settings that name files, or what is fetched: what a file may say there."""
+
+
+def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the checkpoint's settings") -> None:
+    """Refuses settings of a file that call, fetch or read what the user has not named.
+
+    Args:
+        settings: of the file, with what the user set, resolved.
+        now: what the user's own options and command line come to; they may call anything at its place.
+        origin: for messages.
+
+    Raises:
+        ConfigError: naming the key, and how to allow it.
+    """
+    _check_calls(settings, now, origin, "")
+    for key, (fits, words) in PLACES.items():
+        value = _at(settings, key)
+        if not fits(value) and value is not None and value != _named(now, key):
+            raise ConfigError(
+                f"{key}: {origin} say {value!r:.200}, not {words}; if you trust it, give {key}=... yourself"
+            )
+    root, source = _at(settings, "dataset.root"), _at(settings, "dataset.source")
+    for name, value in source.items() if isinstance(source, dict) else ():
+        key = f"dataset.source.{name}"
+        if not (value == root if name == "root" else is_inside(value)) and value != _named(now, key):
+            raise ConfigError(
+                f"{key}: {origin} say {value!r:.200}, a path out of dataset.root; if you trust it, give {key}=... "
+                "yourself"
+            )
+
+
+def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        here = f"{key}.{name}" if key else str(name)
+        _check_calls(value, now, origin, here)
+        if not str(name).startswith("_") or value == _named(now, here):
+            continue
+        if name == "_target_":
+            if value in PARTS.get(key, ()):
+                continue
+            raise ConfigError(
+                f"{here}: {origin} call {value!s:.200}, which is no part of lightning-det for this place; if you know "
+                f"and trust it, name the option that it was trained with ({key.split('.')[0]}=NAME "
+                f"hydra.searchpath=[file://FOLDER]), or give ++{here}={value!s:.200}"
+            )
+        if name != "_partial_" or key != "optimizer" or type(value) is not bool:
+            raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")
+
+
+def _named(now: DictConfig, key: str) -> Any:
+    """What the user's own options come to at a key; None for nothing."""
+    try:
+        value = OmegaConf.select(now, key, throw_on_missing=False)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except (OmegaConfBaseException, TypeError, ValueError):
+        return None
+
+
+def _at(settings: Any, key: str) -> Any:
+    for step in key.split("."):
+        settings = settings.get(step) if isinstance(settings, Mapping) else None
+    return settings

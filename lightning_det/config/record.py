@@ -1,0 +1,146 @@
+"""The options that a run folder says it was started with are a file's: held to what a checkpoint's settings are."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString, Sweep
+from hydra.errors import HydraException
+from omegaconf import grammar_parser
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
+
+from lightning_det.config.parts import PARTS, PLACES
+from lightning_det.errors import ConfigError, UserError
+
+BYTES = 2**20
+"""Of a record."""
+
+OPTIONS = 1000
+"""In a record."""
+
+READ_ONLY = ("oc.env",)
+"""Resolvers that a record may call: they look something up."""
+
+WRITTEN = ("dirpath", "filename", "folder", "save_dir", "default_root_dir", "output")
+"""Last parts of keys that say where something is written, in the nodes of `WRITERS`."""
+
+WRITERS = ("callbacks", "logger", "trainer", "output")
+
+OWN_CALLS = {"callbacks": "lightning_det.callbacks.", "logger": "lightning_det.callbacks."}
+
+
+def read_record(file: Path) -> list[str] | None:
+    """The options in a run folder's record; None if it has been cut off before the first.
+
+    Raises:
+        UserError: it is no list of options.
+    """
+    wrong = (
+        f"{file}: not the options of a run, one a line; give them again, with resume=RUN_FOLDER/checkpoints/last.ckpt"
+    )
+    try:
+        if file.stat().st_size > BYTES:
+            raise UserError(wrong)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(wrong) from error
+    if content is None:
+        return None
+    if not isinstance(content, list) or len(content) > OPTIONS or not all(type(o) is str for o in content):
+        raise UserError(wrong)
+    return content
+
+
+def check_record(overrides: Iterable[str], file: str | Path) -> None:
+    """Refuses options in a run folder that could run code, or write somewhere else.
+
+    Args:
+        overrides: of the folder, without those that the user gives again.
+        file: or folder, for messages.
+
+    Raises:
+        ConfigError: naming the option, and how to allow it.
+    """
+    for text in overrides:
+        if reason := _objection(text):
+            raise ConfigError(
+                f"{file} says that its run was started with {text!r:.300}, which {reason}. A folder may come from "
+                "anywhere, so this is not taken over: if you know and trust it, give the option again"
+            )
+
+
+def _objection(text: str) -> str | None:
+    """Why an option is not taken over, in words; None where nothing speaks against it."""
+    if len(text) > 10_000 or not text.isprintable():
+        return "is no option"
+    try:
+        override = OverridesParser.create().parse_override(text)
+        value = override.value()
+    except (HydraException, RecursionError, ValueError) as error:
+        return f"cannot be read ({str(error).splitlines()[0]:.100})"
+    key = override.key_or_group
+    if key.startswith("hydra"):
+        return "says where options are looked for, and options may call any code"
+    if override.package is not None or not re.fullmatch(r"[\w.]+(/\w+)*", key):
+        return "puts an option in another place"
+    if isinstance(value, Sweep):
+        return "is a sweep"
+    if "." not in key and not override.is_delete() and _is_path_of_option(override, value):
+        return "names an option by a path"
+    return _of_value(key, value)
+
+
+def _is_path_of_option(override: Override, value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    free = ("weights", "resume", "proposals", "seed")
+    return override.key_or_group not in free and any(
+        isinstance(n, str | QuotedString) and ("/" in str(n) or ".." in str(n)) for n in names
+    )
+
+
+def _of_value(key: str, value: Any) -> str | None:
+    """What speaks against a value, or against one within it."""
+    if isinstance(value, dict):
+        found = (_of_value(f"{key}.{name}", inner) for name, inner in value.items())
+        return next((reason for reason in found if reason), None)
+    if isinstance(value, list):
+        return next((reason for inner in value if (reason := _of_value(key, inner))), None)
+    *above, last = key.split(".")
+    text = value.text if isinstance(value, QuotedString) else value
+    if last == "_target_":
+        slot = ".".join(above)
+        own = OWN_CALLS.get(above[0]) if above else None
+        if text in PARTS.get(slot, ()) or (own and re.fullmatch(rf"{re.escape(own)}[A-Z]\w+", str(text))):
+            return None
+        return f"calls {text!s:.100} at {slot}, which is no part of lightning-det there"
+    if last.startswith("_"):
+        return "says how something is called"
+    if above and above[0] in WRITERS and last in WRITTEN and text is not None:
+        return "says where something is written"
+    if key in PLACES and text is not None and not PLACES[key][0](text):
+        return f"is not {PLACES[key][1]}"
+    return _of_interpolations(text) if isinstance(text, str) and "${" in text else None
+
+
+def _of_interpolations(text: str) -> str | None:
+    """What speaks against the interpolations of a text: they may name keys, and look up the environment."""
+    if len(text) > 300:
+        return "has a long interpolation"
+    try:
+        left = [grammar_parser.parse(text)]
+    except (OmegaConfBaseException, RecursionError):
+        return "has an interpolation that cannot be read"
+    while left:
+        node = left.pop()
+        if isinstance(node, OmegaConfGrammarParser.InterpolationContext):
+            inner = node.getChild(0)
+            name = inner.getText()[2:].split(":")[0].strip()
+            resolves = isinstance(inner, OmegaConfGrammarParser.InterpolationResolverContext)
+            if "${" in inner.getText()[2:] or (resolves and name not in READ_ONLY):
+                return f"calls a resolver ({inner.getText()[:80]})"
+        left += [node.getChild(number) for number in range(node.getChildCount())]
+    return None
