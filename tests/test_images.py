@@ -15,7 +15,6 @@ from PIL.PngImagePlugin import PngInfo
 import lightning_det
 from lightning_det.annotations import LabelMap
 from lightning_det.data import images
-from lightning_det.data.budget import Budget
 from lightning_det.data.folder import read_folder
 from lightning_det.data.images import ImageError, decode, decoded_size, image_size
 from lightning_det.data.inspection import damaged_images
@@ -280,63 +279,67 @@ def test_a_damaged_png_is_found_by_its_checksums(tmp_path, picture):
 
 
 class Watched:
-    """Stands for `decode`, and keeps how many pixels were being decoded at once."""
+    """Stands for `decode`, and knows how many images were being decoded at once, and by how many threads."""
 
-    def __init__(self, pixels):
-        self.pixels, self.now, self.most, self.images, self.lock = pixels, [], 0, 0, threading.Lock()
+    def __init__(self):
+        self.now, self.most, self.names, self.lock = 0, 0, [], threading.Lock()
 
     def __call__(self, path):
         with self.lock:
-            self.now.append(path)
-            self.most = max(self.most, len(self.now) * self.pixels)
-            self.images = max(self.images, len(self.now))
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.names.append(path.name)
         time.sleep(0.01)  # others may come in
         with self.lock:
-            self.now.remove(path)
+            self.now -= 1
         return torch.zeros(3, 48, 64, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(("limit", "together"), [(10 * 64 * 48, 8), (2 * 64 * 48, 2), (64 * 48, 1), (10, 1)])
-def test_checks_decode_no_more_at_once_than_a_budget(tmp_path, picture, monkeypatch, limit, together):
-    """One that is larger than all of it is decoded alone."""
-    for number in range(24):
-        (tmp_path / f"{number}.png").write_bytes(b"")
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    watched = Watched(64 * 48)
-    monkeypatch.setattr(images, "AT_ONCE", Budget(limit))
-    monkeypatch.setattr(images, "decode", watched)
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setattr(images, "decode", Watched())
+    return images.decode
+
+
+def many(folder, picture, suffix="png", more=b"", count=24):
+    for number in range(count):
+        Image.fromarray(picture).save(folder / f"{number}.{suffix}")
+        with (folder / f"{number}.{suffix}").open("ab") as file:
+            file.write(more)
+
+
+@pytest.mark.parametrize(("large", "most"), [(64 * 48, 1), (64 * 48 + 1, 8)])
+def test_checks_decode_large_images_one_at_a_time(tmp_path, picture, monkeypatch, watched, large, most):
+    many(tmp_path, picture)
+    monkeypatch.setattr(images, "LARGE", large)
     store, _ = read_folder(tmp_path, LabelMap(["a"]))
     assert len(store) == 24
     assert damaged_images(store) == []
-    assert watched.images <= together
-    assert watched.most <= max(limit, 64 * 48)
+    assert len(watched.names) == 48
+    assert watched.most <= most
 
 
-def test_headers_without_an_end_are_decoded_within_the_budget(tmp_path, picture, monkeypatch):
-    for number in range(24):
-        Image.fromarray(picture).save(tmp_path / f"{number}.jpg")
-        with (tmp_path / f"{number}.jpg").open("ab") as file:
-            file.write(bytes(1000))
-    watched = Watched(64 * 48)
-    monkeypatch.setattr(images, "AT_ONCE", Budget(64 * 48))
-    monkeypatch.setattr(images, "decode", watched)
+def test_headers_without_an_end_are_decoded_one_at_a_time_too(tmp_path, picture, monkeypatch, watched):
+    many(tmp_path, picture, "jpg", bytes(1000))
+    monkeypatch.setattr(images, "LARGE", 64 * 48)
     sizes, problems = images.check_all(sorted(tmp_path.iterdir()), image_size, "")
-    assert (set(sizes), problems, watched.images) == ({(64, 48)}, {}, 1)
+    assert (set(sizes), problems) == ({(64, 48)}, {})
+    assert (len(watched.names), watched.most) == (24, 1)
 
 
-def test_a_budget_is_given_back_by_what_fails():
-    budget = Budget(5)
-    for _ in range(3):
-        with pytest.raises(ValueError, match="x"), budget.take(4):
-            raise ValueError("x")
-    with budget.take(5):
-        pass
+def test_large_images_that_are_damaged_do_not_stop_the_others(tmp_path, picture, monkeypatch):
+    many(tmp_path, picture, count=5)
+    content = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(images, "LARGE", 1)
+    sizes, problems = images.check_all(sorted(tmp_path.iterdir()), decoded_size, "")
+    assert [size for size in sizes if size] == [(64, 48)] * 4
+    assert list(problems) == [2]
 
 
-def test_usual_images_are_decoded_side_by_side():
-    """Eight of a camera's twelve megapixels; and a gigabyte holds what is decoded, at 8 bytes a pixel."""
-    assert images.AT_ONCE.limit > 8 * 12e6
-    assert 8 * images.AT_ONCE.limit <= 2**30
+def test_eight_of_the_smaller_images_need_a_gigabyte():
+    """At 4 bytes a pixel in Pillow and 3 in arrays; those of most cameras are among them."""
+    assert 12e6 < images.LARGE <= 2**30 / 8 / 7
 
 
 def test_absurd_sizes_are_refused_before_decoding(tmp_path, picture, monkeypatch):

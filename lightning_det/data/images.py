@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,6 @@ from rich.progress import track
 from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
-from lightning_det.data.budget import Budget
 from lightning_det.data.png import exif_of, is_whole
 from lightning_det.errors import UserError, one_line, out_of_memory
 
@@ -37,8 +37,10 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 milli
 ORIENTATION = 0x0112
 """Exif tag."""
 
-AT_ONCE = Budget(2**27)
-"""Pixels of images that are decoded at the same time to be checked: about a gigabyte, ten images of a camera."""
+LARGE = 2**24
+"""Pixels from which on images that are checked are decoded one at a time; of smaller ones, eight need a gigabyte."""
+
+_alone = threading.Lock()
 
 JPEG_END = b"\xff\xd9"
 """What is among the last bytes of a JPEG file, if nothing is cut off."""
@@ -139,14 +141,21 @@ def image_size(path: Path) -> tuple[int, int]:
 def decoded_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image that has been decoded, of which nothing is kept.
 
-    Threads that ask for many images decode no more than `AT_ONCE`.
+    Of images of `LARGE` pixels and more, threads decode one at a time.
 
     Raises:
         ImageError: see `decode`.
     """
-    width, height = header(path).stored
-    with AT_ONCE.take(width * height):
+
+    def size() -> tuple[int, int]:
         return tuple(decode(path).shape[:0:-1])
+
+    width, height = header(path).stored
+    if width * height < LARGE:
+        return size()
+    # In a new thread, which takes over the memory of the last one: threads keep what they have freed.
+    with _alone, ThreadPoolExecutor(1) as pool:
+        return pool.submit(size).result()
 
 
 def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int], name: str = "it") -> str:
