@@ -5,6 +5,7 @@ reference counting; arrays are shared. 118,000 images with 860,000 boxes take 45
 """
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -293,7 +294,7 @@ class RawAnnotations:
     def _once(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the images that have a file of their own, and the image of every box among all images."""
         first = np.arange(len(self.files))
-        for image, before in same_files([self.root / name for name in self.files]).items():
+        for image, before in same_files([os.path.join(self.root, name) for name in self.files]).items():
             first[image] = before
             reason = f"its file is that of image {self.ids[before]} ({self.files[before]}), which gets its boxes"
             file = str(self.root / self.files[image])

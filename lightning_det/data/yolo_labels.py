@@ -161,7 +161,7 @@ def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
         reason = f"{line[:80]!r} is not a class number and shares of the image, with spaces between them"
         raise ValueError(reason) from error
     if not 0 <= label < classes:
-        raise ValueError(f"class {label} is not one of the {classes} classes, which are counted from 0")
+        raise ValueError(f"class {line.split()[0][:20]} is not one of the {classes} classes, which are counted from 0")
     return label, values[1:]
 
 
