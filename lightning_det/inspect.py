@@ -15,15 +15,9 @@ from lightning_det.build import build_data, read_split
 from lightning_det.cli import checked, chosen, command, run_folder, save_config
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
-from lightning_det.data.inspection import (
-    PERCENTILES,
-    count_orphans,
-    coverage,
-    damaged_images,
-    nothing_to_learn,
-    statistics,
-)
+from lightning_det.data.inspection import PERCENTILES, count_orphans, coverage, damaged_images, statistics
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.splits import nothing_to_learn
 from lightning_det.data.suggestion import as_yaml, suggest, try_out
 from lightning_det.files import write_json
 from lightning_det.mining import proposals_file, with_proposals

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
+from lightning_det.annotations import DatasetError
 from lightning_det.build import (
     build_data,
     build_module,
@@ -20,7 +20,8 @@ from lightning_det.build import (
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, nothing_to_learn
+from lightning_det.data.inspection import count_orphans
+from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -75,20 +76,6 @@ def train(cfg: DictConfig) -> pl.Trainer:
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer
-
-
-def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
-    """The validation split with its classes counted as in the training split; classes are the same if their names are.
-
-    Raises:
-        DatasetError: it has classes that are not learned.
-    """
-    difference = labels.difference(val.label_map)
-    if not set(val.label_map.names) <= set(labels.names):
-        raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
-    if difference:
-        log.warning("dataset.val %s, compared with dataset.train; classes are matched by their names", difference)
-    return val.with_labels(labels)
 
 
 def report_views(cfg: DictConfig, data: ViewData) -> None:

@@ -9,10 +9,9 @@ from test_readers import edit
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
 from lightning_det.data.coco import Coco
-from lightning_det.data.inspection import nothing_to_learn
+from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.results import Results
-from lightning_det.train import matched
 
 
 def perfect(store):
