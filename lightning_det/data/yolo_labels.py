@@ -50,7 +50,8 @@ class LabelFiles:
             if last is not None:
                 above = self.root.joinpath(*parts[:last])
                 # Some tools write Images and Labels.
-                names = sorted(f.name for f in above.iterdir() if f.name.lower() == "labels" and f.is_dir())
+                below = above.iterdir() if above.is_dir() else ()
+                names = sorted(f.name for f in below if f.name.lower() == "labels" and f.is_dir())
                 found = [above.joinpath(name, *parts[last + 1 :]) for name in reversed(names or ["labels"])]
             self._places[folder] = [*found, folder]
         return self._places[folder]
