@@ -20,6 +20,7 @@ from lightning_det.callbacks import WholeCheckpoints
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
+from lightning_det.data.splits import alike
 from lightning_det.errors import UserError
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.views.planner import Planner
@@ -81,6 +82,9 @@ def usable_split(cfg: DictConfig, which: str) -> AnnotationStore:
         refuse(problems, name)
     if problems:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
+    if alike(store.label_map):
+        names = ", ".join(map(ascii, alike(store.label_map)))
+        log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
     if cfg.dataset.limit is not None:

@@ -21,6 +21,14 @@ def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     return val.with_labels(labels)
 
 
+def alike(labels: LabelMap) -> list[str]:
+    """Names of classes that differ from another one's in letters' case or spaces only, as slips of the keyboard do."""
+    groups: dict[str, list[str]] = {}
+    for name in labels.names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
 def nothing_to_learn(store: AnnotationStore) -> str:
     """Why there is nothing to learn from images all of whose boxes, if there are any, are ignored, in words."""
     if not store.num_boxes:
