@@ -69,7 +69,7 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def same_files(files: Sequence[Path]) -> dict[int, int]:
+def same_files(files: Sequence[str | Path]) -> dict[int, int]:
     """Positions of files that have been there before under this name or, by links, another; with where that was."""
     first: dict[tuple[int, int], int] = {}
     again = {}

@@ -25,10 +25,10 @@ from lightning_det.data.inspection import (
     count_unlearned,
     coverage,
     damaged_images,
-    nothing_to_learn,
     statistics,
 )
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.splits import nothing_to_learn
 from lightning_det.data.suggestion import as_yaml, sample, suggest, try_out
 from lightning_det.errors import ConfigError, one_line
 from lightning_det.files import write_json

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from lightning_det import keys
-from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
+from lightning_det.annotations import DatasetError
 from lightning_det.build import (
     build_data,
     build_module,
@@ -24,7 +24,8 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.continuation import restoring, to_go_on_from
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, count_unlearned, nothing_to_learn
+from lightning_det.data.inspection import count_orphans, count_unlearned
+from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
@@ -90,20 +91,6 @@ def train(cfg: DictConfig) -> pl.Trainer:
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer
-
-
-def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
-    """The validation split with its classes counted as in the training split; classes are the same if their names are.
-
-    Raises:
-        DatasetError: it has classes that are not learned.
-    """
-    difference = labels.difference(val.label_map)
-    if not set(val.label_map.names) <= set(labels.names):
-        raise DatasetError(f"dataset.val {difference}, compared with dataset.train; both need the same classes")
-    if difference:
-        log.warning("dataset.val %s, compared with dataset.train; classes are matched by their names", difference)
-    return val.with_labels(labels)
 
 
 def report_views(cfg: DictConfig, data: ViewData) -> None:

@@ -9,10 +9,9 @@ from test_readers import edit
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
 from lightning_det.data.coco import Coco
-from lightning_det.data.inspection import nothing_to_learn
+from lightning_det.data.splits import alike, matched, nothing_to_learn
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.results import Results
-from lightning_det.train import matched
 
 
 def perfect(store):
@@ -107,6 +106,17 @@ def test_a_hundredth_of_a_large_image(coco_folder):
     store, problems = Coco(str(coco_folder)).read("train2017")
     assert store.boxes[:3].tolist() == [[900, 400, 1000, 500], [900, 400, 1000, 450], [900, 400, 990, 500]]
     assert [p.harmless for p in problems] == [True, False, False]
+
+
+def test_shares_of_the_image_are_no_pixels(coco_folder):
+    """Where all boxes lie within a pixel; one that does is a small object."""
+    edit(coco_folder, lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.5]) for a in c["annotations"]] and None)
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert (store.num_boxes, len(problems)) == (0, 6)
+    assert "shares of the image instead of pixels?" in problems[0].reason
+    assert not any(p.harmless for p in problems)
+    edit(coco_folder, lambda c: c["annotations"][3].update(bbox=[1, 2, 30, 50]))
+    assert Coco(str(coco_folder)).read("train2017")[0].num_boxes == 6
 
 
 def test_what_skip_does_is_said_in_words_of_its_own():
@@ -209,6 +219,17 @@ def test_classes_of_the_splits_are_matched_by_name(coco_folder, caplog):
     assert "misses bird" in caplog.text
     with pytest.raises(DatasetError, match=r"dataset\.val misses bird and has also dog"):
         matched(val, LabelMap(["bird", "cat"]))
+
+
+def test_classes_that_may_be_one():
+    assert alike(LabelMap(["cat", "traffic light", "Cat", "dog", "trafficlight ", "CAT"])) == [
+        "cat",
+        "Cat",
+        "CAT",
+        "traffic light",
+        "trafficlight ",
+    ]
+    assert alike(LabelMap(["cat", "cats"])) == []
 
 
 def test_problems_are_plain_data(coco_folder):

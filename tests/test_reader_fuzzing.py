@@ -185,7 +185,8 @@ def test_yolo_with_damaged_bytes(yolo_folder, name):
 
 def test_yolo_descriptions_with_anything_in_them(yolo_folder):
     file = yolo_folder / "data.yaml"
-    whole = {"path": "..", "train": "images/train", "val": "images/val", "names": {0: "cat", 1: "dog"}}
+    whole = {"path": "..", "train": "images/train", "val": "images/val", "names": {0: "cat", 1: "dog"}, "nc": 2}
+    whole |= {"kpt_shape": [1, 2]}
 
     @FUZZ
     @given(st.data())

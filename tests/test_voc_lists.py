@@ -106,6 +106,12 @@ def test_lists_that_are_there_are_named(tmp_path):
         Voc(str(make(tmp_path, ["a"]))).read("minival")
 
 
+@pytest.mark.parametrize("split", [2017, None, 1.5, "", [""], "/", "."])
+def test_splits_of_other_types(tmp_path, split):
+    with pytest.raises(DatasetError, match="no such list"):
+        Voc(str(make(tmp_path, ["a"]))).read(split)
+
+
 def test_images_of_another_name(tmp_path):
     """What <filename> says decides where the annotation's own name does not."""
     make(tmp_path, ["a"], filename="other.png")

@@ -311,6 +311,26 @@ def test_splits_of_several_folders(tmp_path, train):
     assert store.boxes.tolist() == [BOX] * 2
 
 
+def test_lists_of_what_is_not_there(tmp_path):
+    make(tmp_path, train="[images/train, list.txt]")
+    (tmp_path / "list.txt").write_text("gone/images/1.png\nimages\n\0\n")
+    store, problems = Yolo(str(tmp_path)).read("train")
+    assert list(store.files) == ["images/train/0.png"]
+    assert [p.action for p in problems] == [IMAGE_LEFT_OUT] * 3
+
+
+@pytest.mark.parametrize("split", [["train", "val"], ("train", "val")])
+def test_several_splits_as_one(tmp_path, split):
+    make(tmp_path, images=["images/train/0.png", "images/val/0.png"], more="val: images/val")
+    assert list(Yolo(str(tmp_path)).read(split)[0].files) == ["images/train/0.png", "images/val/0.png"]
+
+
+@pytest.mark.parametrize("split", [2017, None, 1.5, "", ["train", None]])
+def test_splits_of_other_types(tmp_path, split):
+    with pytest.raises(DatasetError, match="no split"):
+        Yolo(str(make(tmp_path))).read(split)
+
+
 @pytest.mark.parametrize("train", ["", "null", "~", "[]", "{a: b}", "[[images/train]]", "[images/train, [x]]"])
 def test_splits_that_are_none(tmp_path, train):
     make(tmp_path, train=train)

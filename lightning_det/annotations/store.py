@@ -5,6 +5,7 @@ reference counting; arrays are shared. 118,000 images with 860,000 boxes take 45
 """
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,7 +248,10 @@ class RawAnnotations:
             excess = np.abs(clipped - self.boxes)
             beyond = (excess > ROUNDING).any(axis=1)
             far = (excess > np.maximum(1, SLACK * limits)).any(axis=1)
-        for row in np.flatnonzero(~finite | degenerate | outside | beyond):
+            # One box of a pixel may be meant; where all are, and images are larger, they are no pixels.
+            shares = bool(len(limits)) and bool((self.boxes <= 1).all() and (limits > 8).all())
+        usable = finite & ~degenerate & ~outside & (not shares)
+        for row in np.flatnonzero(~usable | beyond):
             corners = ", ".join(f"{v:g}" for v in self.boxes[row])
             width, height = (int(v) for v in limits[row, :2])
             action, harmless = BOX_LEFT_OUT, False
@@ -257,6 +261,8 @@ class RawAnnotations:
                 reason = f"box has no area (x1, y1, x2, y2 = {corners})"
             elif outside[row]:
                 reason = f"box ({corners}) lies outside the {width} x {height} image"
+            elif shares:
+                reason = f"box ({corners}) lies within a pixel, as all boxes do: shares of the image instead of pixels?"
             else:
                 reason = f"box ({corners}) reaches beyond the {width} x {height} image"
                 action, harmless = BOX_CLIPPED, not bool(far[row])
@@ -264,7 +270,7 @@ class RawAnnotations:
 
         # Rounded decimals stay as annotated: evaluation then agrees with COCO's to the last digit.
         boxes = np.where(beyond[:, None], clipped, self.boxes)
-        keep = np.flatnonzero(finite & ~degenerate & ~outside)
+        keep = np.flatnonzero(usable)
         keep = keep[np.argsort(image_of_box[keep], kind="stable")]
         copies = _copies((image_of_box, self.labels, self.ignored, *boxes.T), keep)
         for row, first in copies.items():
@@ -293,7 +299,7 @@ class RawAnnotations:
     def _once(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the images that have a file of their own, and the image of every box among all images."""
         first = np.arange(len(self.files))
-        for image, before in same_files([self.root / name for name in self.files]).items():
+        for image, before in same_files([os.path.join(self.root, name) for name in self.files]).items():
             first[image] = before
             reason = f"its file is that of image {self.ids[before]} ({self.files[before]}), which gets its boxes"
             file = str(self.root / self.files[image])

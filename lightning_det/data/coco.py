@@ -235,6 +235,8 @@ def _file_of(name: str, folder: Path) -> str:
 
     Some tools write the separators of Windows, or the names of the folder and of those that it lies in.
     """
+    if "/" not in name and "\\" not in name:
+        return name
     for path in (Path(name), Path(name.replace("\\", "/"))):
         parts = path.parts
         ways = [0, *(n for n in range(1, len(parts)) if parts[:n] == folder.parts[-n:])]

@@ -34,16 +34,6 @@ def damaged_images(store: AnnotationStore) -> list[Problem]:
     return list(problems.values())
 
 
-def nothing_to_learn(store: AnnotationStore) -> str:
-    """Why there is nothing to learn from images all of whose boxes, if there are any, are ignored, in words."""
-    if not store.num_boxes:
-        return "no box to learn from; choose a split with boxes"
-    return (
-        f"no box to learn from: all {store.num_boxes} boxes have iscrowd 1 (COCO) or difficult 1 (VOC) and are regions "
-        "without loss; if they are single objects, set it to 0"
-    )
-
-
 def statistics(store: AnnotationStore) -> dict[str, Any]:
     """Counts, and percentiles of sizes in pixels; ignored regions are counted apart."""
     learnable = ~store.ignored

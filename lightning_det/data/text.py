@@ -13,6 +13,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
+def splits_of(split: Any) -> list[str]:
+    """Names of the splits that a setting means: one, or several that are read as one."""
+    return [str(part) for part in split] if isinstance(split, list | tuple) else [str(split)]
+
+
 def is_file_name(value: str) -> bool:
     """Whether a text can be the name of a file, with a suffix more: file systems take 255 bytes."""
     return is_text(value) and len(value.encode()) <= 240

@@ -18,7 +18,7 @@ from lightning_det.annotations.problems import (
 )
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.images import check_all, image_size, progress, size_fault
-from lightning_det.data.text import lines_of
+from lightning_det.data.text import lines_of, splits_of
 from lightning_det.data.voc_files import VocFiles, has_flag
 from lightning_det.data.xml import read_xml
 
@@ -66,7 +66,7 @@ class Voc:
         Raises:
             DatasetError: a folder or list is missing, or there is no class.
         """
-        parts = [str(split)] if isinstance(split, str | int) else [str(part) for part in split]
+        parts = splits_of(split)
         problems: list[Problem] = []
         stems: dict[tuple[VocFiles, str], None] = {}
         folders: dict[Path, VocFiles] = {}
@@ -110,7 +110,7 @@ class Voc:
         problems: list[Problem],
     ) -> None:
         """Adds folder and name of every image of a list."""
-        *parents, name = Path(part).parts
+        *parents, name = Path(part).parts or ("",)
         folder = self.root.joinpath(*parents)
         file = folder / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():

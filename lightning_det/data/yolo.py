@@ -10,7 +10,7 @@ import numpy as np
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, MENTION_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore, RawAnnotations
 from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
-from lightning_det.data.text import is_file_name, lines_of
+from lightning_det.data.text import is_file_name, lines_of, splits_of
 from lightning_det.data.yolo_description import Description, describe
 from lightning_det.data.yolo_labels import Label, LabelFiles, read_labels
 from lightning_det.files import files_below
@@ -49,8 +49,7 @@ class Yolo:
         description = describe(self.description)
         problems: list[Problem] = []
         files = LabelFiles(self.root)
-        splits = [str(split)] if isinstance(split, str | int) else [str(part) for part in split]
-        paths = self._images(description, splits, files, problems)
+        paths = self._images(description, splits_of(split), files, problems)
         sizes, unreadable = check_all(paths, image_size, "reading image headers")
         problems.extend(unreadable.values())
         images = [(path, size) for path, size in zip(paths, sizes, strict=True) if size is not None]

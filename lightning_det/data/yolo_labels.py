@@ -50,7 +50,8 @@ class LabelFiles:
             if last is not None:
                 above = self.root.joinpath(*parts[:last])
                 # Some tools write Images and Labels.
-                names = sorted(f.name for f in above.iterdir() if f.name.lower() == "labels" and f.is_dir())
+                below = above.iterdir() if above.is_dir() else ()
+                names = sorted(f.name for f in below if f.name.lower() == "labels" and f.is_dir())
                 found = [above.joinpath(name, *parts[last + 1 :]) for name in reversed(names or ["labels"])]
             self._places[folder] = [*found, folder]
         return self._places[folder]
@@ -161,7 +162,7 @@ def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
         reason = f"{line[:80]!r} is not a class number and shares of the image, with spaces between them"
         raise ValueError(reason) from error
     if not 0 <= label < classes:
-        raise ValueError(f"class {label} is not one of the {classes} classes, which are counted from 0")
+        raise ValueError(f"class {line.split()[0][:20]} is not one of the {classes} classes, which are counted from 0")
     return label, values[1:]
 
 
