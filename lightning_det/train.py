@@ -23,6 +23,7 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
+from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
 from lightning_det.files import write_json
@@ -94,7 +95,7 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
 def report_anchors(cfg: DictConfig, module: pl.LightningModule, data: ViewData) -> None:
     """Warns where many boxes of the training views have no anchor that could learn to find them."""
     store = sample(data.train, cfg.seed, SAMPLE)
-    boxes = boxes_in_views(store, data.train_views, cfg.seed, **data.visibility)
+    boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)
     said = misfit(boxes, module.detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
     if said:
         log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)
