@@ -146,7 +146,7 @@ def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
         return
     numbers = np.flatnonzero(wrong)
     areas = store.widths[numbers].astype(float) * store.heights[numbers]
-    number = int(numbers[np.argsort(areas, kind="stable")[len(numbers) // 2]])
+    number = int(numbers[np.argsort(areas, kind="stable")[(len(numbers) - 1) // 2]])
     width, height = int(store.widths[number]), int(store.heights[number])
     factors = ", ".join(f"{scale_factor(width, height, r):.3g}" for r in scales.resolutions)
     raise ConfigError(

@@ -85,7 +85,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         tried = try_out(chosen, suggestion, cfg.dataset.resolution or suggestion["resolution"], cfg.seed)
         suggestion = {"dataset": with_anchors(suggestion, cfg, chosen, detector), **tried}
     sampled = sample(chosen, cfg.seed, SAMPLE) if len(chosen) else chosen
-    learned = boxes_in_views(sampled, data.train_views, cfg.seed, **data.visibility)
+    learned = boxes_in_views(sampled, plan_epoch(sampled, data.train_views, cfg.seed), **data.visibility)
     met = None if detector is None else reach(learned, detector)
     poor = misfit(learned, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg)) if met else ""
     report = {

@@ -25,6 +25,7 @@ from lightning_det.continuation import restoring, to_go_on_from
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned
+from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError
@@ -111,7 +112,7 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
 def report_anchors(cfg: DictConfig, module: pl.LightningModule, data: ViewData) -> None:
     """Warns where many boxes of the training views have no anchor that could learn to find them."""
     store = sample(data.train, cfg.seed, SAMPLE)
-    boxes = boxes_in_views(store, data.train_views, cfg.seed, **data.visibility)
+    boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)
     said = misfit(boxes, module.detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
     if said:
         log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)

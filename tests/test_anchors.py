@@ -1,19 +1,23 @@
 """Anchors beside the boxes that they are to find."""
 
 from math import sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_suggestion import coco_like, drone_like, make_store, of_store
 from torch import nn
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
+from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD, FasterRCNN
 from lightning_det.detectors.reach import best_ious, fitted_sizes, shapes_of
 from lightning_det.selection import HardNegativeSelector, RandomSelector
+from lightning_det.train import report_anchors
 from lightning_det.views import Planner, Pyramid
 
 SIZES = [32, 64, 128, 256, 512]
@@ -112,7 +116,7 @@ def test_views_and_their_ranges_decide_what_has_to_be_met():
     """A car of 20 pixels is learned from where it is enlarged, and a large one where it is not."""
     store = make_store([(640, 480)], [[[100, 100, 120, 120], [200, 100, 500, 400]]])
     pyramid = Pyramid([2.0, 0.5], [[0, 80], [80, -1]])
-    boxes = boxes_in_views(store, Planner(pyramid), 0)
+    boxes = boxes_in_views(store, plan_epoch(store, Planner(pyramid), 0))
     sizes = sorted(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
     assert sizes == pytest.approx([40, 150])
 
@@ -122,7 +126,23 @@ def test_suggested_anchors_meet_the_objects_of_the_suggested_views():
     found = of_store(store)
     sizes = suggested_sizes(store, found, detector(), 5)
     assert len(sizes) == 5
-    boxes = boxes_in_views(store, Planner(Pyramid([found["resolution"]])), 0)
+    boxes = boxes_in_views(store, plan_epoch(store, Planner(Pyramid([found["resolution"]])), 0))
     assert np.median(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))) < 27
     assert reach(boxes, detector(sizes=sizes)).missed < 0.5 * reach(boxes, detector()).missed
     assert sqrt(sizes[0] * sizes[-1]) < 100
+
+
+def test_training_warns_once_and_names_the_remedy(caplog):
+    sizes = np.full((40, 1), 14.0)
+    corners = np.random.default_rng(0).uniform(0, 400, (40, 2))
+    store = make_store([(640, 480)] * 2, [np.concatenate([corners, corners + sizes], axis=1)] * 2)
+    data = SimpleNamespace(train=store, train_views=Planner(Pyramid([1.0])), visibility={})
+    module = SimpleNamespace(detector=detector())
+    cfg = OmegaConf.create({"seed": 0, "dataset": {"anchor_sizes": SIZES}, "detector": {}})
+    with caplog.at_level("WARNING", logger="lightning_det"):
+        report_anchors(cfg, module, data)
+        module.detector = detector(sizes=[8, 16, 32, 64, 128])
+        report_anchors(cfg, module, data)
+    (said,) = caplog.messages
+    assert "100 % of the boxes are met by no anchor" in said
+    assert "dataset.anchor_sizes=[" in said

@@ -437,6 +437,18 @@ CASES = [
         code=2,
     ),
     Case(
+        "pixels as a scale factor",
+        ("dataset.resolution", "if pixels were meant, give [640, 1067]"),
+        arguments=("dataset.resolution=640",),
+        code=2,
+    ),
+    Case(
+        "views that fit into no memory",
+        ("would be seen as one view of 80000 x 60000 pixels",),
+        arguments=("dataset.resolution=[60000,80000]",),
+        code=2,
+    ),
+    Case(
         "brackets in a value",
         ("needs quotes of its own", "source='a (1), b'"),
         arguments=("dataset.root=images (1)",),

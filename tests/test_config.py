@@ -296,6 +296,18 @@ CONTRADICTIONS = [
     ({"dataset.size_cuts": [32]}, r"dataset\.size_cuts must be two ascending sizes.*\[32"),
     ({"dataset.size_cuts": [96, 32]}, r"dataset\.size_cuts must be two ascending sizes"),
     ({"dataset.size_cuts": [0, 32]}, r"dataset\.size_cuts must be two ascending sizes"),
+    ({"test.detections_per_megapixel": -1.0}, r"test\.detections_per_megapixel must be 0 or more, or null"),
+    ({"capacity.proposals_per_megapixel": float("inf")}, r"capacity\.proposals_per_megapixel must be 0 or more"),
+    ({"dataset.resolution": 640}, r"dataset\.resolution: .*if pixels were meant, give \[640, 1067\].*\[-1, 640\]"),
+    ({"dataset.resolution": "640x480"}, r"dataset\.resolution: a resolution is a pair"),
+    ({"dataset.resolution": [640]}, r"dataset\.resolution: a resolution is a pair"),
+    ({"dataset.resolution": -1}, r"dataset\.resolution: a scale factor must be positive"),
+    ({"dataset.resolution": float("nan")}, r"dataset\.resolution: a scale factor must be positive"),
+    ({"dataset.resolution": [1333, 800]}, r"dataset\.resolution: .*give \[800, 1333\]"),
+    ({"dataset.pyramid": [800, 1333]}, r"dataset\.pyramid: .*if pixels were meant"),
+    ({"dataset.pyramid": 640}, r"dataset\.pyramid: must be a list of resolutions"),
+    ({"dataset.sniper.scales": [3.0, 1.667, 512]}, r"dataset\.sniper\.scales: .*\[-1, 512\]"),
+    ({"dataset.sniper.pyramid": [1400, 800]}, r"dataset\.sniper\.pyramid: .*if pixels were meant"),
     ({"test.backend": "coco"}, r"test\.backend must be pycocotools or faster-coco-eval, got 'coco'"),
 ]
 
@@ -305,6 +317,8 @@ SENSE = [
     {"backbone.norm": "frozen", "backbone.weights": "DEFAULT", "backbone.frozen_stages": 2},
     {"backbone.norm": "frozen", "backbone.pretrained": True},
     {"backbone.norm": "group"},
+    {"test.detections_per_megapixel": None, "capacity.proposals_per_megapixel": 0.0},
+    {"dataset.resolution": 8, "dataset.pyramid": None, "dataset.sniper.scales": [1.0, [-1, 512]]},
     {"dataset.size_cuts": [10.5, 11]},
     {"test.backend": "faster-coco-eval"},
 ]

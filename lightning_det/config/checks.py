@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,11 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
             f"{test['vote']['iou']}); set test.nms_iou=1"
         )
+    for key in ("test.detections_per_megapixel", "capacity.proposals_per_megapixel"):
+        group, _, name = key.partition(".")
+        rate = (cfg.get(group) or {}).get(name)
+        if rate is not None and not 0 <= rate < inf:
+            raise ConfigError(f"{key} must be 0 or more, or null, got {rate}")
     _check_resolutions(cfg["dataset"])
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:

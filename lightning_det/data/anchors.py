@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import pleasant, sample
 from lightning_det.detectors.reach import MET, best_ious, fitted_sizes, shapes_of
@@ -41,11 +42,11 @@ class Reach(NamedTuple):
 
 
 def boxes_in_views(
-    store: AnnotationStore, planner: Planner, seed: int, min_visible: float = 0.5, min_side: float = 1.0
+    store: AnnotationStore, looks: Sequence[Look], min_visible: float = 0.5, min_side: float = 1.0
 ) -> np.ndarray:
-    """(n, 4) boxes that an epoch of views learns from, ``xyxy`` in pixels of their views; see `targets`."""
+    """(n, 4) boxes that views learn from, ``xyxy`` in pixels of their views; see `targets`."""
     parts = [np.zeros((0, 4), np.float32)]
-    for look in plan_epoch(store, planner, seed, rendered=False):
+    for look in looks:
         found = targets(store.record(look.image), look.view, min_visible, min_side)
         parts.append(found.boxes[found.states == State.VALID])
     return np.concatenate(parts).astype(float)
@@ -82,12 +83,13 @@ def suggested_sizes(
     whole = Planner(
         Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"]), SubImages(snip["sub_image"])
     )
-    kinds = [
-        boxes_in_views(store, chips, seed, 1.0, sniper["min_side"]),
-        boxes_in_views(store, whole, seed),
-        boxes_in_views(store, Planner(Pyramid([suggestion["resolution"]])), seed),
-    ]
-    boxes = np.concatenate([_few(kind, seed) for kind in kinds])
+    kinds = (
+        (chips, {"min_visible": 1.0, "min_side": sniper["min_side"]}),
+        (whole, {}),
+        (Planner(Pyramid([suggestion["resolution"]])), {}),
+    )
+    planned = ((plan_epoch(store, planner, seed, rendered=False), visibility) for planner, visibility in kinds)
+    boxes = np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
     return _listed(detector, boxes, count) if len(boxes) and shapes_of(detector) else None
 
 
