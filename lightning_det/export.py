@@ -32,8 +32,8 @@ log = logging.getLogger("lightning_det")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 """Packages of the extra ``export``."""
 
-OPSET = 23
-"""The newest that torch's exporter writes; onnxruntime runs it from 1.23 on."""
+OPSETS = (17, 23)
+"""The oldest that graphs are converted to, and the newest that torch's exporter writes."""
 
 INPUTS = {"images": ("batch", 3, "height", "width"), "sizes": ("batch", 2)}
 OUTPUTS = {"boxes": ("batch", "priors", 4), "scores": ("batch", "priors", "classes")}
@@ -69,12 +69,15 @@ def export(cfg: DictConfig) -> None:
             f"checkpoint={cfg.checkpoint}: a {type(module.detector).__name__} has two stages, and what its second "
             "stage sees depends on the image; single-shot detectors (ssd, dsod, grp_dsod) can be exported"
         )
+    oldest, newest = OPSETS
+    if not oldest <= cfg.opset <= newest:
+        raise ConfigError(f"opset must be {oldest} to {newest}, got {cfg.opset}")
     output = Path(cfg.output) if cfg.output is not None else run_folder() / "model.onnx"
     if output.is_dir():
         raise ConfigError(f"output={cfg.output}: a folder; the graph is a file, such as {output / 'model.onnx'}")
     planner = build_planner(settings, "test")
     height, width = canvas(planner)
-    model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None)
+    model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None, opset=cfg.opset)
     describe(model, module.labels, module.inference, planner)
     check(model, module.detector, height, width)
     with whole(output, "wb") as stream:
@@ -91,7 +94,7 @@ def canvas(planner: Planner) -> tuple[int, int]:
     return height, width
 
 
-def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True) -> "ModelProto":
+def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True, opset: int = OPSETS[-1]) -> "ModelProto":
     """The graph of `Candidates`: inputs `INPUTS`, outputs `OUTPUTS`, any number of images.
 
     Args:
@@ -99,32 +102,58 @@ def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True) -> "Mo
         height: of the images.
         width: of the images.
         dynamic: whether the graph takes images of any other size too.
+        opset: version of ONNX's operators; the version of the file's format is the one that came with it.
+
+    Raises:
+        UserError: the graph cannot be had in this version.
     """
     size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else {}
     batch = {0: torch.export.Dim.DYNAMIC}
     # Two images: torch would take a batch of one to be of one for good.
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    for chatty in ("onnxscript", "onnx_ir"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # what comes of an older version is looked at below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch to itself
         program = torch.onnx.export(
             Candidates(detector).eval(),
             (images, torch.tensor([[height, width]] * 2)),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             dynamic_shapes=(batch | size, batch),
             verbose=False,
         )
-    model = program.model_proto
+    model = of_version(program.model_proto, opset)
     # Torch names sizes by formulas; other shapes than those of inputs and outputs need none.
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, (INPUTS | OUTPUTS)[value.name], strict=True):
             if dim.dim_param:
                 dim.dim_param = name
+    return model
+
+
+def of_version(model: "ModelProto", opset: int) -> "ModelProto":
+    """A graph in the format of its opset's time, which the runtimes of that time read.
+
+    Args:
+        model: changed in place.
+        opset: that it was asked for in; torch leaves a graph as it is where the conversion fails.
+
+    Raises:
+        UserError: it is in another one.
+    """
+    from onnx.helper import find_min_ir_version_for
+
+    got = next(entry.version for entry in model.opset_import if not entry.domain)
+    if got != opset:
+        raise UserError(f"opset={opset}: this graph cannot be converted to it and stays at {got}; nothing is written")
+    model.ir_version = min(model.ir_version, find_min_ir_version_for(model.opset_import, ignore_unknown=True))
+    # Notes of torch to itself, which the format knows from version 10 on.
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]
     return model
 
 

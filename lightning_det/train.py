@@ -22,7 +22,7 @@ from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finishe
 from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
-from lightning_det.errors import ConfigError
+from lightning_det.errors import ConfigError, UserError
 from lightning_det.files import write_json
 from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -81,6 +81,11 @@ def train(cfg: DictConfig) -> pl.Trainer:
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with finished_logs(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if trainer.global_step == 0:
+        raise UserError(
+            "the training has ended without a single step, so nothing is learned "
+            f"(trainer.max_time={cfg.trainer.max_time}, trainer.limit_train_batches={cfg.trainer.limit_train_batches})"
+        )
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer

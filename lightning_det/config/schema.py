@@ -161,6 +161,7 @@ class ExportConfig(Config):
 
     checkpoint: str = MISSING
     output: str | None = None
+    opset: int = MISSING
 
 
 @dataclass
