@@ -32,8 +32,11 @@ log = logging.getLogger("lightning_det")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 """Packages of the extra ``export``."""
 
-OPSET = 23
-"""The newest that torch's exporter writes; onnxruntime runs it from 1.23 on."""
+OPSETS = (17, 23)
+"""The oldest that graphs are converted to, and the newest that torch's exporter writes."""
+
+WRITTEN = 18
+"""The oldest that torch's exporter writes."""
 
 INPUTS = {"images": ("batch", 3, "height", "width"), "sizes": ("batch", 2)}
 OUTPUTS = {"boxes": ("batch", "priors", 4), "scores": ("batch", "priors", "classes")}
@@ -69,12 +72,15 @@ def export(cfg: DictConfig) -> None:
             f"checkpoint={cfg.checkpoint}: a {type(module.detector).__name__} has two stages, and what its second "
             "stage sees depends on the image; single-shot detectors (ssd, dsod, grp_dsod) can be exported"
         )
+    oldest, newest = OPSETS
+    if not oldest <= cfg.opset <= newest:
+        raise ConfigError(f"opset must be {oldest} to {newest}, got {cfg.opset}")
     output = Path(cfg.output) if cfg.output is not None else run_folder() / "model.onnx"
     if output.is_dir():
         raise ConfigError(f"output={cfg.output}: a folder; the graph is a file, such as {output / 'model.onnx'}")
     planner = build_planner(settings, "test")
     height, width = canvas(planner)
-    model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None)
+    model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None, opset=cfg.opset)
     describe(model, module.labels, module.inference, planner)
     check(model, module.detector, height, width)
     with whole(output, "wb") as stream:
@@ -91,7 +97,7 @@ def canvas(planner: Planner) -> tuple[int, int]:
     return height, width
 
 
-def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True) -> "ModelProto":
+def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True, opset: int = OPSETS[-1]) -> "ModelProto":
     """The graph of `Candidates`: inputs `INPUTS`, outputs `OUTPUTS`, any number of images.
 
     Args:
@@ -99,26 +105,30 @@ def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True) -> "Mo
         height: of the images.
         width: of the images.
         dynamic: whether the graph takes images of any other size too.
+        opset: version of ONNX's operators; the version of the file's format is the one that came with it.
+
+    Raises:
+        UserError: the graph cannot be had in this version.
     """
     size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else {}
     batch = {0: torch.export.Dim.DYNAMIC}
     # Two images: torch would take a batch of one to be of one for good.
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    for chatty in ("onnxscript", "onnx_ir"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # what comes of an older version is looked at below
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch to itself
         program = torch.onnx.export(
             Candidates(detector).eval(),
             (images, torch.tensor([[height, width]] * 2)),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=max(opset, WRITTEN),
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             dynamic_shapes=(batch | size, batch),
             verbose=False,
         )
-    model = program.model_proto
+    model = of_version(program.model_proto, opset)
     # Torch names sizes by formulas; other shapes than those of inputs and outputs need none.
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
@@ -126,6 +136,55 @@ def to_onnx(detector: SSD, height: int, width: int, dynamic: bool = True) -> "Mo
             if dim.dim_param:
                 dim.dim_param = name
     return model
+
+
+def of_version(model: "ModelProto", opset: int) -> "ModelProto":
+    """A graph in an opset and the format of its time, which the runtimes of that time read.
+
+    Args:
+        model: as torch has written it.
+        opset: its version, or an older one.
+
+    Raises:
+        UserError: it cannot be converted.
+    """
+    import onnx
+
+    if opset < WRITTEN:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+            _axes_as_attributes(model)
+        except (RuntimeError, KeyError, onnx.checker.ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"opset={opset}: the graph cannot be converted to it, nothing is written: {reason}"
+            ) from error
+    got = next(entry.version for entry in model.opset_import if not entry.domain)
+    if got != opset:
+        raise UserError(f"opset={opset}: torch {torch.__version__} writes opset {got} instead; nothing is written")
+    oldest = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    model.ir_version = min(model.ir_version, oldest)
+    # Notes of torch to itself, which the format knows from version 10 on.
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]
+    return model
+
+
+def _axes_as_attributes(model: "ModelProto") -> None:
+    """Gives reductions their axes as they had them before opset 18, which onnx's converter leaves out."""
+    from onnx.helper import make_attribute
+    from onnx.numpy_helper import to_array
+
+    constants = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+    constants |= {n.output[0]: to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"}
+    for node in model.graph.node:
+        if not node.op_type.startswith("Reduce") or node.op_type == "ReduceSum":
+            continue
+        kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
+        if len(node.input) > 1:
+            kept.append(make_attribute("axes", constants[node.input[1]].tolist()))
+        del node.input[1:], node.attribute[:]
+        node.attribute.extend(kept)
 
 
 def describe(model: "ModelProto", labels: LabelMap, inference: Inference, planner: Planner) -> None:

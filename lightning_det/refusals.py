@@ -16,6 +16,18 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ALIASES = {None: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
+OWN = {
+    "logger": " (logger=csv and others)",
+    "callbacks": " (callbacks=[default] and others)",
+    "plugins": "",
+    "enable_checkpointing": " (callbacks.best and callbacks.last)",
+    "default_root_dir": " (hydra.run.dir)",
+    "use_distributed_sampler": "",
+    "reload_dataloaders_every_n_epochs": "",
+}
+"""Arguments of the trainer that it gets from elsewhere, and from where."""
+
+
 def unworkable(settings: Mapping[str, Any]) -> str:
     """Why a trainer would fail later, or do another thing than it is told to, in words; empty if it would not.
 
@@ -29,12 +41,25 @@ def unworkable(settings: Mapping[str, Any]) -> str:
             f"trainer.accelerator={accelerator}: torch {torch.__version__} finds no GPU on this machine; trainer=cpu "
             "does without"
         )
+    own = [name for name in OWN if name in settings]
+    if own:
+        return f"trainer.{own[0]} is set by the commands themselves{OWN[own[0]]}; leave it out"
+    if not _is_time(settings.get("max_time")):
+        return f"trainer.max_time must be days, hours, minutes and seconds as 00:12:00:00, got {settings['max_time']}"
     name = ALIASES.get(precision if precision is None else str(precision), precision)
     if name not in PRECISIONS:
         return f"trainer.precision must be {' or '.join(PRECISIONS)}, got {precision}"
     if name == "16-mixed" and (accelerator == "cpu" or not gpu):
         return f"trainer.precision={precision} needs a GPU; bf16-mixed and 32-true do without"
     return ""
+
+
+def _is_time(value: Any) -> bool:
+    """Whether Lightning reads a duration from it."""
+    if isinstance(value, Mapping):
+        names = {"days", "hours", "minutes", "seconds", "weeks"}
+        return set(value) <= names and all(isinstance(v, int | float) for v in value.values())
+    return value is None or (isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value) is not None)
 
 
 def refused(error: Exception) -> str | None:

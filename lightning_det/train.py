@@ -28,7 +28,7 @@ from lightning_det.data.inspection import count_orphans, count_unlearned
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
-from lightning_det.errors import ConfigError
+from lightning_det.errors import ConfigError, UserError
 from lightning_det.files import write_json
 from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.launch import is_first
@@ -89,6 +89,11 @@ def train(cfg: DictConfig) -> pl.Trainer:
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with finished_logs(trainer), restoring(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if trainer.global_step == 0:
+        raise UserError(
+            "the training has ended without a single step, so nothing is learned "
+            f"(trainer.max_time={cfg.trainer.max_time}, trainer.limit_train_batches={cfg.trainer.limit_train_batches})"
+        )
     if trainer.is_global_zero:
         report(trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer

@@ -17,7 +17,7 @@ from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.detectors import SSD
 from lightning_det.errors import UserError
-from lightning_det.export import check, to_onnx
+from lightning_det.export import OPSETS, check, of_version, to_onnx
 from lightning_det.selection import HardNegativeSelector
 
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"
@@ -71,6 +71,7 @@ def shapes_of(values):
 def test_any_batch_and_shape_of_images():
     detector = small_ssd()
     model = to_onnx(detector, 96, 128)
+    assert (model.opset_import[0].version, model.ir_version) == (OPSETS[-1], 10)
     onnx.checker.check_model(model, full_check=True)
     inputs = {"images": ["batch", 3, "height", "width"], "sizes": ["batch", 2]}
     outputs = {"boxes": ["batch", "priors", 4], "scores": ["batch", "priors", 6]}
@@ -79,10 +80,13 @@ def test_any_batch_and_shape_of_images():
     assert_equal(session, detector, [(1, 96, 128), (3, 128, 96), (2, 64, 224), (5, 160, 160), (1, 75, 101)])
 
 
-def test_views_of_one_shape_need_no_other():
-    """As of `strategy=warp`; the shape halves unevenly."""
+def test_views_of_one_shape_need_no_other_and_opsets_are_older():
+    """As of `strategy=warp`; the shape halves unevenly. In an old opset, and with reductions, whose form has changed."""
     detector = small_dsod()
-    model = to_onnx(detector, 75, 108, dynamic=False)
+    model = to_onnx(detector, 75, 108, dynamic=False, opset=17)
+    # Runtimes of opset 17's time read format 8 and no newer one.
+    assert ([(entry.domain, entry.version) for entry in model.opset_import], model.ir_version) == ([("", 17)], 8)
+    onnx.checker.check_model(model, full_check=True)
     assert shapes_of(model.graph.input)["images"] == ["batch", 3, 75, 108]
     session = ort.InferenceSession(model.SerializeToString())
     assert_equal(session, detector, [(1, 75, 108), (4, 75, 108)])
@@ -97,6 +101,16 @@ def test_views_of_one_shape_need_no_other():
         detector.classify[0][0].weight.fill_(torch.nan)
     with pytest.raises(UserError, match="score nan"):
         check(model, detector, 75, 108)
+
+
+def test_a_version_that_cannot_be_had_is_said():
+    model = onnx.helper.make_model(onnx.parser.parse_graph("g (float[2] x) => (float[2] y) { y = Identity(x) }"))
+    model.opset_import[0].version = 21
+    with pytest.raises(UserError, match="opset=22: torch .* writes opset 21 instead; nothing is written"):
+        of_version(model, 22)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(UserError, match="opset=17: the graph cannot be converted to it, nothing is written: "):
+        of_version(model, 17)
 
 
 def trained(folder, *network):

@@ -9,6 +9,7 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.backbones.pretrained import fetching
 from lightning_det.errors import UserError
 
 SMALLEST = 268
@@ -31,7 +32,7 @@ class VGG16(nn.Module):
 
     def __init__(self, form: Literal["pyramid"] = "pyramid", weights: str | None = None):
         super().__init__()
-        self.network = SSDFeatureExtractorVGG(torchvision.models.vgg16(weights=weights).features, highres=False)
+        self.network = SSDFeatureExtractorVGG(_vgg16(weights).features, highres=False)
         # torchvision draws what has no weights in other ways than Caffe; its second half begins with conv5.
         fresh = [self.network] if weights is None else [self.network.extra[0][-1], *self.network.extra[1:]]
         for part in fresh:
@@ -51,6 +52,16 @@ class VGG16(nn.Module):
                 "'strategy=[warp,...]' makes them 300 x 300, dataset.resolution larger"
             )
         return list(self.network(images).values())
+
+
+def _vgg16(weights: str | None) -> nn.Module:
+    if weights is None:
+        return torchvision.models.vgg16()
+    enum = torchvision.models.VGG16_Weights
+    if weights not in enum.__members__:
+        raise ValueError(f"backbone.weights: vgg16 has {', '.join(enum.__members__)} or null, got {weights!r}")
+    with fetching(f"backbone.weights={weights}", enum[weights].url):
+        return torchvision.models.vgg16(weights=weights)
 
 
 class PlainSSD(nn.Module):

@@ -1,9 +1,12 @@
 """Any convolutional network of timm as backbone (``pip install 'lightning-det[timm]'``)."""
 
+from contextlib import nullcontext
+
 from torch import Tensor, nn
 
 from lightning_det.backbones.contract import Form
 from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
+from lightning_det.backbones.pretrained import fetching_by_timm
 
 STRIDES = (4, 8, 16, 32)
 
@@ -48,7 +51,8 @@ def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, n
     index = [i for i, stride in enumerate(info.reduction()) if stride in wanted]
     if not index:
         raise ValueError(f"backbone.name={name} has maps of strides {info.reduction()}, none of {wanted}")
-    network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
+    with fetching_by_timm(name) if pretrained else nullcontext():
+        network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
     if norm is not None and not has_batch_norm(network):
         raise ValueError(f"backbone.norm for {name} must be null: it has no BatchNorm, got {norm}")
     channels, strides = network.feature_info.channels(), network.feature_info.reduction()

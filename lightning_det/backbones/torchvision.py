@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_det.backbones.contract import Backbone, Form
 from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
+from lightning_det.backbones.pretrained import fetching
 
 Name = Literal[
     "resnet18",
@@ -46,7 +47,10 @@ def torchvision_backbone(
             raise ValueError(f"backbone.weights: {name} has {', '.join(enum.__members__)} or null, got {weights!r}")
         if norm == "group":
             raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
-    network = torchvision.models.get_model(name, weights=weights)
+        with fetching(f"backbone.weights={weights}", enum[weights].url):
+            network = torchvision.models.get_model(name, weights=weights)
+    else:
+        network = torchvision.models.get_model(name)
     normed = has_batch_norm(network)
     if normed != (norm is not None):
         valid = "frozen, batch, sync or group" if normed else "null: it has no BatchNorm"

@@ -32,6 +32,10 @@ RANGES = {
     "seed": Range("0 to 4294967295", 0, 2**32 - 1),
     "optimizer.lr": Range("above 0: at 0 nothing is learned", 0, open_low=True),
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": Range("at least 0 and below 1", 0, 1, open_high=True),
+    "schedule.final": NOT_NEGATIVE,
+    "schedule.gamma": Range("above 0", 0, open_low=True),
+    "schedule.milestones": NOT_NEGATIVE,
     "module.norm_weight_decay": NOT_NEGATIVE,
     "module.reference_batch": COUNT,
     "trainer.max_epochs": Range("at least 1, or -1 without an end", 1, others=(-1,)),
@@ -72,6 +76,10 @@ RANGES = {
 """By dotted key; of a list, all numbers."""
 
 
+TEXTS = ("trainer.val_check_interval",)
+"""Keys that may be a text too."""
+
+
 def check_ranges(cfg: Mapping[str, Any]) -> None:
     """Refuses numbers out of their range.
 
@@ -86,6 +94,8 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, str) and key not in TEXTS:
+                raise ConfigError(f"{key} must be a number, {valid.words}, got {value!r}")
             # NaN is in no range.
             if isinstance(number, int | float) and not isinstance(number, bool) and not valid.holds(number):
                 raise ConfigError(f"{key} must be {valid.words}, got {value}")

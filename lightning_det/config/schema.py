@@ -164,6 +164,7 @@ class ExportConfig(Config):
 
     checkpoint: str = MISSING
     output: str | None = None
+    opset: int = MISSING
 
 
 @dataclass
