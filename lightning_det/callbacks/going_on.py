@@ -62,8 +62,8 @@ def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict
     """The state of a `ModelCheckpoint` that compared the same figure; its key also holds when it saves."""
     if callback.state_key in states:
         return states[callback.state_key]
-    kind, mode = type(callback).__qualname__, f"'mode': {callback.mode!r}"
-    found = [s for key, s in states.items() if key.startswith(f"{kind}{{") and mode in key]
+    mode = f"'mode': {callback.mode!r}"
+    found = [state for key, state in states.items() if "Checkpoint{" in key and mode in key]
     found = [state for state in found if callback.monitor is not None and state["monitor"] == callback.monitor]
     return found[0] if len(found) == 1 else None
 
