@@ -83,8 +83,9 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
         late = [k for k in changed_settings(before, now) if not _below(k, WITHOUT_TRAINING) and _has(before, k)]
         if late:
             raise ConfigError(
-                f"resume={cfg.resume}: nothing is left to train, so these would have no effect: {', '.join(late)}. "
-                f"{end}; or evaluate with python -m lightning_det.eval checkpoint={cfg.resume}, or {NEW}"
+                f"resume={cfg.resume}: nothing is left to train ({end}), so these would have no effect: "
+                f"{', '.join(late)}. Leave them out, evaluate (python -m lightning_det.eval checkpoint={cfg.resume}), or "
+                f"{NEW}"
             )
         log.warning("nothing is left to train: %s", end)
 

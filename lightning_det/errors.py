@@ -62,7 +62,7 @@ def explained(error: Exception) -> str | None:
             "smaller data.batch_size, and go on from the last checkpoint with resume=RUN_FOLDER"
         )
     if out_of_memory(error):
-        said = next((line.strip() for line in text.splitlines() if OUT_OF_MEMORY.search(line)), "").split(". ")[0]
+        said = next((part.strip() for part in re.split(r"\.\s|\n", text) if OUT_OF_MEMORY.search(part)), "")
         return printable(
             f"out of memory{f' ({said[:200]})' if said else ''}. What needs less: a smaller data.batch_size "
             "(data.test_batch_size in validation and inference), a smaller dataset.resolution, tiles instead of whole "

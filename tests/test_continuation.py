@@ -10,6 +10,8 @@ from lightning_det.annotations import LabelMap
 from lightning_det.build import build, build_module
 from lightning_det.callbacks import GoingOn
 from lightning_det.continuation import AT_START, STATE, late_settings, restoring, to_go_on_from
+from lightning_det.data.loader import TrainLoader
+from lightning_det.data.sampler import TrainBatches
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.modules.module import parameter_groups
 from lightning_det.modules.rates import keep_settings, lacking
@@ -241,3 +243,27 @@ def test_constants_are_no_part_of_the_weights(composed):
         learned = {name for name, _ in module.named_parameters()}
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         assert [n for n in module.state_dict() if n not in learned and not n.endswith(statistics)] == []
+
+
+@pytest.mark.parametrize(
+    ("done", "before", "now", "window", "begins"),
+    [
+        (5, 12, 12, 1, 5),
+        (5, 12, 12, 2, 4),  # gradients are accumulated over more batches than before: none of half a window
+        (6, 12, 24, 1, 12),
+        (6, 12, 25, 4, 12),
+        (9, 12, 4, 2, 2),
+    ],
+)
+def test_an_epoch_goes_on_between_windows_of_accumulated_batches(done, before, now, window, begins):
+    counted = SimpleNamespace()
+    loop = SimpleNamespace(batch_progress=SimpleNamespace(current=counted))
+    batches = TrainBatches(None, None, 2, None, 0, epoch=lambda: 3)
+    batches._planned = (3, list(range(now)))
+    loader = TrainLoader(list(range(now)), batch_sampler=batches)
+    loader.trainer = SimpleNamespace(
+        limit_train_batches=1.0, accumulate_grad_batches=window, fit_loop=SimpleNamespace(epoch_loop=loop)
+    )
+    loader.load_state_dict({"epoch": 3, "done": done, "batches": before})
+    assert list(batches) == list(range(begins, now))
+    assert vars(counted).get("ready", done) == begins
