@@ -38,6 +38,11 @@ def explained(error: Exception) -> str | None:
             "shared memory (df -h /dev/shm; docker run --shm-size=8g). Give data.num_workers=0 or fewer than now, or a "
             "smaller data.batch_size, and go on from the last checkpoint with resume=RUN_FOLDER"
         )
+    if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
+        return (
+            "the connection to another rank is lost: it has ended, and says why, unless it was killed. Go on from the "
+            "last checkpoint with resume=RUN_FOLDER"
+        )
     if isinstance(error, OSError):
         # A full disk does not say which file it has no room for.
         place = "cannot write a file" if error.filename is None and error.errno in FULL else error.filename

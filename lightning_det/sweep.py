@@ -192,8 +192,8 @@ def _status(folder: Path) -> Job | None:
     if not file.exists():
         return None
     content = _json(file)
-    known = {key: content[key] for key in Job._fields if isinstance(content.get(key), _TYPES[key])}
-    if "overrides" not in known or "exit_code" not in content:
+    known = {key: content[key] for key in Job._fields if key in content and isinstance(content[key], _TYPES[key])}
+    if not {"overrides", "exit_code"} <= known.keys():
         log.warning("%s: damaged; the job is taken for interrupted", file)
         record = folder / OVERRIDES
         started = (read_overrides(record) if record.is_file() else None) or []
