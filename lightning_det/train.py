@@ -1,6 +1,5 @@
 """``python -m lightning_det.train``: trains a detector, evaluates it after every epoch, and keeps what happened."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans
 from lightning_det.errors import ConfigError
-from lightning_det.files import write_json
+from lightning_det.files import read_json, write_json
 from lightning_det.launch import is_first
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.places import forget
@@ -107,8 +106,8 @@ def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> Non
     throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
     if throughput is not None:
         metrics["cost"] = throughput.cost(trainer)
-    if mining is not None and mining.exists():
-        metrics["mining"] = json.loads(mining.read_text())
+    if mining is not None and (found := read_json(mining)):
+        metrics["mining"] = found
     if evaluator is not None and evaluator.report:
         best = getattr(trainer.checkpoint_callback, "best_model_score", None)
         metrics = evaluator.report["figures"] | metrics

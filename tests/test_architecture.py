@@ -23,6 +23,7 @@ FLOORS = (
         "protocols",
         "runs",
         "sweep",
+        "watch",
     ),
     ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
 )
