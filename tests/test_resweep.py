@@ -18,7 +18,8 @@ def config(*task, hydra=("hydra.mode=MULTIRUN", "hydra.sweep.dir=x")):
 def folder(tmp_path):
     """Of a sweep that was started."""
     place = tmp_path / "sweep"
-    place.mkdir()
+    (place / "0").mkdir(parents=True)
+    (place / "0/status.json").touch()
     hydra = ["hydra.mode=MULTIRUN", "hydra/launcher=cluster", "hydra.sweep.dir=x"]
     check_sweep(place, config(*STARTED[1:], hydra=hydra), "train")
     return place
@@ -61,6 +62,12 @@ def test_another_sweep_is_refused(folder):
     with pytest.raises(ConfigError, match="a sweep of train, not of eval"):
         sweep_again(["-m", f"hydra.sweep.dir={folder}"], "eval")
     assert (folder / "sweep.yaml").read_text() == before
+
+
+def test_a_sweep_of_which_no_job_was_begun_may_be_mended(folder):
+    (folder / "0/status.json").unlink()
+    check_sweep(folder, config("seed=2,3"), "train")
+    assert "seed=2,3" in sweep_again(["-m", f"hydra.sweep.dir={folder}"], "train")
 
 
 def test_a_sweep_may_grow(folder):
