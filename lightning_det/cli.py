@@ -126,9 +126,9 @@ class Folders(Callback):
         before = HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
-            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
             if command in watch.COMMANDS and not interrupt.is_lightnings():
                 watch.meet(watch.expected(config.get("trainer") or {}))
+            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
             check_given(config, command)
             if is_first():
                 job = PARENT in os.environ and (folder / STATUS).exists()  # of several ranks, which its sweep starts

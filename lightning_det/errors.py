@@ -69,6 +69,11 @@ def explained(error: Exception) -> str | None:
             "images (strategy=[tiles,flip], test=[tiles]), fewer loader processes (data.num_workers). A training goes "
             "on from its last checkpoint with resume=RUN_FOLDER and the options that change"
         )
+    if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
+        return (
+            "the connection to another rank is lost: it has ended, and says why, unless it was killed. Go on from the "
+            "last checkpoint with resume=RUN_FOLDER"
+        )
     if isinstance(error, OSError):
         # A full disk does not say which file it has no room for.
         place = "cannot write a file" if error.filename is None and error.errno in FULL else error.filename

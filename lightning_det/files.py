@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -46,6 +46,15 @@ def write_json(file: Path, content: object, indent: int | None = 1) -> None:
     """Writes plain data as json, for people to read unless ``indent`` is None."""
     with whole(file) as stream:
         json.dump(content, stream, indent=indent)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a json file of ours holds; nothing if it is damaged or not there."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def files_below(folder: Path) -> list[Path]:

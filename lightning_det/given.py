@@ -29,7 +29,7 @@ def check_given(cfg: DictConfig, command: str) -> None:
 def _resume(key: str, value: str) -> None:
     folder = Path(value)
     if not folder.is_dir():
-        return _file(key, value, "run folder or checkpoint")
+        return _file(key, value, "checkpoint or run folder")
     if (folder / "checkpoints/last.ckpt").is_file() or unstarted(folder):
         return None
     if found(folder, OF_A_SWEEP):
@@ -97,6 +97,6 @@ CHECKS = {
     "inspect": {"proposals": _proposals},
     "eval": {"checkpoint": _checkpoint},
     "predict": {"checkpoint": _checkpoint, "source": _source},
-    "export": {"checkpoint": _checkpoint},
+    "export": {},  # looks for packages first, and then at the checkpoint
 }
-"""Keys by command."""
+"""Keys by command, of those that have a run folder."""

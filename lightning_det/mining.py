@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from lightning_det.annotations import AnnotationStore, LabelMap
 from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
-from lightning_det.build import build, build_data, build_trainer, load_checkpoint
+from lightning_det.build import build, build_data, build_trainer, load_checkpoint, portable
 from lightning_det.callbacks import Collector, Throughput
 from lightning_det.config import ConfigError
 from lightning_det.data.images import progress
@@ -24,6 +24,7 @@ from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
 from lightning_det.files import write_json
 from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.restore import changed_settings
 from lightning_det.resume import unstarted
 from lightning_det.views.merge import NMS
 
@@ -103,11 +104,12 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
             ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,
+            settings=portable(cfg),
         )
         data = build_data(cfg, train, store)
         last = file.with_name(NETWORK)
         trainer = build_trainer(cfg, file.parent)
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if goes_on(last, module) else None)
         log.info("mining: proposals in %d images", len(store))
         collector = Collector()
         looking = build_trainer(cfg, file.parent, learning=False)
@@ -125,6 +127,23 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
             file,
         )
     looking.strategy.barrier()
+
+
+def goes_on(file: Path, module: DetectionModule) -> bool:
+    """Whether a half-trained network is one of these settings: the same place may have been another run's.
+
+    Args:
+        file: its checkpoint, which may not exist.
+        module: that is to be trained.
+    """
+    if not file.exists():
+        return False
+    before = load_checkpoint(file)["hyper_parameters"]["settings"] or {}
+    free = ("trainer", "data.num_workers")  # which may be others when a run goes on
+    changed = [k for k in changed_settings(before, module.hparams["settings"]) if not k.startswith(free)]
+    if changed:
+        log.warning("mining: starts over; %s is of other settings: %s", file, ", ".join(changed[:5]))
+    return not changed
 
 
 def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:

@@ -1,6 +1,5 @@
 """Experiments that are written down before they run: arms, each an ordinary training and its evaluations per seed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -247,7 +246,10 @@ def _begun(folder: Path, options: Sequence[str]) -> list[str] | None:
 def elapsed(folder: Path) -> float:
     """Seconds that the processes of a run took; 0 where nothing is known."""
     file = folder / ELAPSED
-    return json.loads(file.read_text()) if file.exists() else 0.0
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def command_line(name: str, options: Sequence[str]) -> list[str]:

@@ -54,7 +54,7 @@ def check_sweep(folder: Path, config: DictConfig, command: str) -> None:
     own = ("hydra.mode", PLACE)
     now = [*(o for o in config.hydra.overrides.hydra if override_key(o) not in own), *config.hydra.overrides.task]
     started = _sweep_started(folder)
-    if started is not None:
+    if started is not None and any(folder.rglob("status.json")):  # or no job was begun
         differing = sorted(_fixed(started["overrides"]) ^ _fixed(now))
         if started["command"] != command:
             differing.insert(0, f"{started['command']}, not {command}")

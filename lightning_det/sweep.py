@@ -4,7 +4,6 @@ A multirun that is started again in its folder (``-m hydra.sweep.dir=ITS_FOLDER`
 """
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -28,7 +27,7 @@ from rich.table import Table
 from lightning_det import interrupt
 from lightning_det.config.record import read_record
 from lightning_det.errors import ConfigError, UserError, explained
-from lightning_det.files import write_json
+from lightning_det.files import read_json, write_json
 from lightning_det.launch import PARENT
 from lightning_det.places import free, hold, refuse_used, release
 from lightning_det.resume import OVERRIDES, composed_of, override_key, quoted
@@ -195,9 +194,9 @@ def _status(folder: Path) -> Job | None:
     file = folder / STATUS
     if not file.exists():
         return None
-    content = _json(file)
-    known = {key: content[key] for key in Job._fields if isinstance(content.get(key), _TYPES[key])}
-    if "overrides" not in known or "exit_code" not in content:
+    content = read_json(file)
+    known = {key: content[key] for key in Job._fields if key in content and isinstance(content[key], _TYPES[key])}
+    if not {"overrides", "exit_code"} <= known.keys():
         log.warning("%s: damaged; the job is taken for interrupted", file)
         record = folder / OVERRIDES
         started = (read_record(record) if record.is_file() else None) or []
@@ -217,15 +216,6 @@ _TYPES = {
     "error": str | None,
     "AP": int | float | None,
 }
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """What a file of ours holds; nothing if it is damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _check_same(before: Job | None, overrides: list[str], folder: Path) -> None:
@@ -287,7 +277,7 @@ def _times(folder: Path) -> dict[Path, int]:
 
 
 def _ap(folder: Path) -> float | None:
-    return _json(folder / "metrics.json").get("AP")
+    return read_json(folder / "metrics.json").get("AP")
 
 
 def _has_ranks(cfg: DictConfig) -> bool:

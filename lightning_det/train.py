@@ -1,6 +1,5 @@
 """``python -m lightning_det.train``: trains a detector, evaluates it after every epoch, and keeps what happened."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
 from lightning_det.errors import ConfigError, UserError
-from lightning_det.files import write_json
+from lightning_det.files import read_json, write_json
 from lightning_det.foresight import check_data, check_monitors, check_trainer
 from lightning_det.launch import is_first
 from lightning_det.mining import COST, mine, proposals_file, with_proposals
@@ -139,8 +138,8 @@ def report(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> Non
     throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
     if throughput is not None:
         metrics["cost"] = throughput.cost(trainer)
-    if mining is not None and mining.exists():
-        metrics["mining"] = json.loads(mining.read_text())
+    if mining is not None and (found := read_json(mining)):
+        metrics["mining"] = found
     if evaluator is not None and evaluator.report:
         saved = (c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == keys.validated("AP"))
         best = getattr(next(saved, None), "best_model_score", None)

@@ -161,9 +161,7 @@ def _received(connection: socket.socket) -> bytes:
 
 def _lost(rank: str) -> None:
     time.sleep(GRACE)
-    _end(
-        f"{rank} has ended before its time, and this rank with it; what that one says is the reason, if it was not killed"
-    )
+    _end(f"{rank} has ended before its time, and this rank ends with it; that one says why, unless it was killed")
 
 
 def _end(message: str) -> None:

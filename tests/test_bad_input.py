@@ -468,7 +468,11 @@ CASES = [
     ),
     # Checkpoints, weights, proposals
     Case(
-        "no checkpoint", ("none.ckpt: no such checkpoint",), arguments=("checkpoint={root}/none.ckpt",), command="eval"
+        "no checkpoint",
+        ("none.ckpt: no such checkpoint",),
+        arguments=("checkpoint={root}/none.ckpt",),
+        command="eval",
+        code=2,
     ),
     Case(
         "text as a checkpoint",

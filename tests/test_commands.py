@@ -152,6 +152,34 @@ def test_resume_goes_on_where_training_stopped(small, trained, tmp_path):
     assert len(after["epoch_losses"]) == 5
 
 
+def test_a_used_folder_is_refused_and_nothing_in_it_changes(trained, small):
+    folder, _ = trained
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    for command, options in {"train": [*small, "seed=1"], "eval": [f"checkpoint={folder}"]}.items():
+        message = run(command, *options, f"hydra.run.dir={folder}", code=2)
+        assert f"error: {folder} holds a run that has ended (checkpoints/best.ckpt, " in message
+        assert f"go on with it (train resume={folder}), another folder (hydra.run.dir={folder}-2), or" in message
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+def test_what_is_not_there_is_said_before_anything_is_done(trained, tmp_path):
+    """No data is rendered and no folder made."""
+    data = {"LIGHTNING_DET_DATA": str(tmp_path / "data")}
+    for command, options, words in (
+        (
+            "train",
+            ["resume=runs/first"],
+            "resume=runs/first: no such checkpoint or run folder; did you mean runs/frst?",
+        ),
+        ("predict", [f"checkpoint={trained[0]}", "source=nowhere"], "source=nowhere: no such image, folder or video"),
+        ("eval", ["checkpoint=nowhere"], "checkpoint=nowhere: no such checkpoint"),
+    ):
+        (tmp_path / "runs/frst").mkdir(parents=True, exist_ok=True)
+        message = run(command, *options, code=2, cwd=tmp_path, env=data)
+        assert message == f"error: {words}\n"
+    assert [f.name for f in tmp_path.iterdir()] == ["runs"]
+
+
 def test_resume_needs_the_run_folder_alone(small, tmp_path):
     """Its options come back, its logs go on, and what is given now wins."""
     folder = tmp_path / "a run"
@@ -404,9 +432,10 @@ def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
         (["dataset=coco"], 2, ["dataset.root is not set"]),
         (["dataset=coco", "dataset.root=nowhere"], 1, ["nowhere/annotations/instances_train2017.json"]),
         (["backbone.norm=frozen"], 2, ["backbone.norm=frozen", "weights"]),
-        (["resume=nowhere"], 1, ["nowhere: no such checkpoint"]),
+        (["resume=nowhere"], 2, ["resume=nowhere: no such checkpoint or run folder"]),
+        (["weights=nowhere"], 2, ["weights=nowhere: no such file, and no weights of torchvision"]),
         (["proposals=auto"], 2, ["proposals=auto", "strategy=sniper"]),
-        (["strategy=sniper", "proposals=nowhere.npz"], 1, ["nowhere.npz: No such file"]),
+        (["strategy=sniper", "proposals=nowhere.npz"], 2, ["nowhere.npz: No such file"]),
         (["strategy=sniper", "views.train.windows.labels=all"], 2, ["labels", "enclosed or one_chip"]),
         (["strategy=[ohem,random_sampling_bg01]"], 2, ["ohem and random_sampling both set selection.rois"]),
         (["strategy=ohem", "selection.rois.positive_share=0.5"], 2, ["positive_share: unknown", "nms_iou"]),

@@ -7,7 +7,6 @@ every batch, backward pass, optimizer step, validation and epoch) or in the midd
 
 import os
 import resource
-import shutil
 import signal
 from contextlib import contextmanager
 from functools import partial
@@ -222,11 +221,12 @@ def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
 def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, after):
     """The new ranks do what is left of the epoch; later epochs are as long as their number makes them."""
     epoch = 16  # batches, of all ranks together
-    options = [*short, f"dataset.source.train={2 * epoch}", f"hydra.run.dir={tmp_path}"]
-    assert attempt(tmp_path, [*options, "trainer.max_epochs=1"], ranks=before)
-    moments = counted(tmp_path, before)
-    assert checkpoint(tmp_path)["global_step"] == epoch // before
-    shutil.rmtree(tmp_path / "checkpoints")
+    options, whole = [*short, f"dataset.source.train={2 * epoch}"], tmp_path / "whole"
+    whole.mkdir()
+    assert attempt(whole, [*options, "trainer.max_epochs=1", f"hydra.run.dir={whole}"], ranks=before)
+    moments = counted(whole, before)
+    assert checkpoint(whole)["global_step"] == epoch // before
+    options.append(f"hydra.run.dir={tmp_path}")
     assert not attempt(tmp_path, options, (before - 1, moments[-1] // 2), before)
     step = checkpoint(tmp_path)["global_step"]
     assert 1 < step < epoch // before - 1, "killed too early or too late to say anything"
@@ -247,6 +247,36 @@ def test_a_run_that_is_asked_to_end_says_so(short, tmp_path):
     assert "Traceback" not in said
     assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"])
     assert read(tmp_path / "metrics.json")["epochs"] == 3
+
+
+def test_ctrl_c_ends_a_run_in_one_line(short, tmp_path):
+    """Lightning would end it with the code of an error, or, from another place, go on as if it had finished."""
+    options = [*short, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=50"]
+    (tmp_path / "output.txt").touch()
+    code, said = refused(tmp_path, options, last=60, end=signal.SIGINT)
+    assert code == 130
+    assert said.endswith(f"\ninterrupted; go on with resume={tmp_path}\n")
+    assert "Traceback" not in said
+    assert not (tmp_path / "metrics.json").exists()
+    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"])
+    assert read(tmp_path / "metrics.json")["epochs"] == 3
+    (tmp_path / "checkpoints/last.ckpt").unlink()
+    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=4"])
+    assert (code, "its run has ended, and its last checkpoint is gone" in said) == (2, True)
+
+
+def test_what_an_interrupted_start_left_is_no_result_of_the_next(short, tmp_path):
+    """It has a best checkpoint, of a validation within its first epoch, and no last one."""
+    options = [*short, f"hydra.run.dir={tmp_path}", "trainer.val_check_interval=0.5", "callbacks.last=null"]
+    (tmp_path / "output.txt").touch()
+    refused(tmp_path, options, last=150)
+    assert (tmp_path / "checkpoints/best.ckpt").exists()
+    again = [f"resume={tmp_path}", "trainer.limit_val_batches=0", "trainer.max_epochs=1", "callbacks.best=null"]
+    assert attempt(tmp_path, again)
+    assert "starts over; removed what its first start had left: checkpoints/best.ckpt" in (
+        (tmp_path / "output.txt").read_text()
+    )
+    assert not (tmp_path / "checkpoints/best.ckpt").exists()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(short, tmp_path):

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from helpers import SMALL, read, start_forked
+
+from lightning_det import watch
+from lightning_det.launch import is_first
 
 MOMENT = """
 import pathlib, time
@@ -98,3 +102,108 @@ def running(pid):
             return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+WATCH = """
+import sys, time
+from lightning_det import watch
+watch.GRACE = 0.1
+try:
+    watch.meet(2)
+except Exception as error:
+    sys.exit(str(error))
+print("meets", flush=True)
+if sys.argv[1] == "waits":
+    time.sleep(600)
+watch.leave(sys.argv[1] == "leaves well")
+"""
+
+
+def rank(folder, number, does, port, seconds="60"):
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(number)}
+    process, _ = started(folder, WATCH, does, **env, LIGHTNING_DET_MEETING=seconds)
+    return process
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_takes_the_others_along(victim, tmp_path):
+    """Whatever they are at, as where torch waits for it half an hour."""
+    port = free_port()
+    ranks = [rank(tmp_path, number, "waits", port) for number in (0, 1)]
+    ranks[victim].kill()
+    other = ranks[1 - victim]
+    other.join(60)
+    assert other.exitcode == 1
+    said = "".join(f.read_text() for f in tmp_path.glob("*.txt"))
+    name = "rank 0" if victim == 0 else f"rank 1 (process {ranks[1].pid} on {os.uname().nodename})"
+    assert f"error: {name} has ended before its time, and this rank ends with it;" in said
+
+
+@pytest.mark.parametrize(("does", "code"), [("leaves well", 0), ("fails", 1)])
+def test_the_end_of_a_rank_that_is_done_is_none_for_the_others(does, code, tmp_path):
+    port = free_port()
+    first = rank(tmp_path, 0, "waits", port)
+    second = rank(tmp_path, 1, does, port)
+    second.join()
+    first.join(3 if code == 0 else 60)
+    ended = first.exitcode
+    first.kill()
+    first.join()
+    assert ended == (None if code == 0 else code)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_whose_others_do_not_come_ends(number, tmp_path):
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": str(number)}
+    script, output = tmp_path / "rank.py", tmp_path / "rank.txt"
+    script.write_text(WATCH)
+    process = start_forked(script, ["waits"], output, output, env=os.environ | env | {"LIGHTNING_DET_MEETING": "1"})
+    process.join(60)
+    assert process.exitcode == 1
+    words = "1 of 2 ranks came within 1 s" if number == 0 else "rank 1 does not reach rank 0 at 127.0.0.1:"
+    assert words in output.read_text()
+    assert "LIGHTNING_DET_MEETING=SECONDS" in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("environment", "trainer", "number"),
+    [
+        ({}, {"num_nodes": 2, "devices": 8}, 2),  # Lightning starts the others of a node
+        ({"LOCAL_RANK": "0"}, {"num_nodes": 2, "devices": 8}, 16),
+        ({"LOCAL_RANK": "0"}, {"devices": "auto"}, None),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "3"}, {"devices": "auto"}, 3),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, {"devices": 2}, 4),
+    ],
+)
+def test_how_many_processes_others_start(environment, trainer, number, monkeypatch):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert watch.expected(trainer) == number
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+    ],
+)
+def test_the_first_rank_alone_minds_the_folder(environment, first, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first() == first

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_det.callbacks import CSVLog
 from lightning_det.errors import ConfigError
-from lightning_det.resume import completed, quoted, started_with, unstarted
+from lightning_det.resume import completed, goes_on_in, quoted, started_with, unstarted
 
 
 @pytest.fixture
@@ -75,6 +75,34 @@ def test_hydras_record_serves_where_there_is_no_other(run):
     (run / ".hydra/overrides.yaml").unlink()
     assert completed([f"resume={run}"]) == [f"resume={run}"]
     assert not unstarted(run)  # and the missing checkpoint will be an error
+
+
+def test_a_run_that_has_ended_does_not_start_over(run):
+    """Its last checkpoint was removed, to save space perhaps."""
+    (run / "checkpoints/last.ckpt").rename(run / "checkpoints/best.ckpt")
+    (run / "metrics.json").touch()
+    assert not unstarted(run)
+
+
+@pytest.mark.parametrize(
+    "content", ["[a", "a: b", "[1]", "\x00", "\xff\xfe", "!!python/object:os.system {}", "&a [*a]"]
+)
+def test_a_damaged_record_is_named(run, content):
+    """Options that are not known must not become the defaults; Hydra's record serves while it is whole."""
+    (run / "overrides.yaml").write_text(content, encoding="latin1")
+    with pytest.raises(ConfigError, match=r"overrides\.yaml: damaged .*give these options along with resume="):
+        completed([f"resume={run}"])
+    (run / ".hydra").mkdir()
+    (run / ".hydra/overrides.yaml").write_text("[seed=7]")
+    assert started_with(run) == ["seed=7"]
+
+
+def test_what_goes_on_in_its_own_folder(run, tmp_path):
+    assert goes_on_in(str(run), run / "../of mine")
+    assert goes_on_in(str(run / "checkpoints/best.ckpt"), run)
+    assert not goes_on_in(str(run), tmp_path)
+    assert not goes_on_in(str(run / "checkpoints/best.ckpt"), tmp_path)
+    assert not goes_on_in(None, run)
 
 
 def test_a_sweep_does_not_resume_one_run(run):

@@ -17,7 +17,7 @@ from helpers import SMALL, environments, read, run_forked, start_forked
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lightning_det import sweep
+from lightning_det import places, sweep
 from lightning_det.callbacks.ranks import differences
 from lightning_det.errors import UserError
 
@@ -306,7 +306,7 @@ def test_failed_jobs_are_tried_again(fake):
     assert (fake.seen[0].resume, fake.seen[0].weights) == (None, "w.ckpt")  # it had no checkpoint
 
 
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 1), (SystemExit(1), 1), (SystemExit(), 143)])
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(1), 1), (SystemExit(), 143)])
 def test_an_interrupted_job_goes_on_from_its_checkpoint(fake, stop, code):
     """The sweep ends with it: SystemExit is what Lightning makes of signals."""
 
@@ -331,11 +331,55 @@ def test_only_trainings_go_on(fake):
     assert fake.seen[0].resume is None
 
 
-def test_a_checkpoint_of_no_job_is_no_beginning(fake):
+def test_the_folder_of_a_run_that_was_no_job_is_refused(fake, capsys):
     (fake.folder / "0").mkdir(parents=True)
     fake.checkpoint(0)
+    assert fake.start(["seed=0"], ["seed=1"]) == 2
+    assert len(fake.seen) == 1  # the other one
+    said = capsys.readouterr().err
+    assert f"job 0 (seed=0): {fake.folder}/0 holds a run that was begun (checkpoints/last.ckpt)" in said
+    assert f"another folder (hydra.sweep.dir={fake.folder}-2)" in said
+
+
+def test_a_job_in_whose_folder_another_process_works_is_refused(fake, monkeypatch, capsys):
+    monkeypatch.setattr(places, "_locked", lambda stream: "/1/" not in stream.name)
+    assert fake.start(["seed=0"], ["seed=1"], ["seed=2"]) == 2
+    assert len(fake.seen) == 2
+    assert f"job 1 (seed=1): {fake.folder}/1 is in use: " in capsys.readouterr().err
+    assert not list(fake.folder.rglob("0/.lock"))
+
+
+@pytest.mark.parametrize("content", ["", '{"number": 0, "overri', "[]", "null", "7", "\x00\x00", '{"exit_code": "x"}'])
+def test_a_damaged_status_is_that_of_an_interrupted_job(fake, content):
+    """The job is done again, or goes on, and the sweep with it."""
+    assert fake.start(["seed=0"], ["seed=1"], task=fail) == 1
+    fake.checkpoint(0)
+    for number in (0, 1):
+        (fake.folder / f"{number}/status.json").write_text(content)
+    (fake.folder / "sweep.json").write_text(content)
+    assert fake.start(["seed=0"], ["seed=1"]) == 0
+    assert [cfg.resume for cfg in fake.seen] == [str(fake.folder / "0"), None]
+    assert fake.status(0)["overrides"] == ["seed=0"]
+    (fake.folder / "0/metrics.json").write_text(content)  # nor does that stop anything
+    assert fake.start(["seed=0"], ["seed=1"]) == 0
+
+
+def test_a_status_of_another_version_is_read(fake):
     fake.start(["seed=0"])
-    assert fake.seen[0].resume is None
+    content = fake.status(0)
+    del content["seconds"]
+    (fake.folder / "0/status.json").write_text(json.dumps(content | {"host": "here"}))
+    assert fake.start(["seed=0"]) == 0
+    assert len(fake.seen) == 1  # it is finished
+
+
+def test_a_damaged_status_in_another_jobs_folder_is_no_way_in(fake):
+    """What the run has recorded tells whose folder it is."""
+    fake.start(["seed=0"])
+    (fake.folder / "0/overrides.yaml").write_text(f"['{OPTIONS}', seed=0]")
+    (fake.folder / "0/status.json").write_text("{")
+    assert fake.start(["seed=1"]) == 2
+    assert fake.start(["seed=0"]) == 0
 
 
 def test_the_folder_of_another_job_is_left_alone(fake, capsys):

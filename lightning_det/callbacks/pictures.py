@@ -53,6 +53,8 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
         pictures: in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob(f"{name}_[0-9][0-9].png"))[len(pictures) :]:
+        old.unlink()
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{name}_{number:02d}.png")
     for logger in trainer.loggers:
