@@ -667,6 +667,27 @@ and uncompressed, XML without entities, YAML without tags that make objects. Pat
 dataset's folder; symbolic links in it are followed, because whoever owns the folder made them. Images of more than
 2^29 pixels are refused by their header, and devices and pipes are never opened.
 
+A checkpoint is data, wherever it comes from:
+
+- Before anything of it is read, its outline is: members that are compressed or larger than the file, tensors that are
+  larger than what is stored of them, and all names but those of tensors and dictionaries are refused, in bounded time
+  and memory. Then each part is checked for what a training leaves there: class names are different, printable texts,
+  weights are finite numbers.
+- Its settings are texts, numbers, lists and dictionaries. An interpolation in them may name a key of the settings
+  (`${dataset.resolution}`); one that calls a resolver (`${oc.env:...}`), is put together by others, leads in a circle
+  or grows without bound is refused.
+- A `_target_` in them must be, by its exact name, one of the parts that `lightning_det/config/parts.py` lists for its
+  place; trainer, logger and callbacks never come from a checkpoint. What your own command names is called, at its
+  place alone: by the option of the training (`backbone=MINE 'hydra.searchpath=[file://conf]'`), or by
+  `++backbone._target_=NAME`.
+- It fetches nothing, and names no file but those of its data set: `backbone.name` is the name of a network without a
+  scheme such as `hf-hub:`, splits and the reader's paths lie below `dataset.root`. `dataset.root` itself is read as it
+  was trained with unless you give another, and `shapes` renders its images there.
+
+The same holds for a run folder: options in its `overrides.yaml` that look for options elsewhere (`hydra.searchpath`),
+call other parts or resolvers (but `oc.env`), lead out of the data set, or say where something is written are not taken
+over by `train resume=RUN_FOLDER`: the message names the option, and what you give again is yours.
+
 `RUN` is the folder of a trained run, `ROOT` the dataset, `OUT` the run folder of the command; the options that make
 images and training tiny are left out.
 
