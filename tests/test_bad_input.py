@@ -205,6 +205,12 @@ def saved(value: object) -> Callable[[Path], None]:
     return lambda root: torch.save(value, root / "x.ckpt")
 
 
+def checkpoint(settings: dict, weights: dict | None = None, name: str = "cat") -> Callable[[Path], None]:
+    """What looks like a checkpoint of ours."""
+    about = {"labels": {"names": [name], "source_ids": [1]}, "settings": settings}
+    return saved({"state_dict": weights or {}, "hyper_parameters": about})
+
+
 PROPOSALS = ("strategy=[sniper,flip]", "proposals={root}/p.npz", "dataset.sniper.size=64")
 NO_PROPOSALS = ("p.npz: not a file of proposals", "lightning_det.mine")
 SKIP = "dataset.on_bad=skip"
@@ -439,18 +445,44 @@ CASES = [
     Case(
         "checkpoint whose settings run a command",
         ("backbone._target_", "lightning_det.sweep.subprocess.run", "trust"),
-        lambda r: torch.save(
-            {
-                "state_dict": {},
-                "hyper_parameters": {
-                    "labels": {"names": ["cat"], "source_ids": [1]},
-                    "settings": {"backbone": {"_target_": "lightning_det.sweep.subprocess.run", "args": ["true"]}},
-                },
-            },
-            r / "x.ckpt",
-        ),
+        checkpoint({"backbone": {"_target_": "lightning_det.sweep.subprocess.run", "args": ["true"]}}),
         ("checkpoint={root}/x.ckpt",),
         command="eval",
+        code=2,
+    ),
+    Case(
+        "checkpoint whose settings look something up",
+        ("x.ckpt: not a checkpoint", "settings.test.merge: ${oc.create:{_target_:os.system}} calls a resolver"),
+        checkpoint({"test": {"merge": "${oc.create:{_target_:os.system}}"}}),
+        ("checkpoint={root}/x.ckpt", "source={root}"),
+        command="predict",
+    ),
+    Case(
+        "checkpoint with a tensor that is larger than the file",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        checkpoint({}, weights={"x": torch.zeros(1).as_strided((10**9,), (0,))}),
+        ("checkpoint={root}/x.ckpt",),
+        command="export",
+    ),
+    Case(
+        "checkpoint with a class name that paints the terminal",
+        ("labels: class names must be printable",),
+        checkpoint({}, name="\x1b[31mcat"),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "key beside a checkpoint that nothing reads",
+        ("optimizer.lr beside a checkpoint: eval does not read it",),
+        arguments=("checkpoint={run}", "optimizer.lr=0.1"),
+        command="eval",
+        code=2,
+    ),
+    Case(
+        "run folder whose options call code",
+        ("++trainer.callbacks._target_=os.system", "give the option again"),
+        content("overrides.yaml", "- ++trainer.callbacks._target_=os.system\n"),
+        ("resume={root}",),
         code=2,
     ),
     Case(

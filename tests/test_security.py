@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from test_bad_input import run
 
+from lightning_det import overlay
 from lightning_det.annotations import LabelMap
 from lightning_det.build import build_module, load_checkpoint, load_weights, portable
 from lightning_det.checkpoint.outline import outline
@@ -23,6 +24,7 @@ from lightning_det.checkpoint.plain import NODES, references
 from lightning_det.cli import checked
 from lightning_det.config import CONF
 from lightning_det.config.parts import PARTS
+from lightning_det.config.schema import Config
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.restore import restored
 from lightning_det.resume import completed
@@ -652,45 +654,33 @@ def leaves(node, key=""):
         yield key
 
 
-OTHER = {"dataset.on_bad": "skip", "test.backend": "faster-coco-eval", "split": "train"}
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, restore, content, command, monkeypatch):
-    """All leaves of the schema, as composed, each set to the value that it has, or refused by name."""
-    from lightning_det import overlay
-
-    plain = OmegaConf.to_container(
-        composed(command, "checkpoint=x", *COMMANDS[command]), resolve=False, enum_to_str=True
-    )
+def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, content, command):
+    """All leaves of the settings: what is given changes what the command goes by, or is refused by name."""
     cfg = composed(command, "checkpoint=x", *COMMANDS[command])
+    plain = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    own = {*plain} - {"trainer", *OmegaConf.structured(Config)}
     saved = overlay.complete(content["hyper_parameters"]["settings"])
+    before = overlay.overlaid(saved, OmegaConf.create(plain), [])
+    split = "val" if command == "eval" else None
     taken, refused = [], {}
     for key in leaves(plain):
-        changed = cfg.copy()
-        OmegaConf.update(
-            changed, key, "CHANGED", merge=False, force_add=True
-        ) if key not in OTHER else OmegaConf.update(changed, key, OTHER[key])
+        changed = OmegaConf.create(plain)
+        OmegaConf.update(changed, key, "CHANGED", merge=False)
         merged = overlay.overlaid(saved, changed, [key])
-        before = overlay.overlaid(saved, changed, [])
         try:
-            overlay.check_read(merged, command, "val" if command == "eval" else None, [key])
+            overlay.check_read(merged, command, split, [key])
         except ConfigError as error:
             refused[key] = str(error)
             continue
         taken.append(key)
-        this_runs = key.split(".")[0] in overlay.OF_THIS_RUN or key in (
-            "checkpoint",
-            "split",
-            "output",
-            "source",
-            "draw_threshold",
-        )
-        assert this_runs or merged != before, key
+        assert merged != before or key in own, key
     assert all(text.startswith(f"{key} beside a checkpoint") for key, text in refused.items())
-    assert {"detector.anchor_iou", "optimizer.lr", "weights", "resume", "proposals", "miner.epochs"} <= {*refused}
-    assert {"test.nms_iou", "dataset.resolution", "backbone.width"} <= {*taken}
-    assert ("logger" in taken) == ("dataset.limit" in taken) == (command == "eval")
+    assert {"optimizer.lr", "weights", "resume", "proposals", "miner.epochs", "seed"} <= {*refused}
+    assert {"views.train.flip.probability", "selection.rois.count", "trainer.max_epochs"} <= {*refused}
+    assert {"test.nms_iou", "dataset.resolution", "backbone.form"} <= {*taken}
+    assert ("dataset.limit" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
+    assert ("test.view_detections" in taken) == ("trainer.devices" in taken) == (command != "export")
 
 
 def test_capacities_beside_a_checkpoint(composed, tmp_path):
@@ -722,8 +712,6 @@ def test_an_option_of_a_part_keeps_the_rest_of_the_checkpoint(composed, content,
     mine = "# @package _global_\nbackbone:\n  _target_: torchvision.ops.misc.MLP\n  widths: [1, 2, 3, 4, 5]\n"
     (tmp_path / "conf/backbone/mine.yaml").write_text(mine)
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
-    from lightning_det import overlay
-
     saved = content["hyper_parameters"]["settings"]
     merged = overlay.overlaid(
         saved, composed("eval", "checkpoint=x", "backbone=mine", search), ["checkpoint", "backbone"]
