@@ -301,7 +301,7 @@ def shared(levels):
         (lambda s: s.update(doubling(60, lambda t: [t, t])), "grow to more"),
         (lambda s: s.update(a="${b}", b="${a}"), "in a circle"),
         (lambda s: s.update(a={"b": ["${a}"]}), "in a circle"),
-        (lambda s: s.update({f"k{n}": f"${{k{n + 1}}}" for n in range(5000)}), "grow to more|too often"),
+        (lambda s: s.update({f"k{n}": f"${{k{n + 1}}}" for n in range(5000)}), "grow to more|too often|not there"),
         (lambda s: s.update(a=nested(100)), "levels deep"),
         (lambda s: s.update(a=nested(3000)), "levels deep|damaged"),
         (lambda s: s.update(a=shared(60)), f"more than {NODES}|levels deep"),
@@ -315,7 +315,7 @@ def shared(levels):
         (lambda s: s.update(a=(1, 2)), "no plain data"),
         (lambda s: s.update(a=b"x"), "damaged"),
         (lambda s: s.update(a={1, 2}), "damaged"),
-        (lambda s: s.update({5: 1}), "no short text"),
+        (lambda s: s.update({5: 1}), "no short word"),
         (lambda s: s.update(OrderedDict()) or s.update(a=OrderedDict(x=1)), "no plain data"),
         (lambda s: s["backbone"].update(widths=[10**5] * 5), "differ in shape"),
     ],
@@ -459,6 +459,7 @@ PLACES = [("state_dict",), ("hyper_parameters",), LABELS, (*LABELS, "names"), (*
 PLACES += [
     (*SETTINGS, key) for key in ("backbone", "detector", "module", "data", "dataset", "views", "test", "selection")
 ]
+PLACES += [(*SETTINGS, key) for key in ("optimizer", "callbacks", "proposals")]
 PLACES += [(*SETTINGS, "views", "test", "scales"), (*SETTINGS, "views", "test"), (*SETTINGS, "test", "merge")]
 PLACES += [(*SETTINGS, "detector", key) for key in ("_target_", "sizes", "prior_ratios", "head_norm")]
 PLACES += [(*SETTINGS, "backbone", key) for key in ("_target_", "widths", "norm")]
