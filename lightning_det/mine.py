@@ -7,11 +7,17 @@ from omegaconf import DictConfig
 
 from lightning_det.build import build_module, load_weights, usable_split
 from lightning_det.cli import checked, command, run_folder, save_config
+from lightning_det.errors import ConfigError
 from lightning_det.mining import FILE, mine
 
 
 def mine_split(cfg: DictConfig) -> Path:
     """Mines as the configuration says; returns the file."""
+    for key in ("resume", "proposals"):
+        if cfg[key] not in (None, "auto"):
+            raise ConfigError(
+                f"{key}={cfg[key]}: mine does not read it; it makes proposals anew, from weights=FILE if given"
+            )
     cfg = checked(cfg)
     folder = run_folder()
     save_config(cfg, folder)

@@ -226,8 +226,11 @@ def check_shape(settings: Mapping[str, Any]) -> None:
             node = node.get(step) if isinstance(node, Mapping) else None
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             raise ConfigError(f"{key}: the settings name no part here; a checkpoint of a training does")
-    for key in ("views.train", "views.test", "selection"):
-        for name, node in (OmegaConf.select(OmegaConf.create(settings), key) or {}).items():
+    views, test = settings["views"], settings["test"]
+    slots = {f"views.{phase}": views[phase] for phase in ("train", "test")} | {"selection": settings["selection"]}
+    slots["test"] = {name: test[name] for name in ("merge", "vote")}
+    for key, nodes in slots.items():
+        for name, node in nodes.items():
             if node is not None and not isinstance(node, Mapping):
                 raise ConfigError(f"{key}.{name}: must be null or name a part, got {node!r:.100}")
 

@@ -119,8 +119,15 @@ def _record(folder: Path, training: Path, metrics: dict[str, Any]) -> dict[str, 
     if training != folder:
         checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # the best one is another than the last
         options.append(f"eval({' '.join([checkpoint, *_options(started_with(folder) or [])])})")
-    seed = yaml.safe_load((training / "config.yaml").read_text())["seed"]
-    return {"folder": folder, "options": options, "seed": seed}
+    return {"folder": folder, "options": options, "seed": _seed(training / "config.yaml")}
+
+
+def _seed(file: Path) -> int:
+    """The seed that a run's configuration names."""
+    try:
+        return int(yaml.safe_load(file.read_text(encoding="utf-8"))["seed"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not the configuration of a run; leave its folder out") from error
 
 
 def _options(overrides: Iterable[str]) -> list[str]:

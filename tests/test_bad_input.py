@@ -220,6 +220,12 @@ def saved(value: object) -> Callable[[Path], None]:
     return lambda root: torch.save(value, root / "x.ckpt")
 
 
+def checkpoint(settings: dict, weights: dict | None = None, name: str = "cat") -> Callable[[Path], None]:
+    """What looks like a checkpoint of ours."""
+    about = {"labels": {"names": [name], "source_ids": [1]}, "settings": settings}
+    return saved({"state_dict": weights or {}, "hyper_parameters": about})
+
+
 PROPOSALS = ("strategy=[sniper,flip]", "proposals={root}/p.npz", "dataset.sniper.size=64")
 NO_PROPOSALS = ("p.npz: not a file of proposals", "lightning_det.mine")
 SKIP = "dataset.on_bad=skip"
@@ -505,18 +511,44 @@ CASES = [
     Case(
         "checkpoint whose settings run a command",
         ("backbone._target_", "lightning_det.sweep.subprocess.run", "trust"),
-        lambda r: torch.save(
-            {
-                "state_dict": {},
-                "hyper_parameters": {
-                    "labels": {"names": ["cat"], "source_ids": [1]},
-                    "settings": {"backbone": {"_target_": "lightning_det.sweep.subprocess.run", "args": ["true"]}},
-                },
-            },
-            r / "x.ckpt",
-        ),
+        checkpoint({"backbone": {"_target_": "lightning_det.sweep.subprocess.run", "args": ["true"]}}),
         ("checkpoint={root}/x.ckpt",),
         command="eval",
+        code=2,
+    ),
+    Case(
+        "checkpoint whose settings look something up",
+        ("x.ckpt: not a checkpoint", "settings.test.merge: ${oc.create:{_target_:os.system}} calls a resolver"),
+        checkpoint({"test": {"merge": "${oc.create:{_target_:os.system}}"}}),
+        ("checkpoint={root}/x.ckpt", "source={root}"),
+        command="predict",
+    ),
+    Case(
+        "checkpoint with a tensor that is larger than the file",
+        ("x.ckpt: cannot be read as a checkpoint",),
+        checkpoint({}, weights={"x": torch.zeros(1).as_strided((10**9,), (0,))}),
+        ("checkpoint={root}/x.ckpt",),
+        command="export",
+    ),
+    Case(
+        "checkpoint with a class name that paints the terminal",
+        ("labels: class names must be printable",),
+        checkpoint({}, name="\x1b[31mcat"),
+        ("checkpoint={root}/x.ckpt",),
+        command="eval",
+    ),
+    Case(
+        "key beside a checkpoint that nothing reads",
+        ("optimizer.lr beside a checkpoint: eval does not read it",),
+        arguments=("checkpoint={run}", "optimizer.lr=0.1"),
+        command="eval",
+        code=2,
+    ),
+    Case(
+        "run folder whose options call code",
+        ("++trainer.callbacks._target_=os.system", "give the option again"),
+        content("overrides.yaml", "- ++trainer.callbacks._target_=os.system\n"),
+        ("resume={root}",),
         code=2,
     ),
     Case(
@@ -746,6 +778,27 @@ Nothing that a file says is executed: checkpoints are read as tensors and plain 
 and uncompressed, XML without entities, YAML without tags that make objects. Paths in annotation files stay below the
 dataset's folder; symbolic links in it are followed, because whoever owns the folder made them. Images of more than
 2^29 pixels are refused by their header, and devices and pipes are never opened.
+
+A checkpoint is data, wherever it comes from:
+
+- Before anything of it is read, its outline is: members that are compressed or larger than the file, tensors that are
+  larger than what is stored of them, and all names but those of tensors and dictionaries are refused, in bounded time
+  and memory. Then each part is checked for what a training leaves there: class names are different, printable texts,
+  weights are finite numbers.
+- Its settings are texts, numbers, lists and dictionaries. An interpolation in them may name a key of the settings
+  (`${dataset.resolution}`); one that calls a resolver (`${oc.env:...}`), is put together by others, leads in a circle
+  or grows without bound is refused.
+- A `_target_` in them must be, by its exact name, one of the parts that `lightning_det/config/parts.py` lists for its
+  place; trainer, logger and callbacks never come from a checkpoint. What your own command names is called, at its
+  place alone: by the option of the training (`backbone=MINE 'hydra.searchpath=[file://conf]'`), or by
+  `++backbone._target_=NAME`.
+- It fetches nothing, and names no file but those of its data set: `backbone.name` is the name of a network without a
+  scheme such as `hf-hub:`, splits and the reader's paths lie below `dataset.root`. `dataset.root` itself is read as it
+  was trained with unless you give another, and `shapes` renders its images there.
+
+The same holds for a run folder: options in its `overrides.yaml` that look for options elsewhere (`hydra.searchpath`),
+call other parts or resolvers (but `oc.env`), lead out of the data set, or say where something is written are not taken
+over by `train resume=RUN_FOLDER`: the message names the option, and what you give again is yours.
 
 `RUN` is the folder of a trained run, `ROOT` the dataset, `OUT` the run folder of the command; the options that make
 images and training tiny are left out.

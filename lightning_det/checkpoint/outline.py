@@ -185,7 +185,8 @@ def _of_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
         members = archive.infolist()
         stream.seek(size - 22)
         # torch's reader and this one look for the list of members at the end: there must be only one.
-        if archive.comment or stream.read(4) != b"PK\x05\x06" or len(members) > MEMBERS:
+        begins = members and min(member.header_offset for member in members) == 0
+        if not begins or archive.comment or stream.read(4) != b"PK\x05\x06" or len(members) > MEMBERS:
             raise OutlineError("an archive that torch has not written")
         sizes = {member.filename: member.file_size for member in members}
         stored = all(m.compress_type == zipfile.ZIP_STORED and m.file_size == m.compress_size for m in members)

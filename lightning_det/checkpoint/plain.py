@@ -1,5 +1,6 @@
 """Plain data of bounded size, and interpolations that name keys and nothing else."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ TEXT = 10_000
 
 INTERPOLATED = 300
 """Characters of a setting with an interpolation."""
+
+KEY = re.compile(r"[\w /+-]{1,200}")
+"""What a key of the settings looks like: nothing that OmegaConf reads as a path."""
 
 SCALARS = (str, int, float, bool, type(None))
 
@@ -42,8 +46,8 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
         if depth == 0:
             raise ValueError(f"{_short(key)}: nested more than {DEPTH} levels deep")
         for name, value in node.items() if type(node) is dict else enumerate(node):
-            if type(node) is dict and (type(name) is not str or not name.isprintable() or len(name) > 200):
-                raise ValueError(f"{_short(key)}: a key that is no short text")
+            if type(node) is dict and (type(name) is not str or not KEY.fullmatch(name)):
+                raise ValueError(f"{_short(key)}: a key that is no short word")
             check_plain(value, f"{key}.{name}" if key else str(name), left, depth - 1)
     elif type(node) not in SCALARS:
         raise ValueError(f"{_short(key)}: a {type(node).__name__}, no plain data")
@@ -51,6 +55,8 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
         raise ValueError(f"{_short(key)}: a number of more than 64 bits")
     elif type(node) is str and len(node) > TEXT:
         raise ValueError(f"{_short(key)}: a text of more than {TEXT} characters")
+    elif node == "???":
+        raise ValueError(f"{_short(key)}: not set")
 
 
 def check_keys_only(node: Any, key: str = "") -> None:
@@ -162,11 +168,12 @@ def with_keys(node: Any, plain: Any) -> Any:
     return node
 
 
-def check_references(root: dict[str, Any]) -> None:
+def check_references(root: dict[str, Any], complete: bool = False) -> None:
     """Refuses settings whose interpolations lead in a circle, or grow to more values than `NODES`.
 
     Args:
         root: all of the settings, not resolved.
+        complete: whether every key that an interpolation names has to be there.
 
     Raises:
         ValueError: naming the key.
@@ -185,6 +192,8 @@ def check_references(root: dict[str, Any]) -> None:
             total += sum(size((*place, str(name)), value) for name, value in items)
         for other in own_references(node, place):
             there, way = followed(root, other)
+            if complete and way != other and not isinstance(there, str):
+                raise ValueError(f"{_short('.'.join(place))}: refers to {'.'.join(other)[:100]}, which is not there")
             if way:  # a place that is not there is named when it is resolved
                 total += size(way, there)
         if total > NODES:

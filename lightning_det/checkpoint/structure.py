@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.checkpoint.outline import StoredDict, StoredTensor
-from lightning_det.checkpoint.plain import DEPTH, SCALARS, check_keys_only, check_plain
+from lightning_det.checkpoint.plain import DEPTH, SCALARS, check_keys_only, check_plain, check_references
 
 CLASSES = 100_000
 """Of a detector; the largest data sets have some 20,000."""
@@ -32,15 +32,29 @@ def check_own(content: Any) -> None:
     check_weights(content["state_dict"], "state_dict")
     saved = content["hyper_parameters"]
     check_labels(saved["labels"])
-    if type(saved["settings"]) is not dict:
-        raise ValueError("settings: no dictionary")
-    check_plain(saved["settings"])
-    check_keys_only(saved["settings"])
+    check_settings(saved["settings"])
     rest = {name: part for name, part in content.items() if name not in ("state_dict", "hyper_parameters")}
     _check_state(rest, "checkpoint", [VALUES])
     for name, fits in TRAINING.items():
         if name in content and not fits(content[name]):
             raise ValueError(f"{name}: not what a training leaves there")
+
+
+def check_settings(settings: Any) -> None:
+    """Refuses settings that are no plain data, or that call something.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if type(settings) is not dict:
+        raise ValueError("settings: no dictionary")
+    check_plain(settings)
+    check_keys_only(settings)
+    check_references(settings, complete=True)
+    for kind, names in ((dict, ("optimizer", "schedule", "callbacks")), (str, ("proposals", "weights", "resume"))):
+        for name in names:
+            if not isinstance(settings.get(name), kind | None):
+                raise ValueError(f"settings.{name}: a {type(settings[name]).__name__}")
 
 
 def check_weights(weights: Any, name: str) -> None:

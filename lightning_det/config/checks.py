@@ -54,8 +54,8 @@ def validated(cfg: DictConfig, lists: Mapping[str, Sequence[str]], overridden: I
     _check_selection(plain, lists.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
-    check_sense(plain)
     check_targets(plain)
+    check_sense(plain)
     check_ranges(plain)
     return cfg
 
@@ -178,7 +178,7 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
     if cfg.get("proposals") is not None and "negatives" not in windows:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
     test = cfg["test"]
-    if test.get("vote") and test["nms_iou"] <= test["vote"]["iou"]:
+    if test.get("vote") and test["nms_iou"] <= test["vote"].get("iou", 0):
         raise ConfigError(
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="
             f"{test['vote']['iou']}); set test.nms_iou=1"

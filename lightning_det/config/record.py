@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString, Sweep
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
@@ -87,7 +87,7 @@ def _objection(text: str) -> str | None:
         return "says where options are looked for, and options may call any code"
     if override.package is not None or not re.fullmatch(r"[\w.]+(/\w+)*", key):
         return "puts an option in another place"
-    if isinstance(value, Sweep):
+    if override.is_sweep_override():
         return "is a sweep"
     if "." not in key and not override.is_delete() and _is_path_of_option(override, value):
         return "names an option by a path"
