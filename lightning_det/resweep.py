@@ -8,6 +8,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from lightning_det.config.record import check_record
 from lightning_det.errors import ConfigError
 from lightning_det.files import whole
 from lightning_det.places import SWEEP
@@ -36,6 +37,7 @@ def sweep_again(arguments: Sequence[str], command: str) -> list[str]:
         return list(arguments)
     if started["command"] != command:
         raise ConfigError(f"{folder} holds a sweep of {started['command']}, not of {command}; choose another {PLACE}")
+    check_record(started["overrides"], folder, sweep=True)
     at = list(arguments).index(given[0])  # argparse wants them side by side
     return [*arguments[:at], *started["overrides"], *arguments[at:]]
 

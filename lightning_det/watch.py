@@ -24,7 +24,11 @@ KEY = "lightning_det/watch"
 GRACE = 5.0
 """Seconds in which a rank that has lost another one may still say itself what is wrong."""
 
-DONE = b"done\n"
+NAME, DONE = b"rank ", b"done\n"
+"""How a rank introduces itself to the first one, and how it leaves."""
+
+WORDS = 1000
+"""Bytes, more than a rank ever says."""
 
 COMMANDS = ("train", "eval", "predict", "mine")
 """Those that may run in several ranks."""
@@ -116,11 +120,12 @@ def _joined(place: Meeting) -> socket.socket:
 
 def _serve(server: socket.socket, ranks: int | None) -> None:
     """Waits for the other ranks, and for what becomes of them."""
-    said: dict[socket.socket, bytes] = {}
-    end, came = time.monotonic() + limit(), 1
+    said: dict[socket.socket, bytes] = {}  # what else connects to the port, such as a scan, is no rank
+    end = time.monotonic() + limit()
     with selectors.DefaultSelector() as waiting:
         waiting.register(server, selectors.EVENT_READ)
         while True:
+            came = 1 + sum(words.startswith(NAME) for words in said.values())
             missing = ranks is not None and came < ranks
             ready = waiting.select(max(0.0, end - time.monotonic()) if missing else None)
             if missing and not ready:
@@ -133,14 +138,15 @@ def _serve(server: socket.socket, ranks: int | None) -> None:
                     connection, _ = server.accept()
                     _keep_alive(connection)
                     waiting.register(connection, selectors.EVENT_READ)
-                    said[connection], came = b"", came + 1
+                    said[connection] = b""
                     _Watch.connections.append(connection)
-                elif received := _received(key.fileobj):
+                elif (received := _received(key.fileobj)) and len(said[key.fileobj]) < WORDS:
                     said[key.fileobj] += received
                 else:
                     waiting.unregister(key.fileobj)
-                    if not said[key.fileobj].endswith(DONE):
-                        _lost(said[key.fileobj].decode(errors="replace").strip() or "a rank")
+                    words = said[key.fileobj]
+                    if words.startswith(NAME) and not words.endswith(DONE):
+                        _lost(words.decode(errors="replace").strip())
 
 
 def _follow(connection: socket.socket) -> None:

@@ -28,6 +28,7 @@ from lightning_det.config.schema import Config
 from lightning_det.errors import ConfigError, UserError
 from lightning_det.restore import restored
 from lightning_det.resume import completed
+from lightning_det.resweep import sweep_again
 
 SSD = ("detector=ssd", "backbone=ssd_tiny", "callbacks=[]")
 COMMANDS = {"eval": (), "predict": ("source=images",), "export": ()}
@@ -610,7 +611,7 @@ def recorded(folder, *options):
         "backbone@trainer=tiny",
         "callbacks.last.dirpath=/tmp/elsewhere",
         "dataset.val=../x",
-        "seed=1,2",
+        "optimizer.lr=1,2",
         "a b",
         "=",
     ],
@@ -618,6 +619,18 @@ def recorded(folder, *options):
 def test_a_run_folder_runs_nothing(tmp_path, option):
     with pytest.raises(ConfigError, match="give the option again"):
         recorded(tmp_path, "strategy=[snip,flip]", option)
+
+
+@pytest.mark.parametrize("option", ["test.merge._target_=os.system,os.remove", "hydra.searchpath=[file:///tmp/evil]"])
+def test_a_sweeps_folder_runs_nothing(tmp_path, option):
+    kept = ["seed=0,1", "strategy=[snip],[snip,flip]", "optimizer.lr=interval(0.1,1)", "hydra/launcher=submitit_local"]
+    record = {"command": "train", "overrides": kept}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(record))
+    again = ["-m", f"hydra.sweep.dir={tmp_path}"]
+    assert sweep_again(again, "train") == ["-m", *kept, again[1]]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(record | {"overrides": [*kept, option]}))
+    with pytest.raises(ConfigError, match="give the option again"):
+        sweep_again(again, "train")
 
 
 def test_what_the_user_gives_again_is_the_users(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
@@ -55,25 +55,26 @@ def read_record(file: Path) -> list[str] | None:
     return content
 
 
-def check_record(overrides: Iterable[str], file: str | Path) -> None:
-    """Refuses options in a run folder that could run code, or write somewhere else.
+def check_record(overrides: Iterable[str], file: str | Path, sweep: bool = False) -> None:
+    """Refuses options in a run or sweep folder that could run code, or write somewhere else.
 
     Args:
         overrides: of the folder, without those that the user gives again.
         file: or folder, for messages.
+        sweep: whether they are a sweep's, whose options may have several values, a launcher and a sweeper.
 
     Raises:
         ConfigError: naming the option, and how to allow it.
     """
     for text in overrides:
-        if reason := _objection(text):
+        if reason := _objection(text, sweep):
             raise ConfigError(
                 f"{file} says that its run was started with {text!r:.300}, which {reason}. A folder may come from "
                 "anywhere, so this is not taken over: if you know and trust it, give the option again"
             )
 
 
-def _objection(text: str) -> str | None:
+def _objection(text: str, sweep: bool) -> str | None:
     """Why an option is not taken over, in words; None where nothing speaks against it."""
     if len(text) > 10_000 or not text.isprintable():
         return "is no option"
@@ -83,12 +84,16 @@ def _objection(text: str) -> str | None:
     except (HydraException, RecursionError, ValueError) as error:
         return f"cannot be read ({str(error).splitlines()[0]:.100})"
     key = override.key_or_group
+    if sweep and key in ("hydra/launcher", "hydra/sweeper") and re.fullmatch(r"\w+", str(value)):
+        return None
     if key.startswith("hydra"):
         return "says where options are looked for, and options may call any code"
     if override.package is not None or not re.fullmatch(r"[\w.]+(/\w+)*", key):
         return "puts an option in another place"
     if override.is_sweep_override():
-        return "is a sweep"
+        if not sweep:
+            return "is a sweep"
+        value = value.list if isinstance(value, ChoiceSweep) else []  # others are numbers, or names of options
     if "." not in key and not override.is_delete() and _is_path_of_option(override, value):
         return "names an option by a path"
     return _of_value(key, value)
