@@ -272,7 +272,7 @@ def test_detections_grow_with_the_area_of_views_and_images(store):
     some.widths[:], some.heights[:] = [684, 4000], [547, 2250]
     inference = Inference(detections_per_megapixel=100.0)
     assert inference.per_image(some).tolist() == [100, 900]
-    assert [inference.per_view(*canvas) for canvas in ((800, 1248), (3600, 6400))] == [100, 2304]
+    assert [inference.per_view(*canvas) for canvas in ((1408, 2016), (3600, 6400))] == [100, 2304]
     inference = inference._replace(view_detections=1000)
     assert [inference.per_view(*canvas) for canvas in ((1408, 1984), (3600, 6400))] == [1000, 2304]
     assert Inference().per_image(some).tolist() == [100, 100]

@@ -23,6 +23,10 @@ from lightning_det.views.merge import NMS
 from lightning_det.views.view import boxes_to_image
 
 
+PUBLISHED_VIEW = 1408 * 2016
+"""Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
+
+
 class Inference(NamedTuple):
     """How detections become results: the same in validation, evaluation and prediction."""
 
@@ -41,11 +45,14 @@ class Inference(NamedTuple):
     passes: int = 1
     """How many times boxes are regressed; more than one for two-stage detectors."""
     detections_per_megapixel: float | None = None
-    """Images and views have as many at least: large ones hold more objects. None: the numbers above for all."""
+    """Images, and views larger than `PUBLISHED_VIEW`, have as many at least: large ones hold more objects.
+
+    None: the numbers above for all."""
 
     def per_view(self, height: int, width: int) -> int:
         """Most detections of views in a canvas of this size."""
-        return int(self._grown(self.view_detections or self.max_detections, height * width))
+        count = self.view_detections or self.max_detections
+        return count if height * width <= PUBLISHED_VIEW else int(self._grown(count, height * width))
 
     def per_image(self, store: AnnotationStore) -> np.ndarray:
         """(M,) int64, most detections of every image of a store."""
