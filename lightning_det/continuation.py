@@ -84,8 +84,8 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
         if late:
             raise ConfigError(
                 f"resume={cfg.resume}: nothing is left to train ({end}), so these would have no effect: "
-                f"{', '.join(late)}. Leave them out, evaluate (python -m lightning_det.eval checkpoint={cfg.resume}), or "
-                f"{NEW}"
+                f"{', '.join(late)}. Leave them out, evaluate with python -m lightning_det.eval "
+                f"checkpoint={cfg.resume}, or {NEW}"
             )
         log.warning("nothing is left to train: %s", end)
 
