@@ -177,9 +177,7 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
             f"{test['vote']['iou']}); set test.nms_iou=1"
         )
     if test.get("merge") is None:
-        raise ConfigError(
-            "test.merge=null leaves the views of an image unmerged; test.merge.iou=1 keeps all detections"
-        )
+        raise ConfigError("test.merge=null leaves views unmerged; test.merge.iou=1 keeps all of their detections")
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")

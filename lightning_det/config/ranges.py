@@ -95,7 +95,7 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
         ConfigError: naming the key and what makes sense.
     """
     for key in PAIRS:
-        if (value := _at(cfg, key)) is not None and len(value) != 2:
+        if isinstance(value := _at(cfg, key), list) and len(value) != 2:
             raise ConfigError(f"{key} must be two numbers, of training and of inference, got {value}")
     for key, valid in RANGES.items():
         value = _at(cfg, key)
