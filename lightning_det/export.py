@@ -156,9 +156,8 @@ def of_version(model: "ModelProto", opset: int) -> "ModelProto":
             _axes_as_attributes(model)
         except (RuntimeError, KeyError, onnx.checker.ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"opset={opset}: the graph cannot be converted to it, nothing is written: {reason}"
-            ) from error
+            said = f"opset={opset}: the graph cannot be converted to it, nothing is written: {reason}"
+            raise UserError(said) from error
     got = next(entry.version for entry in model.opset_import if not entry.domain)
     if got != opset:
         raise UserError(f"opset={opset}: torch {torch.__version__} writes opset {got} instead; nothing is written")

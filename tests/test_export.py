@@ -81,7 +81,7 @@ def test_any_batch_and_shape_of_images():
 
 
 def test_views_of_one_shape_need_no_other_and_opsets_are_older():
-    """As of `strategy=warp`; the shape halves unevenly. In an old opset, and with reductions, whose form has changed."""
+    """As of `strategy=warp`; the shape halves unevenly. In an old opset, which wrote reductions otherwise."""
     detector = small_dsod()
     model = to_onnx(detector, 75, 108, dynamic=False, opset=17)
     # Runtimes of opset 17's time read format 8 and no newer one.
@@ -106,7 +106,7 @@ def test_views_of_one_shape_need_no_other_and_opsets_are_older():
 def test_a_version_that_cannot_be_had_is_said():
     model = onnx.helper.make_model(onnx.parser.parse_graph("g (float[2] x) => (float[2] y) { y = Identity(x) }"))
     model.opset_import[0].version = 21
-    with pytest.raises(UserError, match="opset=22: torch .* writes opset 21 instead; nothing is written"):
+    with pytest.raises(UserError, match=r"opset=22: torch .* writes opset 21 instead; nothing is written"):
         of_version(model, 22)
     model.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(UserError, match="opset=17: the graph cannot be converted to it, nothing is written: "):

@@ -111,7 +111,17 @@ def test_numbers_out_of_their_range_are_refused(composed):
         OmegaConf.update(wrong, key, low, force_add=True)
         with pytest.raises(ConfigError, match=rf"^{key.replace('.', '[.]')} must be .*, got {low}"):
             check_ranges(OmegaConf.to_container(wrong))
-    for key, value in {"test.score_threshold": 1, "test.nms_iou": 1.5, "capacity.before_nms": [5, 0]}.items():
+    for value in ([5], [], [1, 2, 3]):
+        wrong = OmegaConf.create(cfg)
+        OmegaConf.update(wrong, "capacity.after_nms", value)
+        with pytest.raises(ConfigError, match=r"capacity\.after_nms must be two numbers"):
+            check_ranges(OmegaConf.to_container(wrong))
+    for key, value in {
+        "optimizer.lr": "foo",
+        "test.score_threshold": 1,
+        "test.nms_iou": 1.5,
+        "capacity.before_nms": [5, 0],
+    }.items():
         wrong = OmegaConf.create(cfg)
         OmegaConf.update(wrong, key, value)
         with pytest.raises(ConfigError, match=key):

@@ -189,6 +189,8 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
         if rate is not None and not 0 <= rate < inf:
             raise ConfigError(f"{key} must be 0 or more, or null, got {rate}")
     _check_resolutions(cfg["dataset"])
+    if test.get("merge") is None:
+        raise ConfigError("test.merge=null leaves views unmerged; test.merge.iou=1 keeps all of their detections")
     cuts = cfg["dataset"]["size_cuts"]
     if len(cuts) != 2 or not 0 < cuts[0] < cuts[1]:
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")

@@ -61,6 +61,9 @@ RANGES = {
     "detector.before_nms": COUNT,
     "detector.after_nms": COUNT,
     "detector.roi_size": COUNT,
+    "detector.box_beta": NOT_NEGATIVE,
+    "selection.priors.ratio": Range("above 0", 0, open_low=True),
+    "callbacks.seeds.seed": NOT_NEGATIVE,
     "detector.head_width": COUNT,
     "miner.epochs": COUNT,
     "miner.proposals": COUNT,
@@ -76,6 +79,8 @@ RANGES = {
 """By dotted key; of a list, all numbers."""
 
 
+PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.before_nms", "detector.after_nms")
+
 TEXTS = ("trainer.val_check_interval",)
 """Keys that may be a text too."""
 
@@ -89,13 +94,22 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and what makes sense.
     """
+    for key in PAIRS:
+        if isinstance(value := _at(cfg, key), list) and len(value) != 2:
+            raise ConfigError(f"{key} must be two numbers, of training and of inference, got {value}")
     for key, valid in RANGES.items():
-        value: Any = cfg
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
+        value = _at(cfg, key)
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, str) and key not in TEXTS:
                 raise ConfigError(f"{key} must be a number, {valid.words}, got {value!r}")
             # NaN is in no range.
             if isinstance(number, int | float) and not isinstance(number, bool) and not valid.holds(number):
                 raise ConfigError(f"{key} must be {valid.words}, got {value}")
+
+
+def _at(cfg: Mapping[str, Any], key: str) -> Any:
+    """What is at a dotted key; None if there is nothing."""
+    value: Any = cfg
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -22,7 +22,6 @@ from lightning_det.structures import Batch
 from lightning_det.views.merge import NMS
 from lightning_det.views.view import boxes_to_image
 
-
 PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
 
