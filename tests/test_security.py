@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from test_bad_input import run
 
@@ -192,6 +193,7 @@ def test_no_way_in_is_open(content, tmp_path, shapes_root, name, command):
     small = ["dataset.source.train=2", "dataset.source.val=2", f"dataset.root={shapes_root}"]
     if word in ("train", "mine"):
         given += [*small, "trainer.max_epochs=0", *(SSD if word == "train" else ())]
+    GlobalHydra.instance().clear()
     outcome = run(word, *given, f"hydra.run.dir={tmp_path}/out")
     assert not (tmp_path / "ran").exists()
     assert outcome.code in (1, 2), outcome
@@ -611,7 +613,7 @@ def recorded(folder, *options):
         "backbone@trainer=tiny",
         "callbacks.last.dirpath=/tmp/elsewhere",
         "dataset.val=../x",
-        "optimizer.lr=1,2",
+        "trainer.max_epochs=1,2",
         "a b",
         "=",
     ],

@@ -117,7 +117,7 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
         if not str(name).startswith("_") or value == _named(now, here):
             continue
         if name == "_target_":
-            if value in PARTS.get(key, ()):
+            if isinstance(value, str) and value in PARTS.get(key, ()):
                 continue
             raise ConfigError(
                 f"{here}: {origin} call {value!s:.200}, which is no part of lightning-det for this place; if you know "
