@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -55,6 +56,16 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def in_threads(function: Callable, items: Sequence) -> list:
+    """Results of a quick function that waits for the disk, in order.
+
+    A thread takes many items at once: handing over each by itself takes longer than to ask for the size of a file.
+    """
+    parts = [items[start : start + 1000] for start in range(0, len(items), 1000)]
+    with ThreadPoolExecutor(8) as pool:
+        return [result for part in pool.map(lambda part: list(map(function, part)), parts) for result in part]
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -744,8 +744,8 @@ small dataset, a checkpoint or a command line, and runs the real command. `pytho
 page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went on.
 
 Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
-by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a split that has
-problems:
+by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a
+split that has problems:
 
 - `error`, the default: `train`, `eval` and `mine` stop, name file, record and reason of the first twenty problems, and
   count what `skip` would do about each kind.
@@ -765,14 +765,15 @@ only when an image's turn comes: a file that is damaged elsewhere is listed by `
 name. JPEG has no checksums: bits that flipped in its middle show as odd
 colours, which no decoder reports.
 
-Images are BMP, GIF, JPEG (MPO too), JPEG2000, PNG, PPM, TIFF or WEBP by their content, whatever their names are; nothing
-else is opened. They are used as they are meant to be seen: turned as Exif says, 16 bits scaled to 8, the first picture of
-an animation or of several pages, without transparency. Floating-point and 32-bit pixels are refused, since nobody says
-what is white in them. Boxes belong to the image as it is seen. Where the annotated size is that of the unturned
-pixels, the image is a problem that says so; orientations that leave the size as it is (2 to 4, and all of a square
-image), and YOLO's shares, which state no size, cannot tell. Annotation files of 20 MB and more are parsed once and then
-read from `$LIGHTNING_DET_CACHE` (`~/.cache/lightning_det`) by their content; an image is looked at again when its file
-has another size or time, and a bad one every time. Names of classes and files are shown with control characters escaped.
+Images are BMP, GIF, JPEG (MPO too), JPEG2000, PNG, PPM, TIFF or WEBP by their content, whatever their names are;
+nothing else is opened. They are used as they are meant to be seen: turned as Exif says, 16 bits scaled to 8, the
+first picture of an animation or of several pages, without transparency. Floating-point and 32-bit pixels are refused,
+since nobody says what is white in them. Boxes belong to the image as it is seen. Where the annotated size is that of
+the unturned pixels, the image is a problem that says so; orientations that leave the size as it is (2 to 4, and all
+of a square image), and YOLO's shares, which state no size, cannot tell. Annotation files of 20 MB and more are parsed
+once and then read from `$LIGHTNING_DET_CACHE` (`~/.cache/lightning_det`) by their content; an image is looked at
+again when its file has another size or time, and a bad one every time. Names of classes and files are shown with
+control characters escaped.
 
 Nothing that a file says is executed: checkpoints are read as tensors and plain data, arrays without pickled objects
 and uncompressed, XML without entities, YAML without tags that make objects. Paths in annotation files stay below the

@@ -385,7 +385,7 @@ def test_of_many_images_some_are_looked_into_and_all_are_measured(store, monkeyp
     file = mined_for(with_files(store))
     read = []
     looked_into = "lightning_det.annotations.proposals.digests_of"
-    monkeypatch.setattr(looked_into, lambda paths: digests_of(read.extend(p := list(paths)) or p))
+    monkeypatch.setattr(looked_into, lambda paths: digests_of(read.extend(paths) or paths))
     load_proposals(file, store)
     assert [path.name for path in read] == ["0.png", "3.png"]
     store.path(1).write_bytes(b"shorter")

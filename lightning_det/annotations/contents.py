@@ -2,29 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from lightning_det.files import in_threads
 
 PART = 32 * 2**10
 """Bytes at the beginning and at the end of a file that are looked at."""
 
 
-def lengths_of(paths: Iterable[Path]) -> np.ndarray:
+def lengths_of(paths: Sequence[Path]) -> np.ndarray:
     """Lengths (n,) int64 of files; -1 for one that is not there."""
-    return np.array(_mapped(_length, paths), np.int64)
+    return np.array(in_threads(_length, paths), np.int64)
 
 
-def digests_of(paths: Iterable[Path]) -> np.ndarray:
+def digests_of(paths: Sequence[Path]) -> np.ndarray:
     """Digests (n,) uint64 of what files begin and end with, and of their lengths; 0 for one that cannot be read."""
-    return np.array(_mapped(_digest, paths), np.uint64)
-
-
-def _mapped(function: Callable[[Path], int], paths: Iterable[Path]) -> list[int]:
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(function, paths, chunksize=64))
+    return np.array(in_threads(_digest, paths), np.uint64)
 
 
 def _length(path: Path) -> int:

@@ -130,7 +130,7 @@ def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, d
     paths = [store.path(i) for i in range(len(store))]
     others = set(np.flatnonzero(lengths_of(paths) != lengths).tolist())
     some = np.unique(np.linspace(0, len(store) - 1, min(COMPARED, len(store))).round().astype(int))
-    others.update(some[digests_of(paths[i] for i in some) != digests[some]].tolist())
+    others.update(some[digests_of([paths[i] for i in some]) != digests[some]].tolist())
     if others:
         first = min(others)
         raise DatasetError(

@@ -93,8 +93,7 @@ class Strings(Sequence[str]):
             raise ValueError(f"{name}_data holds no bytes")
         check_groups(offsets, len(offsets) - 1, len(data))
         strings = cls(data, offsets)
-        for string in range(len(strings)):
-            strings[string]  # UnicodeDecodeError is a ValueError
+        list(strings)  # UnicodeDecodeError is a ValueError
         return strings
 
     def to_arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -103,6 +102,10 @@ class Strings(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        data = self.data.tobytes()
+        return (data[start:stop].decode() for start, stop in itertools.pairwise(self.offsets.tolist()))
 
     def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):

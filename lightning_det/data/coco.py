@@ -65,15 +65,13 @@ def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int |
     """
     raw = replace(raw, files=[_file_of(name, raw.root) for name in raw.files])
     sizes, unreadable = sizes_of(raw.root, raw.files)
-    problems, usable = [], np.zeros(len(raw.files), bool)
-    for number, (name, size) in enumerate(zip(raw.files, sizes, strict=True)):
-        annotated = int(raw.widths[number]), int(raw.heights[number])
-        usable[number] = size == annotated
-        if usable[number]:
-            continue
-        path = raw.root / name
-        if size is not None:
-            reason = size_fault(path, annotated, size, name)
+    annotated = np.stack([raw.widths, raw.heights], axis=1)
+    usable = (sizes == annotated).all(axis=1)
+    problems = []
+    for number in np.flatnonzero(~usable):
+        name, path = raw.files[number], raw.root / raw.files[number]
+        if number not in unreadable:
+            reason = size_fault(path, tuple(annotated[number].tolist()), tuple(sizes[number].tolist()), name)
         elif not os.path.exists(path):
             reason = f"no file {name} in {raw.root}"
         else:

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import Strings
 from lightning_det.data.cache import keep, kept, named
 from lightning_det.data.images import check_all, image_size
+from lightning_det.files import in_threads
 
 FEWEST = 5000
 """Images of a folder from which on their sizes are kept: fewer are read in a second."""
@@ -20,8 +20,8 @@ SETTLED = 2.0
 """Seconds for which a file must not have changed: on some file systems, changes within them have the same time."""
 
 
-def sizes_of(root: Path, files: Sequence[str]) -> tuple[list[tuple[int, int] | None], dict[int, Problem]]:
-    """(width, height) of images by their headers; None for a bad one, and what is wrong with it, by its position.
+def sizes_of(root: Path, files: Sequence[str]) -> tuple[np.ndarray, dict[int, Problem]]:
+    """Sizes of images by their headers.
 
     Of a folder of many images the good ones are known by their file's size, times and number, and looked at anew when
     one of these has changed. Bad ones are looked at every time.
@@ -29,27 +29,27 @@ def sizes_of(root: Path, files: Sequence[str]) -> tuple[list[tuple[int, int] | N
     Args:
         root: folder that ``files`` are relative to.
         files: names.
+
+    Returns:
+        (n, 2) int64 width and height, zeros for a bad image, and what is wrong with it, by its position.
     """
-    paths = [root / name for name in files]
-    if len(paths) < FEWEST:
-        return check_all(paths, image_size, "reading image headers")
-    name = named(str(root.resolve()), Strings.pack(files).data.tobytes())
-    began = time.time_ns()
-    with ThreadPoolExecutor(8) as pool:
-        stamps = np.array(list(pool.map(_stamp, paths, chunksize=64)), np.int64)
-    sizes, known = _known(name, stamps)
+    sizes, known = np.zeros((len(files), 2), np.int64), np.zeros(len(files), bool)
+    if len(files) >= FEWEST:
+        name, began = named(str(root.resolve()), Strings.pack(files).data.tobytes()), time.time_ns()
+        stamps = np.array(in_threads(_stamp, [f"{root}/{file}" for file in files]), np.int64)
+        sizes, known = _known(name, stamps)
     unknown = np.flatnonzero(~known)
     if not len(unknown):
-        return [tuple(size) for size in sizes.tolist()], {}
-    found, problems = check_all([paths[i] for i in unknown], image_size, "reading image headers")
-    sizes[unknown] = [size or (0, 0) for size in found]
-    settled = stamps[:, 1:3].max(axis=1) < began - SETTLED * 1e9
-    keep(name, {"stamps": np.where(settled[:, None], stamps, 0), "sizes": sizes})
-    every = [tuple(size) if min(size) else None for size in sizes.tolist()]
-    return every, {int(unknown[position]): problem for position, problem in problems.items()}
+        return sizes, {}
+    found, problems = check_all([root / files[i] for i in unknown], image_size, "reading image headers")
+    sizes[unknown] = np.array([size or (0, 0) for size in found], np.int64).reshape(-1, 2)
+    if len(files) >= FEWEST:
+        settled = stamps[:, 1:3].max(axis=1) < began - SETTLED * 1e9
+        keep(name, {"stamps": np.where(settled[:, None], stamps, 0), "sizes": sizes})
+    return sizes, {int(unknown[position]): problem for position, problem in problems.items()}
 
 
-def _stamp(path: Path) -> tuple[int, int, int, int]:
+def _stamp(path: str) -> tuple[int, int, int, int]:
     """What changes with a file: its size, times of change of content and of the file, its number. Zeros: no file."""
     try:
         found = os.stat(path)
@@ -64,4 +64,5 @@ def _known(name: str, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     before, sizes = (arrays.get(key, np.zeros(0)) for key in ("stamps", "sizes"))
     if before.shape != stamps.shape or sizes.shape != (len(stamps), 2) or {before.dtype, sizes.dtype} != {stamps.dtype}:
         return np.zeros((len(stamps), 2), np.int64), np.zeros(len(stamps), bool)
-    return sizes, (before == stamps).all(axis=1) & (stamps[:, 0] > 0) & (sizes > 0).all(axis=1)
+    known = (before == stamps).all(axis=1) & (stamps[:, 0] > 0) & (sizes > 0).all(axis=1)
+    return np.where(known[:, None], sizes, 0), known
