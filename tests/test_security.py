@@ -196,7 +196,8 @@ def test_no_way_in_is_open(content, tmp_path, shapes_root, name, command):
     GlobalHydra.instance().clear()
     outcome = run(word, *given, f"hydra.run.dir={tmp_path}/out")
     assert not (tmp_path / "ran").exists()
-    assert outcome.code in (1, 2), outcome
+    # Weights alone may be taken from a checkpoint whose settings name other code: nothing of them is read.
+    assert outcome.code in ((0, 1, 2) if "weights" in command else (1, 2)), outcome
     assert "Traceback" not in outcome.errors
     if name == "resolver" or word not in ("train", "mine"):  # those that read settings name the key
         assert key.rpartition(".")[2] in outcome.errors
