@@ -98,6 +98,7 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
                 cfg.miner.proposals * len(cfg.views.test.scales.resolutions),
                 NMS(cfg.miner.nms_iou),
                 view_detections=cfg.miner.proposals,
+                fragments=None,
             ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import make_batch
-from hypothesis import given
+from helpers import make_batch, record
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
+from torchvision.ops import box_iou
 
 from lightning_det.annotations import LabelMap
 from lightning_det.backbones import ssd_tiny, tiny_backbone
@@ -25,6 +26,7 @@ from lightning_det.callbacks.pictures import compare
 from lightning_det.config import CONF
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
+from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.detectors import SSD, FasterRCNN
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.errors import ConfigError
@@ -34,7 +36,8 @@ from lightning_det.modules.module import DetectionModule, Inference, parameter_g
 from lightning_det.plotting.boxes import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.structures import Detections
-from lightning_det.views import BothSides, Planner, Pyramid
+from lightning_det.views import BothSides, Planner, Pyramid, Tiles
+from lightning_det.views.targets import targets
 from lightning_det.views.view import View, boxes_to_view
 
 LABELS = LabelMap(["cat", "dog"], [7, 90])
@@ -372,6 +375,38 @@ def test_what_is_out_of_range_takes_no_place(make, passes, nms_iou, count):
     assert results.scores == pytest.approx([0.8] * (1 if nms_iou < 1 else passes))
     everything = module.infer(make_batch(1, 96, 128, scale=2.0))
     assert (everything.scores > 0.85).any()
+
+
+@given(st.integers(0, 500), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_tiles_give_one_detection_per_object(seed, flipped):
+    """A detector that finds in each view what it shows of every object, as surely as the whole of it."""
+    rng = np.random.default_rng(seed)
+    big = rng.integers(0, [184, 106])
+    objects = [(*big, big[0] + 200, big[1] + 150, 0)]
+    for _ in range(60):
+        x, y = rng.integers(0, [356, 228])
+        if all(x > q[2] or x + 28 < q[0] or y > q[3] or y + 28 < q[1] for q in objects):
+            objects.append((x, y, x + 28, y + 28, 1))
+    objects = np.array(objects, float)
+    planner = Planner(Pyramid([1.0]), Tiles(128, 0.25, whole=True), BothSides() if flipped else None)
+    image = record(384, 256, objects[:, :4])
+    found = []
+    for view in planner(image):
+        batch = Collate(128)(
+            [Sample(Look(0, view), torch.zeros(3, *view.size, dtype=torch.uint8), targets(image, view))]
+        )
+        clipped = np.clip(boxes_to_view(objects[:, :4], view), 0, view.size[::-1] * 2)
+        shown = (clipped[:, 2:] - clipped[:, :2] >= 3).all(axis=1)
+        labels = objects[shown, 4].astype(int).tolist()
+        stub = Stub(fixed(clipped[shown], [0.95] * len(labels), labels))
+        found.append(DetectionModule(stub, LABELS).infer(batch))
+    merged = Inference().merged(Results.concatenate(found))
+    assert sorted(merged.labels) == sorted(objects[:, 4])
+    for label in (0, 1):
+        truth = torch.from_numpy(objects[objects[:, 4] == label, :4]).float()
+        assert box_iou(truth, torch.from_numpy(merged.boxes[merged.labels == label])).amax(dim=1).min() > 0.9
+    assert len(Inference(fragments=None).merged(Results.concatenate(found))) > len(objects)
 
 
 def test_without_ranges_everything_stays():

@@ -74,6 +74,7 @@ class TestConfig:
     max_detections: int = 100
     view_detections: int | None = None
     passes: int = 1
+    fragments: float | None = 0.8
     merge: Any = None
     vote: Any = None
     backend: str = "pycocotools"

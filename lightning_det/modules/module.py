@@ -17,7 +17,7 @@ from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import within
 from lightning_det.structures import Batch
 from lightning_det.views.merge import NMS
-from lightning_det.views.view import boxes_to_image
+from lightning_det.views.view import boxes_to_image, touches_cut
 
 
 class Inference(NamedTuple):
@@ -37,10 +37,12 @@ class Inference(NamedTuple):
     """Most detections per view; None: as many as per image."""
     passes: int = 1
     """How many times boxes are regressed; more than one for two-stage detectors."""
+    fragments: float | None = 0.8
+    """Share of a detection at a cut of the image that an uncut one covers where it goes; None: all stay."""
 
     def merged(self, results: Results) -> Results:
         """Detections of images from those of their views."""
-        return results.merged(self.merge, self.max_detections, self.vote)
+        return results.merged(self.merge, self.max_detections, self.vote, self.fragments)
 
 
 class DetectionModule(pl.LightningModule):
@@ -142,6 +144,7 @@ class DetectionModule(pl.LightningModule):
             found.scores[keep].float().cpu().numpy(),
             found.labels[keep].cpu().numpy(),
             batch.index.unique().cpu().numpy(),
+            touches_cut(boxes, batch)[keep].cpu().numpy(),
         )
 
     def load_foreign(self, state_dict: Mapping[str, Tensor]) -> str:
