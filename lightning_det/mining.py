@@ -101,6 +101,7 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
                 NMS(cfg.miner.nms_iou),
                 view_detections=cfg.miner.proposals,
                 detections_per_megapixel=cfg.capacity.proposals_per_megapixel,
+                fragments=None,
             ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,

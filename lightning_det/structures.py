@@ -53,6 +53,8 @@ class Batch:
     """(B,) bool, whether the view is mirrored left to right."""
     index: Tensor
     """(B,) int64, position of the image in its annotation store."""
+    inner: Tensor | None = None
+    """(B, 4) bool, whether the window cuts the image at its left, top, right and bottom; None: nowhere."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +68,8 @@ class Batch:
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, function) -> "Batch":
-        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})
 
     @property
     def scales(self) -> Tensor:

@@ -37,6 +37,18 @@ def test_best_anchor_of_a_box_is_positive_however_low():
     assert labels[0].tolist() == [0, 0, 0, 1, 0]
 
 
+def test_the_best_usable_anchor_of_a_box_is_positive():
+    """The best one of all reaches too far beyond a flat view: the next one takes its place."""
+    (anchors,) = boxes((-5, -5, 65, 40), (20, 0, 80, 30), (50, 0, 110, 30), (200, 0, 260, 30))
+    box = boxes((0, 0, 60, 30))  # IoU 0.57, 0.5, 0.09 and 0
+    assert label_anchors(anchors, box, states(V))[0].tolist() == [[1, SKIP, BACKGROUND, BACKGROUND]]
+    usable = torch.tensor([[False, True, True, True]])
+    labels, index = label_anchors(anchors, box, states(V), usable=usable)
+    assert labels.tolist() == [[SKIP, 1, BACKGROUND, BACKGROUND]]
+    assert index[0, 1] == 0
+    assert (label_anchors(anchors, box, states(V), usable=usable & False)[0] == SKIP).all()
+
+
 def test_a_box_without_any_anchor_makes_no_positive():
     labels, _ = label_anchors(ANCHORS, boxes((500, 500, 520, 520)), states(V))
     assert labels[0].tolist() == [0] * 5

@@ -79,9 +79,41 @@ def test_merging_does_not_depend_on_an_images_number():
     np.testing.assert_array_equal(merged(images), merged(images + 4700))
 
 
+def test_parts_of_what_another_view_shows_whole_go():
+    rows = [
+        # box, score, class, cut
+        ((0, 0, 100, 100), 0.6, 0, False),
+        ((0, 0, 50, 100), 0.9, 0, True),  # half of it
+        ((50, 0, 110, 100), 0.9, 0, True),  # 83 % of it lie inside
+        ((60, 0, 130, 100), 0.9, 0, True),  # 57 %
+        ((0, 0, 40, 40), 0.9, 0, False),  # an object of its own: no border cut it
+        ((0, 0, 50, 90), 0.9, 1, True),  # of another class
+        ((300, 0, 350, 90), 0.9, 0, True),  # nothing shows it whole
+    ]
+    boxes, scores, labels, cut = (np.array(column) for column in zip(*rows, strict=True))
+    images = np.zeros(len(rows), np.int64)
+
+    def left(cut, fragments, images=images):
+        found = Results(images, boxes.astype(np.float32), np.float32(scores), labels, np.unique(images), cut)
+        merged = found.merged(NMS(1.0), 100, fragments=fragments)
+        return sorted(boxes.tolist().index(box) for box in merged.boxes.tolist())
+
+    assert left(cut, 0.8) == [0, 3, 4, 5, 6]
+    assert left(cut, 0.5) == [0, 4, 5, 6]
+    assert left(cut, None) == left(None, 0.8) == list(range(7))
+    # A whole one that is hardly believed in takes none with it.
+    scores[0] = 0.4
+    assert left(cut, 0.8) == list(range(7))
+    scores[0] = 0.6
+    assert left(cut, 0.8, np.arange(len(rows))) == list(range(7))
+
+
 def test_shares_of_the_ranks_are_the_whole():
     images = np.array([0, 1, 2, 5, 5])
     whole = Results(images, np.zeros((5, 4), np.float32), np.ones(5, np.float32), np.zeros(5, np.int64), np.arange(6))
     shares = [whole.share(rank, 4) for rank in range(4)]
     assert sorted(np.concatenate([s.images for s in shares])) == images.tolist()
     assert sorted(np.concatenate([s.seen for s in shares])) == list(range(6))
+    cut = Results(images, whole.boxes, whole.scores, whole.labels, whole.seen, np.array([1, 0, 0, 1, 0], bool))
+    assert [s.cut.tolist() for s in (cut.share(1, 4), cut.by_image())] == [[False, True, False], cut.cut.tolist()]
+    assert Results.concatenate([whole, cut]).cut.tolist() == [False] * 5 + cut.cut.tolist()

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import make_batch
-from hypothesis import given
+from helpers import make_batch, record
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
+from torchvision.ops import box_iou
 
 from lightning_det.annotations import LabelMap
-from lightning_det.backbones import tiny_backbone
+from lightning_det.backbones import ssd_tiny, tiny_backbone
 from lightning_det.build import load_checkpoint
 from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
@@ -25,15 +26,18 @@ from lightning_det.callbacks.pictures import compare
 from lightning_det.config import CONF
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
-from lightning_det.detectors import FasterRCNN
+from lightning_det.data.dataset import Collate, Look, Sample
+from lightning_det.detectors import SSD, FasterRCNN
+from lightning_det.detectors.rpn import Proposals
 from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, FasterRCNNModule, MultiStep
 from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
 from lightning_det.plotting.boxes import GREY, class_colour
-from lightning_det.selection import RandomSelector
+from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.structures import Detections
-from lightning_det.views import BothSides, Planner, Pyramid
+from lightning_det.views import BothSides, Planner, Pyramid, Tiles
+from lightning_det.views.targets import targets
 from lightning_det.views.view import View, boxes_to_view
 
 LABELS = LabelMap(["cat", "dog"], [7, 90])
@@ -338,6 +342,89 @@ def test_detections_outside_the_valid_range_go():
     # Long thin boxes count by area.
     thin = DetectionModule(Stub(fixed([(0, 0, 8, 60), (0, 0, 2, 80)])), LABELS).infer(batch)
     assert thin.boxes.tolist() == [[0, 0, 4, 30]] * 2
+
+
+class AsGiven(nn.Module):
+    """A predictor that gives each proposal the score of its place, and leaves boxes where they are.
+
+    Args:
+        scores: (R,) of the one class.
+        kinds: sets of deltas per RoI.
+    """
+
+    per_roi = False
+
+    def __init__(self, scores, kinds):
+        super().__init__()
+        self.scores, self.kinds = scores, kinds
+
+    def shared(self, maps):
+        return None
+
+    def forward(self, shared, rois):
+        logits = torch.full((*rois.shape[:2], 2), 0.0)
+        small = rois[..., 2] - rois[..., 0] < 50
+        logits[..., 1] = torch.where(small, *self.scores).logit()
+        return logits, torch.zeros(*rois.shape[:2], self.kinds, 4)
+
+
+@pytest.mark.parametrize("count", [1200, 5000])  # more than `view_detections`, than the candidates of the heads
+@pytest.mark.parametrize("nms_iou", [0.5, 1.0])
+@pytest.mark.parametrize(("make", "passes"), [("ssd", 1), ("by class", 1), ("for all", 1), ("by class", 2)])
+def test_what_is_out_of_range_takes_no_place(make, passes, nms_iou, count):
+    """Many of score 0.9 out of range, and one of 0.8 in range, which they would push out or suppress."""
+    boxes = torch.tensor([[0.0, 0.0, 96.0, 90.0]]).repeat(count, 1)
+    boxes[:, 3] += torch.linspace(0, 5, count)
+    boxes = torch.cat([boxes, torch.tensor([[10.0, 10.0, 30.0, 30.0]])])[None]
+    if make == "ssd":
+        scores = torch.tensor([0.9] * count + [0.8])[None, :, None]
+        model = SSD.build(ssd_tiny(widths=(4, 4, 4)), 1, [8, 64], HardNegativeSelector())
+        model.candidates = lambda images, sizes: (boxes, scores)
+    else:
+        model = detector(classes=1)
+        proposals = Proposals(boxes, torch.ones(boxes.shape[:2]), torch.ones(boxes.shape[:2], dtype=torch.bool))
+        model.rpn.propose = lambda *_: proposals
+        model.roi_head.predictor = AsGiven(torch.tensor([0.8, 0.9]), 2 if make == "by class" else 1)
+    inference = Inference(nms_iou=nms_iou, view_detections=100, passes=passes)
+    module = DetectionModule(model.eval(), LABELS, inference=inference)
+    batch = make_batch(1, 96, 128, ranges=(5.0, 40.0), scale=2.0)
+    results = module.infer(batch)
+    assert results.boxes[:1].tolist() == [[5, 5, 15, 15]]
+    assert results.scores == pytest.approx([0.8] * (1 if nms_iou < 1 else passes))
+    everything = module.infer(make_batch(1, 96, 128, scale=2.0))
+    assert (everything.scores > 0.85).any()
+
+
+@given(st.integers(0, 500), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_tiles_give_one_detection_per_object(seed, flipped):
+    """A detector that finds in each view what it shows of every object, as surely as the whole of it."""
+    rng = np.random.default_rng(seed)
+    big = rng.integers(0, [184, 106])
+    objects = [(*big, big[0] + 200, big[1] + 150, 0)]
+    for _ in range(60):
+        x, y = rng.integers(0, [356, 228])
+        if all(x > q[2] or x + 28 < q[0] or y > q[3] or y + 28 < q[1] for q in objects):
+            objects.append((x, y, x + 28, y + 28, 1))
+    objects = np.array(objects, float)
+    planner = Planner(Pyramid([1.0]), Tiles(128, 0.25, whole=True), BothSides() if flipped else None)
+    image = record(384, 256, objects[:, :4])
+    found = []
+    for view in planner(image):
+        batch = Collate(128)(
+            [Sample(Look(0, view), torch.zeros(3, *view.size, dtype=torch.uint8), targets(image, view))]
+        )
+        clipped = np.clip(boxes_to_view(objects[:, :4], view), 0, view.size[::-1] * 2)
+        shown = (clipped[:, 2:] - clipped[:, :2] >= 3).all(axis=1)
+        labels = objects[shown, 4].astype(int).tolist()
+        stub = Stub(fixed(clipped[shown], [0.95] * len(labels), labels))
+        found.append(DetectionModule(stub, LABELS).infer(batch))
+    merged = Inference().merged(Results.concatenate(found))
+    assert sorted(merged.labels) == sorted(objects[:, 4])
+    for label in (0, 1):
+        truth = torch.from_numpy(objects[objects[:, 4] == label, :4]).float()
+        assert box_iou(truth, torch.from_numpy(merged.boxes[merged.labels == label])).amax(dim=1).min() > 0.9
+    assert len(Inference(fragments=None).merged(Results.concatenate(found))) > len(objects)
 
 
 def test_without_ranges_everything_stays():

@@ -12,6 +12,7 @@ from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_faster_rcnn import TakeAll, detector
+from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.dataset import Collate, Look, Sample, render
@@ -542,6 +543,36 @@ def test_what_is_out_of_range_does_not_compete():
     found = rpn.propose(predictions, size, torch.tensor([[95.0, 96.0]]))  # the lower one inside
     assert found.valid.tolist() == [[True, False]]
     assert found.boxes[0, 0].tolist() == anchors[1].tolist()
+
+
+def test_what_is_out_of_range_takes_no_place_before_nms():
+    anchors = tensor([(0, 0, 200, 200), (100, 0, 300, 200), (200, 0, 400, 200), (300, 0, 350, 50)])[0]
+    predictions = Predictions([anchors], [torch.tensor([[3.0, 2.0, 1.0, 0.0]])], [torch.zeros(1, 4, 4)])
+    rpn = rpn_of(after=2)
+    rpn.before_nms = (2, 2)
+    found = rpn.propose(predictions, torch.tensor([[512, 512]]), torch.tensor([[0.0, 100.0]]))
+    assert found.boxes[found.valid].tolist() == [anchors[3].tolist()]
+    assert found.scores.tolist() == [[0.5, 0.0]]
+
+
+def test_boxes_of_flat_views_keep_a_positive_anchor():
+    """The best anchors are higher than the view, and reach beyond it: without them others are positive."""
+    model = detector(select=(TakeAll(), TakeAll()))
+    model.rpn.border = 2.0
+    batch = make_batch(1, 32, 256, boxes=2)
+    batch.boxes[0, :2] = torch.tensor([(20.0, 0.0, 110.0, 32.0), (140.0, 0.0, 230.0, 32.0)])
+    predictions = model.rpn(model.features(batch.images, batch.sizes), batch.images.shape[-2:])
+    anchors = torch.cat(predictions.anchors)
+    usable = within(anchors, batch.sizes, 2.0)
+    unmasked, _ = label_anchors(anchors, batch.boxes, batch.states)
+    assert not (unmasked.eq(1) & usable).any()
+    deltas = [x.detach().requires_grad_() for x in predictions.deltas]
+    model.rpn.losses(predictions._replace(deltas=deltas), batch)["rpn_box"].backward()
+    learns = torch.cat([x.grad for x in deltas], dim=1).abs().sum(dim=-1)[0] > 0
+    assert learns.any()
+    assert usable[0, learns].all()
+    for box in batch.boxes[0, :2]:
+        assert (box_iou(box[None], anchors[learns]) > 0.2).any()
 
 
 def chip_detector():

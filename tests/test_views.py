@@ -256,6 +256,30 @@ def test_tiles_of_a_small_view_are_the_view():
     assert Tiles(512)(record(), [view], None) == [view]
 
 
+def test_tiles_know_where_they_cut_the_image():
+    view = View(1.0, (0, 0, 160, 60))
+    left, right = Tiles(100)(record(160, 60), [view], None)
+    assert (left.inner, right.inner) == ((False, False, True, False), (True, False, False, False))
+    corner, *_ = Tiles(50)(record(160, 60), [view], None)
+    assert corner.inner == (False, False, True, True)
+    (whole,) = Tiles(200)(record(160, 60), [view], None)
+    assert whole.inner == (False,) * 4
+
+
+def test_the_whole_image_is_seen_beside_its_tiles():
+    views = Tiles(100, whole=True)(record(250, 60), [View(2.0, (0, 0, 250, 60), (0.0, inf))], None)
+    assert views[-1] == View(0.4, (0, 0, 250, 60), (12.5, inf), level=1)
+    assert views[-1].size == (24, 100)
+    assert all(v.level == 0 for v in views[:-1])
+    # Not where a view shows it whole already.
+    planner = Planner(Pyramid([2.0, 0.4], [[0, 50], [30, -1]]), Tiles(100, whole=True))
+    assert [v.level for v in planner(record(250, 60))].count(1) == 1
+    assert Tiles(250, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60))], None) == [View(1.0, (0, 0, 250, 60))]
+    # It learns and detects what the coarsest view does, or less.
+    limited = Tiles(100, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60), (80.0, 90.0))], None)
+    assert limited[-1].valid_range == (80, 90)
+
+
 def test_background_tiles_can_be_thinned_out():
     image = record(1000, 1000, [(10, 10, 20, 20)])
     view = [View(1.0, (0, 0, 1000, 1000))]

@@ -178,6 +178,8 @@ def check_sense(cfg: Mapping[str, Any]) -> None:
     if cfg.get("proposals") is not None and "negatives" not in windows:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
     test = cfg["test"]
+    if test.get("fragments") is not None and not 0 < test["fragments"] <= 1:
+        raise ConfigError(f"test.fragments must be above 0 and at most 1, or null, got {test['fragments']}")
     if test.get("vote") and test["nms_iou"] <= test["vote"].get("iou", 0):
         raise ConfigError(
             f"test.nms_iou={test['nms_iou']} leaves no candidates within a view to vote (test.vote.iou="

@@ -78,6 +78,7 @@ class TestConfig:
     view_detections: int | None = None
     detections_per_megapixel: float | None = 100.0
     passes: int = 1
+    fragments: float | None = 0.8
     merge: Any = None
     vote: Any = None
     backend: str = "pycocotools"

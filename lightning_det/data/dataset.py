@@ -169,6 +169,7 @@ class Collate:
             ranges=torch.tensor([v.valid_range for v in views], dtype=torch.float32),
             flips=torch.tensor([v.flip for v in views]),
             index=torch.tensor([s.look.image for s in samples]),
+            inner=torch.tensor([v.inner for v in views]),
         )
 
 

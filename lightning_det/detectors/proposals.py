@@ -43,6 +43,7 @@ class ProposalNetwork(nn.Module):
         score_threshold: float = 0.0,
         nms_iou: float = 0.7,
         max_detections: int = 300,
+        ranges: Tensor | None = None,
     ) -> Detections:
         """Best proposals of views.
 
@@ -52,8 +53,9 @@ class ProposalNetwork(nn.Module):
             score_threshold: proposals need a greater objectness.
             nms_iou: not used: the proposal network has a threshold of its own.
             max_detections: most proposals per view.
+            ranges: see `RPN.propose`.
         """
-        found = self.rpn.propose(self._predict(images, sizes), sizes, canvas=images.shape[-2:])
+        found = self.rpn.propose(self._predict(images, sizes), sizes, ranges, images.shape[-2:])
         boxes, scores, valid = (x[:, :max_detections] for x in found)
         valid = valid & (scores > score_threshold)
         return Detections(boxes, scores * valid, scores.new_zeros(scores.shape, dtype=int), valid)

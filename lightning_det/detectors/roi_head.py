@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_det.detectors.rpn import Proposals
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.selection.matching import label_rois
@@ -127,48 +127,70 @@ class RoIHead(nn.Module):
         nms_iou: float,
         max_detections: int,
         passes: int = 1,
+        ranges: Tensor | None = None,
     ) -> Detections:
         """Detections of views whose (height, width) without padding are ``sizes`` (B, 2).
 
         With more than one pass, detections become RoIs, are scored and regressed again, and what the passes found is
         put together (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
         A box has the score of the RoI that it was regressed from.
+
+        Where there are ``ranges`` (B, 2) of sizes, pixels of the view, what is outside them goes before anything is cut
+        or suppressed: it has no place to take (SNIP, section 6.1).
         """
         shared = self.predictor.shared(maps)
         count = candidate_count(max_detections)
-        found = [self._first_pass(shared, proposals, sizes, score_threshold, count)]
+        found = [self._first_pass(shared, proposals, sizes, score_threshold, count, ranges)]
         for _ in range(passes - 1):
             # Near duplicates would be refined to the same box.
             hopeful = best(found[-1], NEAR_DUPLICATE, REFINED)
-            found.append(self._next_pass(shared, hopeful, sizes, score_threshold))
+            found.append(self._next_pass(shared, hopeful, sizes, score_threshold, ranges))
         boxes, scores, labels, valid = best(
             Found(*(torch.cat(x, dim=1) for x in zip(*found, strict=True))), nms_iou, max_detections
         )
         return Detections(boxes, scores * valid, labels, valid)
 
-    def _first_pass(self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float, count: int) -> Found:
+    def _first_pass(
+        self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float, count: int, ranges: Tensor | None
+    ) -> Found:
         """Every proposal with every class, as far as ``count`` reaches."""
         logits, deltas = self.predictor(shared, proposals.boxes)
         classes = logits.shape[-1] - 1
-        scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0).flatten(1)
+        scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0)
+        if ranges is not None:
+            of_classes = deltas[:, :, -classes:] if deltas.shape[2] > 1 else deltas
+            boxes = decode(proposals.boxes[:, :, None], of_classes, BOX_WEIGHTS).nan_to_num(0.0)
+            inside = within(clip(boxes.flatten(1, 2), sizes), ranges).view(boxes.shape[:-1])
+            scores = scores.masked_fill(~inside, 0.0)
+        scores = scores.flatten(1)
         top, index = scores.topk(min(count, scores.shape[1]), dim=1)
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
-        return _decoded(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold)
+        return _decoded(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
 
-    def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float) -> Found:
+    def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
         """The last pass's boxes with their classes."""
         logits, deltas = self.predictor(shared, last.boxes)
         scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
-        return _decoded(last.boxes, own_deltas(deltas, last.labels + 1), scores, last.labels, sizes, threshold)
+        own = own_deltas(deltas, last.labels + 1)
+        return _decoded(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
 
 
-def _decoded(rois: Tensor, deltas: Tensor, scores: Tensor, labels: Tensor, sizes: Tensor, threshold: float) -> Found:
+def _decoded(
+    rois: Tensor,
+    deltas: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    sizes: Tensor,
+    threshold: float,
+    ranges: Tensor | None,
+) -> Found:
     # After a diverged step boxes may be NaN, which RoIAlign in the next pass takes for addresses.
     boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
-    return Found(boxes, scores, labels, (scores > threshold) & (sides >= 1e-2).all(dim=-1))
+    usable = (scores > threshold) & (sides >= 1e-2).all(dim=-1)
+    return Found(boxes, scores, labels, usable if ranges is None else usable & within(boxes, ranges))
 
 
 def candidate_count(max_detections: int) -> int:

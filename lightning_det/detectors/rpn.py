@@ -13,7 +13,7 @@ from lightning_det.detectors.anchors import Anchors
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
-from lightning_det.selection.matching import SKIP, label_anchors
+from lightning_det.selection.matching import label_anchors
 from lightning_det.structures import Batch
 
 BOX_BETA = 1.0 / 9
@@ -55,7 +55,8 @@ class RPN(nn.Module):
         min_size: proposals with a shorter side are dropped, pixels of the view.
         per_megapixel: at inference views have as many proposals at least, by the area of their canvas, and as many
             more enter NMS: large views hold more objects. None: the numbers above for all.
-        border: anchors that reach further beyond the view, into its padding too, carry no loss, pixels of the view.
+        border: anchors that reach further beyond the view, into its padding too, carry no loss and are no box's best,
+            pixels of the view.
             None: all anchors do, as in torchvision; SNIPER: 32.
     """
 
@@ -137,6 +138,9 @@ class RPN(nn.Module):
         before, after = self.counts(canvas or (0, 0))
         boxes, logits, groups = [], [], []
         for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
+            if ranges is not None:
+                side = size(clip(decode(anchors, delta).nan_to_num(0.0), sizes))
+                logit = logit.masked_fill((side < ranges[:, :1]) | (side >= ranges[:, 1:]), -torch.inf)
             top, index = logit.topk(min(before, logit.shape[1]), dim=1)
             boxes.append(decode(anchors[index], gather_boxes(delta, index)))
             logits.append(top)
@@ -145,10 +149,8 @@ class RPN(nn.Module):
         box = clip(torch.cat(boxes, dim=1).nan_to_num(0.0), sizes)
         score = torch.cat(logits, dim=1).sigmoid()
         sides = box[..., 2:] - box[..., :2]
-        usable = (sides >= self.min_size).all(dim=-1) & score.isfinite()
-        if ranges is not None:
-            side = size(box)
-            usable &= (side >= ranges[:, :1]) & (side < ranges[:, 1:])
+        logit = torch.cat(logits, dim=1)
+        usable = (sides >= self.min_size).all(dim=-1) & score.isfinite() & (logit > -torch.inf)
         index, valid = best_after_nms(box, score, torch.cat(groups, dim=1), usable, self.nms_iou, after)
         return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
 
@@ -157,9 +159,8 @@ class RPN(nn.Module):
         anchors = torch.cat(predictions.anchors)
         logits = torch.cat(predictions.logits, dim=1)
         deltas = torch.cat(predictions.deltas, dim=1)
-        labels, matched = label_anchors(anchors, batch.boxes, batch.states, **self.thresholds)
-        if self.border is not None:
-            labels = labels.masked_fill(~within(anchors, batch.sizes, self.border), SKIP)
+        usable = None if self.border is None else within(anchors, batch.sizes, self.border)
+        labels, matched = label_anchors(anchors, batch.boxes, batch.states, usable=usable, **self.thresholds)
         index, chosen = self.select(labels, anchors)
         is_object = labels.gather(1, index) == 1
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")

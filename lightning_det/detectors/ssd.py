@@ -12,7 +12,7 @@ from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, Selected, candidate_count
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
 from lightning_det.selection.priors import label_priors
@@ -204,6 +204,7 @@ class SSD(nn.Module):
         score_threshold: float = 0.01,
         nms_iou: float = 0.45,
         max_detections: int = 200,
+        ranges: Tensor | None = None,
     ) -> Detections:
         """Detects objects in views.
 
@@ -213,13 +214,19 @@ class SSD(nn.Module):
             score_threshold: detections need a greater score.
             nms_iou: NMS threshold per class; 1 keeps all.
             max_detections: most detections per view.
+            ranges: (B, 2) sizes, pixels of the view, that detections have; None: all. What is outside them goes before
+                anything is cut or suppressed (SNIP, section 6.1).
         """
         boxes, scores = self.candidates(images, sizes)
+        if ranges is not None:
+            scores = scores.masked_fill(~within(boxes, ranges)[..., None], 0.0)
         scores = scores.flatten(1)
         top, place = scores.topk(min(candidate_count(max_detections), scores.shape[1]), dim=1)
         label = place % self.num_classes
         found = gather_boxes(boxes, place.div(self.num_classes, rounding_mode="floor"))
         usable = (top > score_threshold) & (found[..., 2:] - found[..., :2] >= 1e-2).all(dim=-1)
+        if ranges is not None:
+            usable &= within(found, ranges)
         index, valid = best_after_nms(found, top, label, usable, nms_iou, max_detections)
         return Detections(gather_boxes(found, index), top.gather(1, index) * valid, label.gather(1, index), valid)
 

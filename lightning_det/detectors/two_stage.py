@@ -58,6 +58,7 @@ class TwoStage(nn.Module):
         nms_iou: float = 0.5,
         max_detections: int = 100,
         passes: int = 1,
+        ranges: Tensor | None = None,
     ) -> Detections:
         """Detects objects in views.
 
@@ -68,11 +69,13 @@ class TwoStage(nn.Module):
             nms_iou: NMS threshold per class; 1 keeps all.
             max_detections: most detections per view.
             passes: how many times boxes are regressed, see `RoIHead.detect`.
+            ranges: (B, 2) sizes, pixels of the view, that detections have; None: all. Proposals have any.
         """
         images = padded(images)
         maps = self.features(images, sizes)
-        proposals = self.rpn.propose(self.rpn(maps, images.shape[-2:]), sizes, canvas=images.shape[-2:])
-        return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, passes)
+        canvas = images.shape[-2:]
+        proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
+        return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, passes, ranges)
 
     def compile_parts(self, **options) -> None:
         """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""

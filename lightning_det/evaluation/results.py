@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_det.views.merge import keep_best
+from lightning_det.views.merge import keep_best, without_fragments
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +27,12 @@ class Results:
     """(N,) int64, classes counted from 0."""
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Positions of the images that were looked at, with or without detections, ascending."""
+    cut: np.ndarray | None = None
+    """(N,) bool, whether a detection lies at a border where its view cuts the image; None: none does."""
+
+    def __post_init__(self):
+        if self.cut is None:
+            self.cut = np.zeros(len(self.scores), bool)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -41,22 +47,35 @@ class Results:
             np.concatenate([p.scores for p in parts]),
             np.concatenate([p.labels for p in parts]),
             np.unique(np.concatenate([p.seen for p in parts])),
+            np.concatenate([p.cut for p in parts]),
         )
 
     def share(self, rank: int, ranks: int) -> "Results":
         """Rows of the images that belong to a rank, see `InferenceBatches`."""
         rows = self.images % ranks == rank
         seen = self.seen[self.seen % ranks == rank]
-        return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen)
+        return self._rows(rows, seen)
 
-    def merged(self, merge: Merge, max_detections: int | np.ndarray, vote: Vote | None = None) -> "Results":
+    def _rows(self, rows: np.ndarray, seen: np.ndarray) -> "Results":
+        return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen, self.cut[rows])
+
+    def merged(
+        self,
+        merge: Merge,
+        max_detections: int | np.ndarray,
+        vote: Vote | None = None,
+        fragments: float | None = None,
+    ) -> "Results":
         """One list per image out of those of its views.
 
         Args:
             merge: suppresses duplicates within groups, see `lightning_det.views.merge`.
             max_detections: most per image, or (M,) integer the most of every image of the store.
             vote: moves what stays by what does not, see `lightning_det.views.voting`.
+            fragments: share of a cut detection that an uncut one covers where it goes first; None: all stay.
         """
+        if fragments is not None and self.cut.any():
+            return self._without_fragments(fragments).merged(merge, max_detections, vote)
         boxes, scores = torch.from_numpy(self.boxes), torch.from_numpy(self.scores)
         images, labels = torch.from_numpy(self.images), torch.from_numpy(self.labels)
         classes = int(labels.max()) + 1 if len(labels) else 1
@@ -71,8 +90,12 @@ class Results:
 
     def by_image(self) -> "Results":
         """The same rows by image, otherwise in the order that they have."""
-        rows = np.argsort(self.images, kind="stable")
-        return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], self.seen)
+        return self._rows(np.argsort(self.images, kind="stable"), self.seen)
+
+    def _without_fragments(self, share: float) -> "Results":
+        groups = self.images * (int(self.labels.max()) + 1) + self.labels
+        arrays = (torch.from_numpy(a) for a in (self.boxes, self.scores, groups, self.cut))
+        return self._rows(without_fragments(*arrays, share).numpy(), self.seen)
 
     def of_image(self, image: int) -> np.ndarray:
         """Rows of one image."""

@@ -17,10 +17,10 @@ from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
-from lightning_det.ops.boxes import size
+from lightning_det.ops.boxes import within
 from lightning_det.structures import Batch
 from lightning_det.views.merge import NMS
-from lightning_det.views.view import boxes_to_image
+from lightning_det.views.view import boxes_to_image, touches_cut
 
 PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
@@ -47,6 +47,8 @@ class Inference(NamedTuple):
     """Images, and views larger than `PUBLISHED_VIEW`, have as many at least: large ones hold more objects.
 
     None: the numbers above for all."""
+    fragments: float | None = 0.8
+    """Share of a detection at a cut of the image that an uncut one covers where it goes; None: all stay."""
 
     def per_view(self, height: int, width: int) -> int:
         """Most detections of views in a canvas of this size."""
@@ -63,7 +65,7 @@ class Inference(NamedTuple):
 
     def merged(self, results: Results, store: AnnotationStore) -> Results:
         """Detections of the images of a store from those of their views."""
-        return results.merged(self.merge, self.per_image(store), self.vote)
+        return results.merged(self.merge, self.per_image(store), self.vote, self.fragments)
 
 
 class DetectionModule(pl.LightningModule):
@@ -107,6 +109,7 @@ class DetectionModule(pl.LightningModule):
         most = None if "passes" in signature(detector.forward).parameters else 1
         if self.inference.passes < 1 or (most and self.inference.passes > most):
             raise ValueError(f"test.passes must be 1, or more with a two-stage detector, got {self.inference.passes}")
+        self._knows_ranges = "ranges" in signature(detector.forward).parameters
         self.norm_weight_decay = norm_weight_decay
         self.reference_batch = reference_batch
         # Plain data only: checkpoints must load with weights_only=True.
@@ -146,15 +149,17 @@ class DetectionModule(pl.LightningModule):
         """Detects objects in views and keeps those whose size is in the view's valid range.
 
         Sizes are those of the detections, not of proposals, in original pixels: above the lower bound, and not above
-        the upper (SNIP, section 6.1).
+        the upper (SNIP, section 6.1). A detector that takes ``ranges`` drops the others before it cuts or suppresses.
         """
         settings = self.inference
         most = settings.per_view(*batch.images.shape[-2:])
-        again = {"passes": settings.passes} if settings.passes > 1 else {}
-        found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **again)
+        more: dict[str, Any] = {"passes": settings.passes} if settings.passes > 1 else {}
+        if self._knows_ranges:
+            # In pixels of the view, and a little wider: what lies on a bound is judged below, in those of the image.
+            more["ranges"] = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
+        found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **more)
         boxes = boxes_to_image(found.boxes.float(), batch)
-        sizes = size(boxes)
-        keep = found.valid & (sizes > batch.ranges[:, :1]) & (sizes <= batch.ranges[:, 1:])
+        keep = found.valid & within(boxes, batch.ranges)
         images = batch.index[:, None].expand_as(keep)
         return Results(
             images[keep].cpu().numpy(),
@@ -162,6 +167,7 @@ class DetectionModule(pl.LightningModule):
             found.scores[keep].float().cpu().numpy(),
             found.labels[keep].cpu().numpy(),
             batch.index.unique().cpu().numpy(),
+            touches_cut(boxes, batch)[keep].cpu().numpy(),
         )
 
     def load_foreign(self, state_dict: Mapping[str, Tensor]) -> str:

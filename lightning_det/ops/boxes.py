@@ -20,6 +20,12 @@ def size(boxes: Tensor) -> Tensor:
     return area(boxes).sqrt()
 
 
+def within(boxes: Tensor, ranges: Tensor) -> Tensor:
+    """(B, N) bool, which (B, N, 4) boxes are larger than the lower of (B, 2) ``ranges`` and at most the upper."""
+    sizes = size(boxes)
+    return (sizes > ranges[:, :1]) & (sizes <= ranges[:, 1:])
+
+
 def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Areas common to every pair of boxes.
 

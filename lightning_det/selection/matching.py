@@ -33,7 +33,15 @@ class Match(NamedTuple):
     """(B, R) bool, whether the region lies on a box from which nothing may be learned."""
 
 
-def match(regions: Tensor, boxes: Tensor, states: Tensor, usable: Tensor, invalid: float, ignored: float) -> Match:
+def match(
+    regions: Tensor,
+    boxes: Tensor,
+    states: Tensor,
+    usable: Tensor,
+    invalid: float,
+    ignored: float,
+    inside: Tensor | None = None,
+) -> Match:
     """Finds the usable box of highest IoU for every region, and the regions that nothing may be learned from.
 
     Args:
@@ -44,6 +52,7 @@ def match(regions: Tensor, boxes: Tensor, states: Tensor, usable: Tensor, invali
         invalid: a region is hidden when its IoU with an ``INVALID`` box is greater (SNIP, section 6.1: 0.3).
         ignored: a region is hidden when a greater share of it lies in an ``IGNORED`` box. The share of the
             region, not IoU, as in COCO's evaluation: one person in a crowd covers little of the crowd's box.
+        inside: (B, R) bool, the regions that may match; None: all.
     """
     shape = (boxes.shape[0], regions.shape[-2])
     best = regions.new_zeros(shape)
@@ -61,6 +70,8 @@ def match(regions: Tensor, boxes: Tensor, states: Tensor, usable: Tensor, invali
         hidden |= hides.any(dim=2)
 
         iou = iou * usable[:, None, part]
+        if inside is not None:
+            iou = iou * inside[..., None]
         chunk_best, chunk_index = iou.max(dim=2)
         # A box that touches no region at all would make every region its best one.
         peak = iou.amax(dim=1, keepdim=True)
@@ -77,10 +88,11 @@ def label_anchors(
     positive: float = 0.7,
     negative: float = 0.3,
     ignore: float = 0.3,
+    usable: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Labels anchors for a proposal network (Faster R-CNN, section 3.1.2; SNIP, section 6.1).
 
-    An anchor is positive when its IoU with a valid box reaches ``positive``, or when no anchor has a higher IoU
+    An anchor is positive when its IoU with a valid box reaches ``positive``, or when no usable anchor has a higher IoU
     with that box; negative when its IoU with every valid box is below ``negative``; skipped in between, and
     wherever it overlaps an invalid or ignored box by more than ``ignore``, even if it would be positive.
 
@@ -91,15 +103,17 @@ def label_anchors(
         positive: lowest IoU of a positive.
         negative: IoU below which an anchor is background.
         ignore: ``invalid`` and ``ignored`` of `match`.
+        usable: (B, A) bool, the other anchors are skipped; None: all are usable.
 
     Returns:
         labels: (B, A) int64 of 1 (object), `BACKGROUND` and `SKIP`.
         index: (B, A) int64, the matched box.
     """
-    found = match(anchors, boxes, states, states == State.VALID, invalid=ignore, ignored=ignore)
+    found = match(anchors, boxes, states, states == State.VALID, invalid=ignore, ignored=ignore, inside=usable)
     labels = torch.where(found.iou < negative, BACKGROUND, SKIP)
     labels = labels.masked_fill((found.iou >= positive) | found.forced, 1)
-    return labels.masked_fill(found.hidden, SKIP), found.index
+    skipped = found.hidden if usable is None else found.hidden | ~usable
+    return labels.masked_fill(skipped, SKIP), found.index
 
 
 def label_rois(

@@ -4,6 +4,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+from lightning_det.ops.boxes import intersections
+
+PAIRS = 1_000_000
+"""Pairs of a part and a whole that are compared at once: bounds the memory."""
+
 
 class NMS:
     """Greedy non-maximum suppression per image and class.
@@ -35,6 +40,30 @@ class NMS:
         parts = [p[torchvision.ops.nms(boxes[p], scores[p], self.iou)] for p in order.split(counts.tolist())]
         keep = torch.cat([order[:0], *parts])
         return keep, scores[keep]
+
+
+def without_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor, share: float) -> Tensor:
+    """Indices of the detections that are no parts of others.
+
+    A detection at a border where its view cuts the image may be a part of an object. It goes where another of its
+    group, which no border cuts and whose score is at least half of its own, covers it.
+
+    Args:
+        boxes: (N, 4) float ``xyxy``, pixels of the original image.
+        scores: (N,) float.
+        groups: (N,) int64, as in `NMS`.
+        cut: (N,) bool, which detections may be parts.
+        share: of a part that another one covers, at least.
+    """
+    keep = torch.ones_like(cut)
+    for group in groups[cut].unique():
+        own = groups == group
+        parts, wholes = (own & cut).nonzero().squeeze(1), (own & ~cut).nonzero().squeeze(1)
+        for some in parts.split(max(1, PAIRS // max(1, len(wholes)))):
+            common, areas, _ = intersections(boxes[some], boxes[wholes])
+            covered = (common >= share * areas) & (scores[wholes] >= scores[some, None] / 2)
+            keep[some] = ~covered.any(dim=1)
+    return keep.nonzero().squeeze(1)
 
 
 def keep_best(scores: Tensor, images: Tensor, count: int | Tensor) -> Tensor:

@@ -19,15 +19,17 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 class Tiles:
     """Cuts every view into overlapping square tiles; a view that fits in one tile stays whole.
 
-    An object no larger than the overlap lies entirely in at least one tile.
+    An object no larger than the overlap lies entirely in at least one tile. For larger ones the image as a whole, in
+    one tile, can be seen as well.
 
     Args:
         size: side of a tile, pixels of the view.
         overlap: share of a tile that it has in common with its neighbour, at least.
         background: probability that a tile without a box is used, in training; inference uses all tiles.
+        whole: whether an image of which no view fits in one tile is seen as a whole too.
     """
 
-    def __init__(self, size: int = 512, overlap: float = 0.25, background: float = 1.0):
+    def __init__(self, size: int = 512, overlap: float = 0.25, background: float = 1.0, whole: bool = False):
         if size < 1 or not 0 <= overlap < 1 or not 0 <= background <= 1:
             raise ValueError(
                 "views: tiles need size >= 1, 0 <= overlap < 1 and 0 <= background <= 1, "
@@ -37,10 +39,13 @@ class Tiles:
         self.size = size
         self.overlap = overlap
         self.background = background
+        self.whole = whole
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """The tiles of all views."""
         tiles = [tile for view in views for tile in self._cut(view)]
+        if self.whole and all(tile.window != view.window for view in views for tile in tiles):
+            tiles.append(self._whole(views[-1]))
         if rng is None or self.background == 1:
             return tiles
         windows = np.array([t.window for t in tiles])[:, None]
@@ -50,6 +55,14 @@ class Tiles:
         lucky = rng.random(len(tiles)) < self.background
         return [t for t, keep in zip(tiles, has_box | lucky, strict=True) if keep]
 
+    def _whole(self, view: View) -> View:
+        """The coarsest view, shrunk into one tile."""
+        x1, y1, x2, y2 = view.window
+        low, high = view.valid_range
+        scale = self.size / max(x2 - x1, y2 - y1)
+        overlap = self.size * self.overlap / view.scale
+        return view._replace(scale=scale, valid_range=(min(max(low, overlap), high), high), level=view.level + 1)
+
     def _cut(self, view: View) -> list[View]:
         x1, y1, x2, y2 = view.window
         # Rounded down, so that a tile never exceeds its canvas.
@@ -57,6 +70,8 @@ class Tiles:
         width, height = min(side, x2 - x1), min(side, y2 - y1)
         columns = starts(x2 - x1, side, self.overlap)
         rows = starts(y2 - y1, side, self.overlap)
-        return [
-            view._replace(window=(x1 + x, y1 + y, x1 + x + width, y1 + y + height)) for y, x in product(rows, columns)
-        ]
+        tiles = []
+        for y, x in product(rows, columns):
+            inner = (x > 0, y > 0, x1 + x + width < x2, y1 + y + height < y2)
+            tiles.append(view._replace(window=(x1 + x, y1 + y, x1 + x + width, y1 + y + height), inner=inner))
+        return tiles

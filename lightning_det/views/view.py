@@ -9,6 +9,9 @@ from torch import Tensor
 
 from lightning_det.structures import Batch
 
+NEAR = 1 / 64
+"""Distance from a border, by the side of its window, within which a detection may have been cut."""
+
 
 class Distortion(NamedTuple):
     """A change of colours."""
@@ -50,6 +53,8 @@ class View(NamedTuple):
     """(height, width) that the window is warped to, pixels; None: its own times ``scale``."""
     distortion: Distortion | None = None
     """What happens to the colours."""
+    inner: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    """Whether the window cuts the image at its left, top, right and bottom: what is found there may go on beyond."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,6 +78,15 @@ def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
     if view.flip:
         moved[:, [0, 2]] = width - moved[:, [2, 0]]
     return moved
+
+
+def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
+    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image come near a border that cuts the image."""
+    if batch.inner is None:
+        return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
+    windows = batch.windows[:, None]
+    margin = ((windows[..., 2:] - windows[..., :2]) * NEAR).repeat(1, 1, 2)
+    return (((boxes - windows).abs() <= margin) & batch.inner[:, None]).any(dim=-1)
 
 
 def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
