@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from lightning_det.config.record import check_record, read_record
-from lightning_det.errors import ConfigError, UserError
+from lightning_det.errors import ConfigError
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -53,14 +53,14 @@ def started_with(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if its folder does not say.
 
     Raises:
-        UserError: its records are damaged.
+        ConfigError: its records are damaged.
     """
     damaged = None
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
             try:
                 started = read_record(file)
-            except UserError as error:
+            except ConfigError as error:
                 damaged = damaged or error
                 continue
             if started is not None:  # a file without content has been cut off; without options it has an empty list

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from lightning_det.config.parts import PARTS, PLACES
-from lightning_det.errors import ConfigError, UserError
+from lightning_det.errors import ConfigError
 
 BYTES = 2**20
 """Of a record."""
@@ -37,21 +37,22 @@ def read_record(file: Path) -> list[str] | None:
     """The options in a run folder's record; None if it has been cut off before the first.
 
     Raises:
-        UserError: it is no list of options.
+        ConfigError: it is no list of options.
     """
     wrong = (
-        f"{file}: not the options of a run, one a line; give them again, with resume=RUN_FOLDER/checkpoints/last.ckpt"
+        f"{file}: damaged (not the options of a run, one a line), so that it is not known with which this one was "
+        "started; give these options along with resume=RUN_FOLDER/checkpoints/last.ckpt"
     )
     try:
         if file.stat().st_size > BYTES:
-            raise UserError(wrong)
+            raise ConfigError(wrong)
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UserError(wrong) from error
+        raise ConfigError(wrong) from error
     if content is None:
         return None
     if not isinstance(content, list) or len(content) > OPTIONS or not all(type(o) is str for o in content):
-        raise UserError(wrong)
+        raise ConfigError(wrong)
     return content
 
 
