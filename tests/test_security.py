@@ -418,7 +418,7 @@ def opcodes(*parts):
     "data",
     [
         opcodes(b"]", b"r" + struct.pack("<I", 2**32 - 1)),  # a place in the unpickler's memory of 32 GB
-        opcodes(b"]" * (7 * 10**6)),
+        opcodes(b"]" * 300_000),
         opcodes(b"X" + struct.pack("<I", 2**31), b"x"),
         opcodes(b"cposix\nsystem\n", b"X\x04\x00\x00\x00true", b"\x85R"),
         b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"]\x94.",
@@ -426,7 +426,8 @@ def opcodes(*parts):
         pickle.dumps({"state_dict": {}, "hyper_parameters": {}}),
     ],
 )
-def test_pickles_that_lie(tmp_path, data):
+def test_pickles_that_lie(tmp_path, monkeypatch, data):
+    monkeypatch.setattr("lightning_det.checkpoint.outline.READS", 200_000)
     start = time.process_time()
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
         archive.writestr("x/data.pkl", data)
@@ -434,7 +435,7 @@ def test_pickles_that_lie(tmp_path, data):
     for name in ("x.ckpt", "y.ckpt"):
         with pytest.raises(UserError):
             load_checkpoint(tmp_path / name)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 20
 
 
 # What is no checkpoint of ours, or a damaged one
@@ -473,7 +474,8 @@ PLACES += [(*SETTINGS, "detector", key) for key in ("_target_", "sizes", "prior_
 PLACES += [(*SETTINGS, "backbone", key) for key in ("_target_", "widths", "norm")]
 PLACES += [(*SETTINGS, "dataset", key) for key in ("source", "resolution", "size_cuts", "root", "on_bad")]
 
-DAMAGES = {f"{'.'.join(p)}={v!r}": put(v, *p) for p in PLACES for v in ODD}
+# Half of the values at each place: all come at places of every kind.
+DAMAGES = {f"{'.'.join(p)}={v!r}": put(v, *p) for n, p in enumerate(PLACES) for v in (ODD * 2)[n % 6 :][:5:2]}
 DAMAGES |= {f"without {'.'.join(p)}": removed(*p) for p in PLACES}
 DAMAGES |= {
     "names of classes twice": put(["cat", "cat"], *LABELS, "names"),
@@ -497,9 +499,10 @@ DAMAGES |= {
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_path, part):
+def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_path, monkeypatch, part):
     """Not one ends in anything but a message."""
     cfg = composed("eval", f"checkpoint={tmp_path}/x.ckpt")
+    monkeypatch.setattr("lightning_det.restore.chosen", lambda: {"strategy": ["flip"], "test": []})  # it takes long
     accepted, messages = [], {}
     for name in list(DAMAGES)[part::4]:
         spoiled = copy.deepcopy(content)
@@ -704,7 +707,8 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     assert {"optimizer.lr", "weights", "resume", "proposals", "miner.epochs", "seed"} <= {*refused}
     assert {"views.train.flip.probability", "selection.rois.count", "trainer.max_epochs"} <= {*refused}
     assert {"test.nms_iou", "dataset.resolution", "backbone.form"} <= {*taken}
-    assert ("dataset.limit" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
+    assert "dataset.limit" in refused
+    assert ("dataset.limit_val" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
     assert ("test.view_detections" in taken) == ("trainer.devices" in taken) == (command != "export")
 
 
