@@ -68,12 +68,9 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
             f"resume={cfg.resume}: this training cannot go on from there: {wrong}. Give the run's own settings "
             f"(resume=RUN_FOLDER alone does), or {NEW}.{settings}"
         )
-    late = [
-        key for key in differences(before, now) if _below(key, AT_START) and not (mines and _below(key, ("miner",)))
-    ]
-    if late:
+    if late := late_settings(before, now, mines):
         raise ConfigError(
-            f"resume={cfg.resume}: {', '.join(sorted(late))}: the checkpoint's weights and the run's proposals are "
+            f"resume={cfg.resume}: {', '.join(late)}: the checkpoint's weights and the run's proposals are "
             f"there already, and this would have no effect; leave it out, or {NEW}"
         )
     log.info("goes on from %s: %d epochs and %d steps are done", cfg.resume, _epochs(content), content["global_step"])

@@ -84,7 +84,7 @@ def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) 
         OmegaConf.update(merged, key, _composed(cfg, key), merge=False, force_add=True)
     if "detector" in wanted:
         form = OmegaConf.select(cfg, "backbone.form")
-    if form is not None and "backbone.form" not in overridden and OmegaConf.is_config(merged.get("backbone")):
+    if form is not None and "backbone.form" not in overridden and OmegaConf.is_dict(merged.get("backbone")):
         OmegaConf.update(merged, "backbone.form", form, force_add=True)
     for place, text in fed(OmegaConf.to_container(cfg, resolve=False), overridden):
         key = ".".join(place)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
@@ -57,8 +58,8 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     try:
         merged = overlaid(complete(saved), cfg, keys)
         check_references(OmegaConf.to_container(merged, resolve=False, enum_to_str=True))
-    except ValueError as error:
-        raise ConfigError(f"checkpoint={cfg.checkpoint}: {error}") from error
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"checkpoint={cfg.checkpoint}: {str(error).splitlines()[0]}") from error
     for part in ("optimizer", "schedule"):  # nothing here calls them, which may be the user's own
         if (OmegaConf.select(merged, f"{part}._target_") or "") not in PARTS[part]:
             merged[part] = None

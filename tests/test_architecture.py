@@ -1,7 +1,10 @@
 """Imports go downward only (docs/architecture.md)."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
@@ -40,6 +43,12 @@ def test_imports_go_downward():
         if part != "__init__":
             wrong += [f"{file.relative_to(PACKAGE)} imports {o}" for o in imports(file) if FLOOR[o] > FLOOR[part]]
     assert not wrong
+
+
+@pytest.mark.parametrize("command", FLOORS[-1])
+def test_commands_can_be_imported(command):
+    """What one module takes from another is there, in every module that a command uses."""
+    assert import_module(f"lightning_det.{command}")
 
 
 def test_files_are_short():

@@ -169,38 +169,42 @@ def test_nothing_that_a_checkpoint_says_is_called(content, restore, tmp_path, na
     assert not (tmp_path / "ran").exists()
 
 
-FOUR = ("resolver", "inline", "inherited", "written")
+WAYS = {
+    "eval checkpoint=FILE": "inline",
+    "predict checkpoint=FILE source=SOURCE": "inherited",
+    "export checkpoint=FILE": "written",
+    "train resume=FILE": "inherited",
+    "train weights=FILE": "inline",
+    "mine weights=FILE": "written",
+}
+"""Commands that read a checkpoint, and one of the attacks for each; all of them are tried above."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FOUR)
-@pytest.mark.parametrize(
-    "command",
-    [
-        "eval checkpoint=FILE",
-        "predict checkpoint=FILE source=SOURCE",
-        "export checkpoint=FILE",
-        "train resume=FILE",
-        "train weights=FILE",
-        "mine weights=FILE",
-    ],
-)
-def test_no_way_in_is_open(content, tmp_path, shapes_root, name, command):
-    key = spoil(content, tmp_path, name)
+@pytest.mark.parametrize("name", ["resolver", "target"])
+@pytest.mark.parametrize("command", WAYS)
+def test_no_way_in_is_open(content, tmp_path, shapes_root, monkeypatch, name, command):
+    key = spoil(content, tmp_path, WAYS[command] if name == "target" else name)
     file = tmp_path / "x.ckpt"
     torch.save(content, file)
     word, *given = command.replace("FILE", str(file)).replace("SOURCE", str(tmp_path)).split()
-    small = ["dataset.source.train=2", "dataset.source.val=2", f"dataset.root={shapes_root}"]
     if word in ("train", "mine"):
-        given += [*small, "trainer.max_epochs=0", *(SSD if word == "train" else ())]
+        small = ["dataset.source.train=2", "dataset.source.val=2", f"dataset.root={shapes_root}"]
+        given += [*small, "trainer.max_epochs=1", *(SSD if word == "train" else ())]
+        monkeypatch.setattr("lightning_det.train.build_trainer", loaded)
     GlobalHydra.instance().clear()
     outcome = run(word, *given, f"hydra.run.dir={tmp_path}/out")
     assert not (tmp_path / "ran").exists()
-    # Weights alone may be taken from a checkpoint whose settings name other code: nothing of them is read.
-    assert outcome.code in ((0, 1, 2) if "weights" in command else (1, 2)), outcome
+    assert outcome.code in (1, 2), outcome
     assert "Traceback" not in outcome.errors
     if name == "resolver" or word not in ("train", "mine"):  # those that read settings name the key
         assert key.rpartition(".")[2] in outcome.errors
+    else:  # weights are read without their settings, and a run that goes on calls its own
+        assert ("all is loaded" in outcome.errors) == (command == "train weights=FILE"), outcome
+
+
+def loaded(*given, **named):
+    raise UserError("all is loaded")
 
 
 def test_every_part_that_an_option_names_is_listed():
@@ -414,7 +418,7 @@ def opcodes(*parts):
     "data",
     [
         opcodes(b"]", b"r" + struct.pack("<I", 2**32 - 1)),  # a place in the unpickler's memory of 32 GB
-        opcodes(b"]" * (7 * 10**6)),
+        opcodes(b"]" * 300_000),
         opcodes(b"X" + struct.pack("<I", 2**31), b"x"),
         opcodes(b"cposix\nsystem\n", b"X\x04\x00\x00\x00true", b"\x85R"),
         b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"]\x94.",
@@ -422,7 +426,8 @@ def opcodes(*parts):
         pickle.dumps({"state_dict": {}, "hyper_parameters": {}}),
     ],
 )
-def test_pickles_that_lie(tmp_path, data):
+def test_pickles_that_lie(tmp_path, monkeypatch, data):
+    monkeypatch.setattr("lightning_det.checkpoint.outline.READS", 200_000)
     start = time.process_time()
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
         archive.writestr("x/data.pkl", data)
@@ -430,7 +435,7 @@ def test_pickles_that_lie(tmp_path, data):
     for name in ("x.ckpt", "y.ckpt"):
         with pytest.raises(UserError):
             load_checkpoint(tmp_path / name)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 20
 
 
 # What is no checkpoint of ours, or a damaged one
@@ -469,7 +474,8 @@ PLACES += [(*SETTINGS, "detector", key) for key in ("_target_", "sizes", "prior_
 PLACES += [(*SETTINGS, "backbone", key) for key in ("_target_", "widths", "norm")]
 PLACES += [(*SETTINGS, "dataset", key) for key in ("source", "resolution", "size_cuts", "root", "on_bad")]
 
-DAMAGES = {f"{'.'.join(p)}={v!r}": put(v, *p) for p in PLACES for v in ODD}
+# Half of the values at each place: all come at places of every kind.
+DAMAGES = {f"{'.'.join(p)}={v!r}": put(v, *p) for n, p in enumerate(PLACES) for v in (ODD * 2)[n % 6 :][:5:2]}
 DAMAGES |= {f"without {'.'.join(p)}": removed(*p) for p in PLACES}
 DAMAGES |= {
     "names of classes twice": put(["cat", "cat"], *LABELS, "names"),
@@ -493,9 +499,10 @@ DAMAGES |= {
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_path, part):
+def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_path, monkeypatch, part):
     """Not one ends in anything but a message."""
     cfg = composed("eval", f"checkpoint={tmp_path}/x.ckpt")
+    monkeypatch.setattr("lightning_det.restore.chosen", lambda: {"strategy": ["flip"], "test": []})  # it takes long
     accepted, messages = [], {}
     for name in list(DAMAGES)[part::4]:
         spoiled = copy.deepcopy(content)
@@ -700,7 +707,8 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     assert {"optimizer.lr", "weights", "resume", "proposals", "miner.epochs", "seed"} <= {*refused}
     assert {"views.train.flip.probability", "selection.rois.count", "trainer.max_epochs"} <= {*refused}
     assert {"test.nms_iou", "dataset.resolution", "backbone.form"} <= {*taken}
-    assert ("dataset.limit" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
+    assert "dataset.limit" in refused
+    assert ("dataset.limit_val" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
     assert ("test.view_detections" in taken) == ("trainer.devices" in taken) == (command != "export")
 
 

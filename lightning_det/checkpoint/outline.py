@@ -14,8 +14,8 @@ from typing import IO, Any, ClassVar, NamedTuple
 BYTES = 32 * 2**20
 """Of a pickle, which holds everything but the numbers of tensors; that of a large detector's checkpoint has 1 MB."""
 
-READS = 6_000_000
-"""Reads from a pickle, one or two per value."""
+READS = 3_000_000
+"""Reads from a pickle, a few per value; a large detector's checkpoint has some 200,000."""
 
 MEMBERS = 200_000
 """Of a zip archive; each storage of numbers is one."""
