@@ -18,13 +18,13 @@ from lightning_det.annotations.store import ProposalSet
 from lightning_det.build import build, build_data, build_trainer, load_checkpoint, portable
 from lightning_det.callbacks import Collector, Throughput
 from lightning_det.config import ConfigError
+from lightning_det.continuation import changed_settings
 from lightning_det.data.images import progress
 from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
 from lightning_det.files import write_json
 from lightning_det.modules.module import DetectionModule, Inference
-from lightning_det.restore import changed_settings
 from lightning_det.resume import unstarted
 from lightning_det.views.merge import NMS
 
