@@ -25,6 +25,7 @@ from lightning_det.data.inspection import (
     count_unlearned,
     coverage,
     damaged_images,
+    larger_than_tiles,
     statistics,
 )
 from lightning_det.data.sampler import plan_epoch
@@ -95,6 +96,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         **coverage(chosen, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(chosen, data.train_views),
         "boxes_without_chip": count_unlearned(chosen, data.train_views),
+        "larger_than_tiles": larger_than_tiles(chosen, data.train_views),
         "anchors": None if met is None else met._asdict(),
         "anchors_misfit": poor,
         "suggestion": suggestion,
@@ -189,6 +191,8 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
             f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
             "them get no chip (views.train.windows.orphans)"
         )
+    if report["larger_than_tiles"]:
+        log.warning("%s", report["larger_than_tiles"])
     if report["anchors"]:
         met = report["anchors"]
         console.print(

@@ -55,6 +55,8 @@ class Batch:
     """(B,) int64, position of the image in its annotation store."""
     inner: Tensor | None = None
     """(B, 4) bool, whether the window cuts the image at its left, top, right and bottom; None: nowhere."""
+    tiles: Tensor | None = None
+    """(B, 3) float32, columns, rows and side of the tiles that show the window too, see `View`; 0: there are none."""
 
     def __len__(self) -> int:
         return len(self.images)

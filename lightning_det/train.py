@@ -23,7 +23,7 @@ from lightning_det.cli import checked, command, run_folder, save_config
 from lightning_det.continuation import restoring, to_go_on_from
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, count_unlearned
+from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
@@ -99,7 +99,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
 
 
 def report_views(cfg: DictConfig, data: ViewData) -> None:
-    """Says which boxes no scale learns from, and when chips go without negative ones."""
+    """Says which boxes no scale or tile shows, and when chips go without negative ones."""
     orphans = count_orphans(data.train, data.train_views)
     if orphans:
         unlearned = count_unlearned(data.train, data.train_views)
@@ -109,6 +109,8 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
             orphans - unlearned,
             unlearned,
         )
+    if larger := larger_than_tiles(data.train, data.train_views):
+        log.warning("train: %s", larger)
     if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 

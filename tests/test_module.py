@@ -383,7 +383,7 @@ def test_what_is_out_of_range_takes_no_place(make, passes, nms_iou, count):
     else:
         model = detector(classes=1)
         proposals = Proposals(boxes, torch.ones(boxes.shape[:2]), torch.ones(boxes.shape[:2], dtype=torch.bool))
-        model.rpn.propose = lambda *_: proposals
+        model.rpn.propose = lambda *_, **__: proposals
         model.roi_head.predictor = AsGiven(torch.tensor([0.8, 0.9]), 2 if make == "by class" else 1)
     inference = Inference(nms_iou=nms_iou, view_detections=100, passes=passes)
     module = DetectionModule(model.eval(), LABELS, inference=inference)
@@ -419,12 +419,32 @@ def test_tiles_give_one_detection_per_object(seed, flipped):
         labels = objects[shown, 4].astype(int).tolist()
         stub = Stub(fixed(clipped[shown], [0.95] * len(labels), labels))
         found.append(DetectionModule(stub, LABELS).infer(batch))
-    merged = Inference().merged(Results.concatenate(found))
+    found = Results.concatenate(found)
+    merged = found.merged(Inference().merge, 100, fragments=0.5)
     assert sorted(merged.labels) == sorted(objects[:, 4])
     for label in (0, 1):
         truth = torch.from_numpy(objects[objects[:, 4] == label, :4]).float()
         assert box_iou(truth, torch.from_numpy(merged.boxes[merged.labels == label])).amax(dim=1).min() > 0.9
-    assert len(Inference(fragments=None).merged(Results.concatenate(found))) > len(objects)
+    assert len(found.merged(Inference().merge, 100)) > len(objects)
+
+
+def test_what_a_tile_shows_whole_is_found_there():
+    """A box around neighbours, which only the shrunk image takes for one object, and what no tile shows whole."""
+    *tiles, whole = Planner(Pyramid([1.0]), Tiles(128, 0.25, whole=True))(record(384, 256))
+    boxes = np.array([(4, 140, 79, 188), (4, 100, 79, 191), (60, 40, 260, 190), (90, 10, 132, 52)], float)
+
+    def kept(view):
+        image = record(384, 256, boxes)
+        batch = Collate(128)(
+            [Sample(Look(0, view), torch.zeros(3, *view.size, dtype=torch.uint8), targets(image, view))]
+        )
+        found = DetectionModule(Stub(fixed(boxes_to_view(boxes, view))), LABELS).infer(batch)
+        return [int(np.abs(boxes - box).max(axis=1).argmin()) for box in found.boxes]
+
+    assert kept(tiles[0]) == [0, 1, 2, 3]
+    # Tiles show the first and the last whole; the second ends where its tile does.
+    assert kept(whole) == kept(whole._replace(flip=True)) == [1, 2]
+    assert kept(whole._replace(tiles=None)) == [0, 1, 2, 3]
 
 
 def test_without_ranges_everything_stays():

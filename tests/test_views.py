@@ -9,14 +9,16 @@ from helpers import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_det.data.coco import Coco
 from lightning_det.data.dataset import Collate, Look, Sample, render
+from lightning_det.data.inspection import larger_than_tiles
 from lightning_det.ops.boxes import size
 from lightning_det.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
 from lightning_det.views.pyramid import check_resolution, scale_factor
 from lightning_det.views.targets import targets
 from lightning_det.views.tiles import starts
-from lightning_det.views.view import boxes_to_image, boxes_to_view
+from lightning_det.views.view import boxes_to_image, boxes_to_view, whole_in_a_tile
 
 
 def batch_of(image, view):
@@ -268,16 +270,79 @@ def test_tiles_know_where_they_cut_the_image():
 
 def test_the_whole_image_is_seen_beside_its_tiles():
     views = Tiles(100, whole=True)(record(250, 60), [View(2.0, (0, 0, 250, 60), (0.0, inf))], None)
-    assert views[-1] == View(0.4, (0, 0, 250, 60), (12.5, inf), level=1)
+    assert views[-1] == View(0.4, (0, 0, 250, 60), (20.0, inf), level=1, tiles=(7, 2, 50))
     assert views[-1].size == (24, 100)
     assert all(v.level == 0 for v in views[:-1])
     # Not where a view shows it whole already.
     planner = Planner(Pyramid([2.0, 0.4], [[0, 50], [30, -1]]), Tiles(100, whole=True))
     assert [v.level for v in planner(record(250, 60))].count(1) == 1
     assert Tiles(250, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60))], None) == [View(1.0, (0, 0, 250, 60))]
+    assert (len(views), views[1].window[2] - views[1].window[0]) == (7 * 2 + 1, 50)
+    # What is larger than the overlap, unless it is too small to be seen in it.
+    (*_, wider) = Tiles(100, 0.5, whole=True)(record(250, 60), [View(2.0, (0, 0, 250, 60))], None)
+    assert wider.valid_range == (25, inf)
     # It learns and detects what the coarsest view does, or less.
     limited = Tiles(100, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60), (80.0, 90.0))], None)
     assert limited[-1].valid_range == (80, 90)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(20, 400),
+    st.integers(20, 400),
+    st.integers(30, 130),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from([0.0, 0.25, 0.5]),
+    st.integers(0, 2**32),
+)
+def test_a_tile_shows_a_box_whole_where_one_does(width, height, tile, scale, overlap, seed):
+    planner = Planner(Pyramid([scale]), Tiles(tile, overlap, whole=True))
+    image = record(width, height)
+    *tiles, whole = planner(image)
+    corners = np.random.default_rng(seed).uniform(-2, [width + 2, height + 2], (2, 50, 2)).astype(np.float32)
+    boxes = torch.from_numpy(np.concatenate([corners.min(axis=0), corners.max(axis=0)], axis=1))[None]
+    if not tiles:
+        assert not whole_in_a_tile(boxes, batch_of(image, whole)).any()
+        return
+    assert not whole_in_a_tile(boxes, batch_of(image, tiles[0])).any()
+    windows, inner = torch.tensor([v.window for v in tiles])[:, None], torch.tensor([v.inner for v in tiles])[:, None]
+    margin = ((windows[..., 2:] - windows[..., :2]) / 64).repeat(1, 1, 2)
+    beyond = torch.where(inner, (boxes - windows) * torch.tensor([1, 1, -1, -1]) - margin, inf)
+    expected = (beyond > 0).all(dim=2).any(dim=0)
+    # Tiles begin at whole pixels, half a pixel from even places at most.
+    near = (beyond.abs() <= 0.6).any(dim=2).any(dim=0)
+    found = whole_in_a_tile(boxes, batch_of(image, whole))[0]
+    assert torch.equal(found[~near], expected[~near])
+
+
+def test_boxes_larger_than_a_tile_are_counted():
+    boxes = [(0, 0, 100, 9), (0, 0, 101, 9), (0, 0, 9, 120), (0, 0, 99, 99), (0, 0, 200, 99)]
+    image = record(250, 150, boxes, ignored=[4])
+    view = View(1.0, (0, 0, 250, 150))
+    assert Tiles(100).count_larger(image, [view]) == 2
+    assert Tiles(100).count_larger(image, [view, view._replace(scale=0.9)]) == 1
+    assert Tiles(100).count_larger(image, [view, view._replace(scale=0.4)]) == 0  # whole there
+    assert Tiles(100).count_larger(record(250, 150), [view]) == 0
+
+
+def test_it_is_said_that_boxes_are_larger_than_a_tile(coco_folder):
+    coco = Coco(str(coco_folder)).read("train2017")[0]
+
+    def said(*steps):
+        return larger_than_tiles(coco, Planner(*steps))
+
+    sides = (coco.boxes[:, 2:] - coco.boxes[:, :2]).max(axis=1)[~coco.ignored]
+    share = f"{100 * (sides > 16).mean():.0f} % of the boxes are larger than a tile of 16 px: "
+    assert (
+        said(Pyramid([1.0]), Tiles(16))
+        == f"{share}no view shows them whole; set views.train.windows.whole=true, or take larger tiles"
+    )
+    assert (
+        said(Pyramid([1.0]), Tiles(16, whole=True))
+        == f"{share}only the whole image, shrunk into one tile, shows them whole"
+    )
+    assert said(Pyramid([2.0, 1.0], draw="one"), Tiles(16)).endswith("take larger tiles")
+    assert said(Pyramid([1.0]), Tiles(1000)) == said(Pyramid([1.0])) == ""
 
 
 def test_background_tiles_can_be_thinned_out():

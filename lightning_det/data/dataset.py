@@ -170,6 +170,7 @@ class Collate:
             flips=torch.tensor([v.flip for v in views]),
             index=torch.tensor([s.look.image for s in samples]),
             inner=torch.tensor([v.inner for v in views]),
+            tiles=torch.tensor([v.tiles or (0, 0, 0) for v in views], dtype=torch.float32),
         )
 
 

@@ -71,11 +71,25 @@ def count_unlearned(store: AnnotationStore, planner: Planner) -> int:
     return _count(store, planner, "count_unlearned")
 
 
+def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
+    """What is to be said of boxes that are larger than a tile; empty where none is, or no tiles are cut."""
+    larger, boxes = _count(store, planner, "count_larger"), int((~store.ignored).sum())
+    if not larger:
+        return ""
+    share = f"{100 * larger / boxes:.0f} %" if 200 * larger >= boxes else f"{larger} of {boxes}"
+    said = f"{share} of the boxes are larger than a tile of {planner.windows.size} px"
+    if planner.windows.whole:
+        return f"{said}: only the whole image, shrunk into one tile, shows them whole"
+    return f"{said}: no view shows them whole; set views.train.windows.whole=true, or take larger tiles"
+
+
 def _count(store: AnnotationStore, planner: Planner, which: str) -> int:
     count = getattr(planner.windows, which, None)
     if count is None:
         return 0
-    return sum(count(record, planner.scales(record, [], None)) for record in store.records() if len(record.boxes))
+    # One of several scales may be drawn.
+    rng = np.random.default_rng(0)
+    return sum(count(record, planner.scales(record, [], rng)) for record in store.records() if len(record.boxes))
 
 
 def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, min_side: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import within
 from lightning_det.structures import Batch
 from lightning_det.views.merge import NMS
-from lightning_det.views.view import boxes_to_image, touches_cut
+from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
 
 PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
@@ -150,6 +150,7 @@ class DetectionModule(pl.LightningModule):
 
         Sizes are those of the detections, not of proposals, in original pixels: above the lower bound, and not above
         the upper (SNIP, section 6.1). A detector that takes ``ranges`` drops the others before it cuts or suppresses.
+        Of what the tiles of a view show whole it keeps none.
         """
         settings = self.inference
         most = settings.per_view(*batch.images.shape[-2:])
@@ -159,7 +160,7 @@ class DetectionModule(pl.LightningModule):
             more["ranges"] = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
         found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **more)
         boxes = boxes_to_image(found.boxes.float(), batch)
-        keep = found.valid & within(boxes, batch.ranges)
+        keep = found.valid & within(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
         images = batch.index[:, None].expand_as(keep)
         return Results(
             images[keep].cpu().numpy(),

@@ -7,6 +7,9 @@ import numpy as np
 from lightning_det.structures import ImageRecord
 from lightning_det.views.view import View
 
+SMALLEST = 8
+"""Size of an object, pixels, below which the whole image in one tile is not asked for it."""
+
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
     """Evenly spaced positions of the fewest tiles that cover ``length`` pixels and overlap by a share of a tile."""
@@ -20,7 +23,7 @@ class Tiles:
     """Cuts every view into overlapping square tiles; a view that fits in one tile stays whole.
 
     An object no larger than the overlap lies entirely in at least one tile. For larger ones the image as a whole, in
-    one tile, can be seen as well.
+    one tile, can be seen as well; inference takes from it what no tile shows whole.
 
     Args:
         size: side of a tile, pixels of the view.
@@ -55,18 +58,30 @@ class Tiles:
         lucky = rng.random(len(tiles)) < self.background
         return [t for t, keep in zip(tiles, has_box | lucky, strict=True) if keep]
 
+    def count_larger(self, image: ImageRecord, views: list[View]) -> int:
+        """Boxes of an image, ignored ones apart, that are wider or higher than a tile of every view."""
+        if any(max(view.size) <= self.size for view in views):
+            return 0
+        sides = (image.boxes[~image.ignored, 2:] - image.boxes[~image.ignored, :2]).max(axis=1, initial=0)
+        return int((sides > self.size / min(view.scale for view in views)).sum())
+
     def _whole(self, view: View) -> View:
         """The coarsest view, shrunk into one tile."""
         x1, y1, x2, y2 = view.window
         low, high = view.valid_range
         scale = self.size / max(x2 - x1, y2 - y1)
-        overlap = self.size * self.overlap / view.scale
-        return view._replace(scale=scale, valid_range=(min(max(low, overlap), high), high), level=view.level + 1)
+        least = max(low, self.size * self.overlap / view.scale, SMALLEST / scale)
+        side = self._side(view)
+        tiles = len(starts(x2 - x1, side, self.overlap)), len(starts(y2 - y1, side, self.overlap)), side
+        return view._replace(scale=scale, valid_range=(min(least, high), high), level=view.level + 1, tiles=tiles)
+
+    def _side(self, view: View) -> int:
+        """Side of a tile in original pixels, rounded down, so that a tile never exceeds its canvas."""
+        return max(1, int(self.size / view.scale))
 
     def _cut(self, view: View) -> list[View]:
         x1, y1, x2, y2 = view.window
-        # Rounded down, so that a tile never exceeds its canvas.
-        side = max(1, int(self.size / view.scale))
+        side = self._side(view)
         width, height = min(side, x2 - x1), min(side, y2 - y1)
         columns = starts(x2 - x1, side, self.overlap)
         rows = starts(y2 - y1, side, self.overlap)

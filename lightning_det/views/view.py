@@ -55,6 +55,9 @@ class View(NamedTuple):
     """What happens to the colours."""
     inner: tuple[bool, bool, bool, bool] = (False, False, False, False)
     """Whether the window cuts the image at its left, top, right and bottom: what is found there may go on beyond."""
+    tiles: tuple[int, int, int] | None = None
+    """Columns, rows and side (original pixels) of evenly spaced tiles that show the window at a finer scale: what one
+    of them shows whole is found there, and not in this view."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,6 +90,21 @@ def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
     windows = batch.windows[:, None]
     margin = ((windows[..., 2:] - windows[..., :2]) * NEAR).repeat(1, 1, 2)
     return (((boxes - windows).abs() <= margin) & batch.inner[:, None]).any(dim=-1)
+
+
+def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:
+    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image a tile of their view shows uncut."""
+    if batch.tiles is None:
+        return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
+    corner, extent = batch.windows[:, None, :2], (batch.windows[:, 2:] - batch.windows[:, :2])[:, None]
+    count, side = batch.tiles[:, None, :2], torch.minimum(batch.tiles[:, None, 2:], extent)
+    step = ((extent - side) / (count - 1).clamp(min=1)).clamp(min=1)
+    start, end = boxes[..., :2] - corner, boxes[..., 2:] - corner
+    margin = side * NEAR
+    # Along each axis the last tile whose border lies before the box.
+    number = ((start - margin) / step).floor().clamp(min=0).minimum(count - 1)
+    inside = (number == count - 1) | (end < number * step + side - margin)
+    return inside.all(dim=-1) & (batch.tiles[:, 2:] > 0)
 
 
 def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
