@@ -64,18 +64,12 @@ def write_dataset(root: Path, images: int, boxes: int, vertices: int) -> Path:
 
 
 def write_images(folder: Path, names: list[str]) -> None:
-    """Fills a folder with one JPEG under many names."""
+    """Fills a folder with copies of one JPEG; links to one file would be one image that is listed often."""
     folder.mkdir(parents=True)
     encoded = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save(encoded, "JPEG")
-    source = folder / names[0]
-    source.write_bytes(encoded.getvalue())
-    for name in names[1:]:
-        try:
-            os.link(source, folder / name)
-        except OSError:  # this file has as many links as the file system allows, or it allows none
-            source = folder / name
-            source.write_bytes(encoded.getvalue())
+    for name in names:
+        (folder / name).write_bytes(encoded.getvalue())
 
 
 def random_annotation(rng: np.random.Generator, vertices: int) -> dict[str, Any]:

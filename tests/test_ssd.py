@@ -482,7 +482,7 @@ def test_accumulated_steps_follow_the_mean_of_micro_batches():
         max_epochs=1, accumulate_grad_batches=2, logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
-    module._optimizer_steps = lambda: (1.0, 1)
+    module._steps_per_epoch = lambda: 1
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
     for name, p in module.detector.named_parameters():
         mean = (expected[0][name] + expected[1][name]) / 2
