@@ -34,7 +34,7 @@ SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "export": ExportConfig}
 DETECTOR = ("backbone", "detector", "module", "views.test", "dataset.root")
 SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.passes")
 FOUND = (*SHOWN, "test.view_detections", "test.merge", "test.vote", "data.test_batch_size", "data.num_workers")
-FOUND += ("data._target_", "trainer")
+FOUND += ("test.detections_per_megapixel", "test.fragments", "data._target_", "trainer")
 EVALUATED = ("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger")
 EVALUATED += ("callbacks.pictures", "callbacks.wandb")
 
@@ -58,6 +58,9 @@ UNREAD += tuple(
     )
 )
 """Below those, what only a training reads."""
+
+BEFORE = {"test.detections_per_megapixel": None, "test.fragments": None, "capacity.proposals_per_megapixel": None}
+"""What earlier versions did, by keys that they did not know and whose defaults do more: figures stay what they were."""
 
 UNREAD_BY = {"predict": ("trainer.limit_val_batches",), "eval": ("trainer.limit_predict_batches",)}
 
@@ -88,7 +91,8 @@ def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) 
         OmegaConf.update(merged, "backbone.form", form, force_add=True)
     for place, text in fed(OmegaConf.to_container(cfg, resolve=False), overridden):
         key = ".".join(place)
-        if key not in overridden and OmegaConf.select(merged, key) is not None:
+        parent = OmegaConf.select(merged, ".".join(place[:-1]))
+        if key not in overridden and OmegaConf.is_dict(parent) and place[-1] in parent:
             OmegaConf.update(merged, key, text, merge=False)
     return merged
 
@@ -259,4 +263,5 @@ def _complete(schema: DictConfig, saved: dict[str, Any], key: str) -> dict[str, 
             except OmegaConfBaseException as error:
                 raise ValueError(f"settings.{here}: {str(error).splitlines()[0][:200]}") from error
         filled[name] = value
-    return filled
+    new = {name: f"{key}.{name}" for name in filled if name not in saved}
+    return filled | {name: BEFORE[here] for name, here in new.items() if here in BEFORE}

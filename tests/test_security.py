@@ -27,6 +27,7 @@ from lightning_det.config import CONF
 from lightning_det.config.parts import PARTS
 from lightning_det.config.schema import Config
 from lightning_det.errors import ConfigError, UserError
+from lightning_det.modules.module import Inference
 from lightning_det.restore import restored
 from lightning_det.resume import completed
 from lightning_det.resweep import sweep_again
@@ -709,7 +710,23 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     assert {"test.nms_iou", "dataset.resolution", "backbone.form"} <= {*taken}
     assert "dataset.limit" in refused
     assert ("dataset.limit_val" in taken) == ("callbacks.pictures.count" in taken) == (command == "eval")
+    inference = {f"test.{name}" for name in Inference._fields}
+    assert command == "export" or inference - {"test.merge"} <= {*taken}  # of which the leaf is test.merge.iou
     assert ("test.view_detections" in taken) == ("trainer.devices" in taken) == (command != "export")
+
+
+def test_checkpoints_of_earlier_versions_keep_their_figures(content, restore):
+    """What they do not know is what their version did, and not a default of now."""
+    saved = content["hyper_parameters"]["settings"]
+    for key in overlay.BEFORE:
+        group, name = key.split(".")
+        del saved[group][name]
+    del saved["dataset"]["limit_val"]
+    settings, module = restore()
+    assert (module.inference.detections_per_megapixel, module.inference.fragments) == (None, None)
+    assert settings.capacity.proposals_per_megapixel is None
+    _, module = restore("eval", {}, "test.fragments=0.7", "test.detections_per_megapixel=50")
+    assert (module.inference.detections_per_megapixel, module.inference.fragments) == (50, 0.7)
 
 
 def test_capacities_beside_a_checkpoint(composed, tmp_path):
@@ -724,6 +741,7 @@ def test_capacities_beside_a_checkpoint(composed, tmp_path):
     settings, _ = given("capacity.after_nms=[5,5]")
     assert list(settings.detector.after_nms) == [5, 5]
     assert list(given()[0].detector.after_nms) == [300, 300]
+    assert given("capacity.proposals_per_megapixel=7")[0].detector.proposals_per_megapixel == 7
     with pytest.raises(UserError, match="do not fit"):
         given("capacity.head=64")
     with pytest.raises(ConfigError, match=r"capacity\.neck beside a checkpoint.*its own settings"):
