@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
+from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.backbones.pretrained import fetching
 from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
@@ -72,14 +73,21 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
 
     Raises:
         ConfigError: the dataset has no such split, or no root.
-        DatasetError: the annotations cannot be read at all.
+        DatasetError: the annotations cannot be read at all, or have class names that no checkpoint holds.
     """
     dataset = cfg.dataset
+    if which in ("train", "val") and dataset[which] is None and cfg.get("split") != which:
+        raise ConfigError(f"dataset.{which}=null: it must name a split of the dataset")
     if which not in ("train", "val", "test") or dataset[which] is None:
         there = ", ".join(s for s in ("train", "val", "test") if dataset[s] is not None)
         raise ConfigError(f"split must be one of this dataset's {there}, got {which!r}")
     split = OmegaConf.to_object(dataset[which]) if OmegaConf.is_config(dataset[which]) else dataset[which]
-    return build(dataset.source, "dataset.source").read(split)
+    store, problems = build(dataset.source, "dataset.source").read(split)
+    try:
+        check_names(store.label_map.names)
+    except ValueError as error:
+        raise DatasetError(f"dataset.{which} ({split}): {error}; rename it") from error
+    return store, problems
 
 
 def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:

@@ -1,5 +1,6 @@
 """Names of classes, files and runs come from anywhere, and are shown without what a terminal or a plot would obey."""
 
+import json
 import logging
 
 import numpy as np
@@ -9,7 +10,8 @@ from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
 from lightning_det import cli, inspect
-from lightning_det.annotations import LabelMap
+from lightning_det.annotations import DatasetError, LabelMap
+from lightning_det.build import usable_split
 from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.data import images
@@ -86,6 +88,7 @@ def test_what_inspect_says(capsys, monkeypatch):
     report |= dict.fromkeys(("larger_than_tiles", "anchors", "anchors_misfit"))
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
+        report |= {"anchors": None, "anchors_misfit": ""}
         inspect.print_report(report, [])
         said = capsys.readouterr().out
         assert printable(said) == said
@@ -155,3 +158,11 @@ def test_a_progress_bar_takes_any_name():
     """Brackets are rich's markup, and a folder may be called like that."""
     for name in ("[/x]", "[red]", "\x1b[31m", "a\nb"):
         assert list(images.progress(range(3), f"rendering into {name}", 3, threshold=0)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mcat", "c\nat", "cat\n", "", "x" * 201])
+def test_names_that_no_checkpoint_holds_are_refused_with_the_data(name, composed, yolo_folder):
+    """A training would end with checkpoints that nothing reads."""
+    (yolo_folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: " + json.dumps([name, "dog"]))
+    with pytest.raises(DatasetError, match=r"class 0 has an empty name|class names must be printable .*rename it"):
+        usable_split(composed("train", "dataset=yolo", f"dataset.root={yolo_folder}"), "train")

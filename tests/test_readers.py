@@ -99,6 +99,7 @@ def without(key, where="annotations", index=0):
         (broken("file_name", "gone.jpg", "images", 1), "image 10", "no file gone.jpg", IMAGE_LEFT_OUT),
         (broken("file_name", "../val2017/1.jpg", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
         (broken("file_name", "/etc/passwd", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
+        (broken("file_name", "", "images", 1), "image 10", "must be a path below", IMAGE_LEFT_OUT),
         (broken("width", 48, "images", 1), "image 10", "annotated as 48 x 48, but 1.jpg is 64 x 48", IMAGE_LEFT_OUT),
         (broken("height", -3, "images", 1), "image 10", "must be positive integers", IMAGE_LEFT_OUT),
         (broken("height", float("inf"), "images", 1), "image 10", "must be positive integers", IMAGE_LEFT_OUT),
@@ -457,6 +458,10 @@ def test_voc_classes_in_a_given_order(voc_folder):
         ("<name>person</name>", "", "object 1", "no name"),
         ("<width>64</width>", "<width>65</width>", "size", "annotated as 65 x 48"),
         ("</annotation>", "", "", "not valid XML"),
+        # Objects that would not be seen.
+        ("<object><name>bird", "<Object/><object><name>bird", "", "<Object> does not stand directly in <annotation>"),
+        ("<size>", "<objects><object/></objects><size>", "", "<objects> does not stand directly"),
+        ("<size>", "<a:object xmlns:a='b'/><size>", "", "<a:object> does not stand directly"),
     ],
 )
 def test_voc_names_every_bad_record(voc_folder, old, new, record, reason):
@@ -467,6 +472,35 @@ def test_voc_names_every_bad_record(voc_folder, old, new, record, reason):
     assert problems[0].file == str(file)
     assert problems[0].record.startswith(record)
     assert reason in problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec"),
+    [("gb2312", "gbk"), ("GBK", "gbk"), ("Big5", "big5"), ("Shift_JIS", "cp932"), ("euc-kr", "euc_kr")],
+)
+def test_voc_in_encodings_of_several_bytes(voc_folder, declared, codec):
+    file = voc_folder / "Annotations" / "i0.xml"
+    named = file.read_text().replace("person", "\N{CJK UNIFIED IDEOGRAPH-4EBA}")
+    file.write_bytes(f'<?xml version="1.0" encoding="{declared}"?>{named}'.encode(codec))
+    store, problems = Voc(str(voc_folder)).read("train")
+    assert problems == []
+    assert store.label_map.names == ("bird", "person", "\N{CJK UNIFIED IDEOGRAPH-4EBA}")
+    np.testing.assert_array_equal(store.boxes[0], [0, 0, 30, 40])
+    file.write_bytes(f'<?xml version="1.0" encoding="{declared}"?><annotation>'.encode() + b"\xff\xff\xff")
+    assert "not valid XML" in Voc(str(voc_folder)).read("train")[1][0].reason
+
+
+@pytest.mark.parametrize("classes", ["person", {"person": 0}, [None], [True], [["person"]]])
+def test_voc_classes_are_a_list_of_names(voc_folder, classes):
+    with pytest.raises(ValueError, match="classes must be a list of names"):
+        Voc(str(voc_folder), classes)
+
+
+def test_a_pipe_in_place_of_an_annotation_is_not_opened(voc_folder):
+    file = voc_folder / "Annotations" / "i0.xml"
+    file.unlink()
+    os.mkfifo(file)
+    assert [p.reason for p in Voc(str(voc_folder)).read("train")[1]] == ["not a regular file"]
 
 
 def test_voc_lists(voc_folder):

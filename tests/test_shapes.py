@@ -151,7 +151,21 @@ def test_where_nothing_can_be_locked_two_jobs_render(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"sizes": (2, 10)}, {"sizes": (20, 10)}, {"objects": (5, 2)}, {"decoys": (-1, 2)}]
+    "arguments",
+    [
+        {"sizes": (2, 10)},
+        {"sizes": (20, 10)},
+        {"sizes": (8,)},
+        {"objects": (5, 2)},
+        {"decoys": (-1, 2)},
+        {"decoys": (1,)},
+        {"width": 0},
+        {"height": -1},
+        {"width": 100_000},
+        {"train": -1},
+        {"val": -1},
+        {"seed": -1},
+    ],
 )
 def test_nonsense_is_refused(arguments):
     with pytest.raises(DatasetError, match=r"dataset\.source"):

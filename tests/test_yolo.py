@@ -218,6 +218,23 @@ def test_labels_beside_images(tmp_path):
     assert store.boxes.tolist() == [BOX] * 4
 
 
+@pytest.mark.parametrize("place", ["labels/1.txt", "train/labels/1.txt", "labels_old/train/1.txt", "1.TXT"])
+def test_labels_in_another_folder_are_named(tmp_path, place):
+    make(tmp_path, images=[f"images/train/{n}.png" for n in range(3)] + ["images/val/1.png"])
+    label = tmp_path / place
+    label.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "labels/train/1.txt").rename(label)
+    (tmp_path / "labels/train/2.txt").unlink()
+    (tmp_path / "2.txt").write_text("a note\n")
+    store, (problem,) = Yolo(str(tmp_path)).read("train")
+    assert store.num_boxes == 1
+    assert (problem.file, problem.action) == (str(label), FILE_LEFT_OUT)
+    assert (
+        f"images/train/1.png has no label file, and this one is neither beside it nor in {tmp_path}/labels/train"
+        in (problem.reason)
+    )
+
+
 def test_two_label_files_of_an_image(tmp_path):
     make(tmp_path)
     other = tmp_path / "images/train/0.txt"

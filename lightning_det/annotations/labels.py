@@ -9,6 +9,22 @@ from lightning_det.errors import one_line
 LONGEST = 60
 """Characters of a class name that are shown to people."""
 
+STORED = 200
+"""Characters of a class name that checkpoints hold."""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses class names that no checkpoint of ours holds.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    wrong = next((name for name in names if not (name.isprintable() and 0 < len(name) <= STORED)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"class names must be printable texts of at most {STORED} characters, not '{one_line(wrong, LONGEST)}'"
+        )
+
 
 @dataclass(frozen=True)
 class LabelMap:

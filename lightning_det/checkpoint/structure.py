@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_det.annotations.labels import LabelMap
+from lightning_det.annotations.labels import LabelMap, check_names
 from lightning_det.checkpoint.outline import StoredDict, StoredTensor
 from lightning_det.checkpoint.plain import DEPTH, SCALARS, check_keys_only, check_plain, check_references
 
 CLASSES = 100_000
 """Of a detector; the largest data sets have some 20,000."""
-
-NAME = 200
-"""Characters of a class name."""
 
 VALUES = 1_000_000
 """That a checkpoint holds besides its tensors."""
@@ -84,11 +81,12 @@ def check_labels(labels: Any) -> LabelMap:
         raise ValueError("labels: no lists of names and ids")
     if len(names) > CLASSES:
         raise ValueError(f"labels: {len(names)} classes, more than {CLASSES}")
-    if not all(type(n) is str and n.isprintable() and 0 < len(n) <= NAME for n in names):
-        raise ValueError(f"labels: class names must be printable texts of at most {NAME} characters")
+    if not all(type(n) is str for n in names):
+        raise ValueError("labels: class names that are no texts")
     if not all(type(i) is int and abs(i) < 2**63 for i in ids):
         raise ValueError("labels: ids that are no whole numbers")
     try:
+        check_names(names)
         return LabelMap.from_dict(labels)
     except ValueError as error:
         raise ValueError(f"labels: {error}") from error

@@ -271,7 +271,7 @@ def _image_fault(entry: Any, folder: Path) -> str | None:
     if not all(_is_number(side) and 1 <= side < 2**31 and side == int(side) for side in sides):
         return f"width {_shown(sides[0])} and height {_shown(sides[1])} must be positive integers"
     name = entry["file_name"]
-    if not is_text(name) or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not is_text(name) or not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"file_name {_shown(name)} must be a path below {folder}"
     return None
 

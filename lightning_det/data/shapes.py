@@ -28,6 +28,9 @@ VERSION = 1
 
 SPLITS = ("train", "val", "test")
 
+LARGEST_SIDE = 65_535
+"""Pixels; a JPEG has no more."""
+
 PER_WORKER = 200
 """Images of a split for which it is worth starting another process."""
 
@@ -61,6 +64,16 @@ class Shapes:
         apart: bool = False,
         seed: int = 0,
     ):
+        if not 1 <= min(width, height) <= max(width, height) <= LARGEST_SIDE or min(train, val) < 0:
+            raise DatasetError(
+                f"dataset.source: width and height must be 1 to {LARGEST_SIDE} pixels, and train and val 0 "
+                f"images or more, got {width}, {height}, {train} and {val}"
+            )
+        for name, pair in (("sizes", sizes), ("objects", objects), ("decoys", decoys)):
+            if len(pair) != 2:
+                raise DatasetError(f"dataset.source.{name} must be two numbers, got {list(pair)}")
+        if seed < 0:
+            raise DatasetError(f"dataset.source.seed must be 0 or more, got {seed}")
         if not 4 <= sizes[0] <= sizes[1]:
             raise DatasetError(f"dataset.source.sizes must be (smallest, largest) with 4 <= smallest, got {sizes}")
         if not 0 <= objects[0] <= objects[1] or not 0 <= decoys[0] <= decoys[1]:

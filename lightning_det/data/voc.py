@@ -49,11 +49,14 @@ class Voc:
             VOC itself is its own order.
 
     Raises:
-        ValueError: ``classes`` is empty or names one twice.
+        ValueError: ``classes`` is empty, names one twice, or is no list of texts and numbers.
     """
 
     def __init__(self, root: str, classes: Sequence[str] | None = None):
         self.root = Path(root)
+        named = classes is None or (isinstance(classes, list | tuple) and all(type(n) in (str, int) for n in classes))
+        if not named:
+            raise ValueError(f"classes must be a list of names, as in [cat,dog], got {classes!r}")
         self.classes = None if classes is None else LabelMap(list(classes))
 
     def read(self, split: str | Sequence[str]) -> tuple[AnnotationStore, list[Problem]]:
@@ -205,6 +208,8 @@ def _parse(xml: Path, problems: list[Problem]) -> Element | None:
         tree = read_xml(xml)
         if tree.tag != "annotation":
             raise ValueError(f"not an annotation of VOC: it holds <{tree.tag[:40]}>")
+        if lost := _elsewhere(tree):
+            raise ValueError(f"not an annotation of VOC: <{lost[:40]}> does not stand directly in <annotation>")
         return tree
     except OSError as error:
         reason = error.strerror or str(error)
@@ -212,6 +217,12 @@ def _parse(xml: Path, problems: list[Problem]) -> Element | None:
         reason = str(error)
     problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
     return None
+
+
+def _elsewhere(tree: Element) -> str | None:
+    """The tag of an object that is written otherwise, or stands elsewhere, than in VOC, and would not be seen."""
+    tags = (item.tag for child in tree if child.tag != "object" for item in child.iter())
+    return next((tag for tag in tags if tag.rpartition(":")[2].lower() in ("object", "objects")), None)
 
 
 def _annotated_size(tree: Element) -> tuple[int, int] | None:

@@ -1,8 +1,15 @@
 """XML files of unknown origin."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
+
+DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.-]+)""")
+
+MULTI_BYTE = {"big5": "big5", "euc-jp": "euc_jp", "euc-kr": "euc_kr", "shift_jis": "cp932"}
+MULTI_BYTE |= dict.fromkeys(("cp936", "gb18030", "gb2312", "gbk"), "gb18030")
+"""Encodings that tools declare and expat cannot read, and the codecs that can."""
 
 
 def read_xml(file: Path) -> ElementTree.Element:
@@ -12,17 +19,22 @@ def read_xml(file: Path) -> ElementTree.Element:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not valid XML, or declares entities.
+        ValueError: it is no file of this kind: a pipe (which might never end), not valid XML, or with entities.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError("not a regular file")
+    content = file.read_bytes()
+    declared = DECLARED.match(content)
+    codec = MULTI_BYTE.get(declared[1].decode().lower()) if declared else None
     tree = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8" if codec else None)
     parser.buffer_text = True
     parser.StartElementHandler = tree.start
     parser.EndElementHandler = tree.end
     parser.CharacterDataHandler = tree.data
     parser.EntityDeclHandler = _refuse_entity
     try:
-        parser.Parse(file.read_bytes(), True)
+        parser.Parse(content.decode(codec).encode() if codec else content, True)
         return tree.close()
     except (expat.ExpatError, UnicodeError, LookupError) as error:
         raise ValueError(f"not valid XML ({error})") from error

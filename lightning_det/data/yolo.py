@@ -61,6 +61,9 @@ class Yolo:
                 rows += [(number, file, label) for label in found]
         _refuse_keypoints(description, rows)
         unlabelled = labels.count(None)
+        if unlabelled < len(images):  # else a problem of the split says so
+            without = [path for (path, _), file in zip(images, labels, strict=True) if file is None]
+            problems += files.elsewhere(without, (problem.file for problem in problems))
         if images and unlabelled == len(images):
             problem = _without_labels(self.root, images[0][0], len(images), files)
             log.warning("%s", problem)

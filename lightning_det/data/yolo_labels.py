@@ -40,6 +40,7 @@ class LabelFiles:
         self.root = root
         self._places: dict[Path, list[Path]] = {}
         self._files: dict[Path, dict[str, Path]] = {}
+        self._pictures: dict[Path, list[Path]] = {}
 
     def places(self, folder: Path) -> list[Path]:
         """Folders where the labels of a folder of images may be."""
@@ -85,6 +86,40 @@ class LabelFiles:
         alone = sorted(f for f in below if f.suffix.lower() == ".txt" and f not in used and _holds_labels(f))
         reason = f"no image of this name ({', '.join(SUFFIXES)}) in {folder}"
         return [Problem(str(file), "", reason, BOX_LEFT_OUT) for file in alone]
+
+    def elsewhere(self, unlabelled: Iterable[Path], named: Iterable[str]) -> list[Problem]:
+        """Label files that have the name of an image without one, and belong to no image where they lie.
+
+        Args:
+            unlabelled: images.
+            named: files that are problems already.
+        """
+        images = {image.stem: image for image in unlabelled}
+        known = set(named)
+        below = files_below(self.root) if images else ()
+        found = sorted(f for f in below if f.suffix.lower() == ".txt" and f.stem in images and str(f) not in known)
+        alone = [file for file in found if not self._belongs(file) and _holds_labels(file)]
+        reason = "{} has no label file, and this one is neither beside it nor in {}"
+        return [
+            Problem(str(file), "", reason.format(image, self.places(image.parent)[0]), FILE_LEFT_OUT)
+            for file, image in ((file, images[file.stem]) for file in alone)
+        ]
+
+    def _belongs(self, file: Path) -> bool:
+        """Whether there is an image whose label file this is."""
+        parts = list(file.parent.relative_to(self.root).parts)
+        last = max((n for n, part in enumerate(parts) if part.lower() == "labels"), default=None)
+        folders = [file.parent]
+        if last is not None:
+            above = self.root.joinpath(*parts[:last])
+            folders += [f.joinpath(*parts[last + 1 :]) for f in above.iterdir() if f.name.lower() == "images"]
+        return any(image.stem == file.stem for folder in folders for image in self._images(folder))
+
+    def _images(self, folder: Path) -> list[Path]:
+        if folder not in self._pictures:
+            files = folder.iterdir() if folder.is_dir() else ()
+            self._pictures[folder] = [f for f in files if f.suffix.lower() in SUFFIXES]
+        return self._pictures[folder]
 
 
 def _same(file: Path, other: Path) -> bool:
