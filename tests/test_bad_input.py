@@ -226,7 +226,12 @@ def checkpoint(settings: dict, weights: dict | None = None, name: str = "cat") -
     return saved({"state_dict": weights or {}, "hyper_parameters": about})
 
 
-PROPOSALS = ("strategy=[sniper,flip]", "proposals={root}/p.npz", "dataset.sniper.size=64")
+PROPOSALS = (
+    "strategy=[sniper,flip]",
+    "proposals={root}/p.npz",
+    "dataset.sniper.size=64",
+    "dataset.sniper.scales=[2.0,1.5,[-1,64]]",
+)
 NO_PROPOSALS = ("p.npz: not a file of proposals", "lightning_det.mine")
 SKIP = "dataset.on_bad=skip"
 
