@@ -231,6 +231,7 @@ PROPOSALS = (
     "proposals={root}/p.npz",
     "dataset.sniper.size=64",
     "dataset.sniper.scales=[2.0,1.5,[-1,64]]",
+    "dataset.sniper.min_side=1",
 )
 NO_PROPOSALS = ("p.npz: not a file of proposals", "lightning_det.mine")
 SKIP = "dataset.on_bad=skip"
