@@ -61,7 +61,7 @@ class Inference(NamedTuple):
 
     def _grown(self, count: int, pixels: int | np.ndarray) -> np.ndarray:
         rate = (self.detections_per_megapixel or 0.0) / 1e6
-        return np.maximum(count, np.ceil(rate * np.asarray(pixels))).astype(np.int64)
+        return np.maximum(count, np.ceil(rate * np.asarray(pixels)).astype(np.int64))
 
     def merged(self, results: Results, store: AnnotationStore) -> Results:
         """Detections of the images of a store from those of their views."""
