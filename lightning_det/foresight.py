@@ -39,6 +39,16 @@ def check_trainer(cfg: DictConfig) -> None:
             f"schedule=cosine falls over the whole training, and this one has no end that it knows "
             f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
         )
+    ends = {"epochs": epochs, "steps": settings.max_steps}.get(cfg.schedule.get("unit"))
+    if ends is not None and 0 < ends <= cfg.schedule.get("warmup", 0):
+        unit = cfg.schedule.unit
+        log.warning(
+            "schedule.warmup=%s %s is as long as the training (trainer.max_%s=%s), which never comes to optimizer.lr",
+            cfg.schedule.warmup,
+            unit,
+            unit,
+            ends,
+        )
 
 
 def check_monitors(cfg: DictConfig) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from lightning_det.backbones import ssd, torchvision_backbone
 from lightning_det.backbones.pretrained import fetching_by_timm
 from lightning_det.build import build_trainer, load_weights
-from lightning_det.config import ConfigError
+from lightning_det.config import ConfigError, resolved
 from lightning_det.config.ranges import RANGES, check_ranges
 from lightning_det.errors import UserError, explained
 from lightning_det.foresight import check_trainer
@@ -63,6 +63,35 @@ def test_a_cosine_needs_an_end(composed):
     check_trainer(cfg)
     cfg.trainer.max_steps, cfg.schedule._target_ = -1, "lightning_det.modules.schedules.Constant"
     check_trainer(cfg)
+
+
+def test_a_warmup_as_long_as_the_training_is_said(composed, caplog):
+    for given, words in (
+        (["trainer.max_epochs=3", "schedule.warmup=3"], "schedule.warmup=3 epochs is as long as the training"),
+        (["trainer.max_steps=9", "schedule.warmup=20", "schedule.unit=steps"], "(trainer.max_steps=9)"),
+        (["trainer.max_epochs=3", "schedule.warmup=2.9"], ""),
+        (["trainer.max_epochs=3", "schedule.warmup=20", "schedule.unit=steps"], ""),
+    ):
+        caplog.clear()
+        check_trainer(composed("train", *given))
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "schedule.warmup=nan",
+        "schedule.warmup=inf",
+        "schedule.warmup=-1",
+        "detector.anchor_border=-5",
+        "callbacks.early_stopping.patience=-1",
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_key(composed, given):
+    cfg = composed("train", "callbacks=[default,early_stopping]", given)
+    with pytest.raises(ConfigError, match=rf"^{given.partition('=')[0]} must be at least 0"):
+        check_ranges(resolved(cfg))
 
 
 def test_constructor_refusals_name_the_key(composed, tmp_path):

@@ -170,6 +170,8 @@ class Pyramid:
 
 
 def _range(pair: Sequence[float]) -> tuple[float, float]:
+    if len(pair) != 2:
+        raise ValueError(f"views: a valid range is (lower, upper), got {list(pair)}")
     low, high = (float(value) for value in pair)
     high = inf if high == -1 else high
     if not 0 <= low < high:
