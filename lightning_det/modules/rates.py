@@ -39,7 +39,7 @@ class Rates(LambdaLR):
             bounds = [] if steps is None else [steps + self.ahead]
             bounds += [] if epochs is None else [per_epoch * epochs]
             place, total = step + self.ahead, min(bounds, default=per_epoch)
-            if schedule.unit == "steps":  # as they were done
+            if isinstance(schedule, Schedule) and schedule.unit == "steps":  # as they were done
                 place, total = step, total - self.ahead
             return schedule(place, per_epoch, total)
 
