@@ -655,6 +655,7 @@ def test_ordinary_options_come_back(tmp_path):
     options = ["strategy=[snip,flip]", "~callbacks.best", "+experiment=bccd", "dataset.root='/a b/c'"]
     options += ["dataset.root=${oc.env:HOME}/data", "views.train.windows={_target_:lightning_det.views.Tiles,size:96}"]
     options += ["dataset.pyramid=[[192,256],[96,128]]", "logger.wandb.name='a=b'", "dataset.limit=null"]
+    options += [f"+logger.csv.save_dir={tmp_path}/log"]
     assert recorded(tmp_path, *options)[: len(options)] == options
 
 

@@ -65,7 +65,7 @@ def test_jobs_of_two_ranks(small, tmp_path):
     jobs = read(tmp_path / "sweep.json")
     assert [job["exit_code"] for job in jobs] == [2, 1, 0]
     assert [job["AP"] is not None for job in jobs] == [False, False, True]
-    assert "error: optimizer: Invalid learning rate: -1" in done.stderr
+    assert "error: optimizer.lr must be above 0: at 0 nothing is learned, got -1" in done.stderr
     assert "error: the loss became nan in epoch 0" in done.stderr
     assert "2 of 3 jobs failed" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["0", "1", "2"]

@@ -61,21 +61,21 @@ def check_record(overrides: Iterable[str], file: str | Path, sweep: bool = False
 
     Args:
         overrides: of the folder, without those that the user gives again.
-        file: or folder, for messages.
+        file: the folder.
         sweep: whether they are a sweep's, whose options may have several values, a launcher and a sweeper.
 
     Raises:
         ConfigError: naming the option, and how to allow it.
     """
     for text in overrides:
-        if reason := _objection(text, sweep):
+        if reason := _objection(text, Path(file), sweep):
             raise ConfigError(
                 f"{file} says that its run was started with {text!r:.300}, which {reason}. A folder may come from "
                 "anywhere, so this is not taken over: if you know and trust it, give the option again"
             )
 
 
-def _objection(text: str, sweep: bool) -> str | None:
+def _objection(text: str, folder: Path, sweep: bool) -> str | None:
     """Why an option is not taken over, in words; None where nothing speaks against it."""
     if len(text) > 10_000 or not text.isprintable():
         return "is no option"
@@ -97,7 +97,7 @@ def _objection(text: str, sweep: bool) -> str | None:
         value = value.list if isinstance(value, ChoiceSweep) else []  # others are numbers, or names of options
     if "." not in key and not override.is_delete() and _is_path_of_option(override, value):
         return "names an option by a path"
-    return _of_value(key, value)
+    return _of_value(key, value, folder)
 
 
 def _is_path_of_option(override: Override, value: Any) -> bool:
@@ -108,13 +108,13 @@ def _is_path_of_option(override: Override, value: Any) -> bool:
     )
 
 
-def _of_value(key: str, value: Any) -> str | None:
+def _of_value(key: str, value: Any, folder: Path) -> str | None:
     """What speaks against a value, or against one within it."""
     if isinstance(value, dict):
-        found = (_of_value(f"{key}.{name}", inner) for name, inner in value.items())
+        found = (_of_value(f"{key}.{name}", inner, folder) for name, inner in value.items())
         return next((reason for reason in found if reason), None)
     if isinstance(value, list):
-        return next((reason for inner in value if (reason := _of_value(key, inner))), None)
+        return next((reason for inner in value if (reason := _of_value(key, inner, folder))), None)
     *above, last = key.split(".")
     text = value.text if isinstance(value, QuotedString) else value
     if last == "_target_":
@@ -125,8 +125,9 @@ def _of_value(key: str, value: Any) -> str | None:
         return f"calls {text!s:.100} at {slot}, which is no part of lightning-det there"
     if last.startswith("_"):
         return "says how something is called"
-    if above and above[0] in WRITERS and last in WRITTEN and text is not None:
-        return "says where something is written"
+    writes = above and above[0] in WRITERS and last in WRITTEN and text is not None
+    if writes and not Path(str(text)).resolve().is_relative_to(folder.resolve()):
+        return "says where something is written, not in its folder"
     if key in PLACES and text is not None and not PLACES[key][0](text):
         return f"is not {PLACES[key][1]}"
     return _of_interpolations(text) if isinstance(text, str) and "${" in text else None
