@@ -4,6 +4,7 @@ import logging
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,8 +33,8 @@ AT_START = ("backbone.weights", "backbone.pretrained", "miner")
 WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers")
 """Settings that may differ where nothing is left to train."""
 
-RESTORERS = {"_restore_modules_and_callbacks", "restore_training_state"}
-"""Functions of Lightning."""
+RESTORERS = {"_restore_modules_and_callbacks", "restore_training_state", "_unlike", "_ended"}
+"""Functions that read the state of a training: Lightning's, and those of this module."""
 
 NEW = "start a new training from its weights with weights=FILE"
 
@@ -61,7 +62,8 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
     saved = content["hyper_parameters"]
     before, now = saved["settings"], module.hparams["settings"]
     changed = [f"{key} was {_short(before, key)}, is {_short(now, key)}" for key in changed_settings(before, now)]
-    wrong = _unlike(content, module, cfg)
+    with restoring(cfg):
+        wrong, end = _unlike(content, module, cfg), _ended(content, now, cfg)
     if wrong:
         settings = f"\nSettings that differ: {'; '.join(changed)}" if changed else ""
         raise UserError(
@@ -76,7 +78,7 @@ def to_go_on_from(cfg: DictConfig, module: DetectionModule, mines: bool = False)
     log.info("goes on from %s: %d epochs and %d steps are done", cfg.resume, _epochs(content), content["global_step"])
     for words in changed:
         log.info("another setting than before: %s", words)
-    if end := _ended(content, now, cfg):
+    if end:
         late = [k for k in changed_settings(before, now) if not _below(k, WITHOUT_TRAINING) and _has(before, k)]
         if late:
             raise ConfigError(
@@ -100,11 +102,12 @@ def late_settings(before: Mapping[str, Any], now: Mapping[str, Any], mines: bool
 
 
 @contextmanager
-def restoring(cfg: DictConfig) -> Iterator[None]:
-    """Says what is wrong where Lightning, inside, cannot restore the state of a training: another version's may differ.
+def restoring(cfg: DictConfig, mined: Path | None = None) -> Iterator[None]:
+    """Says what is wrong where the state of a training cannot be restored: another version's may differ.
 
     Args:
         cfg: of this run.
+        mined: the file of a half-trained proposal network, if that is what goes on.
 
     Raises:
         UserError: instead of what came of the checkpoint.
@@ -113,11 +116,12 @@ def restoring(cfg: DictConfig) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         callers = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-        if cfg.resume is None or not callers & RESTORERS or explained(error) is not None:
+        if (cfg.resume is None and mined is None) or not callers & RESTORERS or explained(error) is not None:
             raise
+        file, remedy = (f"resume={cfg.resume}", NEW) if mined is None else (mined, "remove it, and mining starts over")
         raise UserError(
-            f"resume={cfg.resume}: the state of the training cannot be restored ({type(error).__name__}: "
-            f"{str(error)[:200]}): the checkpoint is of another version, or damaged; {NEW}"
+            f"{file}: the state of the training cannot be restored ({type(error).__name__}: {str(error)[:200]}): the "
+            f"checkpoint is of another version, or damaged; {remedy}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from lightning_det.annotations.store import ProposalSet
 from lightning_det.build import build, build_data, build_trainer, load_checkpoint, portable
 from lightning_det.callbacks import Collector, Throughput
 from lightning_det.config import ConfigError
-from lightning_det.continuation import changed_settings
+from lightning_det.continuation import changed_settings, restoring
 from lightning_det.data.images import progress
 from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.two_stage import TwoStage
@@ -110,7 +110,9 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
         data = build_data(cfg, train, store)
         last = file.with_name(NETWORK)
         trainer = build_trainer(cfg, file.parent)
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if goes_on(last, module) else None)
+        begun = last if goes_on(last, module) else None
+        with restoring(cfg, begun):
+            trainer.fit(module, datamodule=data, ckpt_path=begun)
         log.info("mining: proposals in %d images", len(store))
         collector = Collector()
         looking = build_trainer(cfg, file.parent, learning=False)

@@ -36,7 +36,7 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         if not (folder / METRICS).exists():
             left_out.append(f"{folder}: {_unfinished(folder)}")
             continue
-        metrics = _json(folder / METRICS)
+        metrics = _metrics(folder)
         training = _training(folder, metrics)
         if "AP" not in metrics:
             left_out.append(
@@ -73,17 +73,16 @@ def run_of(folder: Path, name: str, seed: int) -> Run:
         name: see `Run`.
         seed: of the training.
     """
-    metrics = _json(folder / METRICS)
+    metrics = _metrics(folder)
     training = _training(folder, metrics)
-    trained = _json(training / METRICS) if (training / METRICS).exists() else {}
-    cost = dict(trained.get("cost", {}))
-    if "mining" in trained:
-        mining = trained["mining"]
-        cost["mining_pixels"] = mining.get("pixels", 0) + mining["inference_pixels"]
+    trained = _metrics(training) if (training / METRICS).exists() else {}
+    cost = {name: number for name, number in trained.get("cost", {}).items() if _is_number(number)}
+    if mining := trained.get("mining"):
+        cost["mining_pixels"] = mining.get("pixels", 0) + mining.get("inference_pixels", 0)
     return Run(
         name,
         seed,
-        {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float)},
+        {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float) and _is_number(v)},
         {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
         metrics.get("ap_by_size", []),
         cost,
@@ -103,7 +102,7 @@ def _folders(place: Path) -> list[Path]:
 def _unfinished(folder: Path) -> str:
     """Why a folder has no figures."""
     if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
-        return error
+        return str(error)
     if (folder / "train.log").exists():
         return f"not finished (python -m lightning_det.train resume={folder} goes on)"
     return f"no {METRICS}: no training or evaluation that has ended"
@@ -156,10 +155,35 @@ def _training(folder: Path, metrics: dict[str, Any]) -> Path:
     return (folder / metrics["checkpoint"]).resolve().parent.parent
 
 
+def _metrics(folder: Path) -> dict[str, Any]:
+    """The figures of a run, as `train` and `eval` write them.
+
+    Raises:
+        UserError: they are none.
+    """
+    metrics = _json(folder / METRICS)
+    rows, cost, mining = (metrics.get(name, {}) for name in ("per_class", "cost", "mining"))
+    curve = metrics.get("ap_by_size", [])
+    fits = all(isinstance(node, dict) for node in (rows, cost, mining)) and isinstance(curve, list)
+    fits = fits and isinstance(metrics.get("checkpoint", ""), str)
+    fits = fits and (not mining or all(_is_number(mining.get(n, 0)) for n in ("pixels", "inference_pixels")))
+    fits = fits and all(isinstance(node, dict) and "AP" in node for node in (*rows.values(), *curve))
+    found = [metrics.get("AP"), *(row["AP"] for row in rows.values())] if fits else []
+    ends = [point.get(name) for point in curve for name in ("AP", "from", "to")] if fits else []
+    if not fits or not all(n is None or _is_number(n) for n in found) or not all(map(_is_number, ends)):
+        raise UserError(f"{folder / METRICS}: not the figures of a run; run it again, or leave its folder out")
+    return metrics
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be averaged."""
+    return type(value) in (int, float) and abs(value) < 1e18
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); run it again, or leave its folder out") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: not the figures of a run; leave its folder out")

@@ -129,6 +129,24 @@ def test_runs_whose_ap_is_undefined_are_left_out(tmp_path):
     assert "| 50.0 | 50.0 | - | - | - |" in table
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("AP", "per_class", "cost", "mining", "ap_by_size") for value in ("x", [1], 1e400)),
+        *(("per_class", {"cat": value}) for value in (None, {}, {"AP": "x"})),
+        *(("ap_by_size", [value]) for value in ({}, {"AP": 0.1}, {"from": 0, "to": None, "AP": 0.1})),
+        *(("mining", {"inference_pixels": value}) for value in (None, "x", 10**400)),
+        ("checkpoint", 3),
+    ],
+)
+def test_figures_that_are_none_are_refused(tmp_path, key, value):
+    (tmp_path / "overrides.yaml").write_text("[]")
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    (tmp_path / "metrics.json").write_text(json.dumps({"AP": 0.5} | {key: value}))
+    with pytest.raises(UserError, match=r"metrics\.json: not the figures of a run"):
+        read_runs([tmp_path])
+
+
 def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     mining = {"views": 3, "pixels": 50, "inference_pixels": 70, "seconds": 4.0}
     for seed in (0, 1):

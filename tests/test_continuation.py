@@ -1,5 +1,6 @@
 """``train resume=...``: what every key does there, and checkpoints from which nothing can go on."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -181,6 +182,24 @@ def test_weights_alone_are_no_training(checkpoint, key):
     assert "last.ckpt" in said
 
 
+@pytest.mark.parametrize("name", ["weight", "early stopping"])
+def test_states_that_no_training_leaves_are_refused(checkpoint, name):
+    """What comes of them comes out of this module before Lightning sees them."""
+
+    def change(content):
+        if name == "weight":
+            content["optimizer_states"] = copy.deepcopy(content["optimizer_states"])
+            first = content["optimizer_states"][0]["param_groups"][0]["params"][0]
+            content["optimizer_states"][0]["state"] = {first: {"momentum_buffer": torch.zeros(3, 5, 7)}}
+        else:
+            content["callbacks"] = {"EarlyStopping{'monitor': 'val/AP', 'mode': 'max'}": {}}
+
+    node = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/AP", "mode": "max"}
+    said = str(checkpoint(change, callbacks__early_stopping=node))
+    assert "cannot be restored" in said
+    assert "weights=FILE" in said
+
+
 def test_what_begins_a_training_is_refused_by_name(checkpoint):
     error = checkpoint(backbone__weights="DEFAULT", miner__epochs=7)
     assert isinstance(error, ConfigError)
@@ -229,6 +248,8 @@ def test_what_lightning_cannot_restore_is_no_traceback():
 
     cfg = OmegaConf.create({"resume": "RUN"})
     with pytest.raises(UserError, match=r"cannot be restored \(KeyError: 'losses'\).*weights=FILE"), restoring(cfg):
+        restore_training_state(KeyError("losses"))
+    with pytest.raises(UserError, match=r"^mining\.ckpt: .*mining starts over"), restoring(cfg, "mining.ckpt"):
         restore_training_state(KeyError("losses"))
     with pytest.raises(ConfigError, match="mine"), restoring(cfg):
         restore_training_state(ConfigError("mine"))

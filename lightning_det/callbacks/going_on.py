@@ -42,8 +42,8 @@ class GoingOn(pl.Callback):
 
 def early_stopping(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The nodes of settings that describe an `EarlyStopping`, without its patience."""
-    nodes = {name: node for name, node in (settings.get("callbacks") or {}).items() if node}
-    nodes = {name: node for name, node in nodes.items() if node.get("_target_", "").endswith(".EarlyStopping")}
+    nodes = {name: node for name, node in (settings.get("callbacks") or {}).items() if isinstance(node, dict)}
+    nodes = {name: node for name, node in nodes.items() if str(node.get("_target_")).endswith(".EarlyStopping")}
     return {name: {k: v for k, v in node.items() if k != "patience"} for name, node in nodes.items()}
 
 
