@@ -152,12 +152,13 @@ def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     for seed in (0, 1):
         trained = make(tmp_path / f"t{seed}", "strategy=sniper", seed=seed, ap=None, cost=COST, mining=mining)
         make(trained / "one", "test=[]", of="../checkpoints/best.ckpt")
-        make(trained / "two", "test=[flip]", of=trained / "checkpoints/last.ckpt", ap_by_size=[{"from": 8, "to": 16}])
+        curve = [{"from": 8, "to": 16, "AP": 0.5}]
+        make(trained / "two", "test=[flip]", of=trained / "checkpoints/last.ckpt", ap_by_size=curve)
     runs, left_out = read_runs([tmp_path])
     names = ("eval(checkpoint=best test=[])", "eval(checkpoint=last test=[flip])")
     assert [(r.name, r.seed) for r in runs] == [(name, seed) for seed in (0, 1) for name in names]
     assert {r.cost["mining_pixels"] for r in runs} == {120}
-    assert runs[1].curve == [{"from": 8, "to": 16}]
+    assert runs[1].curve == [{"from": 8, "to": 16, "AP": 0.5}]
     assert len(left_out) == 2
     assert "t0: trained without validation; python -m lightning_det.eval checkpoint=" in left_out[0]
     alone, gone = make(tmp_path / "alone", of="../gone/checkpoints/best.ckpt"), tmp_path / "gone"
