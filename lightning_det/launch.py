@@ -23,13 +23,16 @@ def limit() -> float:
     """`LIMIT`, or a minute.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is no number of seconds.
     """
     given = os.environ.get(LIMIT, "60")
     try:
-        return float(given)
-    except ValueError as error:
-        raise ConfigError(f"{LIMIT}={given}: seconds, such as 600") from error
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise ConfigError(f"{LIMIT}={given}: seconds, such as 600")
+    return seconds
 
 
 class Meeting(NamedTuple):

@@ -10,7 +10,8 @@ import time
 import pytest
 from helpers import SMALL, read, start_forked
 
-from lightning_det import watch
+from lightning_det import launch, watch
+from lightning_det.errors import ConfigError
 from lightning_det.launch import is_first
 
 MOMENT = """
@@ -106,7 +107,7 @@ def running(pid):
 
 WATCH = """
 import sys, time
-from lightning_det import watch
+from lightning_det import launch, watch
 watch.GRACE = 0.1
 try:
     watch.meet(2)
@@ -207,3 +208,12 @@ def test_the_first_rank_alone_minds_the_folder(environment, first, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_first() == first
+
+
+@pytest.mark.parametrize("given", ["soon", "", "nan", "inf", "-1", "0"])
+def test_times_to_wait_that_are_none(monkeypatch, given):
+    monkeypatch.setenv(launch.LIMIT, given)
+    with pytest.raises(ConfigError, match="seconds, such as 600"):
+        launch.limit()
+    monkeypatch.setenv(launch.LIMIT, "600")
+    assert launch.limit() == 600
