@@ -51,7 +51,7 @@ def test_failing_jobs_do_not_stop_the_others(small, tmp_path):
 
 @slow
 def test_jobs_of_two_ranks(small, tmp_path):
-    """The optimizer refuses the first job, the second one diverges on all ranks, the third one trains.
+    """The first job is refused, the second one diverges on all ranks, the third one trains.
 
     The sweep is a job of SLURM, as submitit would start it, of one task: without a word Lightning would take its
     number for the number of ranks.
@@ -71,7 +71,8 @@ def test_jobs_of_two_ranks(small, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["0", "1", "2"]
     for number, lr in enumerate((-1, 1e30, 1e-3)):
         assert read(tmp_path / f"{number}/status.json") == jobs[number]
-        assert yaml.safe_load((tmp_path / f"{number}/config.yaml").read_text())["optimizer"]["lr"] == lr
+        file = tmp_path / f"{number}/config.yaml"  # of what has begun
+        assert (yaml.safe_load(file.read_text())["optimizer"]["lr"] == lr) if file.exists() else number == 0
     (log,) = (tmp_path / "2").glob("wandb/offline-run-*/*.wandb")  # one run, of the first rank
     recorded = log.read_bytes()
     assert f"{tmp_path.parent.name}/{tmp_path.name}".encode() in recorded  # the group
