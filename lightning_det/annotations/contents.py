@@ -1,4 +1,4 @@
-"""What tells an image file from another of the same name, wherever it lies and however old it is."""
+"""Compares image files by their length and content, so that a copy elsewhere is the same and a replaced one is not."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ PART = 32 * 2**10
 
 
 def lengths_of(paths: Sequence[Path]) -> np.ndarray:
-    """Lengths (n,) int64 of files; -1 for one that is not there."""
+    """Lengths (n,) int64 of files in bytes; -1 for a missing file."""
     return np.array(in_threads(_length, paths), np.int64)
 
 
 def digests_of(paths: Sequence[Path]) -> np.ndarray:
-    """Digests (n,) uint64 of what files begin and end with, and of their lengths; 0 for one that cannot be read."""
+    """Digests (n,) uint64 of the first and last bytes of files and of their lengths; 0 for an unreadable file."""
     return np.array(in_threads(_digest, paths), np.uint64)
 
 

@@ -18,7 +18,7 @@ class Problem:
     reason: str
     """What is wrong with it."""
     action: str
-    """What becomes of the record: it is left out, or mended as these words say."""
+    """The record is left out or mended, as these words say."""
     harmless: bool = False
     """Whether that is done, counted and said whatever ``on_bad`` is, since what was meant is certain; a problem that is
     not harmless stops a training unless ``on_bad=skip``."""

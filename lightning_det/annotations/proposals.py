@@ -140,7 +140,7 @@ def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, d
 
 
 def _check_contents(lengths: np.ndarray, digests: np.ndarray, images: int) -> None:
-    """Checks that there is a length and a digest of every image.
+    """Checks that every image has a length and a digest.
 
     Raises:
         ValueError: there is not.
