@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views import Chips, Planner, Pyramid
 from lightning_det.views import chips as chips_module
 from lightning_det.views.cover import TOLERANCE, Chip, cover

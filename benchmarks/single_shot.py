@@ -26,7 +26,7 @@ from published import SIDE, dsod300, ssd300
 from torch import Tensor, nn
 from train_step import hardware, make_batch, measure, resident_peak, steps_of
 
-from lightning_det.structures import Batch
+from lightning_det.protocols.structures import Batch
 
 NETWORKS = {
     "DSOD300": dsod300,

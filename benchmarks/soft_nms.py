@@ -10,7 +10,7 @@ scales, come to), and many small ones (a validation set, one group per image and
   best one, its IoU with all that are left in one call, lower their scores, drop what fell below the floor;
 - ``numpy loop``: the same in numpy, whose calls cost less;
 - ``hard NMS``: torchvision's ``batched_nms``, compiled, which removes boxes: for orientation, it does something else;
-- ``lightning-det``: `lightning_det.views.soft_nms.SoftNMS`.
+- ``lightning-det``: `lightning_det.merging.SoftNMS`.
 
 All in one thread. Seconds are the processor's, so that other work on the machine counts little: the least of
 ``--repeats`` runs of ours, one run of the others.
@@ -29,7 +29,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from lightning_det.views.soft_nms import SoftNMS
+from lightning_det.merging.soft_nms import SoftNMS
 
 SIGMA, FLOOR = 0.55, 0.001
 LOOPS = ("torch loop", "numpy loop")

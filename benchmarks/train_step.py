@@ -41,8 +41,8 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from lightning_det.backbones import torchvision_backbone
 from lightning_det.detectors import RFCN, FasterRCNN
 from lightning_det.detectors.torchvision_weights import load_torchvision, load_torchvision_ssd
+from lightning_det.protocols.structures import Batch, State
 from lightning_det.selection import HardSelector, RandomSelector
-from lightning_det.structures import Batch, State
 
 CLASSES = 80
 ANCHOR_SIZES = (32, 64, 128, 256, 512)

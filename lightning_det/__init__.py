@@ -8,7 +8,7 @@ import sys
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if any(word.startswith("lightning_det.") for word in sys.orig_argv[1:4]):  # python -m lightning_det.train
-    from lightning_det.interrupt import catch
+    from lightning_det.system.interrupt import catch
 
     catch()  # imports take seconds
 

@@ -13,13 +13,13 @@ import torch
 import torchvision
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_det.cli import command
 from lightning_det.compare import cell, cost, gain, markdown, value
-from lightning_det.errors import ConfigError, UserError
 from lightning_det.evaluation.comparison import FIGURES, Run, compared, pixels
-from lightning_det.files import whole, write_json
+from lightning_det.evidence.experiments import Experiment, carried_out, command_line, elapsed, experiment, place
 from lightning_det.plotting.comparison import plot_cost, plot_sizes
-from lightning_det.protocols import Experiment, carried_out, command_line, elapsed, experiment, place
+from lightning_det.runs.command import command
+from lightning_det.system.errors import ConfigError, UserError
+from lightning_det.system.files import whole, write_json
 
 BEGIN = """# Claims
 

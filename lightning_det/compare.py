@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from lightning_det.cli import command, run_folder
-from lightning_det.errors import ConfigError, one_line, printable
 from lightning_det.evaluation.comparison import FIGURES, compared
-from lightning_det.files import whole, write_json
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
-from lightning_det.runs import read_runs
+from lightning_det.runs.command import command, run_folder
+from lightning_det.runs.results import read_runs
+from lightning_det.system.errors import ConfigError, one_line, printable
+from lightning_det.system.files import whole, write_json
 
 
 def compare(cfg: DictConfig) -> dict[str, Any]:

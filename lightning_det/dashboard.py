@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lightning_det import keys
-from lightning_det.cli import command
 from lightning_det.config import resolved
-from lightning_det.errors import ConfigError, UserError
+from lightning_det.modules import keys
+from lightning_det.runs.command import command
+from lightning_det.system.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
-from lightning_det.cli import command, run_folder, save_config
-from lightning_det.errors import ConfigError, one_line
+from lightning_det.config.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.evaluation.coco import Evaluation, evaluate, shown, unmeasured
 from lightning_det.evaluation.files import write_coco_results
-from lightning_det.files import write_json
 from lightning_det.plotting.curves import plot_ap_by_size
-from lightning_det.restore import relabelled, restored
+from lightning_det.runs.command import command, run_folder, save_config
+from lightning_det.runs.restore import relabelled, restored
+from lightning_det.system.errors import ConfigError, one_line
+from lightning_det.system.files import write_json
 
 log = logging.getLogger("lightning_det")
 

@@ -13,15 +13,15 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lightning_det.annotations import LabelMap
-from lightning_det.build import build_planner
-from lightning_det.cli import command, run_folder
+from lightning_det.config.build import build_planner
 from lightning_det.data.dataset import Collate
 from lightning_det.detectors import SSD
-from lightning_det.errors import ConfigError, UserError
-from lightning_det.files import whole
 from lightning_det.modules.module import Inference
-from lightning_det.restore import restored
-from lightning_det.structures import STRIDE, ImageRecord
+from lightning_det.protocols.structures import STRIDE, ImageRecord
+from lightning_det.runs.command import command, run_folder
+from lightning_det.runs.restore import restored
+from lightning_det.system.errors import ConfigError, UserError
+from lightning_det.system.files import whole
 from lightning_det.views.planner import Planner
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from torch import nn
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.build import build_data, build_module, limited, own_priors, read_split
-from lightning_det.cli import checked, chosen, command, run_folder, save_config
+from lightning_det.config.build import build_data, build_module, limited, own_priors, read_split
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.images import ImageError
@@ -31,13 +30,14 @@ from lightning_det.data.inspection import (
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import nothing_to_learn
 from lightning_det.data.suggestion import as_yaml, sample, suggest, try_out
-from lightning_det.errors import ConfigError, one_line
-from lightning_det.files import write_json
-from lightning_det.mining import proposals_file, with_proposals
 from lightning_det.plotting.boxes import page
 from lightning_det.plotting.curves import plot_sizes
 from lightning_det.plotting.views import draw_view
-from lightning_det.structures import State
+from lightning_det.protocols.structures import State
+from lightning_det.runs.command import checked, chosen, command, run_folder, save_config
+from lightning_det.runs.mining import proposals_file, with_proposals
+from lightning_det.system.errors import ConfigError, one_line
+from lightning_det.system.files import write_json
 
 log = logging.getLogger("lightning_det")
 

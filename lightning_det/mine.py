@@ -5,10 +5,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from lightning_det.build import build_module, load_weights, usable_split
-from lightning_det.cli import checked, command, run_folder, save_config
-from lightning_det.errors import ConfigError
-from lightning_det.mining import FILE, mine
+from lightning_det.config.build import build_module, load_weights, usable_split
+from lightning_det.runs.command import checked, command, run_folder, save_config
+from lightning_det.runs.mining import FILE, mine
+from lightning_det.system.errors import ConfigError
 
 
 def mine_split(cfg: DictConfig) -> Path:

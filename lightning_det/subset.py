@@ -8,8 +8,8 @@ import numpy as np
 from omegaconf import DictConfig
 
 from lightning_det.annotations import DatasetError
-from lightning_det.cli import command
-from lightning_det.errors import UserError
+from lightning_det.runs.command import command
+from lightning_det.system.errors import UserError
 
 
 def subset(cfg: DictConfig) -> None:

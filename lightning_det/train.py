@@ -7,9 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from lightning_det import keys
 from lightning_det.annotations import DatasetError
-from lightning_det.build import (
+from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
+from lightning_det.config.build import (
     build_data,
     build_module,
     build_trainer,
@@ -18,22 +18,22 @@ from lightning_det.build import (
     own_priors,
     usable_split,
 )
-from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
-from lightning_det.cli import checked, command, run_folder, save_config
-from lightning_det.continuation import restoring, to_go_on_from
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
-from lightning_det.errors import ConfigError, UserError
-from lightning_det.files import read_json, write_json
-from lightning_det.foresight import check_data, check_monitors, check_trainer
-from lightning_det.launch import is_first
-from lightning_det.mining import COST, mine, proposals_file, with_proposals
-from lightning_det.places import forget
-from lightning_det.resume import completed, unstarted
+from lightning_det.modules import keys
+from lightning_det.runs.command import checked, command, run_folder, save_config
+from lightning_det.runs.continuation import restoring, to_go_on_from
+from lightning_det.runs.launch import is_first
+from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
+from lightning_det.runs.occupancy import forget
+from lightning_det.runs.preflight import check_data, check_monitors, check_trainer
+from lightning_det.runs.resume import completed, unstarted
+from lightning_det.system.errors import ConfigError, UserError
+from lightning_det.system.files import read_json, write_json
 
 log = logging.getLogger("lightning_det")
 

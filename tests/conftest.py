@@ -14,7 +14,7 @@ from omegaconf import open_dict
 from PIL import Image
 
 from lightning_det.config import CONF, register_schema
-from lightning_det.launch import register_started
+from lightning_det.runs.launch import register_started
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
 # it. Two processes with two threads each on two cores wait for each other most of the time.

@@ -20,7 +20,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lightning_det.structures import Batch, ImageRecord, State
+from lightning_det.protocols.structures import Batch, ImageRecord, State
 
 SMALL = (
     "dataset.source.train=24",
@@ -56,7 +56,7 @@ def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env
     """Starts ``python -m lightning_det.COMMAND ARGUMENTS`` in a process that need not import what it uses.
 
     Commands of the package that it starts itself, and its ranks, are forked likewise. None of them is the child of
-    who has started it, as `lightning_det.launch.end_with_parent` would want.
+    who has started it, as `lightning_det.runs.launch.end_with_parent` would want.
 
     Args:
         command: its name, or a script's path, for ``python SCRIPT ARGUMENTS``.

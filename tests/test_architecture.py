@@ -8,15 +8,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_det"
 
+COMMANDS = ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard")
+
 FLOORS = (
-    ("structures", "errors", "refusals", "files", "interrupt", "keys", "ops", "selection", "backbones"),
-    ("annotations", "checkpoint", "views", "detectors", "evaluation", "plotting"),
+    ("system", "ops", "protocols"),
+    ("selection", "backbones", "views"),
+    ("annotations", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks"),
-    (
-        *("cli", "config", "build", "foresight", "given", "places", "launch", "watch", "mining", "protocols", "runs"),
-        *("restore", "overlay", "resume", "continuation", "sweep", "resweep"),
-    ),
-    ("train", "eval", "predict", "export", "inspect", "subset", "mine", "compare", "claims", "dashboard"),
+    ("config",),
+    ("runs",),
+    ("evidence",),
+    COMMANDS,
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

@@ -16,9 +16,9 @@ from test_bad_input import run
 from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.detectors import SSD
-from lightning_det.errors import UserError
 from lightning_det.export import OPSETS, check, of_version, to_onnx
 from lightning_det.selection import HardNegativeSelector
+from lightning_det.system.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"
 

@@ -8,7 +8,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from lightning_det.files import whole
+from lightning_det.system.files import whole
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

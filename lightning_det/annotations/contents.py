@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_det.files import in_threads
+from lightning_det.system.files import in_threads
 
 PART = 32 * 2**10
 """Bytes at the beginning and at the end of a file that are looked at."""

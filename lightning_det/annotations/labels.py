@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_det.errors import one_line
+from lightning_det.system.errors import one_line
 
 LONGEST = 60
 """Characters of a class name that are shown to people."""

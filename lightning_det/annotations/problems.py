@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from lightning_det.errors import UserError, printable
+from lightning_det.system.errors import UserError, printable
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from lightning_det.annotations.arrays import check_groups
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem
-from lightning_det.files import same_files
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
+from lightning_det.system.files import same_files
 
 ROUNDING = 0.1
 """Pixels by which a box may leave its image and stay as annotated: decimals that were rounded."""

@@ -7,7 +7,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from lightning_det.errors import UserError
+from lightning_det.system.errors import UserError
 
 
 @contextmanager

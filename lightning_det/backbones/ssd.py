@@ -10,7 +10,7 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.backbones.pretrained import fetching
-from lightning_det.errors import UserError
+from lightning_det.system.errors import UserError
 
 SMALLEST = 268
 """Sides of the images that leave one cell for the last of VGG16's maps."""

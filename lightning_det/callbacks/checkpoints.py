@@ -13,8 +13,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.checkpoint import read_checkpoint
-from lightning_det.errors import UserError
-from lightning_det.files import whole
+from lightning_det.system.errors import UserError
+from lightning_det.system.files import whole
 
 NEXT = ".part"
 """Ends the name of a checkpoint that does not count yet."""

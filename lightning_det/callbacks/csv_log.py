@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_det.files import whole
+from lightning_det.system.files import whole
 
 
 class CSVLog(Logger):

@@ -6,9 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 
-from lightning_det import keys
 from lightning_det.evaluation.coco import COCO_CUTS, Backend, Evaluation, evaluate
 from lightning_det.evaluation.results import Results
+from lightning_det.modules import keys
 
 
 class Collector(pl.Callback):

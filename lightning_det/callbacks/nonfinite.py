@@ -7,7 +7,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from lightning_det.errors import UserError
+from lightning_det.system.errors import UserError
 
 
 class NonFiniteLossError(UserError):

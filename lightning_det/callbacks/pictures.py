@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from lightning_det import keys
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
 from lightning_det.evaluation.results import Results
+from lightning_det.modules import keys
 from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes, side_by_side
 
 LEGIBLE = 600

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 
 class SameConfiguration(pl.Callback):

@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_det import keys
 from lightning_det.callbacks.pictures import LEGIBLE, publish
 from lightning_det.detectors.roi_head import Selected
+from lightning_det.modules import keys
 from lightning_det.plotting.boxes import class_colour, draw_boxes
-from lightning_det.structures import Batch
+from lightning_det.protocols.structures import Batch
 
 WHITE = (255, 255, 255)
 MOST = 64

@@ -5,9 +5,9 @@ import logging
 import pytorch_lightning as pl
 import torch
 
-from lightning_det import keys
 from lightning_det.callbacks.evaluation import undefined
 from lightning_det.evaluation.coco import shown
+from lightning_det.modules import keys
 
 log = logging.getLogger("lightning_det")
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from lightning_det import keys
-from lightning_det.structures import Batch
+from lightning_det.modules import keys
+from lightning_det.protocols.structures import Batch
 
 log = logging.getLogger("lightning_det")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_det.files import write_json
+from lightning_det.system.files import write_json
 
 FILE = "wandb.json"
 """Of a run folder: ``id``, which wandb knows the run by."""

@@ -13,8 +13,8 @@ from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
 from lightning_det.evaluation.coco import Evaluation, evaluate
 from lightning_det.evaluation.results import Results
-from lightning_det.keys import AP_BY_SIZE, PER_CLASS, PR_CURVES, PREDICTIONS, VIEWS
-from lightning_det.structures import Batch, State
+from lightning_det.modules.keys import AP_BY_SIZE, PER_CLASS, PR_CURVES, PREDICTIONS, VIEWS
+from lightning_det.protocols.structures import Batch, State
 
 if TYPE_CHECKING:
     import wandb

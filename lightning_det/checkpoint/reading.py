@@ -7,7 +7,7 @@ import torch
 
 from lightning_det.checkpoint.outline import OutlineError, StoredTensor, outline
 from lightning_det.checkpoint.structure import check_own, check_weights, is_own
-from lightning_det.errors import UserError
+from lightning_det.system.errors import UserError
 
 NESTED = ("state_dict", "model", "model_state_dict", "model_state", "weights")
 """Where other packages keep the weights among other things."""

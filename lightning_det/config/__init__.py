@@ -7,7 +7,7 @@ once, in the code. The dataclasses of `schema` describe the rest.
 from lightning_det.config.checks import SLOTS, check_sense, check_slots, option_file, resolved, validated
 from lightning_det.config.schema import CONF, register_schema
 from lightning_det.config.signatures import check_targets
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 __all__ = [
     "CONF",

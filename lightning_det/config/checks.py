@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from lightning_det.config.ranges import check_ranges
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 from lightning_det.views.pyramid import check_resolution
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 SCALES = "views.Pyramid views.Warp"
 WINDOWS = "views.Chips views.IoUCrops views.LargeViews views.SubImages views.Tiles"
@@ -38,8 +38,8 @@ OWN = {
     "views.test.distort": "views.Distort",
     "data": "data.datamodule.ChipData data.datamodule.MultiScaleData",
     "dataset.source": "data.coco.Coco data.shapes.Shapes data.voc.Voc data.yolo.Yolo",
-    "test.merge": "views.merge.NMS views.soft_nms.SoftNMS",
-    "test.vote": "views.voting.BoxVoting",
+    "test.merge": "merging.NMS merging.SoftNMS",
+    "test.vote": "merging.BoxVoting",
 }
 """Names below ``lightning_det`` that `_target_` may have at a dotted key of the settings."""
 
@@ -49,7 +49,7 @@ PARTS["optimizer"] = frozenset(
     for name, found in vars(torch.optim).items()
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
 )
-"""All names that `_target_` may have. `tests/test_security.py` holds them against the options of conf/."""
+"""All names that `_target_` may have. `tests/checkpoint/test_security.py` holds them against the options of conf/."""
 
 
 def is_timm_name(value: Any) -> bool:

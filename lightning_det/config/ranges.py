@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 
 class Range(NamedTuple):

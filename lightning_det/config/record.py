@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from lightning_det.config.parts import PARTS, PLACES
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 BYTES = 2**20
 """Of a record."""

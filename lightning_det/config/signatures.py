@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hydra.utils import get_object
 
-from lightning_det.errors import ConfigError
+from lightning_det.system.errors import ConfigError
 
 
 def check_targets(node: Any, key: str = "") -> None:

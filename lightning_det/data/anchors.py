@@ -11,7 +11,7 @@ from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import pleasant, sample
 from lightning_det.detectors.reach import MET, best_ious, fitted_sizes, shapes_of
-from lightning_det.structures import State
+from lightning_det.protocols.structures import State
 from lightning_det.views import Chips, Planner, Pyramid, SubImages
 from lightning_det.views.targets import targets
 

@@ -12,7 +12,7 @@ from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Pro
 from lightning_det.annotations.store import AnnotationStore, Strings
 from lightning_det.data.images import SUFFIXES, check_all, decoded_size
 from lightning_det.data.text import is_file_name
-from lightning_det.files import files_below
+from lightning_det.system.files import files_below
 
 log = logging.getLogger("lightning_det")
 

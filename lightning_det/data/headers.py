@@ -11,7 +11,7 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import Strings
 from lightning_det.data.cache import keep, kept, named
 from lightning_det.data.images import check_all, image_size
-from lightning_det.files import in_threads
+from lightning_det.system.files import in_threads
 
 FEWEST = 5000
 """Images of a folder from which on their sizes are kept: fewer are read in a second."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
 from lightning_det.data.png import exif_of, is_whole
-from lightning_det.errors import UserError, one_line, out_of_memory
+from lightning_det.system.errors import UserError, one_line, out_of_memory
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 

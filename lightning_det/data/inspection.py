@@ -9,7 +9,7 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.images import ImageError, check_all, decoded_size, progress, size_fault
-from lightning_det.structures import State
+from lightning_det.protocols.structures import State
 from lightning_det.views.planner import Planner
 from lightning_det.views.targets import targets
 

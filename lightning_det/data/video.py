@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.data.images import MAX_PIXELS, progress
-from lightning_det.errors import UserError
-from lightning_det.files import whole
+from lightning_det.system.errors import UserError
+from lightning_det.system.files import whole
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_det.data.images import SUFFIXES
 from lightning_det.data.text import is_file_name
-from lightning_det.files import files_below
+from lightning_det.system.files import files_below
 
 FLAGS = ("1", "0", "-1")
 """Last words of the lines of the development kit's class lists: whether the class is in the image."""

@@ -13,7 +13,7 @@ from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
 from lightning_det.data.text import is_file_name, lines_of, splits_of
 from lightning_det.data.yolo_description import Description, describe
 from lightning_det.data.yolo_labels import Label, LabelFiles, read_labels
-from lightning_det.files import files_below
+from lightning_det.system.files import files_below
 
 log = logging.getLogger("lightning_det")
 

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_det.annotations.problems import BOX_LEFT_OUT, DatasetError, Problem
 from lightning_det.data.images import SUFFIXES
 from lightning_det.data.text import lines_of
-from lightning_det.files import files_below
+from lightning_det.system.files import files_below
 
 FILE_LEFT_OUT = "label file left out"
 

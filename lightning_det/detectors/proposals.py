@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from lightning_det.detectors.rpn import RPN, Predictions
 from lightning_det.detectors.two_stage import TwoStage
-from lightning_det.structures import Batch, Detections
+from lightning_det.protocols.structures import Batch, Detections
 
 
 class ProposalNetwork(nn.Module):

@@ -12,8 +12,8 @@ from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
+from lightning_det.protocols.structures import Batch, Detections, State
 from lightning_det.selection.matching import label_rois
-from lightning_det.structures import Batch, Detections, State
 
 BOX_WEIGHTS = (10.0, 5.0)
 

@@ -13,8 +13,8 @@ from lightning_det.detectors.anchors import Anchors
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
+from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import label_anchors
-from lightning_det.structures import Batch
 
 BOX_BETA = 1.0 / 9
 """Where smooth L1 turns from quadratic to linear: sigma = 3 of py-faster-rcnn."""

@@ -15,8 +15,8 @@ from lightning_det.detectors.roi_head import BOX_WEIGHTS, Selected, candidate_co
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
+from lightning_det.protocols.structures import Batch, Detections
 from lightning_det.selection.priors import label_priors
-from lightning_det.structures import Batch, Detections
 
 
 class L2Norm(nn.Module):

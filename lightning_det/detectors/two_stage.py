@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
-from lightning_det.structures import STRIDE, Batch, Detections
+from lightning_det.protocols.structures import STRIDE, Batch, Detections
 
 
 class TwoStage(nn.Module):

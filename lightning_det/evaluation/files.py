@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.results import Results
-from lightning_det.files import write_json
+from lightning_det.system.files import write_json
 
 
 def coco_results(store: AnnotationStore, results: Results) -> list[dict]:

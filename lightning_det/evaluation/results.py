@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_det.views.merge import keep_best, without_fragments
+from lightning_det.merging.nms import keep_best, without_fragments
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -69,9 +69,9 @@ class Results:
         """One list per image out of those of its views.
 
         Args:
-            merge: suppresses duplicates within groups, see `lightning_det.views.merge`.
+            merge: suppresses duplicates within groups, see `lightning_det.merging.nms`.
             max_detections: most per image, or (M,) integer the most of every image of the store.
-            vote: moves what stays by what does not, see `lightning_det.views.voting`.
+            vote: moves what stays by what does not, see `lightning_det.merging.voting`.
             fragments: share of a cut detection that an uncut one covers where it goes first; None: all stay.
         """
         if fragments is not None and self.cut.any():

@@ -10,16 +10,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_det import keys
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.errors import ConfigError
 from lightning_det.evaluation.results import Merge, Results, Vote
+from lightning_det.merging.nms import NMS
+from lightning_det.modules import keys
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import within
-from lightning_det.structures import Batch
-from lightning_det.views.merge import NMS
+from lightning_det.protocols.structures import Batch
+from lightning_det.system.errors import ConfigError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
 
 PUBLISHED_VIEW = 1408 * 2016

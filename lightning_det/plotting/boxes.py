@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lightning_det.errors import one_line
+from lightning_det.system.errors import one_line
 
 GREY = (150, 150, 150)
 MARGIN = 6

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from lightning_det.errors import one_line
 from lightning_det.evaluation.comparison import pixels
+from lightning_det.system.errors import one_line
 
 SIZES = ("AP_small", "AP_medium", "AP_large")
 CLASSES = 40

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes
-from lightning_det.structures import State
+from lightning_det.protocols.structures import State
 from lightning_det.views.targets import Targets
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_det.ops.boxes import intersections
-from lightning_det.structures import State
+from lightning_det.protocols.structures import State
 
 BACKGROUND = 0
 SKIP = -1

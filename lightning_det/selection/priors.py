@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_det.ops.boxes import intersections
+from lightning_det.protocols.structures import State
 from lightning_det.selection.matching import BACKGROUND, CHUNK, SKIP, match
-from lightning_det.structures import State
 
 LEAST = 1e-6
 """IoU above which a box can be given to a prior."""

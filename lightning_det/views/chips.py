@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.cover import Chip, cover, enclosable
 from lightning_det.views.view import View
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.view import View
 
 Step = Callable[[ImageRecord, list[View], np.random.Generator | None], list[View]]

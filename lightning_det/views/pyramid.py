@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.view import View
 
 Resolution = float | Sequence[int]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord, State
+from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.views.view import View, boxes_to_view
 
 

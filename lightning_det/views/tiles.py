@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.view import View
 
 SMALLEST = 8

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_det.structures import Batch
+from lightning_det.protocols.structures import Batch
 
 NEAR = 1 / 64
 """Distance from a border, by the side of its window, within which a detection may have been cut."""

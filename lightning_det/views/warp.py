@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 
-from lightning_det.structures import ImageRecord
+from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.view import View
 
 

@@ -1,0 +1,130 @@
+"""Soft-NMS (Bodla et al., ICCV 2017) of many small lists at once."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 200_000
+"""Boxes that are worked on together: bounds the memory, and stays in the cache."""
+
+COMPACT = 32
+"""Turns after which boxes that are done make room."""
+
+TINY = 1e-9
+"""Area that every box has more, lest one without any divides by zero."""
+
+DONE = -1.0
+"""Score of what is done or padding. Finite: a factor may be 0, and infinity times 0 would be no number."""
+
+Method = Literal["gaussian", "linear", "hard"]
+
+
+class SoftNMS:
+    """Lowers the scores of duplicates instead of removing them, per image and class.
+
+    In turn the best box of those left is kept, and every other one decays by its IoU with it: by exp(-iou² / sigma)
+    (``gaussian``), by 1 - iou above a threshold (``linear``), or to nothing above it (``hard``, plain NMS).
+
+    Args:
+        method: see above.
+        sigma: of ``gaussian``; SNIPER: 0.55.
+        iou: threshold of ``linear`` and ``hard``.
+        floor: what decays below this score goes.
+    """
+
+    def __init__(self, method: Method = "gaussian", sigma: float = 0.55, iou: float = 0.3, floor: float = 0.001):
+        if method not in ("gaussian", "linear", "hard"):
+            raise ValueError(f"test.merge.method must be gaussian, linear or hard, got {method!r}")
+        if sigma <= 0 or not 0 <= iou <= 1 or floor <= 0:
+            raise ValueError(f"test.merge needs sigma > 0, 0 <= iou <= 1 and floor > 0, got {sigma}, {iou} and {floor}")
+        self.method = method
+        self.sigma = sigma
+        self.iou = iou
+        self.floor = floor
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowers scores; see `lightning_det.merging.NMS` for the arguments, which are not changed.
+
+        Returns:
+            Indices (K,) of what stays and its new scores (K,), by group and falling score.
+        """
+        rows = np.lexsort((-scores.numpy(), groups.numpy()))
+        _, starts, counts = np.unique(groups.numpy()[rows], return_index=True, return_counts=True)
+        kept = scores.numpy().copy()
+        if not len(rows):
+            return groups.new_zeros(0), scores.new_zeros(0)
+        # Groups of similar size together, each padded to the largest of them.
+        order = np.argsort(counts, kind="stable")
+        for part in np.split(order, _borders(counts[order])):
+            place = np.arange(counts[part].max())
+            real = place < counts[part][:, None]
+            index = rows[np.where(real, starts[part][:, None] + place, starts[part][:, None])]
+            kept[index[real]] = self._decayed(boxes.numpy()[index], np.where(real, kept[index], 0))[real]
+        order = np.lexsort((-kept, groups.numpy()))
+        order = order[kept[order] > 0]
+        return torch.from_numpy(order), torch.from_numpy(kept[order])
+
+    def _decayed(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Final scores (G, n) of (G, n, 4) boxes; 0 for what went, and for padding."""
+        final, every = np.zeros_like(scores), np.arange(len(scores))
+        # Coordinate by coordinate: long loops over neighbouring numbers.
+        x1, y1, x2, y2 = (np.ascontiguousarray(boxes[..., i]) for i in range(4))
+        areas = (x2 - x1) * (y2 - y1) + TINY
+        scores = np.where(scores > 0, scores, DONE).astype(scores.dtype)
+        columns = np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+        state = [x1, y1, x2, y2, areas, columns, scores, scores.copy()]
+        for turn in range(scores.shape[1]):
+            if turn % COMPACT == 0:
+                state = _compacted(state, self.floor)
+                if state is None:
+                    break
+                x1, y1, x2, y2, areas, columns, firsts, left = state
+                iou, spare = np.empty_like(left), np.empty_like(left)
+            best = every, left.argmax(axis=1)
+            top = left[best]
+            # What decayed below the floor went at that moment: it is not kept and lowers nothing.
+            keep = ((top >= self.floor) | (top == firsts[best])) & (top > 0)
+            final[every[keep], columns[best][keep]] = top[keep]
+            left[best] = DONE
+            a1, b1, a2, b2, area = (coordinate[best][:, None] for coordinate in (x1, y1, x2, y2, areas))
+            a2 = np.where(keep[:, None], a2, -np.inf)
+            np.subtract(np.minimum(x2, a2, out=iou), np.maximum(x1, a1, out=spare), out=iou)
+            np.maximum(iou, 0, out=iou)
+            np.subtract(np.minimum(y2, b2), np.maximum(y1, b1, out=spare), out=spare)
+            iou *= np.maximum(spare, 0, out=spare)
+            np.subtract(np.add(areas, area, out=spare), iou, out=spare)
+            np.divide(iou, spare, out=iou)
+            left *= self._factor(iou)
+        return final
+
+    def _factor(self, iou: np.ndarray) -> np.ndarray:
+        """What scores are multiplied with; ``iou`` is overwritten."""
+        if self.method == "gaussian":
+            iou *= iou
+            iou *= -1 / self.sigma
+            return np.exp(iou, out=iou)
+        return np.where(iou > self.iou, 1 - iou if self.method == "linear" else 0, 1).astype(iou.dtype)
+
+
+def _compacted(state: list[np.ndarray], floor: float) -> list[np.ndarray] | None:
+    """The arrays without most of the boxes that are done; None if all are."""
+    firsts, left = state[-2:]
+    alive = (left >= floor) | ((left == firsts) & (left > 0))
+    width = int(alive.sum(axis=1).max())
+    if not width:
+        return None
+    # Boxes that are left to the front, in order.
+    order = np.argsort(~alive, axis=1, kind="stable")[:, :width]
+    return [np.take_along_axis(array, order, axis=1) for array in state]
+
+
+def _borders(counts: np.ndarray) -> np.ndarray:
+    """Where to cut groups of ascending sizes into parts of at most about `CHUNK` boxes and of similar size."""
+    borders, begin = [], 0
+    while begin < len(counts):
+        similar = np.searchsorted(counts, 1.25 * counts[begin] + 1, "right")
+        begin = max(begin + 1, min(similar, begin + CHUNK // counts[begin]))
+        borders.append(begin)
+    return np.array(borders[:-1], int)

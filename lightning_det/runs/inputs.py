@@ -1,0 +1,102 @@
+"""Runs, checkpoints and images that the command line names have to be there, before anything is written or computed."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.runs.occupancy import OF_A_SWEEP, found
+from lightning_det.runs.resume import unstarted
+from lightning_det.system.errors import ConfigError
+
+
+def check_given(cfg: DictConfig, command: str) -> None:
+    """Checks the files that a command will need.
+
+    Args:
+        cfg: as composed.
+        command: its name; others ignore what it reads.
+
+    Raises:
+        ConfigError: something is not there, in words that name the key.
+    """
+    for key, check in CHECKS[command].items() if command in CHECKS else ():
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if isinstance(value, str | Path):
+            check(key, str(value))
+
+
+def _resume(key: str, value: str) -> None:
+    folder = Path(value)
+    if not folder.is_dir():
+        return _file(key, value, "checkpoint or run folder")
+    if (folder / "checkpoints/last.ckpt").is_file() or unstarted(folder):
+        return None
+    if found(folder, OF_A_SWEEP):
+        why = f"a sweep, which goes on with -m hydra.sweep.dir={value}"
+    elif (folder / "metrics.json").is_file():
+        why = f"its run has ended, and its last checkpoint is gone; weights={value} starts a new one from the best"
+    else:
+        why = f"no such checkpoint as {folder / 'checkpoints/last.ckpt'}, and no run that was begun"
+    raise ConfigError(f"{key}={value}: {why}")
+
+
+def _checkpoint(key: str, value: str) -> None:
+    folder = Path(value)
+    if not folder.is_dir():
+        return _file(key, value, "checkpoint")
+    if not any((folder / f"checkpoints/{name}.ckpt").is_file() for name in ("best", "last")):
+        raise ConfigError(
+            f"{key}={value}: no such checkpoint as {folder / 'checkpoints/best.ckpt'}, nor a last.ckpt; "
+            "give a run folder that has one, or a file"
+        )
+    return None
+
+
+def _weights(key: str, value: str) -> None:
+    if Path(value).exists():
+        return _checkpoint(key, value)
+    from torchvision.models import get_weight  # which no other command needs
+
+    try:
+        get_weight(value)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{key}={value}: no such file, and no weights of torchvision{_near(value)}") from error
+    return None
+
+
+def _proposals(key: str, value: str) -> None:
+    if value != "auto" and not Path(value).is_file():
+        raise ConfigError(
+            f"{key}={value}: No such file{_near(value)}; python -m lightning_det.mine makes one, and proposals=auto "
+            "mines first"
+        )
+
+
+def _source(key: str, value: str) -> None:
+    if not Path(value).exists():
+        raise ConfigError(f"{key}={value}: no such image, folder or video{_near(value)}")
+
+
+def _file(key: str, value: str, kind: str) -> None:
+    if not Path(value).is_file():
+        raise ConfigError(f"{key}={value}: no such {kind}{_near(value)}")
+
+
+def _near(value: str) -> str:
+    """What there is of a similar name."""
+    path = Path(value)
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+CHECKS = {
+    "train": {"resume": _resume, "weights": _weights, "proposals": _proposals},
+    "mine": {"weights": _weights},
+    "inspect": {"proposals": _proposals},
+    "eval": {"checkpoint": _checkpoint},
+    "predict": {"checkpoint": _checkpoint, "source": _source},
+    "export": {},  # looks for packages first, and then at the checkpoint
+}
+"""Keys by command, of those that have a run folder."""

@@ -1,0 +1,191 @@
+"""Proposals for SNIPER's negative chips: a light network learns them on positive chips, then looks at every image."""
+
+import logging
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torchvision.ops import box_iou
+
+from lightning_det.annotations import AnnotationStore, LabelMap
+from lightning_det.annotations.proposals import load_proposals, save_proposals
+from lightning_det.annotations.store import ProposalSet
+from lightning_det.callbacks import Collector, Throughput
+from lightning_det.config import ConfigError
+from lightning_det.config.build import build, build_data, build_trainer, load_checkpoint, portable
+from lightning_det.data.images import progress
+from lightning_det.detectors.proposals import ProposalNetwork
+from lightning_det.detectors.two_stage import TwoStage
+from lightning_det.evaluation.results import Results
+from lightning_det.merging.nms import NMS
+from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.runs.continuation import changed_settings, restoring
+from lightning_det.runs.resume import unstarted
+from lightning_det.system.files import write_json
+
+log = logging.getLogger("lightning_det")
+
+FILE = "proposals.npz"
+"""In the folder of a run that mined."""
+
+COST = "mining.json"
+"""Beside the proposals: what finding them has come to."""
+
+NETWORK = "mining.ckpt"
+"""The half-trained network of a run that was interrupted while mining."""
+
+
+def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
+    """The file that ``cfg.proposals`` means, which may have to be mined yet; None for positive chips only.
+
+    A resumed run goes on with the file of the run that it continues.
+
+    Args:
+        cfg: the whole configuration.
+        folder: of this run.
+    """
+    if cfg.proposals != "auto":
+        return None if cfg.proposals is None else Path(cfg.proposals)
+    if cfg.resume is None:
+        return folder / FILE
+    if unstarted(cfg.resume):
+        return Path(cfg.resume) / FILE
+    file = load_checkpoint(cfg.resume, "last")["hyper_parameters"]["settings"].get("proposals")
+    return folder / FILE if file in (None, "auto") else Path(file)
+
+
+def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore:
+    """A store with the proposals of a file, if there is one.
+
+    Raises:
+        DatasetError: the file is missing or was made for other images.
+    """
+    return store if file is None else replace(store, proposals=load_proposals(file, store))
+
+
+def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
+    """Trains the proposal network, looks at every image of a store, and writes the proposals.
+
+    The weights of ``detector`` are copied, and random numbers drawn here do not shift those of what follows.
+
+    Args:
+        cfg: the whole configuration.
+        detector: whose backbone and proposal network are trained, from its weights on.
+        train: images to learn from.
+        store: images to look at.
+        file: to write; the network beside it continues an interrupted training.
+    """
+    if not isinstance(detector, TwoStage):
+        raise ConfigError(
+            "proposals=auto needs a detector with a proposal network; let one make them (python -m lightning_det.mine "
+            "detector=faster_rcnn) and give proposals=FILE, or take strategy=sniper_no_negatives"
+        )
+    cfg = mining_config(cfg, file.parent)
+    log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
+    with pl.utilities.seed.isolate_rng():
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        module = DetectionModule(
+            ProposalNetwork.of(deepcopy(detector)),
+            LabelMap(["object"]),
+            optimizer=build(cfg.optimizer, "optimizer"),
+            schedule=build(cfg.schedule, "schedule"),
+            inference=Inference(
+                -1.0,
+                1.0,
+                sys.maxsize,  # the views have limits
+                NMS(cfg.miner.nms_iou),
+                view_detections=cfg.miner.proposals,
+                detections_per_megapixel=cfg.capacity.proposals_per_megapixel,
+                fragments=None,
+            ),
+            norm_weight_decay=cfg.module.norm_weight_decay,
+            reference_batch=cfg.module.reference_batch,
+            settings=portable(cfg),
+        )
+        data = build_data(cfg, train, store)
+        last = file.with_name(NETWORK)
+        trainer = build_trainer(cfg, file.parent)
+        begun = last if goes_on(last, module) else None
+        with restoring(cfg, begun):
+            trainer.fit(module, datamodule=data, ckpt_path=begun)
+        log.info("mining: proposals in %d images", len(store))
+        collector = Collector()
+        looking = build_trainer(cfg, file.parent, learning=False)
+        looking.callbacks.append(collector)
+        looking.validate(module, datamodule=data, verbose=False)
+    if looking.is_global_zero:
+        proposals = grouped(collector.results, len(store))
+        save_cost(file.with_name(COST), trainer, collector)
+        save_proposals(file, store, proposals, OmegaConf.to_container(cfg.miner) | {"seed": cfg.seed})
+        last.unlink(missing_ok=True)
+        log.info(
+            "mining: %.0f proposals per image, %.1f %% of the boxes found at IoU 0.5, in %s",
+            len(proposals.boxes) / max(1, len(store)),
+            100 * recall(store, proposals),
+            file,
+        )
+    looking.strategy.barrier()
+
+
+def goes_on(file: Path, module: DetectionModule) -> bool:
+    """Whether a half-trained network is one of these settings: the same place may have been another run's.
+
+    Args:
+        file: its checkpoint, which may not exist.
+        module: that is to be trained.
+    """
+    if not file.exists():
+        return False
+    before = load_checkpoint(file)["hyper_parameters"]["settings"] or {}
+    free = ("trainer", "data.num_workers")  # which may be others when a run goes on
+    changed = [k for k in changed_settings(before, module.hparams["settings"]) if not k.startswith(free)]
+    if changed:
+        log.warning("mining: starts over; %s is of other settings: %s", file, ", ".join(changed[:5]))
+    return not changed
+
+
+def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
+    """Writes what the network's training and its look at the images came to, see `Throughput.cost`."""
+    throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+    cost = {} if throughput is None else throughput.cost(trainer)
+    write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
+
+
+def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The configuration of the network's training: few epochs, no validation, proposals of all sizes."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.trainer.max_epochs = cfg.miner.epochs
+    cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
+    cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # a run without validation looks at images too
+    cfg.logger = None
+    kept = ("seeds", "nonfinite", "progress", "throughput", "last")
+    cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}
+    if "last" in cfg.callbacks:
+        cfg.callbacks.last.update({"dirpath": str(folder), "filename": Path(NETWORK).stem})
+    cfg.views.test.scales.valid_ranges = None
+    return cfg
+
+
+def grouped(results: Results, images: int) -> ProposalSet:
+    """Results as proposals by image; they are sorted by image and falling score already."""
+    counts = np.bincount(results.images, minlength=images)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return ProposalSet(offsets, results.boxes.astype(np.float32), results.scores.astype(np.float32))
+
+
+def recall(store: AnnotationStore, proposals: ProposalSet, iou: float = 0.5) -> float:
+    """Share of the boxes that a proposal meets."""
+    found = []
+    for i in progress(range(len(store)), "comparing proposals with boxes", len(store), threshold=20_000):
+        record = store.record(i)
+        boxes = torch.from_numpy(record.boxes[~record.ignored]).float()
+        if len(boxes):
+            overlap = box_iou(boxes, torch.from_numpy(proposals.of(i)))
+            found.append((overlap >= iou).any(dim=1))
+    return float(torch.cat(found).float().mean()) if found else 0.0

@@ -1,0 +1,267 @@
+"""A checkpoint's settings and what the user sets beside it: every key takes effect, or is refused by name."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_det.checkpoint.plain import followed, own_references
+from lightning_det.config import option_file
+from lightning_det.config.schema import Config, EvalConfig, ExportConfig, PredictConfig
+from lightning_det.runs.command import chosen
+from lightning_det.system.errors import ConfigError
+
+log = logging.getLogger("lightning_det")
+
+OF_THIS_RUN = ("trainer", "seed", "logger", "callbacks", "dataset.limit", "dataset.limit_val")
+"""Keys that never come from a checkpoint: they describe this machine and this run."""
+
+OF_GROUPS = {
+    "strategy": ("views", "data", "test"),
+    "experiment": ("dataset", "views", "data", "test"),
+    "detector": ("detector", "module"),
+}
+"""What choosing an option of these groups replaces in the settings of a checkpoint. See also `replaced_by_tests`."""
+
+OF_TRAINING = ("optimizer", "schedule", "debug")
+"""Groups of which nothing is read beside a checkpoint."""
+
+SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "export": ExportConfig}
+
+DETECTOR = ("backbone", "detector", "module", "views.test", "dataset.root")
+SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.passes")
+FOUND = (*SHOWN, "test.view_detections", "test.merge", "test.vote", "data.test_batch_size", "data.num_workers")
+FOUND += ("test.detections_per_megapixel", "test.fragments", "data._target_", "trainer")
+EVALUATED = ("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger")
+EVALUATED += ("callbacks.pictures", "callbacks.wandb")
+
+READ = {
+    "eval": (*DETECTOR, *FOUND, *EVALUATED),
+    "predict": (*DETECTOR, *FOUND),
+    "export": (*DETECTOR, *SHOWN),
+}
+"""Keys that the commands read; what these refer to is read too."""
+
+UNREAD = tuple(f"detector.{name}" for name in ("anchor_iou", "anchor_border", "box_beta", "box_weight"))
+UNREAD += tuple(f"backbone.{name}" for name in ("weights", "pretrained", "frozen_stages", "checkpointed"))
+UNREAD += ("module.norm_weight_decay", "module.reference_batch", "views.test.scales.warm_epochs")
+UNREAD += tuple(
+    f"trainer.{name}"
+    for name in (
+        *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches"),
+        *("check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "log_every_n_steps"),
+        *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly"),
+        *("enable_model_summary", "enable_checkpointing"),
+    )
+)
+"""Below those, what only a training reads."""
+
+BEFORE = {"test.detections_per_megapixel": None, "test.fragments": None, "capacity.proposals_per_megapixel": None}
+"""What earlier versions did, by keys that they did not know and whose defaults do more: figures stay what they were."""
+
+UNREAD_BY = {"predict": ("trainer.limit_val_batches",), "eval": ("trainer.limit_predict_batches",)}
+
+
+def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) -> DictConfig:
+    """A checkpoint's settings, replaced where the user chose otherwise.
+
+    Args:
+        saved: the ``settings`` of a checkpoint.
+        cfg: this command's configuration, with everything that the user set.
+        overridden: keys and groups that the user set.
+    """
+    merged = OmegaConf.create(saved)
+    wanted = [*OF_THIS_RUN]
+    for key in overridden:
+        if key == "test":
+            wanted += replaced_by_tests(chosen()["test"])
+        elif key in ("backbone", "detector") and _same_part(saved, cfg, key):
+            _say_kept(saved, cfg, key)
+        else:
+            wanted += OF_GROUPS.get(key, (key,) if key != "debug" else ())
+    form = OmegaConf.select(merged, "backbone.form")
+    for key in wanted:
+        OmegaConf.update(merged, key, _composed(cfg, key), merge=False, force_add=True)
+    if "detector" in wanted:
+        form = OmegaConf.select(cfg, "backbone.form")
+    if form is not None and "backbone.form" not in overridden and OmegaConf.is_dict(merged.get("backbone")):
+        OmegaConf.update(merged, "backbone.form", form, force_add=True)
+    for place, text in fed(OmegaConf.to_container(cfg, resolve=False), overridden):
+        key = ".".join(place)
+        parent = OmegaConf.select(merged, ".".join(place[:-1]))
+        if key not in overridden and OmegaConf.is_dict(parent) and place[-1] in parent:
+            OmegaConf.update(merged, key, text, merge=False)
+    return merged
+
+
+def _composed(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key, throw_on_missing=False)
+    return OmegaConf.to_container(value, resolve=False, enum_to_str=True) if OmegaConf.is_config(value) else value
+
+
+def _same_part(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> bool:
+    """Whether an option names the part that the checkpoint was trained with, whose settings then stay."""
+    node = saved.get(key)
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return target is not None and target == OmegaConf.select(cfg, f"{key}._target_")
+
+
+def _say_kept(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> None:
+    """Says which settings of an option do not hold, since the weights were trained with others."""
+    now = _composed(cfg, key)
+    kept = [f"{name}={saved[key][name]}" for name in now if name in saved[key] and saved[key][name] != now[name]]
+    kept = [words for words in kept if not words.startswith("form=") and "${" not in str(now[words.split("=")[0]])]
+    if kept:
+        log.info("%s: as the checkpoint was trained: %s", key, ", ".join(kept))
+
+
+def replaced_by_tests(options: Sequence[str]) -> list[str]:
+    """What options of the group ``test`` replace: views as a whole, and of the rest what they set.
+
+    So ``test=[voting]`` refines what a checkpoint's strategy brings, and ``test=[single_scale]`` drops its pyramid.
+    """
+    files = [option_file(f"test/{name}") for name in options]
+    keys = [f"test.{key}" for file in files for key in file.get("test", {})]
+    return ["views.test"] * any("views" in file for file in files) + keys
+
+
+def fed(composed: dict[str, Any], overridden: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Detector's settings that are made of keys which the user set, such as capacity's, and their interpolations.
+
+    A checkpoint has them as numbers, while views and tests still refer to the dataset.
+
+    Args:
+        composed: this command's configuration, not resolved.
+        overridden: keys that the user set.
+    """
+    keys = [tuple(key.split(".")) for key in overridden if "." in key]
+    found = []
+    for node in ("detector", "backbone", "module"):
+        for place, text in _texts(composed.get(node), (node,)):
+            if any(_touches(key, other) for other in own_references(text, place) for key in keys):
+                found.append((place, text))
+    return found
+
+
+def _texts(node: Any, place: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], str]]:
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _texts(value, (*place, str(name)))
+    elif isinstance(node, str) and "${" in node:
+        yield place, node
+
+
+def _touches(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether one of two places lies in the other, or they are the same."""
+    return all(a == b for a, b in zip(first, second, strict=False))
+
+
+def check_read(merged: DictConfig, command: str, split: str | None, overridden: Iterable[str]) -> None:
+    """Refuses keys beside a checkpoint that nothing reads.
+
+    Args:
+        merged: see `overlaid`.
+        command: its name.
+        split: that it reads.
+        overridden: keys and groups that the user set.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    schema = SCHEMAS[command]
+    own = {f.name for f in fields(schema)} - {f.name for f in fields(Config)}
+    plain = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
+    read = _reached(
+        plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
+    )
+    unread = (*UNREAD, *UNREAD_BY.get(command, ()))
+    for key in overridden:
+        place = tuple(key.split("."))
+        takes = any(_touches(place, other) for other in read) and key not in unread
+        if place[0] in own or takes or key.endswith("._target_"):
+            continue
+        if key in ("strategy", "test", "dataset", "experiment"):
+            continue
+        raise ConfigError(
+            f"{key} beside a checkpoint: {command} does not read it{_reason(place, split, command)}; leave it out"
+        )
+
+
+def _reached(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Places, and all that they refer to, directly or not."""
+    found, left = set(), list(places)
+    while left:
+        place = left.pop()
+        if place in found:
+            continue
+        found.add(place)
+        node, way = followed(plain, place)
+        if isinstance(node, str) and way != place:
+            left.append(way)  # an interpolation on the way
+        left += [other for at, text in _texts(node, way) for other in own_references(text, at)]
+    return found
+
+
+def _reason(place: tuple[str, ...], split: str | None, command: str) -> str:
+    if place[0] in ("capacity", "selection") or place == ("dataset", "anchor_sizes"):
+        return ": the checkpoint's detector has its own settings, see detector in the run's config.yaml"
+    if place[0] == "dataset" and place[-1] in ("train", "val", "test") and split:
+        return f" with split={split}"
+    if place[0] in ("dataset", "logger", "callbacks", "trainer", "test", "data", "seed") and command != "eval":
+        return ""
+    return ", only a training does"
+
+
+def check_shape(settings: Mapping[str, Any]) -> None:
+    """Refuses settings without the parts that every command needs.
+
+    Args:
+        settings: resolved.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key in ("backbone", "detector", "module", "data", "dataset.source"):
+        node = settings
+        for step in key.split("."):
+            node = node.get(step) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise ConfigError(f"{key}: the settings name no part here; a checkpoint of a training does")
+    views, test = settings["views"], settings["test"]
+    slots = {f"views.{phase}": views[phase] for phase in ("train", "test")} | {"selection": settings["selection"]}
+    slots["test"] = {name: test[name] for name in ("merge", "vote")}
+    for key, nodes in slots.items():
+        for name, node in nodes.items():
+            if node is not None and not isinstance(node, Mapping):
+                raise ConfigError(f"{key}.{name}: must be null or name a part, got {node!r:.100}")
+
+
+def complete(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint with what a version of then did not know yet, checked for types.
+
+    Raises:
+        ValueError: a value has another type than its key asks for.
+    """
+    return _complete(OmegaConf.structured(Config), saved, "")
+
+
+def _complete(schema: DictConfig, saved: dict[str, Any], key: str) -> dict[str, Any]:
+    filled = OmegaConf.to_container(schema, enum_to_str=True)
+    for name, value in saved.items():
+        here = f"{key}.{name}" if key else name
+        if name in schema and OmegaConf.is_dict(schema[name]):
+            if not isinstance(value, dict):
+                raise ValueError(f"settings.{here}: must be a node, got {value!r:.100}")
+            filled[name] = _complete(schema[name], value, here)
+            continue
+        if name in schema:
+            try:
+                schema[name] = value
+            except OmegaConfBaseException as error:
+                raise ValueError(f"settings.{here}: {str(error).splitlines()[0][:200]}") from error
+        filled[name] = value
+    new = {name: f"{key}.{name}" for name in filled if name not in saved}
+    return filled | {name: BEFORE[here] for name, here in new.items() if here in BEFORE}

@@ -1,0 +1,154 @@
+"""What can be said of a training before it begins: figures will be undefined, or nothing will be learned."""
+
+import logging
+from itertools import islice
+
+import numpy as np
+from omegaconf import DictConfig
+
+from lightning_det.annotations import AnnotationStore, DatasetError
+from lightning_det.config import ConfigError
+from lightning_det.config.build import build_data
+from lightning_det.data.datamodule import ViewData
+from lightning_det.data.sampler import InferenceBatches
+from lightning_det.evaluation.coco import figure_names, undefined_figures, unmeasured
+from lightning_det.modules import keys
+from lightning_det.protocols.structures import State
+from lightning_det.system.refusals import unworkable
+from lightning_det.views.targets import targets
+
+log = logging.getLogger("lightning_det")
+
+TRIES = 3
+"""Epochs that are planned to find a box that is learned from: views may be drawn at random."""
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuses what the trainer could not do, or would do without an end that the schedule needs.
+
+    Raises:
+        ConfigError: naming the key and what is valid.
+    """
+    settings = cfg.trainer
+    if why := unworkable(settings):
+        raise ConfigError(why)
+    epochs, timed = settings.max_epochs, settings.max_time is not None
+    endless = settings.max_steps == -1 and (epochs == -1 or (epochs is None and timed))
+    if endless and str(cfg.schedule.get("_target_")).endswith(".Cosine"):
+        raise ConfigError(
+            f"schedule=cosine falls over the whole training, and this one has no end that it knows "
+            f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
+        )
+    ends = {"epochs": epochs, "steps": settings.max_steps}.get(cfg.schedule.get("unit"))
+    if ends is not None and 0 < ends <= cfg.schedule.get("warmup", 0):
+        unit = cfg.schedule.unit
+        log.warning(
+            "schedule.warmup=%s %s is as long as the training (trainer.max_%s=%s), which never comes to optimizer.lr",
+            cfg.schedule.warmup,
+            unit,
+            unit,
+            ends,
+        )
+
+
+def check_monitors(cfg: DictConfig) -> None:
+    """Refuses callbacks that wait for a figure which no validation logs.
+
+    Raises:
+        ConfigError: naming the callback's key, and the figures that there are.
+    """
+    known = [keys.validated(name) for name in figure_names(cfg.test.max_detections)]
+    every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
+    never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
+    for name, monitor in monitors(cfg).items():
+        key = f"callbacks.{name}.monitor={monitor}"
+        if not monitor.startswith(keys.validated("")):
+            continue
+        if (cfg.callbacks or {}).get("evaluator") is None:
+            raise ConfigError(f"{key}: without callbacks.evaluator nothing logs it; callbacks.{name}=null")
+        if monitor not in known:
+            raise ConfigError(f"{key}: a validation logs {', '.join(known)}")
+        if never and _stops(cfg, name):
+            raise ConfigError(
+                f"{key}: there is no validation (trainer.limit_val_batches={cfg.trainer.limit_val_batches}, "
+                f"trainer.check_val_every_n_epoch={every} of {epochs} epochs), so nothing can stop the training early; "
+                f"validate, or leave it out with callbacks.{name}=null"
+            )
+
+
+def monitors(cfg: DictConfig) -> dict[str, str]:
+    """Names of the callbacks that watch a figure, and its name."""
+    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
+    return {name: node["monitor"] for name, node in nodes.items() if node.get("monitor")}
+
+
+def _stops(cfg: DictConfig, name: str) -> bool:
+    return str(cfg.callbacks[name].get("_target_")).endswith("EarlyStopping")
+
+
+def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) -> None:
+    """Looks at what a training will learn from, and what its validations will measure.
+
+    Raises:
+        DatasetError: no box is learned from in any view.
+        ConfigError: the training shall stop early by a figure that will be undefined.
+    """
+    data = build_data(cfg, train, val)
+    if not learns(data):
+        raise DatasetError(
+            f"dataset.train ({cfg.dataset.train}): none of its {train.num_boxes} boxes is learned from in any view: "
+            "they are out of the ranges of sizes (views.train.scales.valid_ranges and anchor_ranges), less than "
+            f"data.min_side={data.visibility['min_side']:g} pixels of a view, cut to less than "
+            f"data.min_visible={data.visibility['min_visible']:g} of themselves, or ignored ones; python -m "
+            "lightning_det.inspect with the same options draws the views"
+        )
+    if cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run:
+        _check_validation(cfg, val, seen(cfg, data))
+
+
+def learns(data: ViewData) -> bool:
+    """Whether some training view has a box to learn from; looks no further than the first."""
+    for epoch in range(TRIES):
+        planner = data.train_views.at(epoch)
+        for image, record in enumerate(data.train.records()):
+            if record.ignored.all():
+                continue
+            views = planner(record, np.random.default_rng((data.seed, epoch, image)))
+            if any((targets(record, view, **data.visibility).states == State.VALID).any() for view in views):
+                return True
+    return False
+
+
+def seen(cfg: DictConfig, data: ViewData) -> np.ndarray | None:
+    """Positions of the images that a validation of one process looks at; None for all of them."""
+    limit = cfg.trainer.limit_val_batches
+    if isinstance(limit, float) and limit >= 1:
+        return None
+    batches = InferenceBatches(data.val, data.test_views, data.test_batch_size)
+    count = limit if isinstance(limit, int) else int(limit * len(batches))
+    return np.unique([look.image for batch in islice(batches, count) for look in batch])
+
+
+def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray | None) -> None:
+    figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images)
+    missing = [keys.validated(name) for name in figures]
+    watching = {name: monitor for name, monitor in monitors(cfg).items() if monitor in missing}
+    reason = unmeasured(val, images)
+    where = f"dataset.val ({cfg.dataset.val})"
+    for name, monitor in watching.items():
+        if _stops(cfg, name):
+            why = reason or "there is no box of that size"
+            raise ConfigError(
+                f"callbacks.{name}.monitor={monitor}: {where}: {why}, so it is undefined and cannot stop a training; "
+                f"choose another split or figure, or leave it out with callbacks.{name}=null"
+            )
+    if reason:
+        log.warning(
+            "%s: %s, so validations have nothing to measure: AP is undefined, and there will be no best checkpoint, "
+            "only the last one. Choose a split with boxes, or leave validation out with trainer.limit_val_batches=0",
+            where,
+            reason,
+        )
+    elif watching:
+        for name, monitor in watching.items():
+            log.warning("%s has no box for %s: callbacks.%s will save nothing", where, monitor, name)

@@ -1,0 +1,107 @@
+"""A trained detector and its settings, out of a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
+from lightning_det.checkpoint import check_references
+from lightning_det.config import resolved, validated
+from lightning_det.config.build import build_module, check_kinds, load_checkpoint
+from lightning_det.config.parts import PARTS, check_parts
+from lightning_det.modules.module import DetectionModule
+from lightning_det.runs.command import chosen, overridden_keys
+from lightning_det.runs.overlay import check_read, check_shape, complete, overlaid
+from lightning_det.system.errors import ConfigError, UserError
+
+
+def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
+    """Settings and module of ``cfg.checkpoint``, with what the user set on the command line.
+
+    Args:
+        cfg: as composed for this command.
+
+    Raises:
+        UserError: no checkpoint of this package.
+        ConfigError: the settings do not fit.
+    """
+    content = load_checkpoint(cfg.checkpoint)
+    saved = content["hyper_parameters"]
+    merged = merged_settings(saved["settings"], cfg)
+    labels, weights = LabelMap.from_dict(saved["labels"]), content["state_dict"]
+    check_fit(merged, labels, weights, cfg.checkpoint)
+    module = build_module(merged, labels, learning=False)
+    try:
+        check_kinds(module, weights)
+        module.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise _unfit(cfg.checkpoint, str(error).partition("\n\t")[2] or str(error)) from error
+    return merged, module.eval()
+
+
+def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
+    """The settings of a checkpoint with what the user set, checked before anything in them is called.
+
+    Args:
+        saved: plain data, see `read_checkpoint`.
+        cfg: as composed for this command.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    command, keys = HydraConfig.get().job.config_name, overridden_keys()
+    try:
+        merged = overlaid(complete(saved), cfg, keys)
+        check_references(OmegaConf.to_container(merged, resolve=False, enum_to_str=True))
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"checkpoint={cfg.checkpoint}: {str(error).splitlines()[0]}") from error
+    for part in ("optimizer", "schedule"):  # nothing here calls them, which may be the user's own
+        if (OmegaConf.select(merged, f"{part}._target_") or "") not in PARTS[part]:
+            merged[part] = None
+    plain = resolved(merged)
+    check_parts(plain, cfg)
+    check_shape(plain)
+    check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
+    return validated(merged, chosen(), keys)
+
+
+def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], name: str) -> None:
+    """Compares a detector of the package's parts with its weights before it takes memory, which settings may ask for.
+
+    Raises:
+        UserError: the weights are of another detector.
+    """
+    if any(cfg[part]._target_ not in PARTS[part] for part in ("backbone", "detector", "module")):
+        return  # the user's own parts may need numbers to be made
+    with torch.device("meta"):
+        outline = build_module(cfg, labels, learning=False)
+    if wrong := outline.unlike(weights):
+        raise _unfit(name, f"{len(wrong)} tensors are missing or differ in shape, such as {', '.join(wrong[:3])}")
+
+
+def _unfit(name: str, reason: str) -> UserError:
+    return UserError(
+        f"checkpoint={name}: its weights do not fit the detector of these settings ({reason[:300]}); "
+        "leave out what changes the detector: a checkpoint brings its own"
+    )
+
+
+def relabelled(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
+    """A store whose classes are counted as a detector counts them; classes are the same if their names are.
+
+    Raises:
+        DatasetError: the store has classes that the detector does not know.
+    """
+    pairs = zip(store.label_map.names, store.label_map.shown, strict=True)
+    unknown = [shown for name, shown in pairs if name not in labels.names]
+    if unknown:
+        raise DatasetError(
+            f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
+            f"it knows {', '.join(labels.shown[:10])}{' ...' if len(labels) > 10 else ''}"
+        )
+    return store.with_labels(labels)

@@ -1,0 +1,190 @@
+"""Run folders, as `train`, its sweeps and `eval` leave them, read back to be compared."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_det.evaluation.comparison import Run
+from lightning_det.runs.resume import OVERRIDES, override_key, started_with
+from lightning_det.runs.sweep import STATUS
+from lightning_det.system.errors import UserError
+
+METRICS = "metrics.json"
+
+OF_ONE_RUN = ("seed", "checkpoint", "resume")
+"""Options in which runs of one kind differ."""
+
+
+def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """The evaluated runs in some folders.
+
+    Args:
+        places: run folders, or folders somewhere below which there are some, such as a sweep's.
+
+    Returns:
+        The runs, named by those of their options that not all of them share, and what has been left out and why.
+
+    Raises:
+        UserError: a folder does not exist, holds no run, or a run twice; none is evaluated; a file is damaged.
+    """
+    folders = list(dict.fromkeys(f for place in places for f in _folders(Path(place))))
+    records, left_out = [], []
+    for folder in folders:
+        if not (folder / METRICS).exists():
+            left_out.append(f"{folder}: {_unfinished(folder)}")
+            continue
+        metrics = _metrics(folder)
+        training = _training(folder, metrics)
+        if "AP" not in metrics:
+            left_out.append(
+                f"{folder}: trained without validation; python -m lightning_det.eval checkpoint={folder} evaluates it"
+            )
+        elif metrics["AP"] is None or metrics["AP"] < 0:  # earlier versions wrote -1
+            left_out.append(f"{folder}: its AP is undefined: no box was in the images that it was evaluated on")
+        elif not (training / OVERRIDES).exists():
+            left_out.append(f"{folder}: the run that it has evaluated is not in {training}; its options are not known")
+        else:
+            records.append(_record(folder, training, metrics))
+    if not records:
+        raise UserError("\n".join(["none of these runs can be compared:", *left_out]))
+    shared = set.intersection(*(set(record["options"]) for record in records)) if len(records) > 1 else set()
+    runs, names, seen = [], {}, {}
+    for record in records:
+        own = [o for o in record["options"] if o not in shared]
+        name = names.setdefault(tuple(sorted(own)), " ".join(own) or "defaults")  # their order means nothing
+        twice = seen.setdefault((name, record["seed"]), record["folder"])
+        if twice != record["folder"]:
+            raise UserError(
+                f"{twice} and {record['folder']} are runs of the same options ({name}) and seed ({record['seed']}); "
+                "leave one of them out"
+            )
+        runs.append(run_of(record["folder"], name, record["seed"]))
+    return runs, left_out
+
+
+def run_of(folder: Path, name: str, seed: int) -> Run:
+    """An evaluated run: of `train`, with its last validation, or of `eval`, with the cost of its training.
+
+    Args:
+        folder: with ``metrics.json``.
+        name: see `Run`.
+        seed: of the training.
+    """
+    metrics = _metrics(folder)
+    training = _training(folder, metrics)
+    trained = _metrics(training) if (training / METRICS).exists() else {}
+    cost = {name: number for name, number in trained.get("cost", {}).items() if _is_number(number)}
+    if mining := trained.get("mining"):
+        cost["mining_pixels"] = mining.get("pixels", 0) + mining.get("inference_pixels", 0)
+    return Run(
+        name,
+        seed,
+        {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float) and _is_number(v)},
+        {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
+        metrics.get("ap_by_size", []),
+        cost,
+    )
+
+
+def _folders(place: Path) -> list[Path]:
+    """Folders of runs at a place or below it: what has a record of how it was started or, as a job, how it ended."""
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder; give run folders, or a folder of a sweep")
+    found = {f.parent for name in (OVERRIDES, STATUS) for f in place.rglob(name) if f.parent.name != ".hydra"}
+    if not found:
+        raise UserError(f"{place}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")
+    return sorted(found, key=_natural)
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a folder has no figures."""
+    if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
+        return str(error)
+    if (folder / "train.log").exists():
+        return f"not finished (python -m lightning_det.train resume={folder} goes on)"
+    return f"no {METRICS}: no training or evaluation that has ended"
+
+
+def _natural(path: Path) -> list:
+    """Jobs of a sweep in the order of their numbers."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
+
+
+def _record(folder: Path, training: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    options = _options(started_with(training) or [])
+    if training != folder:
+        checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # the best one is another than the last
+        options.append(f"eval({' '.join([checkpoint, *_options(started_with(folder) or [])])})")
+    return {"folder": folder, "options": options, "seed": _seed(training / "config.yaml")}
+
+
+def _seed(file: Path) -> int:
+    """The seed that a run's configuration names."""
+    try:
+        return int(yaml.safe_load(file.read_text(encoding="utf-8"))["seed"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not the configuration of a run; leave its folder out") from error
+
+
+def _options(overrides: Iterable[str]) -> list[str]:
+    """What a run was started with, without what differs between runs of one kind."""
+    kept = []
+    for override in overrides:
+        key = override_key(override)
+        if key in OF_ONE_RUN:
+            continue
+        source = _origin(Path(override.split("=", 1)[1].strip("'\""))) if key in ("weights", "proposals") else None
+        # Weights of a run of another seed are no other option.
+        kept.append(override if source is None else f"{key}=[{' '.join(_options(source)) or 'defaults'}]")
+    return kept
+
+
+def _origin(path: Path) -> list[str] | None:
+    """How the run was started that a file of weights or proposals belongs to; None if it belongs to none."""
+    folders = [path, *list(path.parents)[:2]]
+    return next((o for f in folders if f.is_dir() and (o := started_with(f)) is not None), None)
+
+
+def _training(folder: Path, metrics: dict[str, Any]) -> Path:
+    """The run folder of the training that a run has evaluated, or its own."""
+    if "checkpoint" not in metrics:
+        return folder
+    return (folder / metrics["checkpoint"]).resolve().parent.parent
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """The figures of a run, as `train` and `eval` write them.
+
+    Raises:
+        UserError: they are none.
+    """
+    metrics = _json(folder / METRICS)
+    rows, cost, mining = (metrics.get(name, {}) for name in ("per_class", "cost", "mining"))
+    curve = metrics.get("ap_by_size", [])
+    fits = all(isinstance(node, dict) for node in (rows, cost, mining)) and isinstance(curve, list)
+    fits = fits and isinstance(metrics.get("checkpoint", ""), str)
+    fits = fits and (not mining or all(_is_number(mining.get(n, 0)) for n in ("pixels", "inference_pixels")))
+    fits = fits and all(isinstance(node, dict) and "AP" in node for node in (*rows.values(), *curve))
+    found = [metrics.get("AP"), *(row["AP"] for row in rows.values())] if fits else []
+    ends = [point.get(name) for point in curve for name in ("AP", "from", "to")] if fits else []
+    if not fits or not all(n is None or _is_number(n) for n in found) or not all(map(_is_number, ends)):
+        raise UserError(f"{folder / METRICS}: not the figures of a run; run it again, or leave its folder out")
+    return metrics
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be averaged."""
+    return type(value) in (int, float) and abs(value) < 1e18
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again, or leave its folder out") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not the figures of a run; leave its folder out")
+    return content

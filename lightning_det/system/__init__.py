@@ -1,0 +1,1 @@
+"""Errors, files and signals: what every command needs of the operating system."""

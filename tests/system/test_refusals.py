@@ -1,0 +1,196 @@
+"""Settings that no training can work with are refused by key, and Lightning's own refusals are said in our words."""
+
+import urllib.error
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from lightning_det.backbones import ssd, torchvision_backbone
+from lightning_det.backbones.pretrained import fetching_by_timm
+from lightning_det.config import ConfigError, resolved
+from lightning_det.config.build import build_trainer, load_weights
+from lightning_det.config.ranges import RANGES, check_ranges
+from lightning_det.runs.preflight import check_trainer
+from lightning_det.system.errors import UserError, explained
+from lightning_det.system.refusals import in_keys, unworkable
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true", "64", 64, "transformer-engine"])
+def test_precisions_that_detectors_cannot_do_are_refused(precision):
+    said = unworkable({"accelerator": "cpu", "precision": precision})
+    assert said == f"trainer.precision must be 32-true or bf16-mixed or 16-mixed, got {precision}"
+
+
+def test_precisions_that_work():
+    for precision in ("32-true", "32", 32, None, "bf16-mixed", "bf16"):
+        assert unworkable({"accelerator": "cpu", "precision": precision}) == ""
+    # Lightning would take bf16-mixed instead.
+    assert "needs a GPU; bf16-mixed and 32-true" in unworkable({"accelerator": "cpu", "precision": "16-mixed"})
+
+
+@WITHOUT_GPU
+def test_a_gpu_that_is_not_there_is_said(composed, tmp_path):
+    for name in ("gpu", "ddp"):
+        cfg = composed("train", f"trainer={name}")
+        with pytest.raises(ConfigError, match=r"trainer\.accelerator=gpu: .*no GPU on this machine; trainer=cpu"):
+            check_trainer(cfg)
+        with pytest.raises(ConfigError, match=r"trainer\.accelerator=gpu"):
+            build_trainer(cfg, tmp_path, learning=False)
+
+
+def test_what_the_commands_set_themselves_is_refused():
+    assert unworkable({"plugins": "x"}).startswith("trainer.plugins is set by the commands themselves")
+    assert "hydra.run.dir" in unworkable({"default_root_dir": "/x"})
+
+
+def test_durations():
+    for value in (None, "00:12:00:00", {"hours": 1}, {"minutes": 1.5}):
+        assert unworkable({"max_time": value}) == ""
+    for value in (5, "garbage", "12:00", {"hours": "x"}, {"years": 1}):
+        assert unworkable({"max_time": value}).startswith("trainer.max_time must be days, hours"), value
+
+
+def test_a_cosine_needs_an_end(composed):
+    cfg = composed("train", "trainer.max_epochs=-1")
+    with pytest.raises(ConfigError, match="schedule=cosine falls over the whole training"):
+        check_trainer(cfg)
+    cfg.trainer.max_steps = 5
+    check_trainer(cfg)
+    cfg.trainer.max_steps, cfg.schedule._target_ = -1, "lightning_det.modules.schedules.Constant"
+    check_trainer(cfg)
+
+
+def test_a_warmup_as_long_as_the_training_is_said(composed, caplog):
+    for given, words in (
+        (["trainer.max_epochs=3", "schedule.warmup=3"], "schedule.warmup=3 epochs is as long as the training"),
+        (["trainer.max_steps=9", "schedule.warmup=20", "schedule.unit=steps"], "(trainer.max_steps=9)"),
+        (["trainer.max_epochs=3", "schedule.warmup=2.9"], ""),
+        (["trainer.max_epochs=3", "schedule.warmup=20", "schedule.unit=steps"], ""),
+    ):
+        caplog.clear()
+        check_trainer(composed("train", *given))
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "schedule.warmup=nan",
+        "schedule.warmup=inf",
+        "schedule.warmup=-1",
+        "detector.anchor_border=-5",
+        "callbacks.early_stopping.patience=-1",
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_key(composed, given):
+    cfg = composed("train", "callbacks=[default,early_stopping]", given)
+    with pytest.raises(ConfigError, match=rf"^{given.partition('=')[0]} must be at least 0"):
+        check_ranges(resolved(cfg))
+
+
+def test_constructor_refusals_name_the_key(composed, tmp_path):
+    cfg = composed("train", "callbacks={}", "logger={}")
+    for key, value in {"devices": 0, "strategy": "foo", "profiler": "typo", "accelerator": "gup"}.items():
+        wrong = cfg.copy()
+        wrong.trainer[key] = value
+        with pytest.raises(ConfigError, match=rf"trainer\.{key}"):
+            build_trainer(wrong, tmp_path)
+
+
+def test_refusals_while_a_training_begins_are_explained(tmp_path):
+    """As `command` and sweeps say them: no traceback."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=1, val_check_interval=250, default_root_dir=str(tmp_path), **quiet)
+    with pytest.raises(ValueError, match="250") as raised:
+        trainer.fit(BoringModel())
+    assert explained(raised.value).startswith("trainer.val_check_interval (250) must be less than or equal to")
+    trainer = pl.Trainer(max_epochs=1, limit_train_batches=0.0001, default_root_dir=str(tmp_path), **quiet)
+    with pytest.raises(Exception, match="0001") as raised:
+        trainer.fit(BoringModel())
+    assert "trainer.limit_train_batches" in explained(raised.value)
+    # Errors of other origin are not Lightning's refusals.
+    assert explained(ValueError("mine")) is None
+
+
+def test_names_of_arguments_become_keys():
+    assert in_keys("`devices` must\n be > 0") == "trainer.devices must be > 0"
+    assert in_keys("`Trainer(devices=0)` value is not valid") == "trainer.devices=0 value is not valid"
+    assert in_keys("in the callbacks of a strategy") == "trainer: in the callbacks of a strategy"
+
+
+def test_wandb_without_a_key_is_explained():
+    error = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})("No API key configured.")
+    said = explained(error)
+    assert said.startswith("wandb: No API key configured. Log in with `wandb login` or WANDB_API_KEY")
+    assert "logger.wandb.offline=true" in said
+
+
+def test_numbers_out_of_their_range_are_refused(composed):
+    cfg = OmegaConf.to_container(composed("train", "test=[voting]", "test.nms_iou=1"), resolve=True, enum_to_str=True)
+    check_ranges(cfg)
+    for key, valid in RANGES.items():
+        wrong = OmegaConf.create(cfg)
+        low = valid.low if valid.open_low else valid.low - 7
+        OmegaConf.update(wrong, key, low, force_add=True)
+        with pytest.raises(ConfigError, match=rf"^{key.replace('.', '[.]')} must be .*, got {low}"):
+            check_ranges(OmegaConf.to_container(wrong))
+    for value in ([5], [], [1, 2, 3]):
+        wrong = OmegaConf.create(cfg)
+        OmegaConf.update(wrong, "capacity.after_nms", value)
+        with pytest.raises(ConfigError, match=r"capacity\.after_nms must be two numbers"):
+            check_ranges(OmegaConf.to_container(wrong))
+    for key, value in {
+        "optimizer.lr": "foo",
+        "test.score_threshold": 1,
+        "test.nms_iou": 1.5,
+        "capacity.before_nms": [5, 0],
+    }.items():
+        wrong = OmegaConf.create(cfg)
+        OmegaConf.update(wrong, key, value)
+        with pytest.raises(ConfigError, match=key):
+            check_ranges(OmegaConf.to_container(wrong))
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_weights_that_cannot_be_downloaded_are_named(no_network):
+    file = no_network / "resnet18-f37072fd.pth"
+    with pytest.raises(UserError, match=f"backbone.weights=DEFAULT: https://.*Name or service.*put it at {file}"):
+        torchvision_backbone("resnet18", weights="DEFAULT")
+    file.write_bytes(b"half of it")
+    with pytest.raises(UserError, match=f"{file} is damaged .*delete it"):
+        torchvision_backbone("resnet18", weights="DEFAULT")
+    name = "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"
+    with pytest.raises(UserError, match=rf"weights={name}: .*put it at {no_network}/fasterrcnn_resnet50_fpn_coco"):
+        load_weights(None, name)
+    with pytest.raises(UserError, match=rf"put it at {no_network}/vgg16_features"):
+        ssd.VGG16(weights="IMAGENET1K_FEATURES")
+    with pytest.raises(ValueError, match=r"backbone\.weights: vgg16 has IMAGENET1K_V1, IMAGENET1K_FEATURES"):
+        ssd.VGG16(weights="TYPO")
+
+
+def test_weights_of_timm_that_cannot_be_downloaded_are_named():
+    pytest.importorskip("timm")
+    with (
+        pytest.raises(UserError, match=r"huggingface.co/timm/resnet18.a1_in1k \(offline\).*models--timm--resnet18.a1"),
+        fetching_by_timm("resnet18"),
+    ):
+        raise ConnectionError("offline")
+    with pytest.raises(ValueError, match="timm has no weights of it"), fetching_by_timm("resnet18_nothing"):
+        raise AssertionError("not reached")
