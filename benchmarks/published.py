@@ -1,9 +1,13 @@
-"""SSD300 and DSOD300 as published, for the benchmarks that time or weigh them."""
+"""Detectors as published, for the benchmarks that time or weigh them."""
+
+from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
-from lightning_det.backbones import VGG16, dsod
-from lightning_det.detectors import SSD
+from lightning_det.backbones import VGG16, Backbone, dsod
+from lightning_det.detectors import RFCN, RPN, SSD, FasterRCNN, Normalize, Priors, RoIHead
+from lightning_det.protocols.selector import Selector
 from lightning_det.selection import HardNegativeSelector
 
 SIDE = 300
@@ -16,30 +20,32 @@ SSD_SIZES = [21, 45, 99, 153, 207, 261, 315]
 
 def ssd300(classes: int) -> nn.Module:
     """What torchvision's ``ssd300_vgg16`` is."""
-    return SSD.build(
-        VGG16(),
-        classes,
-        [SSD_SIZES[0]],
-        HardNegativeSelector(),
-        prior_sizes=SSD_SIZES,
-        prior_ratios=RATIOS,
-        prior_steps=STEPS,
-        prior_longest=float(SIDE),
-        pixel_mean=(0.48235, 0.45882, 0.40784),
-        pixel_std=(1 / 255,) * 3,
-    )
+    priors = partial(Priors, SSD_SIZES, RATIOS, STEPS, float(SIDE))
+    preprocess = Normalize((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
+    return SSD(VGG16(), classes, HardNegativeSelector(), priors, preprocess=preprocess)
 
 
 def dsod300(classes: int, checkpointed: bool = False) -> nn.Module:
     """DS/64-192-48-1 with dense prediction maps."""
-    return SSD.build(
-        dsod(checkpointed=checkpointed),
-        classes,
-        [DSOD_SIZES[0]],
-        HardNegativeSelector(),
-        prior_sizes=DSOD_SIZES,
-        prior_ratios=RATIOS,
-        prior_steps=STEPS,
-        l2_norm=True,
-        head_norm="batch",
-    )
+    priors = partial(Priors, DSOD_SIZES, RATIOS, STEPS)
+    backbone = dsod(checkpointed=checkpointed)
+    return SSD(backbone, classes, HardNegativeSelector(), priors, l2_norm=True, head_norm="batch")
+
+
+def two_stage(
+    form: str,
+    backbone: Backbone,
+    classes: int,
+    sizes: Sequence[float],
+    select_anchors: Selector,
+    select_rois: Selector,
+    before_nms: Sequence[int] = (2000, 1000),
+    after_nms: Sequence[int] = (2000, 1000),
+) -> nn.Module:
+    """A two-stage detector with the published sizes of its parts: ``c4``, ``fpn`` or ``rfcn``."""
+    make = {"c4": FasterRCNN.c4, "fpn": FasterRCNN.fpn, "rfcn": RFCN.c5}[form]
+    rpn = partial(RPN, sizes=sizes, before_nms=before_nms, after_nms=after_nms)
+    head = partial(RoIHead, box_beta=1.0 if form == "rfcn" else 1 / 9)
+    neck = {"neck_width": 256} if form == "fpn" else {}
+    selectors = (select_anchors, select_rois)
+    return make(backbone, classes, *selectors, rpn, head, roi_size=7, head_width=1024, **neck)

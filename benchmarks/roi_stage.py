@@ -13,10 +13,10 @@ import statistics
 import time
 
 import torch
-from train_step import ANCHOR_SIZES, RATIOS, hardware
+from published import two_stage
+from train_step import ANCHOR_SIZES, hardware
 
 from lightning_det.backbones import torchvision_backbone
-from lightning_det.detectors import RFCN, FasterRCNN
 from lightning_det.selection import RandomSelector
 
 
@@ -48,10 +48,10 @@ def compare(options: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     select = (RandomSelector(), RandomSelector())
     predictors = {
-        name: make(torchvision_backbone(options.backbone, "c4"), options.classes, ANCHOR_SIZES, RATIOS, *select)
+        name: two_stage(name, torchvision_backbone(options.backbone, "c4"), options.classes, ANCHOR_SIZES, *select)
         .to(memory_format=torch.channels_last)
         .roi_head.predictor.train()
-        for name, make in (("c4", FasterRCNN.c4), ("rfcn", RFCN.c5))
+        for name in ("c4", "rfcn")
     }
     height, width = options.size
     channels = 256 if options.backbone == "resnet18" else 1024

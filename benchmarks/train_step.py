@@ -32,14 +32,13 @@ from datetime import date
 
 import torch
 import torchvision
-from published import SIDE, ssd300
+from published import SIDE, ssd300, two_stage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from lightning_det.backbones import torchvision_backbone
-from lightning_det.detectors import RFCN, FasterRCNN
 from lightning_det.detectors.torchvision_weights import load_torchvision, load_torchvision_ssd
 from lightning_det.protocols.structures import Batch, State
 from lightning_det.selection import HardSelector, RandomSelector
@@ -87,11 +86,8 @@ def make_detector(options: argparse.Namespace, select) -> torch.nn.Module:
     """One of our detectors with freshly drawn weights, the same for every selector."""
     torch.manual_seed(0)
     numbers = {"before_nms": (6000, 6000), "after_nms": (options.proposals,) * 2}
-    arguments = (CLASSES, ANCHOR_SIZES, RATIOS, RandomSelector(256, 0.5), select)
-    if options.detector == "fpn":
-        return FasterRCNN.fpn(torchvision_backbone(options.backbone, "pyramid"), *arguments, **numbers)
-    make = FasterRCNN.c4 if options.detector == "c4" else RFCN.c5
-    return make(torchvision_backbone(options.backbone, "c4"), *arguments, **numbers)
+    backbone = torchvision_backbone(options.backbone, "pyramid" if options.detector == "fpn" else "c4")
+    return two_stage(options.detector, backbone, CLASSES, ANCHOR_SIZES, RandomSelector(256, 0.5), select, **numbers)
 
 
 def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -100,18 +96,13 @@ def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Mo
     if options.detector == "ssd":
         settings = {"weights": None, "weights_backbone": None, "trainable_backbone_layers": 5}
         reference, ours = ssd300_vgg16(num_classes=CLASSES + 1, **settings), ssd300(CLASSES)
-        load_torchvision_ssd(ours, reference.state_dict())
+        load_torchvision_ssd(ours, reference.state_dict(), CLASSES, ours.priors.per_cell[0])
         return reference, ours
     reference = make_torchvision(options.backbone, *options.size)
-    ours = FasterRCNN.fpn(
-        torchvision_backbone(options.backbone, "pyramid", norm="batch"),
-        CLASSES,
-        ANCHOR_SIZES,
-        RATIOS,
-        RandomSelector(256, 0.5),
-        RandomSelector(512, 0.25),
-    )
-    load_torchvision(ours, reference.state_dict())
+    backbone = torchvision_backbone(options.backbone, "pyramid", norm="batch")
+    selectors = RandomSelector(256, 0.5), RandomSelector(512, 0.25)
+    ours = two_stage("fpn", backbone, CLASSES, ANCHOR_SIZES, *selectors)
+    load_torchvision(ours, reference.state_dict(), CLASSES)
     return reference, ours
 
 

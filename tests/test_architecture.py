@@ -17,7 +17,7 @@ FLOORS = (
     ("modules", "data", "callbacks"),
     ("config",),
     ("runs",),
-    ("evidence",),
+    ("evidence", "deployment"),
     COMMANDS,
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -310,7 +310,7 @@ GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.check
         ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false", *FEW),
         ("strategy=[snip,flip]", "dataset.snip.sub_image=128", "views.train.scales.warm_epochs=[0,1]"),
         ("strategy=[snip,all_rois]", "detector=faster_rcnn_fpn", "dataset.snip.sub_image=128"),
-        ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.anchor_border=8"),
+        ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.rpn.border=8"),
         ("strategy=[sniper_no_negatives,flip]", "views.train.windows.labels=one_chip", "test=[single_scale,flip]"),
         ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn", *FEW),
         ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),

@@ -1,6 +1,7 @@
-"""Which RoIs or priors carry loss: figures of every step, pictures of every epoch."""
+"""The RoIs or priors that carry loss: figures of every step, pictures of every epoch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_det.callbacks.pictures import LEGIBLE, publish
-from lightning_det.detectors.roi_head import Selected
-from lightning_det.modules import keys
+from lightning_det.modules import DetectionModule, keys
 from lightning_det.plotting.boxes import class_colour, draw_boxes
+from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.structures import Batch
 
 WHITE = (255, 255, 255)
@@ -23,7 +24,7 @@ class SelectionLog(pl.Callback):
 
     Regions are RoIs, or the priors of single-shot detectors. Several may lie on one object: how many different objects
     of a view they lie on, on average, is logged too. The losses of all candidates, and the share that was
-    selected, are known where a strategy ranks them (OHEM), and for priors.
+    selected, are known where a strategy ranks them (OHEM), and for priors. Detectors that select nothing log nothing.
 
     Args:
         folder: where the pictures go; those of the last epoch stay.
@@ -34,27 +35,26 @@ class SelectionLog(pl.Callback):
         self.folder = Path(folder)
         self.count = count
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: DetectionModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         """Logs figures, and draws where an epoch begins."""
-        detector = pl_module.detector
-        kind, owner = ("roi", detector.roi_head) if hasattr(detector, "roi_head") else ("prior", detector)
-        selected: Selected | None = getattr(owner, "selected", None)
+        selected = pl_module.detector.selected
         if selected is None:
             return
-        pl_module.log_dict(figures(selected, batch.boxes.shape[1], kind), batch_size=len(batch))
+        pl_module.log_dict(figures(selected, batch.boxes.shape[1]), batch_size=len(batch))
         if batch_idx == 0 and trainer.is_global_zero and self.count > 0:
             names = pl_module.labels.names
             pictures = [draw(batch, selected, view, names) for view in range(min(self.count, len(batch)))]
             publish(trainer, self.folder, "selection", pictures)
 
 
-def figures(selected: Selected, boxes: int, kind: str = "roi") -> dict[str, Tensor]:
+def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
     """Figures of a step by name, on the device; 0 where nothing was selected.
 
     Args:
-        selected: what carried loss.
+        selected: the regions that carried loss.
         boxes: the number of boxes that the batch's views are padded to.
-        kind: part of the names.
     """
     chosen = selected.chosen
     count = chosen.sum().clamp(min=1)
@@ -77,7 +77,7 @@ def figures(selected: Selected, boxes: int, kind: str = "roi") -> dict[str, Tens
             "candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
             "candidate_loss_max": losses.max(),
         }
-    return {keys.selected(kind, name): value.float() for name, value in found.items()}
+    return {keys.selected(selected.kind, name): value.float() for name, value in found.items()}
 
 
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:
@@ -96,7 +96,7 @@ def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) ->
     captions = [f"{names[n - 1] if n else 'background'} {loss:.2f}" for n, loss in zip(labels, losses, strict=True)]
     return draw_boxes(
         pixels,
-        selected.rois[view, rows].float().cpu().numpy() * enlarge,
+        selected.boxes[view, rows].float().cpu().numpy() * enlarge,
         captions[:hard] + [""] * (len(rows) - hard),
         [class_colour(n - 1) if n else WHITE for n in labels],
         dashed=[rank >= hard for rank in range(len(rows))],

@@ -21,12 +21,13 @@ from lightning_det.annotations.problems import refuse, summary
 from lightning_det.backbones.pretrained import fetching
 from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
 from lightning_det.checkpoint import checkpoint_file, is_own, read_checkpoint, read_weights, with_keys
+from lightning_det.checkpoint.outdated import refuse_outdated
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.splits import alike
 from lightning_det.modules.module import DetectionModule, Inference
-from lightning_det.system.errors import UserError, out_of_memory
+from lightning_det.system.errors import CapabilityError, UserError, out_of_memory
 from lightning_det.system.refusals import in_keys, unworkable
 from lightning_det.views import Planner, Pyramid
 from lightning_det.views.pyramid import scale_factor
@@ -181,7 +182,7 @@ def build_data(
 
 def own_priors(cfg: DictConfig) -> str:
     """The option that lets ``dataset.anchor_sizes`` take effect where a single-shot detector has sizes of its own."""
-    return " detector.prior_sizes=null" if cfg.detector.get("prior_sizes") is not None else ""
+    return " detector.priors.sizes=null" if OmegaConf.select(cfg, "detector.priors.sizes") is not None else ""
 
 
 def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
@@ -264,16 +265,19 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
 
 
 def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
-    """Reads one of our checkpoints, see `read_checkpoint`.
+    """Reads one of our checkpoints whose settings shall be used, see `read_checkpoint`.
 
     Args:
         path: a file, or a run folder.
         prefer: ``best`` or ``last`` of a run folder.
 
     Raises:
-        UserError: no such file, or no checkpoint of this package.
+        UserError: no such file, or no checkpoint of this package, or one of an earlier version.
     """
-    return read_checkpoint(checkpoint_file(path, prefer))
+    file = checkpoint_file(path, prefer)
+    content = read_checkpoint(file)
+    refuse_outdated(content["hyper_parameters"]["settings"], file)
+    return content
 
 
 def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
@@ -321,8 +325,8 @@ def load_weights(module: DetectionModule, source: str) -> None:
             check_kinds(module, content["state_dict"])
             outcome = module.load_own(content["state_dict"], labels)
         else:
-            outcome = module.load_foreign(content)
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            outcome = module.detector.load_torchvision(content, module.labels.names)
+    except (CapabilityError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise UserError(f"weights={source}: {error or type(error).__name__}") from error
     if broken := not_finite(module.state_dict()):
         raise UserError(f"weights={source}: {broken} holds values that are no numbers; take other weights")

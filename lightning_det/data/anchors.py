@@ -1,16 +1,16 @@
-"""Boxes in the views of training, beside the anchors that are to find them."""
+"""Compares the boxes in the views of training with the anchors that are to find them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import pleasant, sample
-from lightning_det.detectors.reach import MET, best_ious, fitted_sizes, shapes_of
+from lightning_det.detectors.reach import MET, best_ious, fit_sizes
+from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import State
 from lightning_det.views import Chips, Planner, Pyramid, SubImages
 from lightning_det.views.targets import targets
@@ -52,9 +52,9 @@ def boxes_in_views(
     return np.concatenate(parts).astype(float)
 
 
-def reach(boxes: np.ndarray, detector: nn.Module, sizes: Sequence[float] | None = None) -> Reach | None:
+def reach(boxes: np.ndarray, detector: Detector, sizes: Sequence[float] | None = None) -> Reach | None:
     """How well a detector's anchors, or those of other sizes, meet (n, 4) boxes; None without boxes or anchors."""
-    shapes = shapes_of(detector, sizes)
+    shapes = detector.anchor_shapes(sizes)
     if shapes is None or not len(boxes):
         return None
     ious = best_ious(boxes, shapes)
@@ -63,7 +63,7 @@ def reach(boxes: np.ndarray, detector: nn.Module, sizes: Sequence[float] | None 
 
 
 def suggested_sizes(
-    store: AnnotationStore, suggestion: Mapping[str, Any], detector: nn.Module, count: int, seed: int = 0
+    store: AnnotationStore, suggestion: Mapping[str, Any], detector: Detector, count: int, seed: int = 0
 ) -> list[int] | None:
     """Anchor sizes for all kinds of views that a suggestion makes: of single scale, SNIP and SNIPER.
 
@@ -83,24 +83,24 @@ def suggested_sizes(
     whole = Planner(
         Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"]), SubImages(snip["sub_image"])
     )
-    kinds = (
+    kinds: tuple[tuple[Planner, dict[str, float]], ...] = (
         (chips, {"min_visible": 1.0, "min_side": sniper["min_side"]}),
         (whole, {}),
         (Planner(Pyramid([suggestion["resolution"]])), {}),
     )
     planned = ((plan_epoch(store, planner, seed, rendered=False), visibility) for planner, visibility in kinds)
     boxes = np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
-    return _listed(detector, boxes, count) if len(boxes) and shapes_of(detector) else None
+    return _listed(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
 
 
 def _few(boxes: np.ndarray, seed: int) -> np.ndarray:
     return boxes[np.random.default_rng(seed).permutation(len(boxes))[:FITTED]]
 
 
-def _listed(detector: nn.Module, boxes: np.ndarray, count: int) -> list[int]:
+def _listed(detector: Detector, boxes: np.ndarray, count: int) -> list[int]:
     """Fitted sizes as ascending whole numbers for ``dataset.anchor_sizes``."""
-    sizes = fitted_sizes(detector, boxes)
-    if hasattr(detector, "priors"):
+    sizes = fit_sizes(detector, boxes)
+    if detector.spreads_anchors:
         sizes = np.geomspace(sizes[0], sizes[-1], max(2, count)).tolist()
     whole: list[int] = []
     for size in sizes:
@@ -108,8 +108,8 @@ def _listed(detector: nn.Module, boxes: np.ndarray, count: int) -> list[int]:
     return whole
 
 
-def misfit(boxes: np.ndarray, detector: nn.Module, count: int, seed: int = 0, besides: str = "") -> str:
-    """What is to be said when anchors miss many of the boxes of training views; empty where they do not.
+def misfit(boxes: np.ndarray, detector: Detector, count: int, seed: int = 0, besides: str = "") -> str:
+    """A warning where anchors miss many of the boxes of training views; empty where they do not.
 
     Args:
         boxes: (n, 4), see `boxes_in_views`.
@@ -122,7 +122,7 @@ def misfit(boxes: np.ndarray, detector: nn.Module, count: int, seed: int = 0, be
     if found is None or found.missed < FEW:
         return ""
     sizes = _listed(detector, _few(boxes, seed), count)
-    better = reach(boxes, detector, sizes)
+    better = reach(boxes, detector, sizes) or found
     helps = better.missed <= found.missed / 2
     if not helps and found.missed < MANY:
         return ""

@@ -24,16 +24,25 @@ class Anchors(nn.Module):
         self.sizes = [list(s) for s in sizes]
         self.ratios = list(ratios)
         self.cells = [_cell_anchors(s, ratios) for s in sizes]
-        self._cache: dict[tuple, list[Tensor]] = {}
+        self._cache: dict[tuple[object, ...], list[Tensor]] = {}
 
     @property
     def per_cell(self) -> list[int]:
         """Number of anchors per cell of each map."""
         return [len(cell) for cell in self.cells]
 
+    @property
+    def count(self) -> int:
+        """Number of sizes on all maps."""
+        return sum(map(len, self.sizes))
+
+    def resized(self, sizes: Sequence[float]) -> "Anchors":
+        """Anchors of other sizes: one per map, or all of them on the only map."""
+        return Anchors([sizes] if len(self.sizes) == 1 else [[s] for s in sizes], self.ratios)
+
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
         """Anchors (h * w * per_cell, 4) of every map (B, C, h, w): rows, then columns, then anchors of a cell."""
-        shapes = tuple(tuple(m.shape[-2:]) for m in maps)
+        shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         key = (tuple(image_size), shapes, maps[0].device)
         if key not in self._cache:
             if len(self._cache) >= 32:  # multi-scale training meets many canvas sizes

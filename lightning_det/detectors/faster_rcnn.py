@@ -1,19 +1,20 @@
 """Faster R-CNN (Ren et al., NIPS 2015) on one feature map ("C4") or a feature pyramid (FPN)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from lightning_det.backbones import Backbone
-from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.per_roi import PerRoI, Stage, TwoFC
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
-from lightning_det.detectors.two_stage import TwoStage, labelling, only_map
+from lightning_det.detectors.torchvision_weights import faster_rcnn_rows, load_torchvision
+from lightning_det.detectors.two_stage import TwoStage, only_map
+from lightning_det.protocols.selector import Selector
 
 
 class FPN(nn.Module):
@@ -42,18 +43,13 @@ class FasterRCNN(TwoStage):
         cls,
         backbone: Backbone,
         num_classes: int,
-        anchor_sizes: Sequence[float],
-        anchor_ratios: Sequence[float],
-        select_anchors,
-        select_rois,
-        roi_size: int = 7,
-        head_width: int = 1024,
-        before_nms: Sequence[int] = (2000, 1000),
-        after_nms: Sequence[int] = (2000, 1000),
-        anchor_iou: Sequence[float] = (0.7, 0.3),
-        anchor_border: float | None = None,
-        box_beta: float = 1.0 / 9,
-        proposals_per_megapixel: float | None = None,
+        select_anchors: Selector,
+        select_rois: Selector,
+        rpn: Callable[..., RPN],
+        roi_head: Callable[..., RoIHead],
+        roi_size: int,
+        head_width: int,
+        preprocess: nn.Module | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on one feature map.
 
@@ -63,101 +59,59 @@ class FasterRCNN(TwoStage):
         Args:
             backbone: built with ``form="c4"``.
             num_classes: object classes, background not counted.
-            anchor_sizes: sides of the square anchors, pixels of the view.
-            anchor_ratios: height / width of the anchors.
             select_anchors: selector of the anchors that carry loss.
             select_rois: selector of the RoIs that carry loss.
+            rpn: `RPN` with its settings; gets channels, strides and selector.
+            roi_head: `RoIHead` with its settings; gets predictor and selector.
             roi_size: see above.
             head_width: width of the fully connected layers.
-            before_nms: see `RPN`.
-            after_nms: see `RPN`.
-            anchor_iou: (lowest of a positive, highest of a background) IoU of an anchor with a box.
-            anchor_border: see ``border`` of `RPN`.
-            box_beta: see `RoIHead`.
-            proposals_per_megapixel: see ``per_megapixel`` of `RPN`.
+            preprocess: uint8 images to normalised float images; None: `Normalize`.
         """
-        channels = only_map(backbone)
-        anchors = Anchors([anchor_sizes], anchor_ratios)
+        channels, stride = only_map(backbone)
         if backbone.roi_stage is None:
-            trunk = TwoFC(channels, roi_size, head_width)
+            trunk: TwoFC | Stage = TwoFC(channels, roi_size, head_width)
         else:
             trunk = Stage(*backbone.roi_stage, size=2 * roi_size)
-        return cls(
-            backbone,
-            nn.Identity(),
-            RPN(
-                channels,
-                anchors,
-                select_anchors,
-                before_nms=before_nms,
-                after_nms=after_nms,
-                per_megapixel=proposals_per_megapixel,
-                **labelling(anchor_iou, anchor_border),
-            ),
-            RoIHead(PerRoI(trunk, num_classes, backbone.strides), select_rois, box_beta=box_beta),
-            Normalize(),
-        )
+        proposing = rpn(channels, [stride], select_anchors)
+        head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
+        return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize())
 
     @classmethod
     def fpn(
         cls,
         backbone: Backbone,
         num_classes: int,
-        anchor_sizes: Sequence[float],
-        anchor_ratios: Sequence[float],
-        select_anchors,
-        select_rois,
-        neck_width: int = 256,
-        roi_size: int = 7,
-        head_width: int = 1024,
-        before_nms: Sequence[int] = (2000, 1000),
-        after_nms: Sequence[int] = (2000, 1000),
-        anchor_iou: Sequence[float] = (0.7, 0.3),
-        anchor_border: float | None = None,
-        box_beta: float = 1.0 / 9,
-        proposals_per_megapixel: float | None = None,
+        select_anchors: Selector,
+        select_rois: Selector,
+        rpn: Callable[..., RPN],
+        roi_head: Callable[..., RoIHead],
+        neck_width: int,
+        roi_size: int,
+        head_width: int,
+        preprocess: nn.Module | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
 
         Args:
             backbone: built with ``form="pyramid"``.
             num_classes: object classes.
-            anchor_sizes: one side per map of the pyramid, which has one map more than the backbone.
-            anchor_ratios: height / width of the anchors.
             select_anchors: selector of anchors.
             select_rois: selector of RoIs.
+            rpn: its sizes are one per map of the pyramid, which has one map more than the backbone.
+            roi_head: see `c4`.
             neck_width: channels of the pyramid.
             roi_size: cells per side of a RoI.
             head_width: width of the fully connected layers.
-            before_nms: see `RPN`; per map.
-            after_nms: see `RPN`.
-            anchor_iou: see `c4`.
-            anchor_border: see `c4`.
-            box_beta: see `RoIHead`.
-            proposals_per_megapixel: see ``per_megapixel`` of `RPN`.
+            preprocess: see `c4`.
         """
-        maps = len(backbone.channels) + 1
-        if len(anchor_sizes) != maps:
-            raise ValueError(
-                f"the pyramid has {maps} maps, so dataset.anchor_sizes needs {maps} sizes, got {anchor_sizes}"
-            )
-        anchors = Anchors([[s] for s in anchor_sizes], anchor_ratios)
-        return cls(
-            backbone,
-            FPN(backbone.channels, neck_width),
-            RPN(
-                neck_width,
-                anchors,
-                select_anchors,
-                before_nms=before_nms,
-                after_nms=after_nms,
-                per_megapixel=proposals_per_megapixel,
-                **labelling(anchor_iou, anchor_border),
-            ),
-            RoIHead(
-                PerRoI(TwoFC(neck_width, roi_size, head_width), num_classes, backbone.strides),
-                select_rois,
-                box_beta=box_beta,
-            ),
-            Normalize(),
-        )
+        neck = FPN(backbone.channels, neck_width)
+        proposing = rpn(neck_width, [*backbone.strides, 2 * backbone.strides[-1]], select_anchors)
+        trunk = TwoFC(neck_width, roi_size, head_width)
+        head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
+        return cls(backbone, neck, proposing, head, preprocess or Normalize())
+
+    def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+        """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn``; classes of COCO weights are found by name."""
+        rows = faster_rcnn_rows(weights, classes)
+        left = load_torchvision(self, weights, self.roi_head.predictor.num_classes, rows)
+        return "the last layer starts fresh: its classes are others" if left else "all layers"

@@ -26,16 +26,15 @@ class GatedPyramid(nn.Module):
         channels: of the maps, finest first.
         reused: channels that each map but the coarsest gets, finest first, or all alike as a share of their own: with
             0.5 over a dense DSOD, one third of a map comes from the coarser one, one from the finer, one is learned.
-        norm: of the units (see `set_norm`).
+        norm: of the units (see `set_norm`); None: ``batch``, since pre-activation units need one.
 
     Attributes:
         channels: of the maps it makes.
     """
 
-    def __init__(self, channels: Sequence[int], reused: float | Sequence[int] = 0.5, norm: Norm = "batch"):
+    def __init__(self, channels: Sequence[int], reused: float | Sequence[int] = 0.5, norm: Norm | None = None):
         super().__init__()
-        shared = isinstance(reused, int | float)
-        counts = [round(reused * c) for c in channels[:-1]] if shared else list(reused)
+        counts = [round(reused * c) for c in channels[:-1]] if isinstance(reused, int | float) else list(reused)
         if len(counts) != len(channels) - 1 or min(counts, default=1) < 1:
             raise ValueError(
                 f"reused needs a positive number of channels for each of {len(channels)} maps but the last, or a share "
@@ -45,7 +44,7 @@ class GatedPyramid(nn.Module):
         self.units = nn.ModuleList(unit(c, n, 1) for c, n in zip(channels[1:], counts, strict=True))
         self.gates = nn.ModuleList(Gate(c) for c in self.channels)
         initialise(self)
-        set_norm(self, norm)
+        set_norm(self, norm or "batch")
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, h, w), finest first, to as many of the same sizes with ``channels``."""

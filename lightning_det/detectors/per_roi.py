@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_det.detectors.predictor import Predictor
 from lightning_det.ops.roi_align import Canvas, pack, roi_align
 
 
@@ -49,7 +50,7 @@ class Stage(nn.Module):
         return self.stage(x).mean(dim=(2, 3))
 
 
-class PerRoI(nn.Module):
+class PerRoI(Predictor):
     """Crops every RoI from the feature maps, then classifies it and regresses a box per class.
 
     Args:
@@ -59,20 +60,18 @@ class PerRoI(nn.Module):
     """
 
     per_roi = True
-    """RoIs have layers of their own, whose memory grows with the number of RoIs."""
     class_layers = ("classify.", "regress.")
-    """Prefixes of the parameters whose shape follows the classes."""
 
-    def __init__(self, trunk: nn.Module, num_classes: int, strides: Sequence[int]):
+    def __init__(self, trunk: TwoFC | Stage, num_classes: int, strides: Sequence[int]):
         super().__init__()
-        self.trunk = trunk
+        self.trunk: TwoFC | Stage = trunk
         self.num_classes = num_classes
         self.strides = list(strides)
         self.classify = nn.Linear(trunk.width, num_classes + 1)
         self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
 
     def shared(self, maps: list[Tensor]) -> Canvas:
-        """What all RoIs of a batch share: the feature maps themselves."""
+        """The feature maps themselves."""
         return pack(maps[: len(self.strides)], self.strides)
 
     def forward(self, shared: Canvas, rois: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_det.detectors.predictor import Predictor
 from lightning_det.ops.position_sensitive import deformable_ps_roi_pool, ps_roi_align, ps_roi_pool
 
 Pooling = Literal["align", "classic", "deformable"]
 
 
-class PositionSensitive(nn.Module):
+class PositionSensitive(Predictor):
     """Score maps for every class and bin, and box maps for every bin; a RoI's bins vote by their mean.
 
     Boxes are class-agnostic: one regression serves all classes.
@@ -24,8 +25,7 @@ class PositionSensitive(nn.Module):
             lets every bin be shifted (Deformable ConvNets v1): by class for scores, for all classes alike for boxes.
     """
 
-    per_roi = False
-    """RoIs have no layers of their own."""
+    class_layers = ("classify.", "shift_classify.")
 
     def __init__(
         self,
@@ -46,7 +46,6 @@ class PositionSensitive(nn.Module):
         self.pooling = pooling
         self.classify = _maps(width, (num_classes + 1) * bins**2)
         self.regress = _maps(width, 4 * bins**2)
-        self.class_layers = ("classify.", "shift_classify.")
         if pooling == "deformable":
             self.shift_classify = _maps(width, 2 * (num_classes + 1) * bins**2, std=0.0)
             self.shift_regress = _maps(width, 2 * bins**2, std=0.0)
@@ -61,7 +60,7 @@ class PositionSensitive(nn.Module):
 
     def forward(self, shared: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, R, 1 + classes) and box deltas (B, R, 1, 4), float32, of (B, R, 4) RoIs."""
-        shifts = shared[2:] or [None, None]
+        shifts: list[Tensor | None] = [*shared[2:]] or [None, None]
         scores, boxes = (self._pool(m, rois, s).mean(dim=(-2, -1)) for m, s in zip(shared, shifts, strict=False))
         return scores, boxes[:, :, None]
 

@@ -14,29 +14,37 @@ class Priors(nn.Module):
     a wide box and a tall one. They are not clipped to the image.
 
     Args:
-        sizes: of the squares, one per map and one more, pixels of the view.
+        sizes: of the squares, one per map and one more, pixels of the view. None: spread over the sizes of objects.
         ratios: width / height above 1, for all maps alike or one list per map.
         steps: distance of the cells of each map, pixels of the view. None: image size / map size. Published: 8, 16, 32,
             64, 100, 300, which for the 2 x 2 cells of DSOD's last map puts 12 of 16 priors outside the image.
         longest: sides are cut to this, pixels of the view. None: they are not; torchvision cuts them to the image's.
+        objects: sizes of objects, smallest first, pixels of the view; the first and the last count. See `spread`.
+        maps: number of prediction maps that sizes are spread over; detectors give it.
     """
 
     def __init__(
         self,
-        sizes: Sequence[float],
+        sizes: Sequence[float] | None = None,
         ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
         steps: Sequence[float] | None = None,
         longest: float | None = None,
+        objects: Sequence[float] = (),
+        maps: int = 1,
     ):
         super().__init__()
+        if sizes is None:
+            if not objects or min(objects) <= 0:
+                raise ValueError(f"priors need their sizes, or positive sizes of objects, got {list(objects)}")
+            sizes = spread(objects[0], objects[-1], maps)
         count = len(sizes) - 1
-        lists = [list(r) if isinstance(r, Sequence) else r for r in ratios]
-        by_map = lists if lists and isinstance(lists[0], list) else [lists] * count
+        lists = [list(r) for r in ratios if isinstance(r, Sequence)]
+        by_map = lists or [[r for r in ratios if not isinstance(r, Sequence)]] * count
         bad = min(sizes) <= 0 or any(r <= 0 for own in by_map for r in own)
         if bad or count < 1 or len(by_map) != count or (steps is not None and len(steps) != count):
             raise ValueError(
                 "priors need positive sizes for every map and one more, and as many steps and positive ratios "
-                f"(lists) as maps; got sizes {list(sizes)}, ratios {lists}, steps {steps}"
+                f"(lists) as maps; got sizes {list(sizes)}, ratios {list(ratios)}, steps {steps}"
             )
         self.ratios = by_map
         self.longest = longest
@@ -48,6 +56,15 @@ class Priors(nn.Module):
                 cell = cell.clamp(-longest / 2, longest / 2)
             self.register_buffer(f"cell{number}", cell, persistent=False)
 
+    @property
+    def cells(self) -> list[Tensor]:
+        """Boxes (n, 4) of a cell of each map, around its centre."""
+        return [self.get_buffer(f"cell{number}") for number in range(len(self.per_cell))]
+
+    def resized(self, objects: Sequence[float]) -> "Priors":
+        """Priors that are spread over other sizes of objects."""
+        return Priors(None, self.ratios, self.steps, self.longest, objects, len(self.per_cell))
+
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
         """Priors (P, 4) float32 ``xyxy`` in pixels of the view: by map, row, column, and box of a cell.
 
@@ -55,10 +72,10 @@ class Priors(nn.Module):
             image_size: (height, width) of the padded batch.
             maps: prediction maps (B, C, h, w).
         """
-        return torch.cat([self._grid(number, image_size, m.shape[-2:]) for number, m in enumerate(maps)])
+        return torch.cat([self._grid(number, image_size, (m.shape[-2], m.shape[-1])) for number, m in enumerate(maps)])
 
     def _grid(self, number: int, image_size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-        cell = getattr(self, f"cell{number}")
+        cell = self.get_buffer(f"cell{number}")
         steps = [self.steps[number]] * 2 if self.steps else [i / s for i, s in zip(image_size, shape, strict=True)]
         y, x = ((torch.arange(n, device=cell.device) + 0.5) * step for n, step in zip(shape, steps, strict=True))
         centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")

@@ -1,40 +1,31 @@
 """The proposal half of a two-stage detector as a detector of its own, with the single class "object"."""
 
+import torch
 from torch import Tensor, nn
 
-from lightning_det.detectors.rpn import RPN, Predictions
-from lightning_det.detectors.two_stage import TwoStage
+from lightning_det.detectors.extractor import Extractor
+from lightning_det.detectors.rpn import RPN
 from lightning_det.protocols.structures import Batch, Detections
 
 
-class ProposalNetwork(nn.Module):
+class ProposalNetwork(Extractor):
     """Learns where objects are, and detects its own proposals (SNIPER, section 3.3: it finds the hard background).
 
     Args:
-        backbone: see `TwoStage`.
-        neck: see `TwoStage`.
+        backbone: see `Extractor`.
+        neck: see `Extractor`.
         rpn: see `TwoStage`.
-        preprocess: see `TwoStage`.
+        preprocess: see `Extractor`.
     """
 
-    class_layers = ()
-    """No parameter's shape follows the classes."""
-
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, preprocess: nn.Module):
-        super().__init__()
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.neck = neck
+        super().__init__(backbone, neck, preprocess)
         self.rpn = rpn
-
-    @classmethod
-    def of(cls, detector: TwoStage) -> "ProposalNetwork":
-        """The proposal network of a detector, with whose layers it shares its weights."""
-        return cls(detector.backbone, detector.neck, detector.rpn, detector.preprocess)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The two losses of the proposal network."""
-        return self.rpn.losses(self._predict(batch.images, batch.sizes), batch)
+        maps, canvas = self.features(batch.images, batch.sizes)
+        return self.rpn.losses(self.rpn(maps, canvas), batch)
 
     def forward(
         self,
@@ -44,22 +35,15 @@ class ProposalNetwork(nn.Module):
         nms_iou: float = 0.7,
         max_detections: int = 300,
         ranges: Tensor | None = None,
+        passes: int = 1,
     ) -> Detections:
-        """Best proposals of views.
-
-        Args:
-            images: (B, 3, H, W) uint8.
-            sizes: (B, 2) int64, (height, width) of the views without padding.
-            score_threshold: proposals need a greater objectness.
-            nms_iou: not used: the proposal network has a threshold of its own.
-            max_detections: most proposals per view.
-            ranges: see `RPN.propose`.
-        """
-        found = self.rpn.propose(self._predict(images, sizes), sizes, ranges, images.shape[-2:])
+        """Best proposals of views; see `Detector.forward`. NMS has a threshold of the proposal network's own."""
+        maps, canvas = self.features(images, sizes)
+        found = self.rpn.propose(self.rpn(maps, canvas), sizes, ranges, canvas)
         boxes, scores, valid = (x[:, :max_detections] for x in found)
         valid = valid & (scores > score_threshold)
-        return Detections(boxes, scores * valid, scores.new_zeros(scores.shape, dtype=int), valid)
+        return Detections(boxes, scores * valid, torch.zeros_like(scores, dtype=torch.int64), valid)
 
-    def _predict(self, images: Tensor, sizes: Tensor) -> Predictions:
-        maps = self.neck(self.backbone(self.preprocess(images, sizes)))
-        return self.rpn(maps, images.shape[-2:])
+    def compiled_parts(self) -> list[nn.Module]:
+        """Backbone, neck and the head of the proposal network."""
+        return [*super().compiled_parts(), self.rpn.head]

@@ -1,13 +1,11 @@
 """How well the anchors of a detector, or the priors of a single-shot one, can meet boxes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
-from lightning_det.detectors.anchors import Anchors
-from lightning_det.detectors.priors import Priors, spread
+from lightning_det.protocols.detector import AnchorShapes, Detector
 
 MET = 0.5
 """IoU from which an anchor meets a box: hardly one below learns to find it."""
@@ -19,49 +17,20 @@ RATIOS = np.linspace(1.25, 2.25, 9)
 """Ratios of neighbouring sizes that are tried."""
 
 
-class Shapes(NamedTuple):
-    """Anchors of all feature maps, ``A`` per place."""
-
-    sides: np.ndarray
-    """(A, 2) width and height, pixels of the view."""
-    strides: np.ndarray
-    """(A,) distance of their centres."""
-    start: float
-    """Where the first centre is, in strides."""
-
-
-def shapes_of(detector: nn.Module, sizes: Sequence[float] | None = None) -> Shapes | None:
-    """The anchors of a detector.
+def stack_shapes(cells: Sequence[Tensor], strides: Sequence[float], start: float) -> AnchorShapes:
+    """Anchors of all maps.
 
     Args:
-        detector: of this package; others may have none that are known here.
-        sizes: instead of the detector's own: one per map of a pyramid; of single-shot detectors the ends count.
+        cells: per map: boxes (n, 4) of a cell, around its centre.
+        strides: pixels of the view per cell of each map.
+        start: where the first centre is, in strides.
     """
-    strides = list(getattr(getattr(detector, "backbone", None), "strides", ()))
-    rpn, priors = getattr(detector, "rpn", None), getattr(detector, "priors", None)
-    if isinstance(getattr(rpn, "anchors", None), Anchors):
-        anchors = rpn.anchors
-        if sizes is not None:
-            by_map = [list(sizes)] if len(anchors.sizes) == 1 else [[s] for s in sizes]
-            anchors = Anchors(by_map, anchors.ratios)
-        cells, start = anchors.cells, 0.0
-        strides += [2 * strides[-1]] * (len(cells) == len(strides) + 1)  # a pyramid's pooled map
-    elif isinstance(priors, Priors):
-        if sizes is not None:
-            sizes = spread(sizes[0], sizes[-1], len(priors.per_cell))
-            priors = Priors(sizes, priors.ratios, priors.steps, priors.longest)
-        cells, start = [getattr(priors, f"cell{number}") for number in range(len(priors.per_cell))], 0.5
-        strides = priors.steps or strides
-    else:
-        return None
-    if len(strides) != len(cells):
-        return None
     corners = [cell.cpu().double().numpy() for cell in cells]
     repeated = np.repeat(np.array(strides, float), [len(c) for c in corners])
-    return Shapes(np.concatenate([c[:, 2:] - c[:, :2] for c in corners]), repeated, start)
+    return AnchorShapes(np.concatenate([c[:, 2:] - c[:, :2] for c in corners]), repeated, start)
 
 
-def best_ious(boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
+def best_ious(boxes: np.ndarray, shapes: AnchorShapes) -> np.ndarray:
     """(n,) float, IoU of each box with the best of the anchors around it.
 
     The best of equal anchors is the one whose centre is nearest. Anchors beyond the view count as well.
@@ -78,22 +47,21 @@ def best_ious(boxes: np.ndarray, shapes: Shapes) -> np.ndarray:
     return (common / union).max(axis=1, initial=0.0)
 
 
-def fitted_sizes(detector: nn.Module, boxes: np.ndarray) -> list[float]:
+def fit_sizes(detector: Detector, boxes: np.ndarray) -> list[float]:
     """Anchor sizes, in equal ratios, with which a detector's anchors meet boxes best: as many as it has.
 
     Args:
-        detector: with anchors, see `shapes_of`.
+        detector: with anchors.
         boxes: (n, 4) ``xyxy``, pixels of views, one at least.
     """
-    anchors = getattr(getattr(detector, "rpn", None), "anchors", None)
-    count = sum(map(len, anchors.sizes)) if isinstance(anchors, Anchors) else len(detector.priors.per_cell)
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     low, high = np.percentile(side, (1, 99))
     starts = np.geomspace(max(2.0, 0.7 * low), max(2.0, 1.4 * low, high / 2), CANDIDATES)
-    best = (0.0, [])
+    best: tuple[float, list[float]] = (0.0, [])
     for smallest in starts:
         for ratio in RATIOS:
-            sizes = [float(smallest * ratio**number) for number in range(count)]
-            ious = best_ious(boxes, shapes_of(detector, sizes))
+            sizes = [float(smallest * ratio**number) for number in range(detector.anchor_sizes)]
+            shapes = detector.anchor_shapes(sizes)
+            ious = np.zeros(len(boxes)) if shapes is None else best_ious(boxes, shapes)
             best = max(best, (float((ious >= MET).mean() + ious.mean()), sizes))
     return best[1]

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
+from lightning_det.protocols.detector import Selected
+from lightning_det.protocols.selector import Ranking, Regions, Selector
 from lightning_det.protocols.structures import Batch, Detections, State
 from lightning_det.selection.matching import label_rois
 
@@ -24,23 +27,6 @@ REFINED = 300
 """(box, class) pairs per view that are regressed once more: the best after NMS at `NEAR_DUPLICATE`."""
 
 NEAR_DUPLICATE = 0.95
-
-
-class Selected(NamedTuple):
-    """What the head learned from in a step; no gradient. ``S`` RoIs per view, of ``R`` candidates."""
-
-    rois: Tensor
-    """(B, S, 4) float32 ``xyxy``, pixels of the view."""
-    labels: Tensor
-    """(B, S) int64, 1 + class, or 0 for background."""
-    objects: Tensor
-    """(B, S) int64, position of the matched box among those of the batch; means nothing for background."""
-    chosen: Tensor
-    """(B, S) bool, False for padding."""
-    losses: Tensor
-    """(B, S) float32, classification plus box loss."""
-    candidates: Tensor | None
-    """(B, R) float32, current loss of every candidate, NaN where one may not carry loss; None if nobody asked."""
 
 
 class Found(NamedTuple):
@@ -56,57 +42,56 @@ class RoIHead(nn.Module):
     """Learns to classify RoIs and to regress their boxes, and detects with it.
 
     Args:
-        predictor: network that the RoIs are given to: ``shared(maps)`` runs once per batch, and calling it with the
-            outcome and (B, R, 4) RoIs gives class logits (B, R, 1 + classes) and box deltas, by class
-            (B, R, 1 + classes, 4) or for all classes alike (B, R, 1, 4). ``per_roi`` says whether RoIs have layers of
-            their own, whose memory grows with their number. See `PerRoI` and `PositionSensitive`.
+        predictor: network that the RoIs are given to.
         select: which labelled RoIs carry loss.
-        positive: lowest IoU of a RoI with an object's class.
-        ignore: background RoIs with a greater share in an ignored box carry no loss.
         box_beta: where smooth L1 turns from quadratic to linear, in units of the targets' standard deviations:
             torchvision's 1/9; 1 in Fast R-CNN and R-FCN.
-
-    Attributes:
-        selected: of the last step; callbacks read it.
+        positive: lowest IoU of a RoI with an object's class.
+        ignore: background RoIs with a greater share in an ignored box carry no loss.
     """
 
     def __init__(
-        self, predictor: nn.Module, select, positive: float = 0.5, ignore: float = 0.5, box_beta: float = 1.0 / 9
+        self, predictor: Predictor, select: Selector, box_beta: float, positive: float = 0.5, ignore: float = 0.5
     ):
         super().__init__()
         self.predictor = predictor
         self.select = select
         self.box_beta = box_beta
         self.thresholds = {"positive": positive, "ignore": ignore}
-        self.selected: Selected | None = None
 
-    def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> dict[str, Tensor]:
-        """Classification and box loss, both divided by the number of selected RoIs of the batch, see `mean_count`."""
+    def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> tuple[dict[str, Tensor], Selected]:
+        """Classification and box loss, both divided by the number of selected RoIs of the batch, see `mean_count`.
+
+        Returns:
+            The losses, and the RoIs that carried them.
+        """
         shared = self.predictor.shared(maps)
         rois, usable = candidates(proposals, batch)
         labels, matched, ious = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
         boxes = gather_boxes(batch.boxes, matched)
-        asked = []
-
-        @torch.no_grad()
-        def current_losses(chunk: int, mode: str) -> Tensor:
-            chunk = chunk if self.predictor.per_roi else rois.shape[1]
-            parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
-            with ranking(self.predictor, mode):
-                asked.append(torch.cat([sum(self._losses(shared, *part)) for part in parts], dim=1))
-            return asked[0]
-
-        index, chosen = self.select(labels, rois, current_losses, ious)
-        everyone = asked[0].masked_fill(labels < 0, torch.nan) if asked else None
+        ranking = self.select.ranking
+        current = None if ranking is None else self._rank(ranking, shared, rois, labels, boxes)
+        index, chosen = self.select(Regions(rois, labels, ious, current))
+        known = None if current is None else current.masked_fill(labels < 0, torch.nan)
         rois, boxes = gather_boxes(rois, index), gather_boxes(boxes, index)
         labels, matched = labels.gather(1, index), matched.gather(1, index)
         classification, box = self._losses(shared, rois, labels, boxes)
-        self.selected = Selected(rois, labels.clamp(min=0), matched, chosen, (classification + box).detach(), everyone)
+        total = (classification + box).detach()
         count = mean_count(chosen.sum())
-        return {
+        losses = {
             "roi_class": (classification * chosen).sum() / count,
             "roi_box": (box * chosen).sum() / count,
         }
+        return losses, Selected(rois, labels.clamp(min=0), matched, chosen, total, known, "roi")
+
+    @torch.no_grad()
+    def _rank(self, ranking: Ranking, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        """Current loss (B, R) of every RoI, without gradient."""
+        # RoIs without layers of their own take little memory.
+        chunk = ranking.keeps if ranking.keeps is not None and self.predictor.per_roi else rois.shape[1]
+        parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
+        with ranking_mode(self.predictor, ranking.mode):
+            return torch.cat([torch.add(*self._losses(shared, *part)) for part in parts], dim=1)
 
     def _losses(self, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Both losses (B, R) of every RoI; the box loss of background is 0."""
@@ -126,17 +111,17 @@ class RoIHead(nn.Module):
         score_threshold: float,
         nms_iou: float,
         max_detections: int,
-        passes: int = 1,
         ranges: Tensor | None = None,
+        passes: int = 1,
     ) -> Detections:
         """Detections of views whose (height, width) without padding are ``sizes`` (B, 2).
 
-        With more than one pass, detections become RoIs, are scored and regressed again, and what the passes found is
+        With more than one pass, detections become RoIs, are scored and regressed again, and the boxes of all passes are
         put together (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
         A box has the score of the RoI that it was regressed from.
 
-        Where there are ``ranges`` (B, 2) of sizes, pixels of the view, what is outside them goes before anything is cut
-        or suppressed: it has no place to take (SNIP, section 6.1).
+        Where there are ``ranges`` (B, 2) of sizes, pixels of the view, boxes outside them are removed before anything
+        is cut off or suppressed: they take no place (SNIP, section 6.1).
         """
         shared = self.predictor.shared(maps)
         count = candidate_count(max_detections)
@@ -212,7 +197,7 @@ def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
 
 
 @contextmanager
-def ranking(module: nn.Module, mode: str) -> Iterator[None]:
+def ranking_mode(module: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
     """Puts a module into mode ``train`` or ``eval``, and leaves its modes and statistics as they were."""
     modes = [(m, m.training) for m in module.modules()]
     statistics = [(m, name, b) for m in module.modules() for name, b in m.named_buffers(recurse=False)]

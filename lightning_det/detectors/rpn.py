@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 
 from lightning_det.detectors.anchors import Anchors
+from lightning_det.detectors.reach import stack_shapes
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
+from lightning_det.protocols.detector import AnchorShapes
+from lightning_det.protocols.selector import Regions, Selector
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import label_anchors
 
@@ -44,13 +47,15 @@ class RPN(nn.Module):
 
     Args:
         channels: channels of every feature map.
-        anchors: anchors of every feature map; the same number per cell on each.
+        strides: pixels of the view per cell of each feature map, finest first.
         select: which labelled anchors carry loss.
+        sizes: sides of the square anchors, pixels of the view: all of them on the only map, or one per map.
+        before_nms: (training, inference) best proposals per map that enter NMS.
+        after_nms: (training, inference) proposals per view that leave it.
+        ratios: height / width of the anchors of every size.
         positive: lowest IoU of a positive anchor.
         negative: IoU below which an anchor is background.
         ignore: anchors that overlap an invalid or ignored box by more carry no loss.
-        before_nms: (training, inference) best proposals per map that enter NMS.
-        after_nms: (training, inference) proposals per view that leave it.
         nms_iou: NMS threshold, applied map by map.
         min_size: proposals with a shorter side are dropped, pixels of the view.
         per_megapixel: at inference views have as many proposals at least, by the area of their canvas, and as many
@@ -63,25 +68,37 @@ class RPN(nn.Module):
     def __init__(
         self,
         channels: int,
-        anchors: Anchors,
-        select,
+        strides: Sequence[int],
+        select: Selector,
+        sizes: Sequence[float],
+        before_nms: Sequence[int],
+        after_nms: Sequence[int],
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
         positive: float = 0.7,
         negative: float = 0.3,
         ignore: float = 0.3,
-        before_nms: Sequence[int] = (2000, 1000),
-        after_nms: Sequence[int] = (2000, 1000),
         nms_iou: float = 0.7,
         min_size: float = 1e-3,
         border: float | None = None,
         per_megapixel: float | None = None,
     ):
         super().__init__()
-        if len(set(anchors.per_cell)) != 1:
-            raise ValueError(f"every map needs the same number of anchors per cell, got {anchors.per_cell}")
-        if getattr(select, "by_loss", False) or getattr(select, "background_floor", 0.0):
-            raise ValueError("OHEM and background_floor select RoIs (selection.rois); anchors are selected without")
-        self.anchors = anchors
-        self.head = RPNHead(channels, anchors.per_cell[0])
+        if len(strides) not in (1, len(sizes)):
+            raise ValueError(
+                f"the pyramid has {len(strides)} maps, so dataset.anchor_sizes needs {len(strides)} sizes, got {sizes}"
+            )
+        if not 0 <= negative <= positive <= 1:
+            raise ValueError(
+                f"rpn: positive and negative are the lowest IoU of a positive and the highest of a background, got "
+                f"{positive} and {negative}"
+            )
+        if select.ranking is not None:
+            raise ValueError("OHEM selects RoIs (selection.rois); anchors are selected without")
+        if per_megapixel is not None and per_megapixel < 0:
+            raise ValueError(f"proposals_per_megapixel must be positive or null, got {per_megapixel}")
+        self.strides = list(strides)
+        self.anchors = Anchors([sizes] if len(strides) == 1 else [[s] for s in sizes], ratios)
+        self.head = RPNHead(channels, self.anchors.per_cell[0])
         self.select = select
         self.thresholds = {"positive": positive, "negative": negative, "ignore": ignore}
         self.before_nms = tuple(before_nms)
@@ -89,9 +106,12 @@ class RPN(nn.Module):
         self.nms_iou = nms_iou
         self.min_size = min_size
         self.border = border
-        if per_megapixel is not None and per_megapixel < 0:
-            raise ValueError(f"proposals_per_megapixel must be positive or null, got {per_megapixel}")
         self.per_megapixel = per_megapixel
+
+    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
+        """The shapes of the anchors, or of those of other sizes."""
+        anchors = self.anchors if sizes is None else self.anchors.resized(sizes)
+        return stack_shapes(anchors.cells, self.strides, start=0.0)
 
     def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:
         """Predictions on feature maps (B, C, h, w) of a batch whose padded (height, width) is ``image_size``.
@@ -160,8 +180,9 @@ class RPN(nn.Module):
         logits = torch.cat(predictions.logits, dim=1)
         deltas = torch.cat(predictions.deltas, dim=1)
         usable = None if self.border is None else within(anchors, batch.sizes, self.border)
-        labels, matched = label_anchors(anchors, batch.boxes, batch.states, usable=usable, **self.thresholds)
-        index, chosen = self.select(labels, anchors)
+        states = batch.states if batch.anchor_states is None else batch.anchor_states
+        labels, matched, ious = label_anchors(anchors, batch.boxes, states, usable=usable, **self.thresholds)
+        index, chosen = self.select(Regions(anchors.expand(len(labels), -1, -1), labels, ious, None))
         is_object = labels.gather(1, index) == 1
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")
         reference = anchors[index]

@@ -1,20 +1,25 @@
 """Single-shot detectors: SSD (Liu et al., ECCV 2016), DSOD (Shen et al., ICCV 2017) and GRP-DSOD (the same, 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_det.backbones import Backbone
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.detectors.gated_pyramid import GatedPyramid
-from lightning_det.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from lightning_det.detectors.priors import Priors, spread
-from lightning_det.detectors.roi_head import BOX_WEIGHTS, Selected, candidate_count
+from lightning_det.detectors.preprocess import Normalize
+from lightning_det.detectors.priors import Priors
+from lightning_det.detectors.reach import stack_shapes
+from lightning_det.detectors.roi_head import BOX_WEIGHTS, candidate_count
+from lightning_det.detectors.torchvision_weights import load_torchvision_ssd, ssd_class_rows
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, within
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
+from lightning_det.protocols.detector import AnchorShapes, Detector, Selected
+from lightning_det.protocols.selector import Regions, Selector
 from lightning_det.protocols.structures import Batch, Detections
 from lightning_det.selection.priors import label_priors
 
@@ -36,122 +41,70 @@ class L2Norm(nn.Module):
         return F.normalize(x, dim=1, eps=1e-10) * self.scale[:, None, None]
 
 
-class SSD(nn.Module):
+class SSD(Detector):
     """Classifies every prior of several feature maps and regresses it to a box that serves all classes.
 
     Args:
-        backbone: images to prediction maps; has their ``channels``.
+        backbone: images to prediction maps.
         num_classes: object classes, background not counted.
-        priors: boxes on the maps.
-        select: which priors carry loss.
+        select_priors: which priors carry loss.
+        priors: `Priors` with its settings; gets the number of maps.
+        neck: `GatedPyramid` with its settings, which gets the channels of the maps, or another module that makes as
+            many maps and has their ``channels``. None: maps are read as they are.
+        preprocess: uint8 images to normalised float images; None: `Normalize`.
         l2_norm: whether maps are brought to length 20 before they are read, as in DSOD. SSD does so on its finest map
             alone, inside its backbone.
-        head_norm: BatchNorm behind the convolutions that predict, as in DSOD (see `set_norm`); None: they have a bias.
+        head_norm: BatchNorm after the convolutions that predict, as in DSOD (see `set_norm`); None: they have a bias.
         positive: lowest IoU of a prior with a box whose class it gets without being the best.
         ignore: see `label_priors`.
         box_weight: of the box loss.
         box_beta: where the box loss turns from quadratic to linear.
-        preprocess: uint8 images to normalised float images.
-        neck: prediction maps to those that are read; has their ``channels``. None: they are read as they are.
 
-    Attributes:
-        selected: of the last step; callbacks read it.
+    Raises:
+        ValueError: the priors are for another number of maps, or the selector ranks by other losses than the step's.
     """
 
     class_layers = ("classify.",)
-    """Prefixes of the parameters whose shape follows the classes."""
+    spreads_anchors = True
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
-        priors: Priors,
-        select,
+        select_priors: Selector,
+        priors: Callable[..., Priors],
+        neck: Callable[..., GatedPyramid] | None = None,
+        preprocess: nn.Module | None = None,
         l2_norm: bool = False,
         head_norm: Norm | None = None,
         positive: float = 0.5,
         ignore: float = 0.5,
         box_weight: float = 1.0,
         box_beta: float = 1.0,
-        preprocess: nn.Module | None = None,
-        neck: nn.Module | None = None,
     ):
         super().__init__()
-        if getattr(select, "ranking", "train") != "train":
+        ranking = select_priors.ranking
+        if ranking is not None and ranking.mode != "train":
             raise ValueError("priors are ranked by the losses of the step itself: selection.priors.ranking=train")
-        if len(backbone.channels) != len(priors.per_cell):
-            raise ValueError(f"priors are for {len(priors.per_cell)} maps, the backbone makes {len(backbone.channels)}")
         self.preprocess = preprocess or Normalize()
         self.backbone = backbone
-        self.neck = neck
+        self.neck = None if neck is None else neck(backbone.channels)
         self.num_classes = num_classes
-        self.priors = priors
-        self.select = select
-        channels = backbone.channels if neck is None else neck.channels
-        shapes = list(zip(channels, priors.per_cell, strict=True))
+        self.priors = priors(maps=len(backbone.channels))
+        if len(backbone.channels) != len(self.priors.per_cell):
+            raise ValueError(
+                f"priors are for {len(self.priors.per_cell)} maps, the backbone makes {len(backbone.channels)}"
+            )
+        self.anchor_sizes = len(self.priors.per_cell)
+        self.select = select_priors
+        channels = backbone.channels if self.neck is None else self.neck.channels
+        shapes = list(zip(channels, self.priors.per_cell, strict=True))
         self.norms = nn.ModuleList(L2Norm(c) if l2_norm else nn.Identity() for c in channels)
         self.classify = nn.ModuleList(_head(c, n * (num_classes + 1), head_norm) for c, n in shapes)
         self.regress = nn.ModuleList(_head(c, n * 4, head_norm) for c, n in shapes)
         self.thresholds = {"positive": positive, "ignore": ignore}
-        self.selected: Selected | None = None
         self.box_weight = box_weight
         self.box_beta = box_beta
-
-    @classmethod
-    def build(
-        cls,
-        backbone: nn.Module,
-        num_classes: int,
-        sizes: Sequence[float],
-        select_priors,
-        prior_sizes: Sequence[float] | None = None,
-        prior_ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
-        prior_steps: Sequence[float] | None = None,
-        prior_longest: float | None = None,
-        l2_norm: bool = False,
-        head_norm: Norm | None = None,
-        reused: float | Sequence[int] | None = None,
-        box_weight: float = 1.0,
-        box_beta: float = 1.0,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
-    ) -> "SSD":
-        """The detector with its priors.
-
-        Args:
-            backbone: see the class.
-            num_classes: see the class.
-            sizes: of the objects, smallest first, pixels of the view: priors are spread between the ends.
-            select_priors: selector of the priors that carry loss.
-            prior_sizes: see ``sizes`` of `Priors`; None: spread.
-            prior_ratios: see `Priors`.
-            prior_steps: see `Priors`.
-            prior_longest: see `Priors`.
-            l2_norm: see the class.
-            head_norm: see the class; also the norm of the neck, which has ``batch`` without.
-            reused: see `GatedPyramid`; None: no neck.
-            box_weight: see the class.
-            box_beta: see the class.
-            pixel_mean: see `Normalize`.
-            pixel_std: see `Normalize`.
-        """
-        if prior_sizes is None:
-            prior_sizes = spread(sizes[0], sizes[-1], len(backbone.channels))
-        priors = Priors(prior_sizes, prior_ratios, prior_steps, prior_longest)
-        preprocess = Normalize(pixel_mean, pixel_std)
-        neck = None if reused is None else GatedPyramid(backbone.channels, reused, head_norm or "batch")
-        return cls(
-            backbone,
-            num_classes,
-            priors,
-            select_priors,
-            l2_norm,
-            head_norm,
-            box_weight=box_weight,
-            box_beta=box_beta,
-            preprocess=preprocess,
-            neck=neck,
-        )
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Priors (P, 4), class logits (B, P, 1 + classes) and box deltas (B, P, 4), float32."""
@@ -186,10 +139,10 @@ class SSD(nn.Module):
         classification = F.cross_entropy(logits.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none")
         classification = classification.view(labels.shape)
         current = (classification + box).detach()
-        index, chosen = self.select(labels, regions, lambda chunk, mode: current, ious)
+        index, chosen = self.select(Regions(regions, labels, ious, current))
         carries = torch.zeros_like(is_object).scatter(1, index, chosen)
         known = current.masked_fill(labels < 0, torch.nan)
-        self.selected = Selected(regions, labels.clamp(min=0), matched, carries, current, known)
+        self.selected = Selected(regions, labels.clamp(min=0), matched, carries, current, known, "prior")
         positives, selected = sum_over_ranks(torch.stack([(carries & is_object).sum(), carries.sum()]))
         count = torch.maximum(positives, selected / 4).clamp(min=1) / ranks()
         return {
@@ -205,18 +158,9 @@ class SSD(nn.Module):
         nms_iou: float = 0.45,
         max_detections: int = 200,
         ranges: Tensor | None = None,
+        passes: int = 1,
     ) -> Detections:
-        """Detects objects in views.
-
-        Args:
-            images: (B, 3, H, W) uint8.
-            sizes: (B, 2) int64, (height, width) of the views without padding.
-            score_threshold: detections need a greater score.
-            nms_iou: NMS threshold per class; 1 keeps all.
-            max_detections: most detections per view.
-            ranges: (B, 2) sizes, pixels of the view, that detections have; None: all. What is outside them goes before
-                anything is cut or suppressed (SNIP, section 6.1).
-        """
+        """Detects objects in views, see `Detector.forward`."""
         boxes, scores = self.candidates(images, sizes)
         if ranges is not None:
             scores = scores.masked_fill(~within(boxes, ranges)[..., None], 0.0)
@@ -230,11 +174,40 @@ class SSD(nn.Module):
         index, valid = best_after_nms(found, top, label, usable, nms_iou, max_detections)
         return Detections(gather_boxes(found, index), top.gather(1, index) * valid, label.gather(1, index), valid)
 
-    def compile_parts(self, **options) -> None:
-        """Compiles backbone and neck as one graph each."""
-        for part in (self.backbone, self.neck):
-            if part is not None:
-                part.compile(fullgraph=True, **options)
+    def compiled_parts(self) -> list[nn.Module]:
+        """Backbone and neck."""
+        return [self.backbone] if self.neck is None else [self.backbone, self.neck]
+
+    def export_part(self) -> nn.Module:
+        """All of it but NMS, see `candidates`."""
+        return Candidates(self)
+
+    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
+        """The priors, or priors spread between the first and the last of ``sizes``."""
+        priors = self.priors if sizes is None else self.priors.resized(sizes)
+        return stack_shapes(priors.cells, priors.steps or self.backbone.strides, start=0.5)
+
+    def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+        """Loads a state_dict of torchvision's ``ssd300_vgg16``; classes of COCO weights are found by name."""
+        rows = ssd_class_rows(weights, self.priors.per_cell[0], classes)
+        left = load_torchvision_ssd(self, weights, self.num_classes, self.priors.per_cell[0], rows)
+        return "the last layers start fresh: their classes are others" if left else "all layers"
+
+
+class Candidates(nn.Module):
+    """The exported part of a detector: all of it but NMS, whose number of detections depends on the image.
+
+    Args:
+        detector: in evaluation mode.
+    """
+
+    def __init__(self, detector: SSD):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SSD.candidates`."""
+        return self.detector.candidates(images, sizes)
 
 
 def _head(inputs: int, outputs: int, norm: Norm | None) -> nn.Module:

@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, SSD300_VGG16_Weights
 
-from lightning_det.detectors.faster_rcnn import FasterRCNN
-from lightning_det.detectors.ssd import SSD
+from lightning_det.protocols.detector import Detector
+
+FASTER_RCNN_CLASSES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+SSD_CLASSES: Sequence[str] = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
+"""Names by COCO's category id; background is 0, gaps are "N/A"."""
 
 RENAMED = {
     "backbone.body.conv1.": "backbone.stages.0.0.",
@@ -29,14 +33,33 @@ SSD_RENAMED = {
 }
 
 
+def faster_rcnn_rows(state_dict: Mapping[str, Tensor], classes: Sequence[str]) -> list[int] | None:
+    """``class_rows`` of `load_torchvision`: found by name in weights for COCO, None for others."""
+    last = state_dict.get("roi_heads.box_predictor.cls_score.weight")
+    if last is None or len(last) != len(FASTER_RCNN_CLASSES):
+        return None
+    return rows_by_name(FASTER_RCNN_CLASSES, classes)
+
+
+def ssd_class_rows(state_dict: Mapping[str, Tensor], per_cell: int, classes: Sequence[str]) -> list[int] | None:
+    """``class_rows`` of `load_torchvision_ssd`: found by name in weights for COCO, None for others."""
+    return rows_by_name(SSD_CLASSES, classes) if ssd_rows(state_dict, per_cell) == len(SSD_CLASSES) else None
+
+
+def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
+    """Position of each of our classes among theirs; empty if there is one that they do not have."""
+    return [theirs.index(name) for name in ours] if set(ours) <= set(theirs) else []
+
+
 def load_torchvision(
-    detector: FasterRCNN, state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None = None
+    detector: Detector, state_dict: Mapping[str, Tensor], num_classes: int, class_rows: Sequence[int] | None = None
 ) -> list[str]:
     """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn`` into `FasterRCNN.fpn`.
 
     Args:
         detector: made by `FasterRCNN.fpn` with a torchvision ResNet of the same depth, form ``pyramid``.
         state_dict: torchvision's tensors by torchvision's names.
+        num_classes: of the detector.
         class_rows: for each of our classes, counted from 0, its label in torchvision's model (row 0 is background;
             for COCO weights the label is COCO's category id). None: the classes are the same, in the same order;
             where their number differs the last layer keeps its fresh weights. Empty: it does in any case.
@@ -48,18 +71,32 @@ def load_torchvision(
         ValueError: the state_dict is not of such a detector, or misses tensors.
     """
     weights = _renamed(state_dict, RENAMED, "Faster R-CNN FPN")
-    _select_classes(weights, detector, class_rows)
+    rows = len(weights["roi_head.predictor.classify.weight"])
+    if class_rows:
+        _check_rows(class_rows, num_classes, rows)
+    for name in [n for n in weights if n.startswith(detector.class_layers)]:
+        if class_rows:
+            # A class has one row of the classification, four of the regression.
+            weights[name] = weights[name].unflatten(0, (rows, -1))[[0, *class_rows]].flatten(0, 1)
+        elif class_rows is not None or rows != num_classes + 1:
+            del weights[name]
     return _load(detector, weights)
 
 
 def load_torchvision_ssd(
-    detector: SSD, state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None = None
+    detector: Detector,
+    state_dict: Mapping[str, Tensor],
+    num_classes: int,
+    per_cell: int,
+    class_rows: Sequence[int] | None = None,
 ) -> list[str]:
     """Loads a state_dict of torchvision's ``ssd300_vgg16`` into `SSD`; see `load_torchvision`.
 
     Args:
         detector: made with the backbone `VGG16` and torchvision's numbers of priors.
         state_dict: see `load_torchvision`.
+        num_classes: see `load_torchvision`.
+        per_cell: priors in a cell of the first map.
         class_rows: see `load_torchvision`.
 
     Returns:
@@ -69,13 +106,13 @@ def load_torchvision_ssd(
         ValueError: see `load_torchvision`.
     """
     weights = _renamed(state_dict, SSD_RENAMED, "SSD300")
-    rows = ssd_rows(state_dict, detector.priors.per_cell[0])
+    rows = ssd_rows(state_dict, per_cell)
     if class_rows:
-        _check_rows(class_rows, detector.num_classes, rows)
+        _check_rows(class_rows, num_classes, rows)
     for name in [n for n in weights if n.startswith(detector.class_layers)]:
         if class_rows:
             weights[name] = weights[name].unflatten(0, (-1, rows))[:, [0, *class_rows]].flatten(0, 1)
-        elif class_rows is not None or rows != detector.num_classes + 1:
+        elif class_rows is not None or rows != num_classes + 1:
             del weights[name]
     return _load(detector, weights)
 
@@ -102,7 +139,7 @@ def _renamed(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: s
     return weights
 
 
-def _load(detector: FasterRCNN | SSD, weights: Mapping[str, Tensor]) -> list[str]:
+def _load(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]:
     try:
         missing, unexpected = detector.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -114,23 +151,6 @@ def _load(detector: FasterRCNN | SSD, weights: Mapping[str, Tensor]) -> list[str
             f"{len(unexpected)} have no place {unexpected[:3]}"
         )
     return missing
-
-
-def _select_classes(weights: dict[str, Tensor], detector: FasterRCNN, class_rows: Sequence[int] | None) -> None:
-    """Picks the rows of our classes from the last layer, or drops the layer where the classes differ."""
-    num_classes = detector.roi_head.predictor.num_classes
-    rows = weights["roi_head.predictor.classify.weight"].shape[0]
-    if class_rows is None and rows == num_classes + 1:
-        return
-    if not class_rows:
-        for name in [n for n in weights if n.startswith(detector.class_layers)]:
-            del weights[name]
-        return
-    _check_rows(class_rows, num_classes, rows)
-    index = [0, *class_rows]
-    for name in [n for n in weights if n.startswith(detector.class_layers)]:
-        per_row = weights[name].unflatten(0, (rows, -1))
-        weights[name] = per_row[index].flatten(0, 1)
 
 
 def _check_rows(class_rows: Sequence[int], num_classes: int, rows: int) -> None:

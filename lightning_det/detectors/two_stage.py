@@ -2,53 +2,49 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_det.backbones import Backbone
+from lightning_det.detectors.extractor import Extractor
+from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
-from lightning_det.protocols.structures import STRIDE, Batch, Detections
+from lightning_det.protocols.detector import AnchorShapes
+from lightning_det.protocols.structures import Batch, Detections
 
 
-class TwoStage(nn.Module):
+class TwoStage(Extractor):
     """Two-stage detector assembled from built parts.
 
     Args:
-        backbone: image batch to feature maps.
-        neck: feature maps to the maps that the RPN and the head read.
+        backbone: see `Extractor`.
+        neck: see `Extractor`.
         rpn: proposal network.
         roi_head: second stage.
-        preprocess: uint8 images to normalised float images, zero outside the views.
+        preprocess: see `Extractor`.
 
     Raises:
-        ValueError: the selector ranks RoIs by loss, and takes all that there are; or it cannot rank them.
+        ValueError: the selector of RoIs ranks them by loss, and would keep every one; or it cannot rank them.
     """
 
+    refines = True
+
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead, preprocess: nn.Module):
-        super().__init__()
+        super().__init__(backbone, neck, preprocess)
         _check_mining(rpn, roi_head)
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.neck = neck
         self.rpn = rpn
         self.roi_head = roi_head
-
-    @property
-    def class_layers(self) -> tuple[str, ...]:
-        """Prefixes of the parameters whose shape follows the classes."""
-        return tuple(f"roi_head.predictor.{name}" for name in self.roi_head.predictor.class_layers)
-
-    def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Feature maps of (B, 3, H, W) images whose views measure ``sizes`` (B, 2)."""
-        return self.neck(self.backbone(self.preprocess(images, sizes)))
+        self.class_layers = tuple(f"roi_head.predictor.{name}" for name in roi_head.predictor.class_layers)
+        self.anchor_sizes = rpn.anchors.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The four losses of a training batch; their sum is what training minimises."""
-        images = padded(batch.images)
-        maps = self.features(images, batch.sizes)
-        predictions = self.rpn(maps, images.shape[-2:])
+        """The two losses of the proposal network and the two of the head."""
+        maps, canvas = self.features(batch.images, batch.sizes)
+        predictions = self.rpn(maps, canvas)
         proposals = self.rpn.propose(predictions, batch.sizes, batch.ranges * batch.scales[:, None])
-        return self.rpn.losses(predictions, batch) | self.roi_head.losses(maps, proposals, batch)
+        rpn_losses = self.rpn.losses(predictions, batch)
+        roi_losses, self.selected = self.roi_head.losses(maps, proposals, batch)
+        return rpn_losses | roi_losses
 
     def forward(
         self,
@@ -57,71 +53,49 @@ class TwoStage(nn.Module):
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
         max_detections: int = 100,
-        passes: int = 1,
         ranges: Tensor | None = None,
+        passes: int = 1,
     ) -> Detections:
-        """Detects objects in views.
-
-        Args:
-            images: (B, 3, H, W) uint8.
-            sizes: (B, 2) int64, (height, width) of the views without padding.
-            score_threshold: detections need a greater score.
-            nms_iou: NMS threshold per class; 1 keeps all.
-            max_detections: most detections per view.
-            passes: how many times boxes are regressed, see `RoIHead.detect`.
-            ranges: (B, 2) sizes, pixels of the view, that detections have; None: all. Proposals have any.
-        """
-        images = padded(images)
-        maps = self.features(images, sizes)
-        canvas = images.shape[-2:]
+        """Detects objects in views, see `Detector.forward` and `RoIHead.detect`. Proposals have any size."""
+        maps, canvas = self.features(images, sizes)
         proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
-        return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, passes, ranges)
+        return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, ranges, passes)
 
-    def compile_parts(self, **options) -> None:
-        """Compiles backbone, neck and heads, each as one graph; what surrounds them depends on the data."""
-        for part in (self.backbone, self.neck, self.rpn.head, self.roi_head.predictor.trunk):
-            part.compile(fullgraph=True, **options)
+    def compiled_parts(self) -> list[nn.Module]:
+        """Backbone, neck and heads."""
+        return [*super().compiled_parts(), self.rpn.head, self.roi_head.predictor.trunk]
 
+    def proposer(self) -> ProposalNetwork:
+        """The proposal network of the detector."""
+        return ProposalNetwork(self.backbone, self.neck, self.rpn, self.preprocess)
 
-def padded(images: Tensor) -> Tensor:
-    """Images whose sides are multiples of `STRIDE`: anchors are where their cells are only if every map halves evenly.
-
-    Args:
-        images: (B, 3, H, W); batches of views of one shape come without padding.
-    """
-    down, right = (-side % STRIDE for side in images.shape[-2:])
-    return F.pad(images, (0, right, 0, down)) if down or right else images
+    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
+        """The anchors of the proposal network."""
+        return self.rpn.anchor_shapes(sizes)
 
 
 def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:
     """Refuses OHEM where it could not mine, or not on several devices."""
-    select = roi_head.select
-    if not getattr(select, "by_loss", False):
+    ranking = roi_head.select.ranking
+    if ranking is None or ranking.keeps is None:
         return
     proposals = min(rpn.after_nms[0], rpn.before_nms[0] * len(rpn.anchors.per_cell))
-    if proposals <= select.count:
+    if proposals <= ranking.keeps:
         raise ValueError(
-            f"OHEM keeps the {select.count} hardest RoIs of {proposals} proposals: it would mine nothing; "
+            f"OHEM keeps the {ranking.keeps} hardest RoIs of {proposals} proposals: it would mine nothing; "
             "lower selection.rois.count or raise the first of before_nms and after_nms"
         )
-    if select.ranking == "train" and any(isinstance(m, nn.SyncBatchNorm) for m in roi_head.modules()):
+    if ranking.mode == "train" and any(isinstance(m, nn.SyncBatchNorm) for m in roi_head.modules()):
         # Each chunk of RoIs would be a collective operation, and ranks have different numbers of chunks.
         raise ValueError("selection.rois.ranking=train cannot be used with backbone.norm=sync; use eval")
 
 
-def labelling(iou: Sequence[float], border: float | None) -> dict[str, float | None]:
-    """Arguments of `RPN` that say which anchors carry which loss."""
-    if len(iou) != 2 or not 0 <= iou[1] <= iou[0] <= 1:
-        raise ValueError(f"anchor_iou is (lowest of a positive, highest of a background), got {list(iou)}")
-    return {"positive": iou[0], "negative": iou[1], "border": border}
-
-
-def only_map(backbone: nn.Module) -> int:
-    """Channels of the one map of a backbone.
+def only_map(backbone: Backbone) -> tuple[int, int]:
+    """Channels and stride of the one map of a backbone.
 
     Raises:
         ValueError: it makes several.
     """
     if len(backbone.channels) != 1:
         raise ValueError(f"this detector reads one map, the backbone makes {len(backbone.channels)}: use form=c4")
-    return backbone.channels[0]
+    return backbone.channels[0], backbone.strides[0]

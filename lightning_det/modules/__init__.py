@@ -1,8 +1,6 @@
-"""LightningModules: training and inference steps around a detector; one per detector variant."""
+"""The LightningModule around a detector, and the schedules of its learning rate."""
 
-from lightning_det.modules.faster_rcnn import FasterRCNNModule
 from lightning_det.modules.module import DetectionModule
 from lightning_det.modules.schedules import Constant, Cosine, MultiStep
-from lightning_det.modules.ssd import SSDModule
 
-__all__ = ["Constant", "Cosine", "DetectionModule", "FasterRCNNModule", "MultiStep", "SSDModule"]
+__all__ = ["Constant", "Cosine", "DetectionModule", "MultiStep"]

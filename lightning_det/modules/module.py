@@ -1,7 +1,6 @@
-"""What the LightningModules of all detectors share."""
+"""The LightningModule that trains and runs any detector."""
 
 from collections.abc import Callable, Iterable, Mapping
-from inspect import signature
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from lightning_det.modules import keys
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import within
+from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
@@ -72,7 +72,7 @@ class DetectionModule(pl.LightningModule):
     """Trains and runs a detector; the detector itself knows nothing of Lightning.
 
     Args:
-        detector: has ``losses(batch)``, returning named scalars to sum, and ``forward``, returning `Detections`.
+        detector: any `Detector`.
         labels: classes, kept in checkpoints.
         optimizer: makes an optimizer from parameter groups (a partial of ``torch.optim``).
         schedule: learning rate schedule.
@@ -87,7 +87,7 @@ class DetectionModule(pl.LightningModule):
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         labels: LabelMap,
         optimizer: Callable[[Iterable], torch.optim.Optimizer] | None = None,
         schedule: Schedule | None = None,
@@ -99,17 +99,18 @@ class DetectionModule(pl.LightningModule):
         compiled: bool = False,
     ):
         super().__init__()
-        self.detector = detector.to(memory_format=torch.channels_last) if channels_last else detector
+        self.detector: Detector = detector.to(memory_format=torch.channels_last) if channels_last else detector
         if compiled:
             self.detector.compile_parts()
         self.labels = labels
         self.optimizer = optimizer
         self.schedule = schedule
         self.inference = inference or Inference()
-        most = None if "passes" in signature(detector.forward).parameters else 1
-        if self.inference.passes < 1 or (most and self.inference.passes > most):
-            raise ValueError(f"test.passes must be 1, or more with a two-stage detector, got {self.inference.passes}")
-        self._knows_ranges = "ranges" in signature(detector.forward).parameters
+        passes = self.inference.passes
+        if passes < 1:
+            raise ValueError(f"test.passes must be at least 1, got {passes}")
+        if passes > 1 and not detector.refines:
+            detector.lacks(f"more than one pass over its boxes (test.passes={passes})", "set test.passes=1")
         self.norm_weight_decay = norm_weight_decay
         self.reference_batch = reference_batch
         # Plain data only: checkpoints must load with weights_only=True.
@@ -149,16 +150,14 @@ class DetectionModule(pl.LightningModule):
         """Detects objects in views and keeps those whose size is in the view's valid range.
 
         Sizes are those of the detections, not of proposals, in original pixels: above the lower bound, and not above
-        the upper (SNIP, section 6.1). A detector that takes ``ranges`` drops the others before it cuts or suppresses.
-        Of what the tiles of a view show whole it keeps none.
+        the upper (SNIP, section 6.1). Detections that the tiles of a view show whole are removed too.
         """
         settings = self.inference
         most = settings.per_view(*batch.images.shape[-2:])
-        more: dict[str, Any] = {"passes": settings.passes} if settings.passes > 1 else {}
-        if self._knows_ranges:
-            # In pixels of the view, and a little wider: what lies on a bound is judged below, in those of the image.
-            more["ranges"] = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
-        found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **more)
+        # In pixels of the view, and a little wider: what lies on a bound is judged below, in those of the image.
+        ranges = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
+        thresholds = settings.score_threshold, settings.nms_iou
+        found = self.detector(batch.images, batch.sizes, *thresholds, most, ranges, settings.passes)
         boxes = boxes_to_image(found.boxes.float(), batch)
         keep = found.valid & within(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
         images = batch.index[:, None].expand_as(keep)
@@ -170,14 +169,6 @@ class DetectionModule(pl.LightningModule):
             batch.index.unique().cpu().numpy(),
             touches_cut(boxes, batch)[keep].cpu().numpy(),
         )
-
-    def load_foreign(self, state_dict: Mapping[str, Tensor]) -> str:
-        """Loads weights of another package and says what came of the classes.
-
-        Raises:
-            ValueError: there are none for this detector.
-        """
-        raise ValueError("not one of our checkpoints, and there are no weights of other packages for this detector")
 
     def load_own(self, state_dict: Mapping[str, Tensor], labels: LabelMap) -> str:
         """Loads the weights of another training of this detector, perhaps for other classes.

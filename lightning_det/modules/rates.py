@@ -90,7 +90,7 @@ def lacking(make: Callable[..., torch.optim.Optimizer], state_dict: dict[str, An
         }
     )
     try:
-        optimizer.step(lambda: torch.zeros(()))
+        optimizer.step(lambda: 0.0)
     except KeyError as error:
         return str(error.args[0])
     return ""

@@ -1,5 +1,6 @@
 """The tensors that pass between data, detectors and evaluation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ class Batch:
     """(B, 4) bool, whether the window cuts the image at its left, top, right and bottom; None: nowhere."""
     tiles: Tensor | None = None
     """(B, 3) float32, columns, rows and side of the tiles that show the window too, see `View`; 0: there are none."""
+    anchor_states: Tensor | None = None
+    """(B, G) int64, values of `State` for the proposal network."""
+
+    def __post_init__(self) -> None:
+        if self.anchor_states is None:
+            self.anchor_states = self.states
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +76,7 @@ class Batch:
         """Copy of the batch in page-locked memory; torch's DataLoader calls it."""
         return self._map(lambda t: t.pin_memory())
 
-    def _map(self, function) -> "Batch":
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})
 

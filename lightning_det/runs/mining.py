@@ -16,14 +16,12 @@ from lightning_det.annotations import AnnotationStore, LabelMap
 from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.callbacks import Collector, Throughput
-from lightning_det.config import ConfigError
 from lightning_det.config.build import build, build_data, build_trainer, load_checkpoint, portable
 from lightning_det.data.images import progress
-from lightning_det.detectors.proposals import ProposalNetwork
-from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS
 from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.protocols.detector import Detector
 from lightning_det.runs.continuation import changed_settings, restoring
 from lightning_det.runs.resume import unstarted
 from lightning_det.system.files import write_json
@@ -68,7 +66,7 @@ def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore
     return store if file is None else replace(store, proposals=load_proposals(file, store))
 
 
-def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
+def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
     """Trains the proposal network, looks at every image of a store, and writes the proposals.
 
     The weights of ``detector`` are copied, and random numbers drawn here do not shift those of what follows.
@@ -79,18 +77,17 @@ def mine(cfg: DictConfig, detector: TwoStage, train: AnnotationStore, store: Ann
         train: images to learn from.
         store: images to look at.
         file: to write; the network beside it continues an interrupted training.
+
+    Raises:
+        CapabilityError: the detector has no proposal network.
     """
-    if not isinstance(detector, TwoStage):
-        raise ConfigError(
-            "proposals=auto needs a detector with a proposal network; let one make them (python -m lightning_det.mine "
-            "detector=faster_rcnn) and give proposals=FILE, or take strategy=sniper_no_negatives"
-        )
+    network = deepcopy(detector.proposer())
     cfg = mining_config(cfg, file.parent)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
     with pl.utilities.seed.isolate_rng():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         module = DetectionModule(
-            ProposalNetwork.of(deepcopy(detector)),
+            network,
             LabelMap(["object"]),
             optimizer=build(cfg.optimizer, "optimizer"),
             schedule=build(cfg.schedule, "schedule"),

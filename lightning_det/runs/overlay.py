@@ -111,11 +111,23 @@ def _same_part(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> bool:
 
 def _say_kept(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> None:
     """Says which settings of an option do not hold, since the weights were trained with others."""
-    now = _composed(cfg, key)
-    kept = [f"{name}={saved[key][name]}" for name in now if name in saved[key] and saved[key][name] != now[name]]
-    kept = [words for words in kept if not words.startswith("form=") and "${" not in str(now[words.split("=")[0]])]
+    now, before = dict(_leaves(_composed(cfg, key))), dict(_leaves(saved[key]))
+    kept = [
+        f"{name}={before[name]}"
+        for name, value in now.items()
+        if name != "form" and "${" not in str(value) and name in before and before[name] != value
+    ]
     if kept:
         log.info("%s: as the checkpoint was trained: %s", key, ", ".join(kept))
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted keys and values below a node."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def replaced_by_tests(options: Sequence[str]) -> list[str]:

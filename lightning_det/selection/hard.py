@@ -1,15 +1,14 @@
 """Online hard example mining: learn from the regions that the network gets most wrong (OHEM)."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from lightning_det.ops.nms import best_after_nms
+from lightning_det.protocols.selector import Ranking, Regions, Selection, Selector
 
 
-class HardSelector:
+class HardSelector(Selector):
     """Keeps the regions of highest current loss (Shrivastava et al., CVPR 2016, section 4).
 
     Every labelled region is ranked by its classification plus box loss under the current weights. Of regions that
@@ -18,15 +17,12 @@ class HardSelector:
 
     Args:
         count: regions per image; fewer survivors are all kept.
-        nms_iou: a region goes when its IoU with a harder one is greater. Behind a proposal network's NMS at the same
-            threshold it removes next to nothing (docs/claims.md). None: no NMS, as in R-FCN.
+        nms_iou: a region is removed when its IoU with a harder one is greater. After a proposal network's NMS at the
+            same threshold this removes next to nothing (docs/claims.md). None: no NMS, as in R-FCN.
         per_label: regions of different labels do not suppress each other, as in the released code.
         ranking: mode of BatchNorm and dropout while losses are ranked: ``eval`` uses running statistics and ranks all
             regions alike; ``train`` uses those of the batch, as the released code. Neither changes statistics.
     """
-
-    by_loss = True
-    """Tells detectors that regions are ranked by their losses: all candidates must reach this selector."""
 
     def __init__(
         self,
@@ -42,32 +38,18 @@ class HardSelector:
         self.count = count
         self.nms_iou = nms_iou
         self.per_label = per_label
-        self.ranking = ranking
+        self.ranking = Ranking(ranking, count)
 
-    def __call__(
-        self,
-        labels: Tensor,
-        boxes: Tensor,
-        losses: Callable[[int, str], Tensor] | None = None,
-        ious: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Selects the regions that carry loss.
-
-        Args:
-            labels: (B, R) int64: above 0 positive, 0 background, below 0 never selected.
-            boxes: (B, R, 4) the regions: proposals, not what they are regressed to.
-            losses: see `RandomSelector`; called with ``count``, so that ranking needs no more memory than training.
-            ious: see `RandomSelector`; not used here.
-
-        Returns:
-            ``index`` (B, S) int64 by falling loss and ``chosen`` (B, S) bool with S = min(count, R).
-        """
-        loss = losses(self.count, self.ranking)
-        # What is not a number must win: training stops at it, and not over a selection of what is left.
+    def __call__(self, regions: Regions) -> Selection:
+        """Selects the hardest regions by falling loss; S = min(count, R)."""
+        labels, loss = regions.labels, regions.losses
+        if loss is None:
+            raise ValueError("HardSelector ranks regions by loss, and got no losses")
+        # NaN must win: training stops at it, and must not go on with a selection of the rest.
         loss = torch.where(loss.isnan(), torch.inf, loss)
         usable = labels >= 0
         if self.nms_iou is None:
             top, index = loss.masked_fill(~usable, -torch.inf).topk(min(self.count, loss.shape[1]), dim=1)
-            return index, top > -torch.inf
+            return Selection(index, top > -torch.inf)
         groups = labels.clamp(min=0) if self.per_label else torch.zeros_like(labels)
-        return best_after_nms(boxes, loss, groups, usable, self.nms_iou, self.count)
+        return Selection(*best_after_nms(regions.boxes, loss, groups, usable, self.nms_iou, self.count))

@@ -25,7 +25,7 @@ class Match(NamedTuple):
 
     iou: Tensor
     """(B, R) float32, highest IoU with a usable box, 0 where there is none."""
-    index: Tensor
+    box: Tensor
     """(B, R) int64, position of that box among the batch's G boxes."""
     forced: Tensor
     """(B, R) bool, whether the region is the best of all regions (ties included) for some usable box."""
@@ -89,7 +89,7 @@ def label_anchors(
     negative: float = 0.3,
     ignore: float = 0.3,
     usable: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Labels anchors for a proposal network (Faster R-CNN, section 3.1.2; SNIP, section 6.1).
 
     An anchor is positive when its IoU with a valid box reaches ``positive``, or when no usable anchor has a higher IoU
@@ -108,12 +108,13 @@ def label_anchors(
     Returns:
         labels: (B, A) int64 of 1 (object), `BACKGROUND` and `SKIP`.
         index: (B, A) int64, the matched box.
+        iou: (B, A) float32, the IoU with it; 0 where there is none.
     """
     found = match(anchors, boxes, states, states == State.VALID, invalid=ignore, ignored=ignore, inside=usable)
     labels = torch.where(found.iou < negative, BACKGROUND, SKIP)
     labels = labels.masked_fill((found.iou >= positive) | found.forced, 1)
     skipped = found.hidden if usable is None else found.hidden | ~usable
-    return labels.masked_fill(skipped, SKIP), found.index
+    return labels.masked_fill(skipped, SKIP), found.box, found.iou
 
 
 def label_rois(
@@ -148,5 +149,5 @@ def label_rois(
     # No IoU exceeds 1: an INVALID box hides no RoI.
     found = match(rois, boxes, states, known, invalid=1.0, ignored=ignore)
     is_positive = found.iou >= positive
-    labels = torch.where(is_positive, classes.gather(1, found.index) + 1, BACKGROUND)
-    return labels.masked_fill((found.hidden & ~is_positive) | ~usable, SKIP), found.index, found.iou
+    labels = torch.where(is_positive, classes.gather(1, found.box) + 1, BACKGROUND)
+    return labels.masked_fill((found.hidden & ~is_positive) | ~usable, SKIP), found.box, found.iou

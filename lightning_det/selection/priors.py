@@ -1,11 +1,10 @@
 """Matching of priors, and the choice of negatives, of single-shot detectors (SSD, section 2.2)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from lightning_det.ops.boxes import intersections
+from lightning_det.protocols.selector import Ranking, Regions, Selection, Selector
 from lightning_det.protocols.structures import State
 from lightning_det.selection.matching import BACKGROUND, CHUNK, SKIP, match
 
@@ -13,7 +12,7 @@ LEAST = 1e-6
 """IoU above which a box can be given to a prior."""
 
 EQUAL = 1e-13
-"""What an IoU counts less for every prior before its own: too little to matter where two differ in single precision."""
+"""Subtracted from an IoU for every prior before its own: too little to matter where two differ in single precision."""
 
 RIVALS = 64
 """Best priors of a box that it competes for; with so many alike that all of these go to others, it gets none."""
@@ -47,7 +46,7 @@ def label_priors(
     found = match(priors, boxes, states, usable, invalid=ignore, ignored=ignore)
     given = assign_best(priors, boxes, usable)
     is_given = given >= 0
-    index = torch.where(is_given, given, found.index)
+    index = torch.where(is_given, given, found.box)
     is_positive = is_given | (found.iou >= positive)
     labels = torch.where(is_positive, classes.gather(1, index) + 1, BACKGROUND)
     return labels.masked_fill(found.hidden & ~is_positive, SKIP), index, found.iou
@@ -56,7 +55,7 @@ def label_priors(
 def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     """Gives every box one prior of its own: of all pairs that are left the one of highest IoU, again and again.
 
-    Of equal priors the first counts as the best. Of a box's priors only its G best can matter, since others take at
+    Of equal priors the first is the best. Of a box's priors only its G best can matter, since others take at
     most G - 1 of them, and of many the `RIVALS` best do. The loop is as long as the padded number of boxes, whatever
     they are, and its tensors are small: nothing waits for the device.
 
@@ -91,39 +90,28 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     return given
 
 
-class HardNegativeSelector:
+class HardNegativeSelector(Selector):
     """Keeps all positives, and of the background what is most taken for objects (SSD, section 2.2).
 
     Args:
         ratio: negatives per positive of an image, at most. An image without positives has no negatives either.
     """
 
+    ranking = Ranking("train", None)
+    """Of background the loss is the classification loss."""
+
     def __init__(self, ratio: float = 3.0):
         if ratio <= 0:
             raise ValueError(f"hard negatives need a ratio above 0, got {ratio}")
         self.ratio = ratio
 
-    def __call__(
-        self,
-        labels: Tensor,
-        boxes: Tensor,
-        losses: Callable[[int, str], Tensor] | None = None,
-        ious: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Selects the regions that carry loss.
-
-        Args:
-            labels: (B, R) int64: above 0 positive, 0 background, below 0 never selected.
-            boxes: (B, R, 4) the regions; not used here.
-            losses: see `RandomSelector`; that of background is its classification loss.
-            ious: see `RandomSelector`; not used here.
-
-        Returns:
-            ``index`` (B, R) int64, which is every region, and ``chosen`` (B, R) bool.
-        """
+    def __call__(self, regions: Regions) -> Selection:
+        """Selects positives and hard negatives; S = R."""
+        labels, losses = regions.labels, regions.losses
+        if losses is None:
+            raise ValueError("HardNegativeSelector ranks regions by loss, and got no losses")
         index = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
         positive, negative = labels > 0, labels == 0
-        loss = losses(labels.shape[1], "train").masked_fill(~negative, -torch.inf)
-        rank = loss.argsort(dim=1, descending=True).argsort(dim=1)
+        rank = losses.masked_fill(~negative, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
         quota = self.ratio * positive.sum(dim=1, keepdim=True)
-        return index, positive | (negative & (rank < quota))
+        return Selection(index, positive | (negative & (rank < quota)))

@@ -1,16 +1,14 @@
 """Random selection with a quota of positives: the baseline that every learning strategy is measured against."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+
+from lightning_det.protocols.selector import Regions, Selection, Selector
 
 
-class RandomSelector:
+class RandomSelector(Selector):
     """Draws regions at random, at most a fixed share of them positive (Fast R-CNN, section 2.3: 64 RoIs, 25 %).
 
-    Positives that are missing are replaced by negatives. This call signature is what every selector has; one
-    that ranks regions by their loss asks ``losses`` for it, and only then is it computed.
+    Positives that are missing are replaced by negatives.
 
     Args:
         count: regions per image.
@@ -29,29 +27,12 @@ class RandomSelector:
         self.positives = max(1, int(count * positive_share))
         self.background_floor = background_floor
 
-    def __call__(
-        self,
-        labels: Tensor,
-        boxes: Tensor,
-        losses: Callable[[int, str], Tensor] | None = None,
-        ious: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Selects the regions that carry loss.
-
-        Args:
-            labels: (B, R) int64: above 0 positive, 0 background, below 0 never selected.
-            boxes: (B, R, 4) the regions; not used here.
-            losses: ``losses(chunk, mode)`` makes the (B, R) current loss of every region, without gradient, in passes
-                of ``chunk`` regions per image with BatchNorm and dropout in mode ``train`` or ``eval``; not used here.
-            ious: (B, R) highest IoU of every region with an object; needed for ``background_floor``.
-
-        Returns:
-            ``index`` (B, S) int64 and ``chosen`` (B, S) bool with S = min(count, R); the positions where
-            ``chosen`` is False are fillers and carry no loss.
-        """
+    def __call__(self, regions: Regions) -> Selection:
+        """Selects ``count`` regions, or all if there are fewer: S = min(count, R)."""
+        labels = regions.labels
         is_background = labels == 0
         if self.background_floor > 0:
-            is_background &= ious >= self.background_floor
+            is_background &= regions.ious >= self.background_floor
         noise = torch.rand(labels.shape, device=labels.device)
         positive_key = torch.where(labels > 0, noise, -1.0)
         # The k-th best key of the positives is the bar that the others of them fail.
@@ -59,4 +40,4 @@ class RandomSelector:
         key = torch.where((positive_key >= 0) & (positive_key >= bar), noise + 1, -1.0)
         key = torch.where(is_background, noise, key)
         top, index = key.topk(min(self.count, labels.shape[1]), dim=1)
-        return index, top >= 0
+        return Selection(index, top >= 0)

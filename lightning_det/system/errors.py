@@ -14,6 +14,10 @@ class ConfigError(UserError):
     """A setting is unknown, has the wrong type or contradicts another."""
 
 
+class CapabilityError(ConfigError):
+    """A detector is asked for something that it cannot do; the message names the detector and the remedy."""
+
+
 def printable(text: str) -> str:
     """Text for a terminal or a log: what files may hold and neither can show is escaped, except ends of lines."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

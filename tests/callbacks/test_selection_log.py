@@ -10,8 +10,8 @@ from PIL import Image
 
 from lightning_det.callbacks import SelectionLog
 from lightning_det.callbacks.selection import WHITE, draw, figures
-from lightning_det.detectors.roi_head import Selected
 from lightning_det.plotting.boxes import class_colour
+from lightning_det.protocols.detector import Detector, Selected
 
 NAMES = ("cat", "dog")
 
@@ -23,7 +23,7 @@ def selected(candidates=None):
     objects = torch.tensor([[4, 0, 1], [0, 0, 2]])
     chosen = torch.tensor([[True, True, False], [True, False, False]])
     losses = torch.tensor([[3.0, 1.0, 50.0], [2.0, 70.0, 60.0]])
-    return Selected(rois, labels, objects, chosen, losses, candidates)
+    return Selected(rois, labels, objects, chosen, losses, candidates, "roi")
 
 
 def test_figures_are_of_what_was_selected():
@@ -46,14 +46,15 @@ def test_regions_of_one_object_count_as_one():
     """Of a view, 3 and 1 regions on two objects; of another, one that lies on none."""
     one = torch.ones(2, 4)
     regions = Selected(
-        rois=torch.rand(2, 4, 4),
+        boxes=torch.rand(2, 4, 4),
         labels=torch.tensor([[1, 1, 1, 2], [0, 0, 0, 0]]),
         objects=torch.tensor([[6, 6, 6, 0], [0, 1, 2, 3]]),
         chosen=one.bool(),
         losses=one,
         candidates=None,
+        kind="prior",
     )
-    found = figures(regions, 7, "prior")
+    found = figures(regions, 7)
     assert float(found["train/prior/objects_per_view"]) == 1
     assert float(found["train/prior/positive_share"]) == 0.5
 
@@ -92,7 +93,7 @@ class Stub:
 
 def test_pictures_come_with_the_first_batch_of_an_epoch(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, loggers=[], global_step=0)
-    module, callback = Stub(SimpleNamespace(roi_head=SimpleNamespace(selected=selected()))), SelectionLog(tmp_path, 1)
+    module, callback = Stub(SimpleNamespace(selected=selected())), SelectionLog(tmp_path, 1)
     batch = make_batch(2, 96, 128)
     callback.on_train_batch_end(trainer, module, None, batch, 3)
     assert module.logged[0][1] == 2
@@ -102,9 +103,8 @@ def test_pictures_come_with_the_first_batch_of_an_epoch(tmp_path):
     assert Image.open(tmp_path / "selection_00.png").size == (512, 384)
 
 
-@pytest.mark.parametrize("detector", [SimpleNamespace(), SimpleNamespace(roi_head=SimpleNamespace(selected=None))])
-def test_detectors_without_rois_log_nothing(tmp_path, detector):
-    module = Stub(detector)
+def test_detectors_that_select_nothing_log_nothing(tmp_path):
+    module = Stub(Detector())
     trainer = SimpleNamespace(is_global_zero=True, loggers=[], global_step=0)
     SelectionLog(tmp_path).on_train_batch_end(trainer, module, None, make_batch(1, 96, 128), 0)
     assert module.logged == []

@@ -114,7 +114,7 @@ def attacks(folder):
             {"_target_": "torch.utils.cpp_extension.load_inline", "name": "x", "cpp_sources": source, "functions": "f"},
         ),
         "fetched": ("module", {"_target_": "pytorch_lightning.LightningModule.load_from_checkpoint", **load}),
-        "inherited": ("module", {"_target_": "lightning_det.modules.SSDModule.load_from_checkpoint", **load}),
+        "inherited": ("module", {"_target_": "lightning_det.modules.DetectionModule.load_from_checkpoint", **load}),
         "written": ("test.merge", write),
         "system": ("backbone", touch),
         "through an import": ("backbone", {"_target_": "lightning_det.runs.sweep.subprocess.run", "args": ["true"]}),
@@ -742,9 +742,9 @@ def test_capacities_beside_a_checkpoint(composed, tmp_path):
         return restored(composed("eval", f"checkpoint={tmp_path}/x.ckpt", *overrides))
 
     settings, _ = given("capacity.after_nms=[5,5]")
-    assert list(settings.detector.after_nms) == [5, 5]
-    assert list(given()[0].detector.after_nms) == [300, 300]
-    assert given("capacity.proposals_per_megapixel=7")[0].detector.proposals_per_megapixel == 7
+    assert list(settings.detector.rpn.after_nms) == [5, 5]
+    assert list(given()[0].detector.rpn.after_nms) == [300, 300]
+    assert given("capacity.proposals_per_megapixel=7")[0].detector.rpn.per_megapixel == 7
     with pytest.raises(UserError, match="do not fit"):
         given("capacity.head=64")
     with pytest.raises(ConfigError, match=r"capacity\.neck beside a checkpoint.*its own settings"):

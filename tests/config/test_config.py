@@ -231,7 +231,7 @@ VIEWS = "lightning_det.views."
         ({"_target_": f"{VIEWS}Pyramid", "resolutions": [["a", 2]]}, r"x\.resolutions: must be a list of"),
         ({"_target_": f"{VIEWS}Pyramid", "valid_ranges": [[0, "big"]]}, r"a list of a list of a number or null"),
         ({"_target_": "lightning_det.modules.Cosine", "unit": "days"}, "must be epochs or steps, got 'days'"),
-        ({"_target_": "lightning_det.modules.FasterRCNNModule", "compiled": "yes"}, "must be true or false"),
+        ({"_target_": "lightning_det.modules.DetectionModule", "compiled": "yes"}, "must be true or false"),
         (
             {"_target_": "lightning_det.data.datamodule.ChipData", "batch_size": "x"},
             r"x\.batch_size: must be an integer",
@@ -253,7 +253,7 @@ def test_settings_that_do_not_fit_are_named(node, message):
         {"_target_": f"{VIEWS}Tiles", "size": 9, "overlap": 0},
         {"_target_": f"{VIEWS}Pyramid", "resolutions": [1.5, [800, 1333]], "valid_ranges": None},
         {"_target_": f"{VIEWS}Pyramid", "resolutions": [], "valid_ranges": [[0, 80], [40.5, -1]]},
-        {"_target_": "lightning_det.modules.FasterRCNNModule", "reference_batch": None, "norm_weight_decay": 1},
+        {"_target_": "lightning_det.modules.DetectionModule", "reference_batch": None, "norm_weight_decay": 1},
         {"_target_": "lightning_det.data.datamodule.ChipData", "together": 2, "batch_size": 2},
         {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
         {"_target_": "pytorch_lightning.Trainer", "devices": "auto", "max_time": None, "precision": "bf16-mixed"},
@@ -562,7 +562,7 @@ def test_another_dataset_comes_whole(composed):
     assert dataset["size_cuts"] == [32, 96]
     # Views refer to the dataset, the detector's anchors are learned.
     assert resolved(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
-    assert merged.detector.anchor_sizes == saved["detector"]["anchor_sizes"] == [8, 16, 32, 64, 128]
+    assert merged.detector.rpn.sizes == saved["detector"]["rpn"]["sizes"] == [8, 16, 32, 64, 128]
 
 
 @pytest.mark.parametrize(("backbone", "maps"), [("dsod_tiny", 4), ("ssd_tiny", 4), ("tiny", 4)])

@@ -638,7 +638,7 @@ CASES = [
     ),
     Case(
         "two-stage detector to be exported",
-        ("checkpoint={run}: a FasterRCNN has two stages", "ssd, dsod, grp_dsod"),
+        ("FasterRCNN does not have a form that can be exported", "ssd, dsod, grp_dsod"),
         arguments=("checkpoint={run}",),
         command="export",
         code=2,

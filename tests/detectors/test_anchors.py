@@ -6,16 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from makers import c4, fpn, ssd
 from omegaconf import OmegaConf
 from test_suggestion import coco_like, drone_like, make_store, of_store
-from torch import nn
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.detectors import SSD, FasterRCNN
-from lightning_det.detectors.reach import best_ious, fitted_sizes, shapes_of
+from lightning_det.detectors import SSD
+from lightning_det.detectors.reach import best_ious, fit_sizes
+from lightning_det.protocols.detector import Detector
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.train import report_anchors
 from lightning_det.views import Planner, Pyramid
@@ -25,12 +26,12 @@ SIZES = [32, 64, 128, 256, 512]
 
 def detector(form="pyramid", sizes=SIZES):
     select = RandomSelector(64, 0.5), RandomSelector(32, 0.25)
-    make = FasterRCNN.c4 if form == "c4" else FasterRCNN.fpn
+    make = c4 if form == "c4" else fpn
     return make(tiny_backbone(form), 2, sizes, [0.5, 1.0, 2.0], *select, head_width=16, roi_size=3)
 
 
 def single_shot(**options):
-    return SSD.build(tiny_backbone("pyramid"), 2, [20, 160], HardNegativeSelector(3.0), **options)
+    return ssd(tiny_backbone("pyramid"), 2, [20, 160], HardNegativeSelector(3.0), **options)
 
 
 def squares(size, count=300, seed=0):
@@ -42,9 +43,9 @@ def all_anchors(model):
     """The anchors of a view of 640 x 640, as the detector makes them."""
     images = torch.zeros(1, 3, 640, 640, dtype=torch.uint8)
     sizes = torch.tensor([[640, 640]])
-    if hasattr(model, "priors"):
+    if isinstance(model, SSD):
         return model.predict(images, sizes)[0]
-    return torch.cat(model.rpn(model.features(images, sizes), (640, 640)).anchors)
+    return torch.cat(model.rpn(model.features(images, sizes).maps, (640, 640)).anchors)
 
 
 @pytest.mark.parametrize("make", [detector, lambda: detector("c4"), single_shot], ids=["fpn", "c4", "ssd"])
@@ -57,7 +58,7 @@ def test_ious_are_those_of_the_actual_anchors(make):
     boxes = np.concatenate([corners, corners + sides], axis=1)
     with torch.no_grad():
         actual = box_iou(torch.from_numpy(boxes).float(), all_anchors(model)).max(dim=1).values.numpy()
-    assert best_ious(boxes, shapes_of(model)) == pytest.approx(actual, abs=1e-4)
+    assert best_ious(boxes, model.anchor_shapes()) == pytest.approx(actual, abs=1e-4)
 
 
 @pytest.mark.parametrize("form", ["pyramid", "c4"])
@@ -88,22 +89,22 @@ def test_boxes_that_anchors_meet_are_no_matter():
 
 
 def test_detectors_without_anchors_are_left_alone():
-    assert shapes_of(nn.Linear(1, 1)) is None
-    assert misfit(squares(14), nn.Linear(1, 1), 5) == ""
+    assert Detector().anchor_shapes() is None
+    assert misfit(squares(14), Detector(), 5) == ""
 
 
 def test_priors_of_single_shot_detectors_count_too():
-    said = misfit(squares(9), single_shot(), 2, besides=" detector.prior_sizes=null")
+    said = misfit(squares(9), single_shot(), 2, besides=" detector.priors.sizes=null")
     assert "dataset.anchor_sizes=[" in said
-    assert "] detector.prior_sizes=null" in said
+    assert "] detector.priors.sizes=null" in said
     low, high = (int(s) for s in said.split("anchor_sizes=[")[1].split("]")[0].split(","))
     assert low < 12 < high
 
 
 def test_as_many_sizes_are_fitted_as_the_detector_has():
-    assert len(fitted_sizes(detector("c4", [8, 16]), squares(40))) == 2
-    assert len(fitted_sizes(detector(), squares(40))) == 5
-    assert min(abs(s - 40) for s in fitted_sizes(detector(), squares(40))) < 12
+    assert len(fit_sizes(detector("c4", [8, 16]), squares(40))) == 2
+    assert len(fit_sizes(detector(), squares(40))) == 5
+    assert min(abs(s - 40) for s in fit_sizes(detector(), squares(40))) < 12
 
 
 def test_coco_gets_about_the_published_anchors():

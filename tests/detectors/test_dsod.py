@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers import make_batch
+from makers import ssd
 from torch import nn
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.backbones.dsod import DenseBlock
 from lightning_det.config import CONF
-from lightning_det.detectors import SSD
-from lightning_det.detectors.priors import Priors
 from lightning_det.selection import HardNegativeSelector
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ssd_dsod.json").read_text())
@@ -30,7 +29,8 @@ def published(name, **changes):
 
 
 def dsod300(backbone, classes=20):
-    return SSD(backbone, classes, Priors(SIZES, RATIOS), HardNegativeSelector(), l2_norm=True, head_norm="batch")
+    settings = {"prior_sizes": SIZES, "prior_ratios": RATIOS, "l2_norm": True, "head_norm": "batch"}
+    return ssd(backbone, classes, [], HardNegativeSelector(), **settings)
 
 
 def counted(model):
@@ -161,7 +161,7 @@ def one_step(reused=None, **changes):
     torch.manual_seed(0)
     backbone = published("dsod_tiny", **changes)
     settings = {"l2_norm": True, "head_norm": "batch", "reused": reused}
-    model = SSD.build(backbone, 6, [8, 64], HardNegativeSelector(), **settings)
+    model = ssd(backbone, 6, [8, 64], HardNegativeSelector(), **settings)
     sum(model.losses(make_batch(2, 96, 128)).values()).backward()
     return {n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())
 
@@ -219,7 +219,7 @@ def test_tiny_networks_are_of_equal_size():
         (published("dsod_tiny"), {"l2_norm": True, "head_norm": "batch"}),
         (ssd_tiny(), {}),
     ):
-        model = SSD.build(backbone, 6, [8, 128], HardNegativeSelector(), **settings)
+        model = ssd(backbone, 6, [8, 128], HardNegativeSelector(), **settings)
         sizes.append(sum(p.numel() for p in model.parameters()))
     assert 0.9 < sizes[0] / sizes[1] < 1.1
 
@@ -250,7 +250,7 @@ def through_the_newest_layer(self, x):
 def stem_gradient(seed):
     """Norm of the stem's gradient at random weights, from the classification of the coarsest map; and the logits."""
     torch.manual_seed(seed)
-    model = SSD.build(published("dsod_tiny"), 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch")
+    model = ssd(published("dsod_tiny"), 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch")
     _, logits, _ = model.predict(torch.randint(0, 256, (2, 3, 96, 128)), torch.tensor([[96, 128]] * 2))
     coarsest = logits[:, -2 * 2 * model.priors.per_cell[-1] :].flatten(0, 1)
     F.cross_entropy(coarsest, torch.randint(0, 7, coarsest.shape[:1])).backward()

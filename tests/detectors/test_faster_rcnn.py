@@ -6,29 +6,25 @@ import math
 import pytest
 import torch
 from helpers import make_batch
+from makers import c4, fpn
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
-from lightning_det.detectors import FasterRCNN
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.roi_head import candidates
 from lightning_det.detectors.rpn import Proposals
+from lightning_det.protocols.selector import Ranking, Selection, Selector
 from lightning_det.protocols.structures import State
-from lightning_det.selection import RandomSelector
+from lightning_det.selection import AllSelector, RandomSelector
 
 
 def detector(form="c4", select=None):
-    make, sizes = (FasterRCNN.c4, [16, 32, 64]) if form == "c4" else (FasterRCNN.fpn, [8, 16, 32, 64, 128])
+    make, sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
     select = select or (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
     torch.manual_seed(0)
     return make(tiny_backbone(form), 6, sizes, [0.5, 1.0, 2.0], *select, head_width=64, roi_size=5, after_nms=(100, 50))
 
 
-class TakeAll:
-    """Selects every labelled region: no randomness between two runs."""
-
-    def __call__(self, labels, boxes, losses=None, ious=None):
-        index = torch.arange(labels.shape[1]).expand_as(labels)
-        return index, labels >= 0
+TakeAll = AllSelector  # no randomness between two runs
 
 
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
@@ -45,7 +41,7 @@ class TakeAll:
 def test_every_mixture_of_states_trains(form, states):
     model = detector(form)
     batch = make_batch(2, 96, 128, boxes=3, padded=3)
-    batch.states = torch.tensor(states)
+    batch.states = batch.anchor_states = torch.tensor(states)
     losses = model.losses(batch)
     assert set(losses) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
     assert all(torch.isfinite(v) for v in losses.values())
@@ -62,7 +58,7 @@ def test_large_views_have_more_proposals(form):
     found = {}
     for height, width in ((64, 64), (128, 256)):
         batch = make_batch(1, height, width)
-        maps = model.features(batch.images, batch.sizes)
+        maps = model.features(batch.images, batch.sizes).maps
         predictions = model.rpn(maps, (height, width))
         found[width] = model.rpn.propose(predictions, batch.sizes, canvas=(height, width)).boxes.shape[1]
         assert model(batch.images, batch.sizes).boxes.shape[1] == 100
@@ -100,7 +96,7 @@ def test_padding_changes_nothing(form):
     pad = torch.zeros(1, 9)
     slots.boxes = torch.cat([slots.boxes, torch.zeros(1, 9, 4)], dim=1)
     slots.labels = torch.cat([slots.labels, pad.long()], dim=1)
-    slots.states = torch.cat([slots.states, pad.long()], dim=1)
+    slots.states = slots.anchor_states = torch.cat([slots.states, pad.long()], dim=1)
     parts = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
     twice = dataclasses.replace(one, **{name: torch.cat([p, p]) for name, p in parts.items() if p is not None})
     expected = model.losses(one)
@@ -164,15 +160,17 @@ def test_rois_outside_the_valid_range_do_not_qualify():
 
 
 def test_learning_strategies_get_losses_on_request():
-    """A selector that asks for losses gets those that training would use, without gradient."""
+    """A selector that ranks gets the losses that training would use, without gradient."""
     asked = {}
 
-    class Hardest:
-        def __call__(self, labels, boxes, losses=None, ious=None):
-            asked["losses"] = losses(8, "train")
-            top, index = asked["losses"].masked_fill(labels < 0, -1).topk(8, dim=1)
+    class Hardest(Selector):
+        ranking = Ranking("train", 8)
+
+        def __call__(self, regions):
+            asked["losses"] = regions.losses
+            top, index = asked["losses"].masked_fill(regions.labels < 0, -1).topk(8, dim=1)
             asked["chosen"] = top
-            return index, top >= 0
+            return Selection(index, top >= 0)
 
     model = detector(select=(TakeAll(), Hardest()))
     losses = model.losses(make_batch(2, 96, 128))
@@ -195,7 +193,7 @@ def test_normalize_equals_torchvision_and_masks():
 def test_c4_uses_the_last_stage_per_roi():
     select = (RandomSelector(32, 0.5), RandomSelector(8, 0.25))
     backbone = torchvision_backbone("resnet18", "c4")
-    model = FasterRCNN.c4(backbone, 3, [32, 64, 128], [1.0], *select, after_nms=(20, 10))
+    model = c4(backbone, 3, [32, 64, 128], [1.0], *select, after_nms=(20, 10))
     assert model.roi_head.predictor.trunk.size == 14
     assert model.roi_head.predictor.strides == [16]
     names = [n for n, _ in model.named_parameters()]
@@ -207,7 +205,7 @@ def test_c4_uses_the_last_stage_per_roi():
 
 @pytest.mark.parametrize(
     ("form", "make", "sizes", "message"),
-    [("pyramid", FasterRCNN.c4, [32], "use form=c4"), ("pyramid", FasterRCNN.fpn, [8, 16], "needs 5 sizes")],
+    [("pyramid", c4, [32], "use form=c4"), ("pyramid", fpn, [8, 16], "needs 5 sizes")],
 )
 def test_parts_that_do_not_fit_are_refused(form, make, sizes, message):
     with pytest.raises(ValueError, match=message):

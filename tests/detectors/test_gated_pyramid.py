@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers import losses_of, make_batch
+from makers import ssd
 from torch import nn
 
 from lightning_det.backbones import dsod
 from lightning_det.config import CONF
-from lightning_det.detectors import SSD
 from lightning_det.detectors.gated_pyramid import Gate, GatedPyramid
-from lightning_det.detectors.priors import Priors
 from lightning_det.selection import HardNegativeSelector
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ssd_dsod.json").read_text())["prior_boxes"]
@@ -31,17 +30,15 @@ def backbone(name, **changes):
 def published(ratios="grp_dsod320_voc"):
     case = GOLDEN["grp_dsod320_voc"]
     network = backbone("grp_dsod_64_192_48_1")
-    priors = Priors([*case["min_sizes_int_used"], 336], GOLDEN[ratios]["aspect_ratios"])
-    neck = GatedPyramid(network.channels, REUSED)
-    return SSD(network, 20, priors, HardNegativeSelector(), l2_norm=True, head_norm="batch", neck=neck)
+    priors = {"prior_sizes": [*case["min_sizes_int_used"], 336], "prior_ratios": GOLDEN[ratios]["aspect_ratios"]}
+    select = HardNegativeSelector()
+    return ssd(network, 20, [], select, l2_norm=True, head_norm="batch", reused=REUSED, **priors)
 
 
 def tiny(reused=0.5, **changes):
     torch.manual_seed(0)
     select = HardNegativeSelector()
-    return SSD.build(
-        backbone("dsod_tiny", **changes), 6, [8, 64], select, l2_norm=True, head_norm="batch", reused=reused
-    )
+    return ssd(backbone("dsod_tiny", **changes), 6, [8, 64], select, l2_norm=True, head_norm="batch", reused=reused)
 
 
 def maps_of(channels, sides, seed=0):
@@ -204,11 +201,9 @@ def test_without_a_neck_nothing_is_added():
 
 
 def test_the_neck_has_the_norm_of_the_heads():
-    model = SSD.build(
-        backbone("dsod_tiny", norm="group"), 6, [8, 64], HardNegativeSelector(), head_norm="group", reused=0.5
-    )
+    model = ssd(backbone("dsod_tiny", norm="group"), 6, [8, 64], HardNegativeSelector(), head_norm="group", reused=0.5)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    bare = SSD.build(backbone("dsod_tiny"), 6, [8, 64], HardNegativeSelector(), reused=0.5)
+    bare = ssd(backbone("dsod_tiny"), 6, [8, 64], HardNegativeSelector(), reused=0.5)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in bare.neck.modules()) == 3
 
 

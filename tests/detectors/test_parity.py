@@ -3,22 +3,27 @@
 import pytest
 import torch
 from helpers import make_batch
+from makers import fpn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from lightning_det.backbones import torchvision_backbone
-from lightning_det.detectors import FasterRCNN
 from lightning_det.detectors.torchvision_weights import load_torchvision
 from lightning_det.ops.roi_align import pack, roi_align
+from lightning_det.protocols.selector import Selector
 from lightning_det.protocols.structures import State
 from lightning_det.selection import RandomSelector
 
 CLASSES = 6
 
 
+def load(detector, weights, class_rows=None):
+    return load_torchvision(detector, weights, detector.roi_head.predictor.num_classes, class_rows)
+
+
 def ours(num_classes=CLASSES, selectors=None, norm="batch"):
     select = selectors or (RandomSelector(256, 0.5), RandomSelector(512, 0.25))
-    return FasterRCNN.fpn(
+    return fpn(
         torchvision_backbone("resnet50", "pyramid", norm=norm),
         num_classes,
         [32, 64, 128, 256, 512],
@@ -50,7 +55,7 @@ def reference():
 
 def test_detections_equal_torchvision(reference):
     detector = ours()
-    assert not load_torchvision(detector, reference.state_dict())
+    assert not load(detector, reference.state_dict())
     batch = make_batch(2, seed=3)
     reference.eval()
     detector.eval()
@@ -67,11 +72,11 @@ def test_detections_equal_torchvision(reference):
 
 def test_proposals_equal_torchvision(reference):
     detector = ours().eval()
-    load_torchvision(detector, reference.state_dict())
+    load(detector, reference.state_dict())
     batch = make_batch(2, seed=4)
     reference.eval()
     with torch.no_grad():
-        maps = detector.features(batch.images, batch.sizes)
+        maps = detector.features(batch.images, batch.sizes).maps
         found = detector.rpn.propose(detector.rpn(maps, batch.images.shape[-2:]), batch.sizes)
         images, _ = reference.transform(list(batch.images.float() / 255))
         expected, _ = reference.rpn(images, reference.backbone(images.tensors))
@@ -83,23 +88,23 @@ def test_proposals_equal_torchvision(reference):
         assert distance.min(dim=0).values.max() < 1e-2
 
 
-class Recorder:
+class Recorder(Selector):
     """Selects as its selector does and remembers the choice."""
 
     def __init__(self, selector):
         self.selector = selector
         self.choice = None
 
-    def __call__(self, labels, boxes, losses=None, ious=None):
-        index, chosen = self.selector(labels, boxes, losses)
-        self.choice = (index, chosen, labels)
+    def __call__(self, regions):
+        index, chosen = self.selector(regions)
+        self.choice = (index, chosen, regions.labels)
         return index, chosen
 
 
 def test_losses_equal_torchvision_for_the_same_selection(reference):
     recorders = Recorder(RandomSelector(256, 0.5)), Recorder(RandomSelector(512, 0.25))
     detector = ours(selectors=recorders)
-    load_torchvision(detector, reference.state_dict())
+    load(detector, reference.state_dict())
     batch = make_batch(2, boxes=4, seed=5)
     detector.train()
     detector.backbone.eval()  # BatchNorm over two images would amplify rounding
@@ -108,7 +113,7 @@ def test_losses_equal_torchvision_for_the_same_selection(reference):
     # Proposals of almost equal scores may swap places between the two, so torchvision gets ours to select from.
     rpn_choice, roi_choice = recorders[0].choice, recorders[1].choice
     with torch.no_grad():
-        maps = detector.features(batch.images, batch.sizes)
+        maps = detector.features(batch.images, batch.sizes).maps
         proposals = detector.rpn.propose(detector.rpn(maps, batch.images.shape[-2:]), batch.sizes)
     kept = [b[v] for b, v in zip(proposals.boxes, proposals.valid, strict=True)]
     reference.rpn.filter_proposals = lambda *_: (kept, None)
@@ -183,7 +188,7 @@ def test_packed_roi_align_equals_multi_scale(shape):
 def test_coco_rows_are_picked_by_class():
     reference = theirs(num_classes=90)
     detector = ours(num_classes=3)
-    load_torchvision(detector, reference.state_dict(), class_rows=[90, 1, 44])
+    load(detector, reference.state_dict(), class_rows=[90, 1, 44])
     weight = reference.roi_heads.box_predictor.cls_score.weight
     assert torch.equal(detector.roi_head.predictor.classify.weight, weight[[0, 90, 1, 44]])
     boxes = reference.roi_heads.box_predictor.bbox_pred.bias.view(91, 4)
@@ -193,16 +198,16 @@ def test_coco_rows_are_picked_by_class():
 def test_other_classes_keep_a_fresh_last_layer(reference):
     detector = ours(num_classes=9)
     fresh = detector.roi_head.predictor.classify.weight.clone()
-    left = load_torchvision(detector, reference.state_dict())
+    left = load(detector, reference.state_dict())
     assert {n.rsplit(".", 1)[0] for n in left} == {"roi_head.predictor.classify", "roi_head.predictor.regress"}
     assert torch.equal(detector.roi_head.predictor.classify.weight, fresh)
 
 
 def test_norm_layers_may_differ(reference):
     frozen = ours(norm="frozen")
-    assert not load_torchvision(frozen, reference.state_dict())
+    assert not load(frozen, reference.state_dict())
     without_counters = {n: t for n, t in reference.state_dict().items() if not n.endswith("num_batches_tracked")}
-    assert not load_torchvision(ours(norm="batch"), without_counters)
+    assert not load(ours(norm="batch"), without_counters)
 
 
 @pytest.mark.parametrize(("change", "message"), [("rename", "holds 'head.x'"), ("drop", "1 tensors are missing")])
@@ -213,4 +218,4 @@ def test_foreign_state_dict_is_refused(reference, change, message):
     else:
         del weights["rpn.head.cls_logits.weight"]
     with pytest.raises(ValueError, match=message):
-        load_torchvision(ours(), weights)
+        load(ours(), weights)

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torchvision
 from helpers import losses_of, make_batch
+from makers import rfcn
 from torch import nn
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
 from lightning_det.backbones.atrous import DeformableConv, deform, dilate
-from lightning_det.detectors import RFCN
 from lightning_det.detectors.position_sensitive import PositionSensitive
 from lightning_det.ops.position_sensitive import deformable_ps_roi_pool, ps_roi_align, ps_roi_pool
 from lightning_det.selection import AllSelector, HardSelector, RandomSelector
@@ -273,7 +273,7 @@ def detector(select=None, backbone=None, **settings):
     torch.manual_seed(0)
     select = select or (AllSelector(), RandomSelector(16))
     small = {"head_width": 32, "bins": 3, "after_nms": (40, 40)}
-    return RFCN.c5(backbone or tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **small | settings)
+    return rfcn(backbone or tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **small | settings)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -298,7 +298,7 @@ def test_a_step_lowers_the_loss():
 def test_features_keep_their_stride():
     model = detector(backbone=torchvision_backbone("resnet50", "c4"))
     with torch.no_grad():
-        maps = model.eval().features(torch.zeros(1, 3, 600, 1000, dtype=torch.uint8), torch.tensor([[600, 1000]]))
+        maps = model.eval().features(torch.zeros(1, 3, 600, 1000, dtype=torch.uint8), torch.tensor([[600, 1000]])).maps
         scores, boxes = model.roi_head.predictor.shared(maps)
     assert maps[0].shape[2:] == scores.shape[2:] == boxes.shape[2:] == (38, 63)
     assert scores.shape[1] == 9 * 7
@@ -307,7 +307,7 @@ def test_features_keep_their_stride():
 
 def test_published_channels():
     """1,029 score maps and 196 box maps for VOC's 20 classes and 7 x 7 bins."""
-    model = RFCN.c5(tiny_backbone("c4"), 20, [16], [1.0], AllSelector(), AllSelector(), pooling="deformable")
+    model = rfcn(tiny_backbone("c4"), 20, [16], [1.0], AllSelector(), AllSelector(), pooling="deformable")
     predictor = model.roi_head.predictor
     layers = (predictor.classify, predictor.regress, predictor.shift_classify, predictor.shift_regress)
     assert [m.out_channels for m in layers] == [1029, 196, 2058, 98]
@@ -342,7 +342,7 @@ def test_deformable_pooling_starts_unshifted():
     model = detector(pooling="deformable").eval()
     batch = make_batch(1, 96, 128)
     predictor, rois = model.roi_head.predictor, random_rois(1, 8, 128, 96)
-    maps = model.features(batch.images, batch.sizes)
+    maps = model.features(batch.images, batch.sizes).maps
     shared = predictor.shared(maps)
     logits, deltas = predictor(shared, rois)
     plain = deformable_ps_roi_pool(shared[0], rois, 3, 8).mean(dim=(-2, -1))

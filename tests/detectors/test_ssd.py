@@ -11,6 +11,7 @@ import torch
 from helpers import losses_of, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import regions, ssd
 from torch import nn
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.ops import box_iou
@@ -18,12 +19,10 @@ from torchvision.ops import box_iou
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.backbones import VGG16, dsod, ssd_tiny, tiny_backbone, torchvision_backbone
 from lightning_det.callbacks.selection import figures
-from lightning_det.detectors import SSD
 from lightning_det.detectors.priors import Priors, spread
 from lightning_det.detectors.ssd import L2Norm
-from lightning_det.detectors.torchvision_weights import load_torchvision_ssd
-from lightning_det.modules import Constant
-from lightning_det.modules.ssd import COCO_CLASSES, SSDModule
+from lightning_det.detectors.torchvision_weights import SSD_CLASSES, load_torchvision_ssd
+from lightning_det.modules import Constant, DetectionModule
 from lightning_det.ops.boxes import decode, encode
 from lightning_det.protocols.structures import State
 from lightning_det.selection import HardNegativeSelector, HardSelector
@@ -180,7 +179,7 @@ def test_golden_loss(monkeypatch):
     logits = torch.tensor(case["conf_logits"], requires_grad=True)
     residual = torch.tensor(case["loc_residual(pred-target)"]).requires_grad_()
     targets = torch.tensor(case["targets"])
-    model = SSD.build(ssd_tiny(), 2, [8, 64], HardNegativeSelector())
+    model = ssd(ssd_tiny(), 2, [8, 64], HardNegativeSelector())
     priors = torch.tensor([[10.0 * i, 0, 10 * i + 8, 8] for i in range(8)])
     monkeypatch.setattr(model, "predict", lambda images, sizes: (priors, logits, residual))
     monkeypatch.setattr(
@@ -203,7 +202,7 @@ def test_golden_loss(monkeypatch):
 def test_negatives_are_the_hardest_and_at_most_three_per_positive():
     labels = torch.tensor([[1, 0, 0, 0, 0, 0, -1], [1, 1, 0, 0, 0, -1, -1], [0] * 7])
     loss = torch.tensor([[0.1, 5, 1, 4, 3, 2, 9], [0.1, 0.1, 1, 2, 3, 9, 9], [9.0] * 7])
-    index, chosen = HardNegativeSelector(3.0)(labels, None, lambda *_: loss)
+    index, chosen = HardNegativeSelector(3.0)(regions(labels, loss))
     assert index.tolist() == [list(range(7))] * 3
     assert [row.nonzero().flatten().tolist() for row in chosen] == [[0, 1, 3, 4], [0, 1, 2, 3, 4], []]
 
@@ -219,7 +218,7 @@ def test_impossible_ratios_are_refused(ratio):
 
 def detector(backbone=None, select=None, **settings):
     torch.manual_seed(0)
-    return SSD.build(backbone or ssd_tiny(), 6, [8, 64], select or HardNegativeSelector(), **settings)
+    return ssd(backbone or ssd_tiny(), 6, [8, 64], select or HardNegativeSelector(), **settings)
 
 
 BACKBONES = {
@@ -253,7 +252,7 @@ def test_every_parameter_learns(name, select):
 def test_images_without_boxes_have_zero_loss_and_a_gradient(states):
     model = detector()
     batch = make_batch(2, 96, 128, boxes=2, padded=2)
-    batch.states = torch.tensor(states)
+    batch.states = batch.anchor_states = torch.tensor(states)
     losses = model.losses(batch)
     total = sum(losses.values())
     total.backward()
@@ -317,7 +316,7 @@ def test_diverged_weights_neither_crash_nor_detect():
 
 def test_priors_for_another_number_of_maps_are_refused():
     with pytest.raises(ValueError, match="priors are for 6 maps, the backbone makes 4"):
-        SSD.build(ssd_tiny(), 2, [8], HardNegativeSelector(), prior_sizes=[30, 60, 111, 162, 213, 264, 315])
+        ssd(ssd_tiny(), 2, [8], HardNegativeSelector(), prior_sizes=[30, 60, 111, 162, 213, 264, 315])
 
 
 def test_l2_norm():
@@ -342,7 +341,7 @@ def torchvision_ssd(classes):
 
 
 def ours(classes):
-    return SSD.build(
+    return ssd(
         VGG16(),
         classes,
         [21],
@@ -351,15 +350,15 @@ def ours(classes):
         prior_ratios=RATIOS,
         prior_steps=[8, 16, 32, 64, 100, 300],
         prior_longest=300.0,
-        pixel_mean=(0.48235, 0.45882, 0.40784),
-        pixel_std=(1 / 255, 1 / 255, 1 / 255),
+        mean=(0.48235, 0.45882, 0.40784),
+        std=(1 / 255, 1 / 255, 1 / 255),
     )
 
 
 def test_detections_equal_torchvision():
     reference, model = torchvision_ssd(21), ours(20).eval()
     reference.score_thresh = 0.7  # torchvision keeps 400 candidates of a class, which random weights would exceed
-    assert load_torchvision_ssd(model, reference.state_dict()) == []
+    assert load_torchvision_ssd(model, reference.state_dict(), 20, 4) == []
     batch = make_batch(2, 300, 300)
     with torch.no_grad():
         expected = reference(list(batch.images.float() / 255))
@@ -383,7 +382,7 @@ def test_detections_equal_torchvision():
 def test_low_scores_equal_torchvision():
     """At SSD's own threshold: torchvision keeps 400 candidates of each class before NMS, this one 1,000 of all."""
     reference, model = torchvision_ssd(21), ours(20).eval()
-    load_torchvision_ssd(model, reference.state_dict())
+    load_torchvision_ssd(model, reference.state_dict(), 20, 4)
     batch = make_batch(1, 300, 300, seed=3)
     with torch.no_grad():
         (expected,) = reference(list(batch.images.float() / 255))
@@ -396,7 +395,7 @@ def test_low_scores_equal_torchvision():
 
 def test_losses_and_gradients_equal_torchvision():
     reference, model = torchvision_ssd(21).train(), ours(20).train()
-    load_torchvision_ssd(model, reference.state_dict())
+    load_torchvision_ssd(model, reference.state_dict(), 20, 4)
     batch = make_batch(2, 300, 300, padded=5, seed=1)  # no box that two priors fit alike: rounding would choose
     targets = [{"boxes": b, "labels": n + 1} for b, n in zip(batch.boxes, batch.labels, strict=True)]
     expected, found = reference(list(batch.images.float() / 255), targets), model.losses(batch)
@@ -413,24 +412,24 @@ def test_losses_and_gradients_equal_torchvision():
 def test_classes_of_torchvision_weights_are_found_by_name():
     reference = torchvision_ssd(91)
     names = ("dog", "person")
-    module = SSDModule(ours(2), LabelMap(list(names)))
-    assert module.load_foreign(reference.state_dict()) == "all layers"
-    rows = [0, *(COCO_CLASSES.index(n) for n in names)]
+    model = ours(2)
+    assert model.load_torchvision(reference.state_dict(), names) == "all layers"
+    rows = [0, *(SSD_CLASSES.index(n) for n in names)]
     bias = reference.head.classification_head.module_list[1].bias.view(6, 91)[:, rows].flatten()
-    assert torch.equal(module.detector.classify[1].bias, bias)
-    other = SSDModule(ours(1), LabelMap(["cell"]))
-    assert "start fresh" in other.load_foreign(reference.state_dict())
+    assert torch.equal(model.classify[1].bias, bias)
+    other = ours(1)
+    assert "start fresh" in other.load_torchvision(reference.state_dict(), ["cell"])
     with pytest.raises(ValueError, match="no classification head"):
-        other.load_foreign({"weight": torch.zeros(1)})
+        other.load_torchvision({"weight": torch.zeros(1)}, ["cell"])
 
 
 def test_coco_weights_do_not_name_other_classes():
     """As many classes as COCO's, but others: the last layers start fresh instead of taking COCO's by position."""
     reference = torchvision_ssd(91)
-    module = SSDModule(ours(90), LabelMap([f"thing {n}" for n in range(90)]))
-    before = module.detector.classify[0].weight.detach().clone()
-    assert "start fresh" in module.load_foreign(reference.state_dict())
-    assert torch.equal(module.detector.classify[0].weight, before)
+    model = ours(90)
+    before = model.classify[0].weight.detach().clone()
+    assert "start fresh" in model.load_torchvision(reference.state_dict(), [f"thing {n}" for n in range(90)])
+    assert torch.equal(model.classify[0].weight, before)
 
 
 def test_fresh_layers_are_drawn_as_in_caffe():
@@ -459,7 +458,14 @@ def test_views_too_small_for_vgg16_are_refused():
 def test_published_parameters_of_ssd300():
     case = GOLDEN["ssd300_params"]
     for classes in (20, 80):
-        model = SSD(VGG16(), classes, Priors([30, 60, 111, 162, 213, 264, 315], RATIOS), None)
+        model = ssd(
+            VGG16(),
+            classes,
+            [],
+            HardNegativeSelector(),
+            prior_sizes=[30, 60, 111, 162, 213, 264, 315],
+            prior_ratios=RATIOS,
+        )
         count = sum(p.numel() for p in model.parameters())
         assert count in (case[f"{classes + 1}cls"], case[f"{classes + 1}cls"] + 512)
 
@@ -477,7 +483,7 @@ def test_accumulated_steps_follow_the_mean_of_micro_batches():
         sum(model.losses(batch).values()).backward()
         expected.append({name: p.grad for name, p in model.named_parameters()})
     labels = LabelMap(list("abcdef"), list(range(1, 7)))
-    module = SSDModule(detector(), labels, partial(torch.optim.SGD, lr=1.0, weight_decay=0.0), Constant())
+    module = DetectionModule(detector(), labels, partial(torch.optim.SGD, lr=1.0, weight_decay=0.0), Constant())
     trainer = pl.Trainer(
         max_epochs=1, accumulate_grad_batches=2, logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,

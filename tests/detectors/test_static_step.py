@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 from helpers import make_batch
+from makers import c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_det.backbones import tiny_backbone
-from lightning_det.detectors import FasterRCNN
 from lightning_det.selection import RandomSelector
 
 DYNAMIC = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "index.Tensor_mask", "item", "where.default")
@@ -27,7 +27,7 @@ class Count(TorchDispatchMode):
 
 
 def detector(form):
-    make, anchor_sizes = (FasterRCNN.c4, [16, 32, 64]) if form == "c4" else (FasterRCNN.fpn, [8, 16, 32, 64, 128])
+    make, anchor_sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
     select = (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
     return make(
         tiny_backbone(form), 6, anchor_sizes, [0.5, 1.0, 2.0], *select, head_width=64, roi_size=5, after_nms=(100, 50)

@@ -9,11 +9,11 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from makers import c4, fpn, rfcn
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
-from lightning_det.detectors import RFCN, FasterRCNN
+from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, RoIHead
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.evaluation.results import Results
@@ -49,7 +49,7 @@ def test_golden_votes():
     np.testing.assert_allclose(other.boxes[0], case["detectron_0.8_box0"][1], atol=1e-5)
 
 
-class Recognises(nn.Module):
+class Recognises(Predictor):
     """A predictor of one class that knows two RoIs."""
 
     def __init__(self, rois, scores, deltas):
@@ -76,7 +76,7 @@ def test_golden_iteration():
     predictor = Recognises(
         [*case["proposal"], *case["R1"]], [case["score1"], case["score2"]], [*case["delta1"], *case["delta2"]]
     )
-    head = RoIHead(predictor, RandomSelector())
+    head = RoIHead(predictor, RandomSelector(), box_beta=1 / 9)
     proposals = Proposals(torch.tensor([case["proposal"]]), torch.ones(1, 1), torch.ones(1, 1).bool())
     sizes = torch.tensor([[200, 200]])
     found = head.detect([], proposals, sizes, 0.05, 1.0, 100, passes=2)
@@ -95,10 +95,10 @@ def detector(form):
     torch.manual_seed(0)
     select = (RandomSelector(), RandomSelector())
     if form == "rfcn":
-        return RFCN.c5(tiny_backbone("c4"), 3, [16, 32], [1.0], *select, head_width=32, bins=3, after_nms=(30, 30))
+        return rfcn(tiny_backbone("c4"), 3, [16, 32], [1.0], *select, head_width=32, roi_size=3, after_nms=(30, 30))
     make, sizes, backbone = {
-        "c4": (FasterRCNN.c4, [16, 32], "c4"),
-        "fpn": (FasterRCNN.fpn, [8, 16, 32, 64, 128], "pyramid"),
+        "c4": (c4, [16, 32], "c4"),
+        "fpn": (fpn, [8, 16, 32, 64, 128], "pyramid"),
     }[form]
     return make(tiny_backbone(backbone), 3, sizes, [1.0], *select, head_width=32, roi_size=3, after_nms=(30, 30))
 

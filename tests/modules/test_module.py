@@ -11,6 +11,7 @@ import torch
 from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import c4, fpn, ssd
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -27,12 +28,13 @@ from lightning_det.config.build import load_checkpoint
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.dataset import Collate, Look, Sample
-from lightning_det.detectors import SSD, FasterRCNN
+from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.evaluation.results import Results
-from lightning_det.modules import Constant, Cosine, FasterRCNNModule, MultiStep
+from lightning_det.modules import Constant, Cosine, MultiStep
 from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
 from lightning_det.plotting.boxes import GREY, class_colour
+from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Detections
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError
@@ -122,7 +124,7 @@ def test_nonsense_schedules_are_refused(make, message):
 
 
 def detector(classes=2, form="c4", width=4, seed=0):
-    make, sizes = (FasterRCNN.c4, [8, 16, 32]) if form == "c4" else (FasterRCNN.fpn, [4, 8, 16, 32, 64])
+    make, sizes = (c4, [8, 16, 32]) if form == "c4" else (fpn, [4, 8, 16, 32, 64])
     select = (RandomSelector(32, 0.5), RandomSelector(16, 0.25))
     torch.manual_seed(seed)
     return make(
@@ -244,15 +246,13 @@ def ten(store):
     return store.select([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
 
 
-class Stub(nn.Module):
+class Stub(Detector):
     """A detector of one layer: fixed losses and detections.
 
     Args:
         found: makes boxes (B, N, 4), scores and labels (B, N) in the views of a batch's sizes.
         losses: makes losses of a batch.
     """
-
-    class_layers = ()
 
     def __init__(self, found=None, losses=None, ious=None):
         super().__init__()
@@ -263,7 +263,7 @@ class Stub(nn.Module):
     def losses(self, batch):
         return {name: value + 0 * self.layer(torch.ones(2)).sum() for name, value in self.terms(batch).items()}
 
-    def forward(self, images, sizes, score_threshold, nms_iou, max_detections):
+    def forward(self, images, sizes, score_threshold, nms_iou, max_detections, ranges=None, passes=1):
         if self.found is None:
             empty = torch.zeros(len(images), 1)
             return Detections(empty[..., None].expand(-1, -1, 4), empty, empty.long(), empty.bool())
@@ -314,7 +314,7 @@ def test_no_accumulation_window_is_short(store, tmp_path):
 
 
 def test_the_loss_is_the_sum_and_every_part_is_logged(store, tmp_path):
-    module = FasterRCNNModule(detector(), LABELS, sgd(0.01), Constant())
+    module = DetectionModule(detector(), LABELS, sgd(0.01), Constant())
     trainer = trainer_in(tmp_path, limit_train_batches=1)
     trainer.fit(module, datamodule=data_of(store))
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
@@ -344,15 +344,13 @@ def test_detections_outside_the_valid_range_go():
     assert thin.boxes.tolist() == [[0, 0, 4, 30]] * 2
 
 
-class AsGiven(nn.Module):
+class AsGiven(Predictor):
     """A predictor that gives each proposal the score of its place, and leaves boxes where they are.
 
     Args:
         scores: (R,) of the one class.
         kinds: sets of deltas per RoI.
     """
-
-    per_roi = False
 
     def __init__(self, scores, kinds):
         super().__init__()
@@ -378,7 +376,7 @@ def test_what_is_out_of_range_takes_no_place(make, passes, nms_iou, count):
     boxes = torch.cat([boxes, torch.tensor([[10.0, 10.0, 30.0, 30.0]])])[None]
     if make == "ssd":
         scores = torch.tensor([0.9] * count + [0.8])[None, :, None]
-        model = SSD.build(ssd_tiny(widths=(4, 4, 4)), 1, [8, 64], HardNegativeSelector())
+        model = ssd(ssd_tiny(widths=(4, 4, 4)), 1, [8, 64], HardNegativeSelector())
         model.candidates = lambda images, sizes: (boxes, scores)
     else:
         model = detector(classes=1)
@@ -479,7 +477,7 @@ def test_images_without_detections_were_seen():
 
 
 def test_own_weights():
-    source, target = (FasterRCNNModule(detector(seed=s), LABELS) for s in (0, 1))
+    source, target = (DetectionModule(detector(seed=s), LABELS) for s in (0, 1))
     assert target.load_own(source.state_dict(), LABELS) == "all layers"
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor), name
@@ -487,8 +485,8 @@ def test_own_weights():
 
 @pytest.mark.parametrize("names", [["cat", "dog", "hen"], ["dog", "cat"]])
 def test_other_classes_keep_a_fresh_last_layer(names):
-    source = FasterRCNNModule(detector(seed=0), LABELS)
-    target = FasterRCNNModule(detector(len(names), seed=1), LabelMap(names))
+    source = DetectionModule(detector(seed=0), LABELS)
+    target = DetectionModule(detector(len(names), seed=1), LabelMap(names))
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     assert "starts fresh" in target.load_own(source.state_dict(), LABELS)
     for name, tensor in target.state_dict().items():
@@ -497,22 +495,22 @@ def test_other_classes_keep_a_fresh_last_layer(names):
 
 
 def test_source_ids_are_no_difference_between_classes():
-    source, target = (FasterRCNNModule(detector(seed=s), LABELS) for s in (0, 1))
+    source, target = (DetectionModule(detector(seed=s), LABELS) for s in (0, 1))
     assert target.load_own(source.state_dict(), LabelMap(["cat", "dog"])) == "all layers"
 
 
 @pytest.mark.parametrize("other", [{"form": "pyramid"}, {"width": 8}])
 def test_weights_of_another_detector_are_refused(other):
-    module = FasterRCNNModule(detector(), LABELS)
+    module = DetectionModule(detector(), LABELS)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(ValueError, match=r"weights of another detector: \d+ tensors .* such as detector\.\w+"):
-        module.load_own(FasterRCNNModule(detector(**other), LABELS).state_dict(), LABELS)
+        module.load_own(DetectionModule(detector(**other), LABELS).state_dict(), LABELS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
 def test_checkpoints_are_plain_data(store, tmp_path):
     chosen = {"dataset": {"root": "x", "size_cuts": [32, 96]}, "weights": None}
-    module = FasterRCNNModule(detector(), LABELS, sgd(0.01), Cosine(), settings=chosen)
+    module = DetectionModule(detector(), LABELS, sgd(0.01), Cosine(), settings=chosen)
     trainer = trainer_in(tmp_path, max_steps=1)
     trainer.fit(module, datamodule=data_of(store))
     assert trainer.global_step == 1
@@ -524,7 +522,7 @@ def test_checkpoints_are_plain_data(store, tmp_path):
     assert saved["settings"] == json.loads(json.dumps(chosen))
     assert load_checkpoint(file)["hyper_parameters"] == saved
 
-    restored = FasterRCNNModule(detector(seed=1), LABELS)
+    restored = DetectionModule(detector(seed=1), LABELS)
     restored.load_state_dict(content["state_dict"])
     batch = make_batch(2, 48, 64)
     first, second = module.eval().infer(batch), restored.eval().infer(batch)
@@ -681,7 +679,7 @@ def test_own_weights_go_into_frozen_layers(change):
     def module(**options):
         backbone = tiny_backbone("c4", 4, **options)
         select = (RandomSelector(8), RandomSelector(8))
-        return FasterRCNNModule(FasterRCNN.c4(backbone, len(LABELS), [8], [1.0], *select, 3, 16), LABELS)
+        return DetectionModule(c4(backbone, len(LABELS), [8], [1.0], *select, 3, 16), LABELS)
 
     assert module(**change).load_own(module().state_dict(), LABELS) == "all layers"
 

@@ -23,7 +23,6 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
 from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
 from lightning_det.data.shapes import Shapes
-from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.protocols.structures import State
 from lightning_det.selection import AllSelector
 
@@ -453,7 +452,7 @@ def trained_alike(form="c4"):
     model = detector(form, (AllSelector(), AllSelector())).eval()
     with torch.no_grad():
         model.rpn.head.cls_logits.weight.normal_(std=3.0, generator=torch.manual_seed(1))
-    return model, ProposalNetwork.of(model)
+    return model, model.proposer()
 
 
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
@@ -488,7 +487,7 @@ def test_its_detections_are_the_proposals(form):
     batch = make_batch(2, 96, 160)
     batch.sizes = torch.tensor([[96, 160], [60, 100]])
     with torch.no_grad():
-        maps = model.features(batch.images, batch.sizes)
+        maps = model.features(batch.images, batch.sizes).maps
         expected = model.rpn.propose(model.rpn(maps, batch.images.shape[-2:]), batch.sizes)
         found = network(batch.images, batch.sizes, score_threshold=-1.0)
     # The capacity of the detector: 50.

@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from unittest import mock
 
+import makers
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -28,10 +29,6 @@ from lightning_det.callbacks import Evaluator, SameConfiguration
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
-from lightning_det.detectors.faster_rcnn import FasterRCNN
-from lightning_det.detectors.proposals import ProposalNetwork
-from lightning_det.detectors.rfcn import RFCN
-from lightning_det.detectors.ssd import SSD
 from lightning_det.modules import DetectionModule
 from lightning_det.ops.ranks import mean_count, ranks, sum_over_ranks
 from lightning_det.protocols.structures import State
@@ -48,7 +45,7 @@ SMALL = {"head_width": 32, "before_nms": (200, 200), "after_nms": (40, 40)}
 
 
 def faster_rcnn(form="c4", select=RANDOM):
-    make, sizes = (FasterRCNN.c4, [16, 32, 64]) if form == "c4" else (FasterRCNN.fpn, [8, 16, 32, 64, 128])
+    make, sizes = (makers.c4, [16, 32, 64]) if form == "c4" else (makers.fpn, [8, 16, 32, 64, 128])
     neck = {} if form == "c4" else {"neck_width": 16}
     backbone = tiny_backbone(form, 4, norm="group")
     return make(backbone, CLASSES, sizes, [0.5, 1.0, 2.0], *select, roi_size=5, **neck, **SMALL)
@@ -56,7 +53,7 @@ def faster_rcnn(form="c4", select=RANDOM):
 
 def rfcn(select=RANDOM, **settings):
     backbone = tiny_backbone("c4", 4, norm="group")
-    return RFCN.c5(backbone, CLASSES, [16, 32, 64], [1.0], *select, bins=3, **SMALL, **settings)
+    return makers.rfcn(backbone, CLASSES, [16, 32, 64], [1.0], *select, roi_size=3, **SMALL, **settings)
 
 
 def dense(**settings):
@@ -71,7 +68,7 @@ def dense(**settings):
         norm="group",
     )
     select = HardNegativeSelector()
-    return SSD.build(backbone, CLASSES, [8, 64], select, l2_norm=True, head_norm="group", **settings)
+    return makers.ssd(backbone, CLASSES, [8, 64], select, l2_norm=True, head_norm="group", **settings)
 
 
 DETECTORS = {
@@ -81,9 +78,9 @@ DETECTORS = {
     "faster_rcnn_fpn all": lambda: faster_rcnn("pyramid", (RANDOM[0], AllSelector())),
     "rfcn": rfcn,
     "rfcn deformable ohem": lambda: rfcn((RANDOM[0], HardSelector(16, None)), pooling="deformable"),
-    "proposals": lambda: ProposalNetwork.of(faster_rcnn()),
-    "ssd": lambda: SSD.build(ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardNegativeSelector()),
-    "ssd ohem": lambda: SSD.build(
+    "proposals": lambda: faster_rcnn().proposer(),
+    "ssd": lambda: makers.ssd(ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardNegativeSelector()),
+    "ssd ohem": lambda: makers.ssd(
         ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardSelector(64, None, ranking="train")
     ),
     "dsod": dense,

@@ -26,13 +26,13 @@ ANCHORS = torch.tensor([[0, 0, 100, 100], [0, 0, 100, 50], [0, 0, 100, 30], [0, 
 
 
 def test_thresholds():
-    labels, index = label_anchors(ANCHORS, boxes(SQUARE), states(V))
+    labels, index, _ = label_anchors(ANCHORS, boxes(SQUARE), states(V))
     assert labels[0].tolist() == [1, SKIP, SKIP, BACKGROUND, BACKGROUND]
     assert index[0].tolist() == [0] * 5
 
 
 def test_best_anchor_of_a_box_is_positive_however_low():
-    labels, _ = label_anchors(ANCHORS, boxes((0, 0, 100, 1)), states(V))
+    labels, _, _ = label_anchors(ANCHORS, boxes((0, 0, 100, 1)), states(V))
     # The anchors of heights 29 and 30 overlap it best: the smaller one wins.
     assert labels[0].tolist() == [0, 0, 0, 1, 0]
 
@@ -43,37 +43,37 @@ def test_the_best_usable_anchor_of_a_box_is_positive():
     box = boxes((0, 0, 60, 30))  # IoU 0.57, 0.5, 0.09 and 0
     assert label_anchors(anchors, box, states(V))[0].tolist() == [[1, SKIP, BACKGROUND, BACKGROUND]]
     usable = torch.tensor([[False, True, True, True]])
-    labels, index = label_anchors(anchors, box, states(V), usable=usable)
+    labels, index, _ = label_anchors(anchors, box, states(V), usable=usable)
     assert labels.tolist() == [[SKIP, 1, BACKGROUND, BACKGROUND]]
     assert index[0, 1] == 0
     assert (label_anchors(anchors, box, states(V), usable=usable & False)[0] == SKIP).all()
 
 
 def test_a_box_without_any_anchor_makes_no_positive():
-    labels, _ = label_anchors(ANCHORS, boxes((500, 500, 520, 520)), states(V))
+    labels, _, _ = label_anchors(ANCHORS, boxes((500, 500, 520, 520)), states(V))
     assert labels[0].tolist() == [0] * 5
 
 
 def test_invalid_boxes_silence_anchors_above_the_threshold_only():
-    labels, _ = label_anchors(ANCHORS, boxes(SQUARE), states(X))
+    labels, _, _ = label_anchors(ANCHORS, boxes(SQUARE), states(X))
     # IoU exactly 0.3 is not above 0.3.
     assert labels[0].tolist() == [SKIP, SKIP, BACKGROUND, BACKGROUND, BACKGROUND]
 
 
 def test_invalid_boxes_silence_would_be_positives():
-    labels, _ = label_anchors(ANCHORS, boxes(SQUARE, (0, 0, 100, 90)), states(V, X))
+    labels, _, _ = label_anchors(ANCHORS, boxes(SQUARE, (0, 0, 100, 90)), states(V, X))
     assert labels[0, 0] == SKIP
 
 
 def test_ignored_regions_silence_what_lies_inside_them():
     person_in_crowd = torch.tensor([[10, 10, 20, 20.0], [90, 90, 110, 110.0], [300, 300, 310, 310.0]])
-    labels, _ = label_anchors(person_in_crowd, boxes(SQUARE), states(IGN))
+    labels, _, _ = label_anchors(person_in_crowd, boxes(SQUARE), states(IGN))
     # A quarter of the second one lies inside: below the threshold.
     assert labels[0].tolist() == [SKIP, BACKGROUND, BACKGROUND]
 
 
 def test_padding_is_no_box():
-    labels, _ = label_anchors(ANCHORS, boxes(SQUARE, SQUARE), states(P, P))
+    labels, _, _ = label_anchors(ANCHORS, boxes(SQUARE, SQUARE), states(P, P))
     assert labels[0].tolist() == [0] * 5
 
 
@@ -124,7 +124,7 @@ def test_labels_equal_torchvision_matcher(anchors, gt, padded):
     if padded:
         gt = torch.cat([gt, torch.zeros(5, 4)])
         state = torch.cat([state, torch.zeros(5, dtype=state.dtype)])
-    labels, index = label_anchors(anchors, gt[None], state[None])
+    labels, index, _ = label_anchors(anchors, gt[None], state[None])
     positive = expected >= 0
     assert torch.equal(labels[0] == 1, positive)
     assert torch.equal((labels[0] == SKIP), expected == Matcher.BETWEEN_THRESHOLDS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from makers import regions
 
 from lightning_det.selection import AllSelector, RandomSelector
 
@@ -24,7 +25,7 @@ def labels(positive, negative, skipped, rows=3):
 )
 def test_quota(positive, negative, skipped, expected):
     given = labels(positive, negative, skipped)
-    index, chosen = RandomSelector(64, 0.25)(given, None)
+    index, chosen = RandomSelector(64, 0.25)(regions(given))
     assert index.shape == chosen.shape == (3, min(64, positive + negative + skipped))
     for row, ok, label in zip(index, chosen, given, strict=True):
         picked = label[row[ok]]
@@ -36,7 +37,7 @@ def test_every_region_has_the_same_chance():
     torch.manual_seed(0)
     given = torch.zeros(1000, 40, dtype=torch.int64)
     given[:, :20] = 1
-    index, chosen = RandomSelector(10, 0.5)(given, None)
+    index, chosen = RandomSelector(10, 0.5)(regions(given))
     assert chosen.all()
     counts = torch.bincount(index.flatten(), minlength=40)
     # 5 of 20 each: 250 expected, standard deviation 14
@@ -48,10 +49,10 @@ def test_same_seed_same_choice():
     given = labels(20, 100, 5)
     select = RandomSelector(32)
     torch.manual_seed(1)
-    first, _ = select(given, None)
+    first, _ = select(regions(given))
     torch.manual_seed(1)
-    second, _ = select(given, None)
-    third, _ = select(given, None)
+    second, _ = select(regions(given))
+    third, _ = select(regions(given))
     assert torch.equal(first, second)
     assert not torch.equal(second, third)
 
@@ -64,6 +65,6 @@ def test_impossible_quota_is_refused(arguments):
 
 def test_all_selector_keeps_every_labelled_region():
     labels = torch.tensor([[2, 0, -1, 1], [-1, -1, -1, -1]])
-    index, chosen = AllSelector()(labels, torch.zeros(2, 4, 4))
+    index, chosen = AllSelector()(regions(labels))
     assert index.tolist() == [[0, 1, 2, 3]] * 2
     assert chosen.tolist() == [[True, True, False, True], [False] * 4]

@@ -84,7 +84,7 @@ def test_a_warmup_as_long_as_the_training_is_said(composed, caplog):
         "schedule.warmup=nan",
         "schedule.warmup=inf",
         "schedule.warmup=-1",
-        "detector.anchor_border=-5",
+        "detector.rpn.border=-5",
         "callbacks.early_stopping.patience=-1",
     ],
 )

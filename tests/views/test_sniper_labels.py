@@ -11,12 +11,12 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import c4, fpn, regions
 from test_faster_rcnn import TakeAll, detector
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.dataset import Collate, Look, Sample, render
-from lightning_det.detectors import FasterRCNN
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, candidates
 from lightning_det.detectors.rpn import RPN, Predictions, Proposals, within
 from lightning_det.modules.schedules import MultiStep
@@ -256,7 +256,7 @@ def golden_labels(boxes, states):
     boxes = tensor(np.array(boxes, float).reshape(-1, 4) + INCLUSIVE) if len(boxes) else torch.zeros(1, 1, 4)
     states = torch.tensor([states or [State.PADDING]])
     anchors = golden_anchors()
-    labels, _ = label_anchors(anchors, boxes, states, positive=0.5, negative=0.4)
+    labels, _, _ = label_anchors(anchors, boxes, states, positive=0.5, negative=0.4)
     return labels.masked_fill(~within(anchors, torch.tensor([[512, 512]]), 32), SKIP).view(32, 32, 21)
 
 
@@ -273,16 +273,16 @@ def test_the_border_is_that_of_each_view():
     assert within(anchors, sizes, 32).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
 
 
-@pytest.mark.parametrize(("make", "form", "sizes"), [(FasterRCNN.c4, "c4", [32]), (FasterRCNN.fpn, "pyramid", [8] * 5)])
+@pytest.mark.parametrize(("make", "form", "sizes"), [(c4, "c4", [32]), (fpn, "pyramid", [8] * 5)])
 def test_detectors_label_anchors_as_told(make, form, sizes):
     arguments = (tiny_backbone(form, width=4), 3, sizes, [1.0], RandomSelector(), RandomSelector())
-    told = make(*arguments, anchor_iou=[0.5, 0.4], anchor_border=32, head_width=8).rpn
+    told = make(*arguments, positive=0.5, negative=0.4, border=32, head_width=8).rpn
     assert (told.thresholds, told.border) == ({"positive": 0.5, "negative": 0.4, "ignore": 0.3}, 32)
     usual = make(*arguments, head_width=8).rpn
     assert (usual.thresholds, usual.border) == ({"positive": 0.7, "negative": 0.3, "ignore": 0.3}, None)
-    for nonsense in ([0.4, 0.5], [0.5], [1.5, 0.5], [0.5, -0.1]):
-        with pytest.raises(ValueError, match="anchor_iou is"):
-            make(*arguments, anchor_iou=nonsense)
+    for positive, negative in ([0.4, 0.5], [1.5, 0.5], [0.5, -0.1]):
+        with pytest.raises(ValueError, match="positive and negative are"):
+            make(*arguments, positive=positive, negative=negative)
 
 
 @pytest.mark.parametrize("case", GOLDEN["rpn_anchor_labels"], ids=lambda case: case["id"])
@@ -305,7 +305,7 @@ def test_a_remain_too_thin_to_see_hides_anchors_where_the_reference_learns_backg
     image = record(np.array(case["boxes"]))
     found = targets(image, View(3.0, (0, 0, 170, 170), (0, 80)), 0.5, MIN_SIDE)
     assert found.states.tolist() == [State.IGNORED, State.VALID]
-    labels, _ = label_anchors(
+    labels, _, _ = label_anchors(
         tensor([(150, 150, 156, 156), (140, 140, 170, 170), (300, 300, 420, 420)])[0],
         torch.from_numpy(found.boxes)[None],
         torch.from_numpy(found.states)[None],
@@ -363,20 +363,20 @@ def test_only_valid_boxes_make_positives_and_invalid_ones_silence(case):
 
 def test_an_overlap_of_exactly_the_threshold_silences_nothing():
     anchors = tensor([(0, 0, 10, 3), (0, 0, 10, 3.01)])[0]
-    labels, _ = label_anchors(anchors, tensor([(0, 0, 10, 10)]), torch.tensor([[State.INVALID]]))
+    labels, _, _ = label_anchors(anchors, tensor([(0, 0, 10, 10)]), torch.tensor([[State.INVALID]]))
     assert labels.tolist() == [[BACKGROUND, SKIP]]
 
 
 def test_anchors_that_tie_for_a_box_are_all_positive():
     anchors = tensor([(0, 0, 16, 16), (16, 0, 32, 16), (40, 0, 56, 16)])[0]
-    labels, _ = label_anchors(anchors, tensor([(11, 3, 21, 13)]), torch.tensor([[State.VALID]]), 0.5, 0.4)
+    labels, _, _ = label_anchors(anchors, tensor([(11, 3, 21, 13)]), torch.tensor([[State.VALID]]), 0.5, 0.4)
     assert labels.tolist() == [[1, 1, BACKGROUND]]
 
 
 def test_a_chip_draws_256_anchors_of_which_half_are_objects():
     labels = golden_labels([(150 + 3 * i, 150, 276 + 3 * i, 276) for i in range(60)], [State.VALID] * 60).view(1, -1)
     assert (labels == 1).sum() > 128
-    index, chosen = RandomSelector(256, 0.5)(labels, golden_anchors()[None])
+    index, chosen = RandomSelector(256, 0.5)(regions(labels))
     drawn = labels.gather(1, index)[chosen]
     assert (drawn == 1).sum() == 128
     assert len(drawn) == 256
@@ -388,14 +388,14 @@ def test_ignored_anchors_have_no_loss_and_no_gradient():
     model.rpn.border = 4.0
     batch = make_batch(1, 96, 128, boxes=3, padded=3)
     batch.states[0, 1:] = torch.tensor([State.INVALID, State.IGNORED])
-    maps = model.features(batch.images, batch.sizes)
+    maps = model.features(batch.images, batch.sizes).maps
     predictions = model.rpn(maps, batch.images.shape[-2:])
     logits = [x.detach().requires_grad_() for x in predictions.logits]
     deltas = [x.detach().requires_grad_() for x in predictions.deltas]
     losses = model.rpn.losses(Predictions(predictions.anchors, logits, deltas), batch)
     sum(losses.values()).backward()
     anchors = torch.cat(predictions.anchors)
-    labels, _ = label_anchors(anchors, batch.boxes, batch.states)
+    labels, _, _ = label_anchors(anchors, batch.boxes, batch.states)
     labels = labels.masked_fill(~within(anchors, batch.sizes, 4.0), SKIP)
     gradient = torch.cat([x.grad for x in logits], dim=1)
     assert (labels == SKIP).any()
@@ -517,7 +517,7 @@ def test_the_visible_part_of_a_large_box_is_a_legal_small_positive():
 
 def test_all_rois_that_may_teach_do():
     labels = torch.tensor([[SKIP] * 5 + [BACKGROUND] * 290 + [3] * 5])
-    index, chosen = AllSelector()(labels, torch.zeros(1, 300, 4))
+    index, chosen = AllSelector()(regions(labels))
     assert chosen.sum() == 295
     assert (labels.gather(1, index)[chosen] != SKIP).all()
     assert index[chosen].unique().numel() == 295
@@ -561,10 +561,10 @@ def test_boxes_of_flat_views_keep_a_positive_anchor():
     model.rpn.border = 2.0
     batch = make_batch(1, 32, 256, boxes=2)
     batch.boxes[0, :2] = torch.tensor([(20.0, 0.0, 110.0, 32.0), (140.0, 0.0, 230.0, 32.0)])
-    predictions = model.rpn(model.features(batch.images, batch.sizes), batch.images.shape[-2:])
+    predictions = model.rpn(model.features(batch.images, batch.sizes).maps, batch.images.shape[-2:])
     anchors = torch.cat(predictions.anchors)
     usable = within(anchors, batch.sizes, 2.0)
-    unmasked, _ = label_anchors(anchors, batch.boxes, batch.states)
+    unmasked, _, _ = label_anchors(anchors, batch.boxes, batch.states)
     assert not (unmasked.eq(1) & usable).any()
     deltas = [x.detach().requires_grad_() for x in predictions.deltas]
     model.rpn.losses(predictions._replace(deltas=deltas), batch)["rpn_box"].backward()
@@ -580,7 +580,7 @@ def chip_detector():
     torch.manual_seed(0)
     select = (TakeAll(), AllSelector())
     few = {"head_width": 32, "roi_size": 3, "after_nms": (40, 40), "anchor_iou": (0.5, 0.4), "anchor_border": 32.0}
-    return FasterRCNN.c4(tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **few).eval()
+    return c4(tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **few).eval()
 
 
 def one_in_range():
@@ -597,7 +597,8 @@ def proposed(boxes, valid=None):
 
 
 def roi_losses(model, batch, proposals):
-    return model.roi_head.losses(model.features(batch.images, batch.sizes), proposals, batch)
+    losses, _ = model.roi_head.losses(model.features(batch.images, batch.sizes).maps, proposals, batch)
+    return losses
 
 
 IN_RANGE = [(10, 10, 40, 42), (60, 50, 90, 80)]
@@ -635,7 +636,7 @@ def test_every_roi_in_range_has_a_loss():
     """The mean over all of them, whatever their share of objects; here most lie on nothing."""
     model, batch = chip_detector(), one_in_range()
     rois = [IN_RANGE[0], *[IN_RANGE[1]] * 30]
-    maps = model.features(batch.images, batch.sizes)
+    maps = model.features(batch.images, batch.sizes).maps
     logits, _ = model.roi_head.predictor(model.roi_head.predictor.shared(maps), tensor([*rois, (8, 8, 40, 40)]))
     label = int(batch.labels[0, 0]) + 1
     labels = torch.tensor([label, *[BACKGROUND] * 30, label])

@@ -8,13 +8,13 @@ import torch
 from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import c4, fpn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.colours import distorted
 from lightning_det.data.dataset import OUTSIDE, Collate, Look, Sample, render
-from lightning_det.detectors import FasterRCNN
 from lightning_det.protocols.structures import State
 from lightning_det.selection import RandomSelector
 from lightning_det.views import Distort, IoUCrops, Planner, Pyramid, RandomFlip, Tiles, View, Warp
@@ -62,10 +62,10 @@ def test_warped_images_are_not_cut_at_a_scale():
         Planner(Warp([300, 300]), Tiles(128))
 
 
-@pytest.mark.parametrize("make", [FasterRCNN.fpn, FasterRCNN.c4])
+@pytest.mark.parametrize("make", [fpn, c4])
 def test_two_stage_detectors_keep_anchors_in_place_on_odd_canvases(make):
     """At 100 x 180 the maps of stride 32 have 4 x 6 cells; their anchors are 32 pixels apart, not 25 and 30."""
-    form = "pyramid" if make == FasterRCNN.fpn else "c4"
+    form = "pyramid" if make == fpn else "c4"
     arguments = (tiny_backbone(form, 8), 6, [8, 16, 32, 64, 128], [1.0], RandomSelector(16, 0.5), RandomSelector(16))
     model = make(*arguments).eval()
     batch = make_batch(1, 100, 180)

@@ -1,0 +1,48 @@
+"""Checkpoints of earlier versions, whose settings name parts that are no longer there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_det.system.errors import UserError
+
+FLAT = ("anchor_sizes", "prior_ratios")
+"""Arguments that detectors of the package had before their parts became nodes (``detector.rpn``, ``detector.priors``)."""
+
+RETIRED = (
+    "lightning_det.modules.FasterRCNNModule",
+    "lightning_det.modules.SSDModule",
+    "lightning_det.views.merge.",
+    "lightning_det.views.soft_nms.",
+    "lightning_det.views.voting.",
+)
+"""Beginnings of names that parts had."""
+
+
+def is_outdated(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a checkpoint are those of an earlier version.
+
+    Args:
+        settings: plain data.
+    """
+    detector, test = settings.get("detector"), settings.get("test")
+    nodes = [detector, settings.get("module"), *(test.values() if isinstance(test, Mapping) else ())]
+    targets = [str(node.get("_target_", "")) for node in nodes if isinstance(node, Mapping)]
+    if any(target.startswith(RETIRED) for target in targets):
+        return True
+    if not isinstance(detector, Mapping) or not str(detector.get("_target_", "")).startswith("lightning_det."):
+        return False
+    return any(name in detector for name in FLAT)
+
+
+def refuse_outdated(settings: Mapping[str, Any], file: object) -> None:
+    """Refuses to build a detector from the settings of an earlier version; its weights can still be loaded.
+
+    Raises:
+        UserError: the settings are of an earlier version.
+    """
+    if is_outdated(settings):
+        raise UserError(
+            f"{file}: an earlier version of lightning-det has written this checkpoint, and its settings cannot be read "
+            f"any more. Its weights can: train weights={file} with the detector, backbone and dataset of then; or use "
+            "the version that wrote it"
+        )

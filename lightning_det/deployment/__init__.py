@@ -1,0 +1,1 @@
+"""Detectors as graphs for other runtimes."""

@@ -1,0 +1,54 @@
+"""From images to the feature maps that proposal networks and RoI heads read."""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_det.protocols.detector import Detector
+from lightning_det.protocols.structures import STRIDE
+
+
+class Features(NamedTuple):
+    """Feature maps of a batch."""
+
+    maps: list[Tensor]
+    """(B, C, h, w) each, finest first."""
+    canvas: tuple[int, int]
+    """(height, width) of the padded images, in pixels of the view; it says where the anchors of the maps lie."""
+
+
+class Extractor(Detector):
+    """A detector that reads feature maps; it is neither trained nor run by itself.
+
+    Args:
+        backbone: normalised images to feature maps.
+        neck: these maps to the ones that are read.
+        preprocess: uint8 images to normalised float images, zero outside the views.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, preprocess: nn.Module):
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.neck = neck
+
+    def features(self, images: Tensor, sizes: Tensor) -> Features:
+        """Feature maps of (B, 3, H, W) uint8 images whose views measure ``sizes`` (B, 2) without padding."""
+        images = pad(images)
+        height, width = images.shape[-2:]
+        return Features(self.neck(self.backbone(self.preprocess(images, sizes))), (height, width))
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Backbone and neck."""
+        return [self.backbone, self.neck]
+
+
+def pad(images: Tensor) -> Tensor:
+    """Images whose sides are multiples of `STRIDE`: anchors are where their cells are only if every map halves evenly.
+
+    Args:
+        images: (B, 3, H, W); batches of views of one shape come without padding.
+    """
+    down, right = (-side % STRIDE for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, down)) if down or right else images

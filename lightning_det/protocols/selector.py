@@ -1,0 +1,52 @@
+"""What a selector of regions gets and gives: it decides which labelled regions carry loss."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+class Regions(NamedTuple):
+    """``R`` labelled regions per view: anchors, RoIs or priors."""
+
+    boxes: Tensor
+    """(B, R, 4) float32 ``xyxy``, pixels of the view: where the regions are, not the boxes regressed from them."""
+    labels: Tensor
+    """(B, R) int64: above 0 for objects, 0 for background, below 0 for regions that must not be selected."""
+    ious: Tensor
+    """(B, R) float32, highest IoU of each region with an object; 0 where there is none."""
+    losses: Tensor | None
+    """(B, R) float32, current loss of each region, without gradient; None where the selector does not rank."""
+
+
+class Selection(NamedTuple):
+    """The regions that carry loss. ``S`` depends on the selector and on ``R`` only, never on the data."""
+
+    places: Tensor
+    """(B, S) int64, positions of regions."""
+    chosen: Tensor
+    """(B, S) bool; the positions where it is False are fillers and carry no loss."""
+
+
+class Ranking(NamedTuple):
+    """How the losses are computed that a selector ranks regions by."""
+
+    mode: Literal["eval", "train"]
+    """Mode of BatchNorm and dropout meanwhile. Neither changes running statistics."""
+    keeps: int | None
+    """Most regions per view that the selector keeps. Losses are computed for as many regions at a time, so that
+    ranking needs no more memory than training. None: it may keep all, and all are computed at once."""
+
+
+class Selector:
+    """Decides which labelled regions carry loss: a learning strategy such as random sampling or OHEM.
+
+    A selector that needs losses says so in ``ranking``; the detector computes them first, and the
+    others do not pay for it. Detectors that cannot rank their regions refuse such a selector when they are built.
+    """
+
+    ranking: Ranking | None = None
+    """How regions are ranked by loss; None: they are not, and `Regions.losses` may be None."""
+
+    def __call__(self, regions: Regions) -> Selection:
+        """Selects the regions that carry loss."""
+        raise NotImplementedError

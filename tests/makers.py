@@ -1,0 +1,51 @@
+"""Detectors with few arguments, for tests: settings of all parts in one list."""
+
+from functools import partial
+
+import torch
+
+from lightning_det.detectors import RFCN, RPN, SSD, FasterRCNN, GatedPyramid, Normalize, Priors, RoIHead
+from lightning_det.protocols.selector import Regions
+
+PROPOSALS = {"before_nms": (2000, 1000), "after_nms": (2000, 1000)}
+RPN_SETTINGS = ("before_nms", "after_nms", "positive", "negative", "border", "per_megapixel")
+
+
+def _two_stage(make, parts, backbone, classes, sizes, ratios, select_anchors, select_rois, box_beta, settings):
+    own = {name: settings.pop(name) for name in RPN_SETTINGS if name in settings}
+    rpn = partial(RPN, sizes=sizes, ratios=ratios, **PROPOSALS | own)
+    head = partial(RoIHead, box_beta=box_beta)
+    return make(backbone, classes, select_anchors, select_rois, rpn, head, **parts | settings)
+
+
+def c4(backbone, classes, sizes, ratios, select_anchors, select_rois, box_beta=1 / 9, **settings):
+    parts = {"roi_size": 7, "head_width": 1024}
+    arguments = (sizes, ratios, select_anchors, select_rois, box_beta, settings)
+    return _two_stage(FasterRCNN.c4, parts, backbone, classes, *arguments)
+
+
+def fpn(backbone, classes, sizes, ratios, select_anchors, select_rois, box_beta=1 / 9, **settings):
+    parts = {"neck_width": 256, "roi_size": 7, "head_width": 1024}
+    arguments = (sizes, ratios, select_anchors, select_rois, box_beta, settings)
+    return _two_stage(FasterRCNN.fpn, parts, backbone, classes, *arguments)
+
+
+def rfcn(backbone, classes, sizes, ratios, select_anchors, select_rois, box_beta=1.0, **settings):
+    parts = {"roi_size": 7, "head_width": 1024}
+    proposals = {"before_nms": (6000, 6000), "after_nms": (300, 300)}
+    arguments = (sizes, ratios, select_anchors, select_rois, box_beta, proposals | settings)
+    return _two_stage(RFCN.c5, parts, backbone, classes, *arguments)
+
+
+def ssd(backbone, classes, objects, select, reused=None, mean=None, std=None, head_norm=None, **settings):
+    names = ("sizes", "ratios", "steps", "longest")
+    own = {name: settings.pop(f"prior_{name}") for name in names if f"prior_{name}" in settings}
+    neck = None if reused is None else partial(GatedPyramid, reused=reused, norm=head_norm)
+    preprocess = None if mean is None else Normalize(mean, std)
+    priors = partial(Priors, objects=objects, **own)
+    return SSD(backbone, classes, select, priors, neck, preprocess, head_norm=head_norm, **settings)
+
+
+def regions(labels, losses=None, boxes=None, ious=None):
+    """What a selector gets; the parts that it does not read may be left out."""
+    return Regions(boxes, labels, ious, losses if losses is None else torch.as_tensor(losses))
