@@ -90,8 +90,9 @@ def test_what_extending_says_works_in_an_empty_folder(tmp_path):
     done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()
+    assert (tmp_path / "points_run/metrics.json").exists()
     assert "passed" in done.stdout
-    assert done.stdout.count("Average Precision @[ IoU=0.50:0.95 | size=all ") == 4
+    assert done.stdout.count("Average Precision @[ IoU=0.50:0.95 | size=all ") == 5
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)

@@ -6,7 +6,7 @@ from typing import Any
 from lightning_det.system.errors import UserError
 
 FLAT = ("anchor_sizes", "prior_ratios")
-"""Arguments that detectors of the package had before their parts became nodes (``detector.rpn``, ``detector.priors``)."""
+"""Arguments of the package's detectors before their parts became nodes (``detector.rpn``, ``detector.priors``)."""
 
 RETIRED = (
     "lightning_det.modules.FasterRCNNModule",
