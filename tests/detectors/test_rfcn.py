@@ -272,7 +272,7 @@ def test_deformable_layers_that_there_are_not_are_refused():
 def detector(select=None, backbone=None, **settings):
     torch.manual_seed(0)
     select = select or (AllSelector(), RandomSelector(16))
-    small = {"head_width": 32, "bins": 3, "after_nms": (40, 40)}
+    small = {"head_width": 32, "roi_size": 3, "after_nms": (40, 40)}
     return rfcn(backbone or tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **small | settings)
 
 

@@ -506,6 +506,22 @@ def test_its_detections_are_the_proposals(form):
         assert (boxes[valid][:, 2:] > boxes[valid][:, :2]).all()
 
 
+@pytest.mark.parametrize("form", ["c4", "pyramid"])
+def test_views_of_one_shape_are_padded_as_by_the_detector(form):
+    """Views of 300 x 300 (strategy=warp) come without padding; unpadded, anchors would lie 7 pixels apart, not 8."""
+    model, network = trained_alike(form)
+    batch = make_batch(1, 300, 300)
+    with torch.no_grad():
+        (maps, canvas), expected = (m.features(batch.images, batch.sizes) for m in (network, model))
+        found = network(batch.images, batch.sizes, score_threshold=-1.0)
+        proposals = model.rpn.propose(model.rpn(*expected), batch.sizes, canvas=expected.canvas)
+    assert canvas == expected.canvas == (320, 320)
+    assert torch.equal(found.boxes, proposals.boxes)
+    for anchors, features, stride in zip(network.rpn(maps, canvas).anchors, maps, network.rpn.strides, strict=True):
+        per_cell = len(anchors) // features[0, 0].numel()
+        assert anchors[per_cell, 0] - anchors[0, 0] == stride
+
+
 def test_at_most_so_many_detections_with_a_greater_score():
     _, network = trained_alike()
     batch = make_batch(2, 96, 128)

@@ -1,0 +1,37 @@
+"""Checkpoints of earlier versions are told apart by their settings."""
+
+import pytest
+
+from lightning_det.checkpoint.outdated import is_outdated, refuse_outdated
+from lightning_det.system.errors import UserError
+
+NOW = {
+    "detector": {"_target_": "lightning_det.detectors.FasterRCNN.c4", "rpn": {"sizes": [8.0]}, "roi_size": 5},
+    "module": {"_target_": "lightning_det.modules.DetectionModule"},
+    "test": {"nms_iou": 0.5, "merge": {"_target_": "lightning_det.merging.NMS", "iou": 0.5}, "vote": None},
+}
+FLAT = {"_target_": "lightning_det.detectors.FasterRCNN.c4", "anchor_sizes": [8.0], "box_beta": 0.111111}
+FLAT_SSD = {"_target_": "lightning_det.detectors.SSD.build", "prior_ratios": [2.0]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"detector": FLAT},
+        {"detector": FLAT_SSD},
+        {"module": {"_target_": "lightning_det.modules.SSDModule"}},
+        {"test": {"merge": {"_target_": "lightning_det.views.soft_nms.SoftNMS"}}},
+    ],
+)
+def test_earlier_settings_are_refused_with_what_to_do(change):
+    assert is_outdated(NOW | change)
+    with pytest.raises(UserError, match=r"last.ckpt: an earlier version .* train weights=last.ckpt"):
+        refuse_outdated(NOW | change, "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"detector": {"_target_": "mine.Detector", "anchor_sizes": [8]}}, {"test": None}]
+)
+def test_present_settings_and_parts_of_the_user_pass(change):
+    assert not is_outdated(NOW | change)
+    refuse_outdated(NOW | change, "last.ckpt")
