@@ -679,7 +679,7 @@ def test_own_weights_go_into_frozen_layers(change):
     def module(**options):
         backbone = tiny_backbone("c4", 4, **options)
         select = (RandomSelector(8), RandomSelector(8))
-        return DetectionModule(c4(backbone, len(LABELS), [8], [1.0], *select, 3, 16), LABELS)
+        return DetectionModule(c4(backbone, len(LABELS), [8], [1.0], *select, roi_size=3, head_width=16), LABELS)
 
     assert module(**change).load_own(module().state_dict(), LABELS) == "all layers"
 
