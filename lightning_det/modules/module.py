@@ -17,7 +17,7 @@ from lightning_det.merging.nms import NMS
 from lightning_det.modules import keys
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
-from lightning_det.ops.boxes import within
+from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
@@ -160,7 +160,7 @@ class DetectionModule(pl.LightningModule):
             more["ranges"] = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
         found = self.detector(batch.images, batch.sizes, settings.score_threshold, settings.nms_iou, most, **more)
         boxes = boxes_to_image(found.boxes.float(), batch)
-        keep = found.valid & within(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
+        keep = found.valid & in_detection_range(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
         images = batch.index[:, None].expand_as(keep)
         return Results(
             images[keep].cpu().numpy(),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightning_det.data.coco import Coco
 from lightning_det.data.dataset import Collate, Look, Sample, render
 from lightning_det.data.inspection import larger_than_tiles
-from lightning_det.ops.boxes import size
+from lightning_det.ops.boxes import sqrt_area
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
 from lightning_det.views.pyramid import check_resolution, scale_factor
@@ -170,7 +170,7 @@ def test_boxes_go_to_the_view_and_back(rows, scale, flip, window):
     back = boxes_to_image(moved[None], batch)[0]
     assert torch.allclose(back, torch.from_numpy(image.boxes).float(), atol=1e-3)
     # Sizes scale with the views: the ratio that valid ranges of RoIs rely on.
-    ratio = size(moved) / batch.scales / size(torch.from_numpy(image.boxes).float())
+    ratio = sqrt_area(moved) / batch.scales / sqrt_area(torch.from_numpy(image.boxes).float())
     assert torch.allclose(ratio, torch.ones(()), atol=1e-3)
 
 
