@@ -192,7 +192,7 @@ def describe(model: "ModelProto", labels: LabelMap, inference: Inference, planne
 
     about = {
         "classes": list(labels.names),
-        "resolutions": getattr(planner.scales, "resolutions", None),
+        "resolutions": list(planner.scales.resolutions) or None,
         "score_threshold": inference.score_threshold,
         "nms_iou": inference.nms_iou,
         "max_detections": inference.max_detections,

@@ -111,7 +111,7 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
         )
     if larger := larger_than_tiles(data.train, data.train_views):
         log.warning("train: %s", larger)
-    if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
+    if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
 

@@ -28,8 +28,8 @@ from lightning_det.data.splits import alike
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.system.errors import UserError, out_of_memory
 from lightning_det.system.refusals import in_keys, unworkable
-from lightning_det.views import Planner, Pyramid
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views import Planner
+from lightning_det.views.resolution import scale_factor
 
 log = logging.getLogger("lightning_det")
 
@@ -148,8 +148,6 @@ def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
         ConfigError: with the factors of a median image.
     """
     scales = planner.scales
-    if not isinstance(scales, Pyramid) or len(store) == 0:
-        return
     wrong = scales.out_of_order(store.widths, store.heights)
     if 2 * sum(wrong) <= len(store):
         return

@@ -16,7 +16,7 @@ from lightning_det.data.dataset import Look
 from lightning_det.data.inspection import REFERENCE
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages
-from lightning_det.views.pyramid import Resolution
+from lightning_det.views.resolution import Resolution
 
 CHIP = (96, 512)
 """Least and greatest side of a chip, pixels."""

@@ -8,13 +8,14 @@ import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.cover import Chip, cover, enclosable
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 MIN_SIDE = 2.0
 """Thinner boxes drive no chip at the finest scale, original pixels."""
 
 
-class Chips:
+class Chips(Step):
     """Cuts every view of a pyramid into the fewest chips that enclose the boxes of its valid range (SNIPER, section 3).
 
     A box drives chips at the scales whose range has it, where a chip encloses it and shows enough of it to learn from.
@@ -39,6 +40,7 @@ class Chips:
     """
 
     needs_all_resolutions = True
+    loses_boxes = True
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Chips:
         self.labels = labels
         self.orphans = orphans
         self.negatives = negatives
+        self.uses_proposals = negatives > 0
         self.dense = tuple(dense)
         self.covered = covered
         self.backgrounds = backgrounds

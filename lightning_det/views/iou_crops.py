@@ -6,10 +6,11 @@ from math import sqrt
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 
-class IoUCrops:
+class IoUCrops(Step):
     """Draws the window of each view at random, and warps it to the size that the view had: training.
 
     First the window grows, as `torchvision.transforms.v2.RandomZoomOut` pads images. Then one sampler per least IoU,
@@ -34,7 +35,6 @@ class IoUCrops:
     """
 
     keeps_shape = True
-    """Tells the planner that views stay as large as they are."""
 
     def __init__(
         self,

@@ -20,8 +20,8 @@ from lightning_det.detectors.rpn import Proposals
 from lightning_det.modules.schedules import MultiStep
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.selection import AllSelector
-from lightning_det.views import Planner, Pyramid, RandomFlip, SubImages, View
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views import Planner, Pyramid, RandomFlip, Step, SubImages, View
+from lightning_det.views.resolution import scale_factor
 from lightning_det.views.targets import targets
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "snip_sniper.json").read_text())
@@ -273,9 +273,15 @@ def test_only_training_warms_up(tmp_path):
         assert [look.view.valid_range for look in plan_epoch(store, planner, None, epoch)] == cold
 
 
+class Corner(Step):
+    """A step with the defaults of all members."""
+
+    def __call__(self, image, views, rng):
+        return [View(1.0, (0, 0, 4, 4))]
+
+
 def test_other_scales_need_no_epochs():
-    """Any callable makes views of the whole image."""
-    planner = Planner(lambda image, views, rng: [View(1.0, (0, 0, 4, 4))], flip=RandomFlip(0.0))
+    planner = Planner(Corner(), flip=RandomFlip(0.0))
     assert planner.at(3)(record(), np.random.default_rng(0)) == [View(1.0, (0, 0, 4, 4))]
 
 

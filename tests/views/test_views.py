@@ -15,7 +15,7 @@ from lightning_det.data.inspection import larger_than_tiles
 from lightning_det.ops.boxes import sqrt_area
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
-from lightning_det.views.pyramid import check_resolution, scale_factor
+from lightning_det.views.resolution import check_resolution, scale_factor
 from lightning_det.views.targets import targets
 from lightning_det.views.tiles import starts
 from lightning_det.views.view import boxes_to_image, boxes_to_view, whole_in_a_tile
@@ -135,13 +135,15 @@ def test_valid_ranges_of_snip(golden):
             name: v.valid_range[0] <= case["size"] < v.valid_range[1]
             for name, v in zip(("1400x2000", "800x1200", "480x800"), views, strict=True)
         }
+        learned = {name: targets(image, v).states[0] == State.VALID for name, v in zip(inside, views, strict=True)}
         # An upper bound is excluded here and included in the case.
         edges = {80: "1400x2000", 160: "800x1200"}
         for name, expected in case["rcn_valid"].items():
             if edges.get(case["size"]) != name:
                 assert inside[name] == expected, (case, name)
+                assert learned[name] == expected, (case, name)
         if case["size"] != 160:
-            valid = targets(image, views[1]).states[0] == State.VALID
+            valid = targets(image, views[1]).anchor_states[0] == State.VALID
             assert valid == case["rpn_valid_at_800x1200"]
 
 
