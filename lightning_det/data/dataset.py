@@ -150,7 +150,7 @@ class Collate:
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = np.zeros((len(samples), count, 4), np.float32)
         labels = np.zeros((len(samples), count), np.int64)
-        states = np.full((len(samples), count), State.PADDING, np.int64)
+        states, anchor_states = (np.full((len(samples), count), State.PADDING, np.int64) for _ in range(2))
         for number, sample in enumerate(samples):
             h, w = sizes[number]
             images[number, :, :h, :w] = sample.pixels
@@ -158,6 +158,7 @@ class Collate:
             boxes[number, :n] = sample.targets.boxes
             labels[number, :n] = sample.targets.labels
             states[number, :n] = sample.targets.states
+            anchor_states[number, :n] = sample.targets.anchor_states
         views = [s.look.view for s in samples]
         return Batch(
             images=images,
@@ -171,6 +172,7 @@ class Collate:
             index=torch.tensor([s.look.image for s in samples]),
             inner=torch.tensor([v.inner for v in views]),
             tiles=torch.tensor([v.tiles or (0, 0, 0) for v in views], dtype=torch.float32),
+            anchor_states=torch.from_numpy(anchor_states),
         )
 
 

@@ -160,7 +160,7 @@ class RPN(nn.Module):
         logits = torch.cat(predictions.logits, dim=1)
         deltas = torch.cat(predictions.deltas, dim=1)
         usable = None if self.border is None else within(anchors, batch.sizes, self.border)
-        labels, matched = label_anchors(anchors, batch.boxes, batch.states, usable=usable, **self.thresholds)
+        labels, matched = label_anchors(anchors, batch.boxes, batch.anchor_states, usable=usable, **self.thresholds)
         index, chosen = self.select(labels, anchors)
         is_object = labels.gather(1, index) == 1
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), is_object.float(), reduction="none")
