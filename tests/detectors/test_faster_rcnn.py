@@ -45,7 +45,7 @@ class TakeAll:
 def test_every_mixture_of_states_trains(form, states):
     model = detector(form)
     batch = make_batch(2, 96, 128, boxes=3, padded=3)
-    batch.states = torch.tensor(states)
+    batch.states = batch.anchor_states = torch.tensor(states)
     losses = model.losses(batch)
     assert set(losses) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
     assert all(torch.isfinite(v) for v in losses.values())
@@ -100,7 +100,7 @@ def test_padding_changes_nothing(form):
     pad = torch.zeros(1, 9)
     slots.boxes = torch.cat([slots.boxes, torch.zeros(1, 9, 4)], dim=1)
     slots.labels = torch.cat([slots.labels, pad.long()], dim=1)
-    slots.states = torch.cat([slots.states, pad.long()], dim=1)
+    slots.states = slots.anchor_states = torch.cat([slots.states, pad.long()], dim=1)
     parts = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
     twice = dataclasses.replace(one, **{name: torch.cat([p, p]) for name, p in parts.items() if p is not None})
     expected = model.losses(one)

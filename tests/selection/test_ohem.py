@@ -264,7 +264,7 @@ def test_ohem_adds_no_parameter(form):
 def test_images_without_boxes(form, states):
     model = detector(form)
     batch = make_batch(2, 96, 128, boxes=2, padded=2)
-    batch.states = torch.tensor(states)
+    batch.states = batch.anchor_states = torch.tensor(states)
     losses = model.losses(batch)
     assert all(torch.isfinite(v) for v in losses.values())
     assert model.roi_head.selected.chosen.sum() == 16
