@@ -24,7 +24,7 @@ from lightning_det.checkpoint import checkpoint_file, is_own, read_checkpoint, r
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.splits import alike
+from lightning_det.data.splits import misspelt
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.system.errors import UserError, out_of_memory
 from lightning_det.system.refusals import in_keys, unworkable
@@ -107,8 +107,8 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
         refuse(problems, name)
     if problems:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
-    if alike(store.label_map):
-        names = ", ".join(map(ascii, alike(store.label_map)))
+    if misspelt(store.label_map):
+        names = ", ".join(map(ascii, misspelt(store.label_map)))
         log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")

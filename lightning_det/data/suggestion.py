@@ -247,11 +247,11 @@ def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
     """Views per image of inference, sides of the largest, and the share of the images that have views in tiles."""
     views = [look.view for look in plan_epoch(store, Planner(scales, LargeViews()), None, rendered=False)]
     whole = [look.view for look in plan_epoch(store, Planner(scales), None, rendered=False)]
-    areas = [view.size[0] * view.size[1] for view in whole]
-    large = np.array(areas).reshape(len(store), -1).max(axis=1) > 1e6 * LargeViews().megapixels
+    areas = np.array([view.size[0] * view.size[1] for view in whole]).reshape(len(store), -1)
+    large = areas.max(axis=1) > 1e6 * LargeViews().megapixels
     return {
         "views_per_image": len(views) / len(store),
-        "largest_view": list(max((view.size for view in views), key=lambda size: size[0] * size[1])),
+        "largest_view": list(max(views, key=lambda view: view.size[0] * view.size[1]).size),
         "images_share_in_tiles": float(large.mean()),
     }
 

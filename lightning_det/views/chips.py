@@ -127,7 +127,7 @@ class Chips(Step):
 
     def count_unlearned(self, image: ImageRecord, views: list[View]) -> int:
         """Boxes of an image that get no chip, with one of the strides at least."""
-        return self._count(image, views, lambda drives, orphans: ~drives.any(axis=0))
+        return self._count(image, views, lambda drives, orphans: ~np.any(drives, axis=0))
 
     def _count(
         self, image: ImageRecord, views: list[View], missed: Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -106,7 +106,7 @@ class IoUCrops(Step):
         start = rng.random((*shape, 2)) * (1 - side)
         extent = window[2:] - window[:2]
         parts = np.concatenate([start, start + side], axis=-1) * np.tile(extent, 2) + np.tile(window[:2], 2)
-        fits: np.ndarray = (_iou(parts, objects) >= self.min_ious[:, None, None]).any(axis=-1)
+        fits: np.ndarray = np.any(_iou(parts, objects) >= self.min_ious[:, None, None], axis=-1)
         first = fits.argmax(axis=1)
         return parts[np.arange(len(first)), first][fits.any(axis=1)]
 

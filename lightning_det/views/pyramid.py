@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.resolution import Resolution, check_resolution, is_finer, scale_factor
-from lightning_det.views.step import Step
+from lightning_det.views.step import IntSequence, Step
 from lightning_det.views.view import View
 
 
@@ -80,7 +80,7 @@ class Pyramid(Step):
             pyramid.anchor_ranges = [a or v for a, v in zip(self.anchor_ranges, self.valid_ranges, strict=True)]
         return pyramid
 
-    def out_of_order(self, widths: Sequence[int], heights: Sequence[int]) -> list[bool]:
+    def out_of_order(self, widths: IntSequence, heights: IntSequence) -> list[bool]:
         """Which images of these sizes, pixels, see a later resolution finer than an earlier one."""
 
         @cache

@@ -9,6 +9,8 @@ from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.resolution import Resolution
 from lightning_det.views.view import View
 
+IntSequence = Sequence[int] | np.ndarray
+
 
 class Step(ABC):
     """Makes views of an image, or changes those of the steps before it.
@@ -61,7 +63,7 @@ class Step(ABC):
         """The step in an epoch of training, counted from 0. It does not change; one that differs is another object."""
         return self
 
-    def out_of_order(self, widths: Sequence[int], heights: Sequence[int]) -> list[bool]:
+    def out_of_order(self, widths: IntSequence, heights: IntSequence) -> list[bool]:
         """Which images of these sizes, pixels, see a later one of its `resolutions` finer than an earlier one."""
         return [False] * len(widths)
 

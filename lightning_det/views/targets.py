@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord, State
-from lightning_det.views.view import View, boxes_to_view, in_learning_range
+from lightning_det.views.view import Range, View, boxes_to_view, in_learning_range
 
 
 class Targets(NamedTuple):
@@ -50,9 +50,12 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
     # The tolerance keeps rounding from turning an enclosed box into a cut one.
     suffices = visible >= min_visible - 1e-6
     ignored = image.ignored[shown] | (sides[shown] < min_side).any(axis=1)
-    states = []
-    for limits, listed in zip(view.ranges, view.listed, strict=True):
+
+    def judge(limits: Range, listed: tuple[int, ...] | None) -> np.ndarray:
         by_range = in_learning_range(boxes[shown], limits) & suffices
         valid = by_range if listed is None else np.isin(shown, listed)
-        states.append(np.where(ignored, State.IGNORED, np.where(valid, State.VALID, State.INVALID)).astype(np.int64))
-    return Targets(clipped[shown].astype(np.float32), image.labels[shown].astype(np.int64), *states, shown)
+        return np.where(ignored, State.IGNORED, np.where(valid, State.VALID, State.INVALID)).astype(np.int64)
+
+    states, anchor_states = map(judge, view.ranges, view.listed)
+    labels = image.labels[shown].astype(np.int64)
+    return Targets(clipped[shown].astype(np.float32), labels, states, anchor_states, shown)
