@@ -64,7 +64,7 @@ class ViewData(pl.LightningDataModule):
         self._loaders: dict[str, DataLoader] = {}
 
     @property
-    def _attached(self) -> pl.Trainer:
+    def _active_trainer(self) -> pl.Trainer:
         """The trainer that Lightning has attached the module to.
 
         Raises:
@@ -80,7 +80,7 @@ class ViewData(pl.LightningDataModule):
         Raises:
             ValueError: the trainer would take every epoch to be as long as the first one.
         """
-        every: int = self._attached.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
+        every: int = self._active_trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
         if stage == "fit" and every != 1:
             raise ValueError("the trainer needs reload_dataloaders_every_n_epochs=1: epochs differ in length")
         self._loaders.clear()
@@ -92,14 +92,14 @@ class ViewData(pl.LightningDataModule):
         ask every epoch (``reload_dataloaders_every_n_epochs=1``), and gets the same loader, whose workers stay alive.
         """
         if "train" not in self._loaders:
-            store, trainer = _require(self.train, "train"), self._attached
+            store, trainer = _require(self.train, "train"), self._active_trainer
             batches = TrainBatches(
                 store,
                 self.train_views,
                 self.batch_size,
                 self.grouping,
                 self.seed,
-                epoch=lambda: self._attached.current_epoch,
+                epoch=lambda: self._active_trainer.current_epoch,
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
@@ -116,7 +116,7 @@ class ViewData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
         if "val" not in self._loaders:
-            store, trainer = _require(self.val, "val"), self._attached
+            store, trainer = _require(self.val, "val"), self._active_trainer
             rank, ranks = trainer.global_rank, trainer.world_size
             batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
             options = self._options(store, batches, self.test_views, self.frames)
@@ -135,14 +135,14 @@ class ViewData(pl.LightningDataModule):
         """Arguments of a loader."""
         workers = self.num_workers
         if workers is None:
-            workers = max(0, min(8, cores() // self._attached.num_devices - 2))
+            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
         return {
             "dataset": ViewDataset(store, **self.visibility, frames=frames),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
             "num_workers": workers,
             "persistent_workers": workers > 0,
-            "pin_memory": self._attached.strategy.root_device.type == "cuda",
+            "pin_memory": self._active_trainer.strategy.root_device.type == "cuda",
         }
 
 

@@ -1,4 +1,4 @@
-"""Which boxes each of SNIPER's chips learns from."""
+"""Lists the boxes that each of SNIPER's chips learns from."""
 
 from collections.abc import Sequence
 

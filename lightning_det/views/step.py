@@ -37,14 +37,14 @@ class Step(ABC):
     refused after scales with a `canvas`: it would cut windows by a scale that warped views do not have."""
 
     uses_proposals: bool = False
-    """Whether it makes views of an image's ``proposals``, and so does more where they have been mined."""
+    """Whether it makes further views where an image has ``proposals``."""
 
     whole: bool = False
-    """Whether it shows an image that it cuts as a whole too: what `count_larger` counts is then seen uncut."""
+    """Whether it adds a view of the whole image to those that cut it, which then shows the boxes of `count_larger`."""
 
     loses_boxes: bool = False
-    """Whether boxes may get no view that teaches or shows them: only then are the counts below asked for. They are of
-    the ``windows`` of a planner, image by image over a dataset, before a training starts."""
+    """Whether some boxes may be in no view that learns from them or shows them whole. Only then are the counts below
+    made: of the step in the ``windows`` of a planner, once over the dataset before a training."""
 
     @abstractmethod
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:

@@ -28,7 +28,7 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
 
     A box is ``VALID`` when its size in the original image lies in the view's range and enough of it is visible, or
     when the view lists it; the other visible boxes are ``INVALID`` and keep their class. The detector proper and the
-    anchors of a proposal network have a range and a list each, see `View.ranges` and `View.listed`. A box of which too
+    anchors of a proposal network have a range and a list each, see `View.ranges` and `View.lists`. A box of which too
     little is left to be seen is ``IGNORED``, as ignored regions are, for both. (RoIs are judged by their own size
     against the view's valid range.)
 
@@ -56,6 +56,6 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
         valid = by_range if listed is None else np.isin(shown, listed)
         return np.where(ignored, State.IGNORED, np.where(valid, State.VALID, State.INVALID)).astype(np.int64)
 
-    states, anchor_states = map(judge, view.ranges, view.listed)
+    states, anchor_states = map(judge, view.ranges, view.lists)
     labels = image.labels[shown].astype(np.int64)
     return Targets(clipped[shown].astype(np.float32), labels, states, anchor_states, shown)

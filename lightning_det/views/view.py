@@ -81,7 +81,7 @@ class View(NamedTuple):
         return self.valid_range, self.anchor_range or self.valid_range
 
     @property
-    def listed(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    def lists(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
         """The boxes listed for the detector proper and for the anchors of a proposal network; None: not listed."""
         return self.valid_boxes, self.valid_boxes if self.anchor_boxes is None else self.anchor_boxes
 

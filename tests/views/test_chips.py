@@ -19,7 +19,7 @@ from lightning_det.data.sampler import ByImage, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chips
 from lightning_det.views.chips import interval
-from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, position, runs
+from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, find_spans, position
 from lightning_det.views.targets import targets
 from lightning_det.views.view import in_learning_range
 
@@ -186,7 +186,7 @@ def test_candidates_enclose_what_none_of_their_neighbours_does(canvas):
         and (not first or not along[first] < along[first - 1])
         and (last + 1 == len(along) or not along[first] < along[last + 1])
     ]
-    assert [(run.first, run.last, bits(run.boxes)) for run in runs(low, high, width, size, stride)] == expected
+    assert [(run.first, run.last, bits(run.boxes)) for run in find_spans(low, high, width, size, stride)] == expected
 
 
 @settings(max_examples=100, deadline=None)
