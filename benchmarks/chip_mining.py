@@ -6,7 +6,7 @@ The images are random: 640 x 480, one in four portrait, with 7 boxes on average,
 pixels and 24 % larger than 96. Chips of 512 pixels are cut at the scales 3, 1.667 and 512 / long side. Measured are
 three cores, which choose the chips of one image and scale:
 
-- ``lightning-det``: `lightning_det.views.cover`, which looks at runs of positions;
+- ``lightning-det``: `lightning_det.views.cover`, which looks at spans of positions;
 - ``grid, C++``: every position of a grid is a candidate, as in SNIPER's reference code, written anew in
   `chip_mining_grid.cpp` and compiled when the benchmark starts;
 - ``grid, numpy``: the same in numpy as one would write it, on fewer images.

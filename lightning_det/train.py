@@ -22,7 +22,7 @@ from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.splits import matched, nothing_to_learn
+from lightning_det.data.splits import match_classes, nothing_to_learn
 from lightning_det.data.suggestion import sample
 from lightning_det.modules import keys
 from lightning_det.runs.command import checked, command, run_folder, save_config
@@ -55,7 +55,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     limits = {"train": cfg.dataset.limit, "val": cfg.dataset.limit_val}
     stores = {which: usable_split(cfg, which, limit) for which, limit in limits.items()}
-    stores["val"] = matched(stores["val"], stores["train"].label_map)
+    stores["val"] = match_classes(stores["val"], stores["train"].label_map)
     if stores["train"].ignored.all():
         few = "" if cfg.dataset.limit is None else f", of which dataset.limit={cfg.dataset.limit} images are kept,"
         raise DatasetError(f"dataset.train ({cfg.dataset.train}){few} has {nothing_to_learn(stores['train'])}")
@@ -111,7 +111,7 @@ def report_views(cfg: DictConfig, data: ViewData) -> None:
         )
     if larger := larger_than_tiles(data.train, data.train_views):
         log.warning("train: %s", larger)
-    if getattr(data.train_views.windows, "negatives", 0) and cfg.proposals is None:
+    if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
 

@@ -1,14 +1,16 @@
-"""How fast a training is, and whether it waits for its data."""
+"""Measures the speed of a training, its wait for data and its memory."""
 
 import logging
 import sys
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
+from lightning_det.data.datamodule import ViewData
 from lightning_det.modules import keys
 from lightning_det.protocols.structures import Batch
 
@@ -16,27 +18,37 @@ log = logging.getLogger("lightning_det")
 
 
 class Count(NamedTuple):
-    """What a part of a training came to, of this rank."""
+    """Time, views and pixels of a part of a training, on this rank."""
 
     seconds: float
-    """In training steps, the wait for their data included."""
+    """Spent in training steps, the wait for their data included."""
     waited: float
-    """Of them for data, seconds."""
+    """Seconds of these spent waiting for data."""
     views: int
     pixels: int
-    """Of them, padding included."""
+    """Pixels of the views, padding included."""
 
     def since(self, before: "Count") -> "Count":
-        """What has been added."""
-        return Count(*(now - then for now, then in zip(self, before, strict=True)))
+        """The difference from an earlier count."""
+        return Count(
+            self.seconds - before.seconds,
+            self.waited - before.waited,
+            self.views - before.views,
+            self.pixels - before.pixels,
+        )
 
     def after(self, before: "Count") -> "Count":
-        """Both together."""
-        return Count(*(now + then for now, then in zip(self, before, strict=True)))
+        """The sum with the count of an earlier part."""
+        return Count(
+            self.seconds + before.seconds,
+            self.waited + before.waited,
+            self.views + before.views,
+            self.pixels + before.pixels,
+        )
 
     @property
     def share(self) -> float:
-        """Of the time that went into waiting, 0 to 1."""
+        """Share of the time spent waiting, 0 to 1."""
         return self.waited / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -47,7 +59,7 @@ class HostWait:
         seconds: so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
         self._started = 0.0
 
@@ -56,7 +68,7 @@ class HostWait:
         self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """It is over."""
+        """The wait is over."""
         self.seconds += time.perf_counter() - self._started
 
 
@@ -64,10 +76,10 @@ class DeviceWait:
     """Sums up the time between `start` and `stop` in which a CUDA device had nothing to do.
 
     The host runs ahead of the device: while it waits for a batch, the device may still be busy with the last one, and
-    that wait costs nothing. Events in the device's own queue see the rest, and nobody waits for them.
+    that wait costs nothing. Events in the device's own queue measure the rest without making the host wait.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seconds = 0.0
         self._started: torch.cuda.Event | None = None
         self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
@@ -77,12 +89,13 @@ class DeviceWait:
         self._started = _event()
 
     def stop(self) -> None:
-        """It is over."""
-        self._pending.append((self._started, _event()))
+        """The wait is over."""
+        if self._started is not None:
+            self._pending.append((self._started, _event()))
 
     @property
     def seconds(self) -> float:
-        """So far, as far as the device has come."""
+        """The sum over the waits that the device has completed."""
         while self._pending and self._pending[0][1].query():
             first, last = self._pending.popleft()
             self._seconds += first.elapsed_time(last) / 1000
@@ -96,21 +109,23 @@ def _event() -> torch.cuda.Event:
 
 
 class Throughput(pl.Callback):
-    """Logs what the training steps since the last log came to, every ``log_every_n_steps`` of the trainer.
+    """Logs speed, wait for data and memory of the training steps since the last log.
+
+    Figures, every ``log_every_n_steps`` of the trainer:
 
     - ``train/views_per_s``: views over all ranks. A view is what a batch consists of: an image, or one of its chips;
-    - ``train/data_wait``: share of the time in which rank zero waited for the next batch, 0 to 1. On CUDA, in which its
-      device had nothing to do meanwhile;
-    - ``train/memory_GB``: peak memory of rank zero in 10^9 bytes, on CUDA what torch allocated since the training
-      began, elsewhere what was resident of the process since it began, loader workers not included.
+    - ``train/data_wait``: share of the time that rank zero spent waiting for the next batch, 0 to 1. On CUDA only the
+      time in which its device was idle counts;
+    - ``train/memory_GB``: peak memory of rank zero since the training began, 10^9 bytes: on CUDA the memory that torch
+      allocated, elsewhere the resident memory of the process without its loader workers.
 
-    Validation and checkpoints are left out. Nothing waits for the device. Other callbacks of the training step belong
-    before this one: what follows it counts as a wait.
+    Validation and checkpoints do not count. Nothing waits for the device. Callbacks that come after this one count as a
+    wait, so it should be the last.
 
-    What the whole training came to is in `cost`; checkpoints keep it, for a training that goes on.
+    The totals of the training are in `cost`; checkpoints keep them for a resumed training.
 
     Args:
-        warn_above: share of an epoch from which on the log says, once, that the data is the bottleneck.
+        warn_above: share of an epoch spent waiting from which on a warning says, once, that the data is the bottleneck.
     """
 
     def __init__(self, warn_above: float = 0.3):
@@ -121,11 +136,11 @@ class Throughput(pl.Callback):
         self._forget()
 
     def cost(self, trainer: pl.Trainer) -> dict[str, float]:
-        """What the training has come to, all its starts together.
+        """Totals of the training over all its starts.
 
         Returns:
             ``views`` and their ``pixels`` (padding included) over all ranks, ``seconds`` in training steps, the share
-            ``data_wait`` of them and the peak ``memory_GB``. Steps that an interruption lost do not count.
+            ``data_wait`` of them and the peak ``memory_GB``. Steps lost by an interruption do not count.
         """
         count = self._count().after(self._before)
         return {
@@ -147,7 +162,7 @@ class Throughput(pl.Callback):
 
     def _forget(self, device: torch.device | None = None) -> None:
         self._wait = DeviceWait() if device is not None and device.type == "cuda" else HostWait()
-        self._mark: float | None = None  # where the current step began; None: what went before is no training step
+        self._mark: float | None = None  # when the current step began; None: no wait for data precedes it
         self._seconds, self._views, self._pixels, self._memory = 0.0, 0, 0, 0
         self._window = self._epoch = Count(0.0, 0.0, 0, 0)
         self._logged_step = 0
@@ -169,28 +184,34 @@ class Throughput(pl.Callback):
         self._begin()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What follows is no training step."""
+        """Stops measuring: validation is no training step."""
         self._mark = None
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """What goes on since the last step is no wait for data."""
+        """Stops measuring: writing a checkpoint is no wait for data."""
         self._mark = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
-        """The batch is there."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The wait for the batch is over."""
         if self._mark is None:
             self._mark = time.perf_counter()
         else:
             self._wait.stop()
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch: Batch, batch_idx) -> None:
-        """Counts a step and logs a window."""
-        self._seconds += time.perf_counter() - self._mark
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Counts a step and logs the figures when they are due."""
+        if self._mark is not None:
+            self._seconds += time.perf_counter() - self._mark
         self._views += len(batch)
         self._pixels += len(batch) * batch.images.shape[-2:].numel()
         step = trainer.global_step
-        # With accumulated batches several of them end in one step.
-        if step != self._logged_step and step % max(1, trainer.log_every_n_steps) == 0:
+        # Several accumulated batches belong to one step.
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if step != self._logged_step and step % max(1, every) == 0:
             self._logged_step = step
             now = self._count()
             window, self._window = now.since(self._window), now
@@ -204,17 +225,19 @@ class Throughput(pl.Callback):
         self._begin()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says, once, that the data is the bottleneck."""
+        """Warns, once, if the data is the bottleneck."""
         self._memory = peak_memory(pl_module.device)
         share = self._count().since(self._epoch).share
         if share <= self.warn_above or self._warned or not trainer.is_global_zero:
             return
         self._warned = True
+        data: ViewData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it in `fit`
+        loader: DataLoader = trainer.train_dataloader  # type: ignore[assignment]  # no collection: `ViewData` has one
         log.warning(
             "epoch %d waited for data for %.0f %% of its training time; remedies: %s",
             trainer.current_epoch + 1,
             100 * share,
-            "; ".join(remedies(trainer.datamodule, trainer.train_dataloader.num_workers)),
+            "; ".join(remedies(data, loader.num_workers)),
         )
 
     def _begin(self) -> None:
@@ -225,24 +248,24 @@ class Throughput(pl.Callback):
         return Count(self._seconds, self._wait.seconds, self._views, self._pixels)
 
 
-def remedies(data: pl.LightningDataModule, workers: int) -> list[str]:
-    """What makes data come faster, by the configuration's keys, most effective first.
+def remedies(data: ViewData, workers: int) -> list[str]:
+    """Keys of the configuration that make data come faster, most effective first.
 
     Args:
-        data: a `ViewData`.
+        data: of the training.
         workers: processes of its training loader.
     """
     found = [f"more loader processes (data.num_workers, now {workers})"]
-    together = getattr(data.grouping, "together", None)
+    together = data.grouping.together
     if together is not None and together < data.batch_size:
         found.append(f"more views per decoded image (data.together, now {together})")
     return [*found, "image files that are not much larger than what is trained on (dataset.resolution)"]
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: what torch allocated on a CUDA device, else what was resident of this process.
+    """Peak memory in bytes: allocated by torch on a CUDA device, else resident memory of this process.
 
-    0 where the system does not say (Windows).
+    0 where the system does not tell (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

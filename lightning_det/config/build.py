@@ -25,12 +25,12 @@ from lightning_det.checkpoint.outdated import refuse_outdated
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.splits import alike
+from lightning_det.data.splits import misspelt
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.system.errors import CapabilityError, UserError, out_of_memory
 from lightning_det.system.refusals import in_keys, unworkable
-from lightning_det.views import Planner, Pyramid
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views import Planner
+from lightning_det.views.resolution import scale_factor
 
 log = logging.getLogger("lightning_det")
 
@@ -108,8 +108,8 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
         refuse(problems, name)
     if problems:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
-    if alike(store.label_map):
-        names = ", ".join(map(ascii, alike(store.label_map)))
+    if misspelt(store.label_map):
+        names = ", ".join(map(ascii, misspelt(store.label_map)))
         log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
@@ -149,8 +149,6 @@ def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
         ConfigError: with the factors of a median image.
     """
     scales = planner.scales
-    if not isinstance(scales, Pyramid) or len(store) == 0:
-        return
     wrong = scales.out_of_order(store.widths, store.heights)
     if 2 * sum(wrong) <= len(store):
         return

@@ -15,7 +15,7 @@ from lightning_det.config.ranges import check_ranges
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.system.errors import ConfigError
-from lightning_det.views.pyramid import check_resolution
+from lightning_det.views.resolution import check_resolution
 
 SLOTS = ("views.train.scales", "views.train.windows", "views.train.flip", "views.test.scales", "views.test.windows")
 SLOTS += (

@@ -44,11 +44,11 @@ class Reach(NamedTuple):
 def boxes_in_views(
     store: AnnotationStore, looks: Sequence[Look], min_visible: float = 0.5, min_side: float = 1.0
 ) -> np.ndarray:
-    """(n, 4) boxes that views learn from, ``xyxy`` in pixels of their views; see `targets`."""
+    """(n, 4) boxes that anchors or the detector proper learn from, ``xyxy`` in pixels of their views; see `targets`."""
     parts = [np.zeros((0, 4), np.float32)]
     for look in looks:
         found = targets(store.record(look.image), look.view, min_visible, min_side)
-        parts.append(found.boxes[found.states == State.VALID])
+        parts.append(found.boxes[(found.states == State.VALID) | (found.anchor_states == State.VALID)])
     return np.concatenate(parts).astype(float)
 
 

@@ -1,4 +1,4 @@
-"""LightningDataModules: whole images at several scales, and chips or tiles of one size."""
+"""LightningDataModules: for whole images at several scales, and for chips or tiles of one size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from lightning_det.views.planner import Planner
 
 
 class ViewData(pl.LightningDataModule):
-    """What both data modules share; use one of them.
+    """Base of both data modules; use one of them.
 
     Args:
         train: images to learn from, or None where nothing is trained.
@@ -63,36 +63,49 @@ class ViewData(pl.LightningDataModule):
         self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
 
+    @property
+    def _active_trainer(self) -> pl.Trainer:
+        """The trainer that Lightning has attached the module to.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self.trainer is None:
+            raise RuntimeError("the data module has no trainer yet; Trainer.fit, validate and predict attach theirs")
+        return self.trainer
+
     def setup(self, stage: str) -> None:
-        """Forgets the loaders of another trainer.
+        """Removes the loaders of another trainer.
 
         Raises:
             ValueError: the trainer would take every epoch to be as long as the first one.
         """
-        if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
+        every: int = self._active_trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
+        if stage == "fit" and every != 1:
             raise ValueError("the trainer needs reload_dataloaders_every_n_epochs=1: epochs differ in length")
         self._loaders.clear()
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the current epoch, new views each.
+        """Batches of the current epoch, whose views are planned anew.
 
         Epochs differ in their number of batches, and Lightning counts them only when it asks for the loader: it has to
-        ask every epoch (``reload_dataloaders_every_n_epochs=1``), and gets the same one, whose workers live on.
+        ask every epoch (``reload_dataloaders_every_n_epochs=1``), and gets the same loader, whose workers stay alive.
         """
         if "train" not in self._loaders:
+            store, trainer = _require(self.train, "train"), self._active_trainer
             batches = TrainBatches(
-                self.train,
+                store,
                 self.train_views,
                 self.batch_size,
                 self.grouping,
                 self.seed,
-                epoch=lambda: self.trainer.current_epoch,
-                rank=self.trainer.global_rank,
-                ranks=self.trainer.world_size,
-                accumulate=self.trainer.accumulate_grad_batches,
+                epoch=lambda: self._active_trainer.current_epoch,
+                rank=trainer.global_rank,
+                ranks=trainer.world_size,
+                accumulate=trainer.accumulate_grad_batches,
             )
-            loader = TrainLoader(**self._options(self.train, batches, self.train_views))
-            loader.trainer = self.trainer
+            loader = TrainLoader(**self._options(store, batches, self.train_views))
+            loader.trainer = trainer
             self._loaders["train"] = loader
         return self._loaders["train"]
 
@@ -103,9 +116,10 @@ class ViewData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
         if "val" not in self._loaders:
-            rank, ranks = self.trainer.global_rank, self.trainer.world_size
-            batches = InferenceBatches(self.val, self.test_views, self.test_batch_size, rank, ranks)
-            options = self._options(self.val, batches, self.test_views, self.frames)
+            store, trainer = _require(self.val, "val"), self._active_trainer
+            rank, ranks = trainer.global_rank, trainer.world_size
+            batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
+            options = self._options(store, batches, self.test_views, self.frames)
             self._loaders["val"] = DataLoader(**options)
         return self._loaders["val"]
 
@@ -121,15 +135,22 @@ class ViewData(pl.LightningDataModule):
         """Arguments of a loader."""
         workers = self.num_workers
         if workers is None:
-            workers = max(0, min(8, cores() // self.trainer.num_devices - 2))
+            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
         return {
             "dataset": ViewDataset(store, **self.visibility, frames=frames),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
             "num_workers": workers,
             "persistent_workers": workers > 0,
-            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            "pin_memory": self._active_trainer.strategy.root_device.type == "cuda",
         }
+
+
+def _require(store: AnnotationStore | None, name: str) -> AnnotationStore:
+    """The store of a split, or an error that names the split."""
+    if store is None:
+        raise ValueError(f"data: there are no images of {name}, so there are no batches of them")
+    return store
 
 
 class MultiScaleData(ViewData):
@@ -140,7 +161,7 @@ class MultiScaleData(ViewData):
         **arguments: see `ViewData`.
     """
 
-    def __init__(self, *args, same_pixels: bool = False, **arguments):
+    def __init__(self, *args: Any, same_pixels: bool = False, **arguments: Any):
         super().__init__(*args, **arguments)
         self.grouping = ByLevel(same_pixels)
 
@@ -153,7 +174,7 @@ class ChipData(ViewData):
         **arguments: see `ViewData`.
     """
 
-    def __init__(self, *args, together: int = 1, **arguments):
+    def __init__(self, *args: Any, together: int = 1, **arguments: Any):
         super().__init__(*args, **arguments)
         if self.train_views.canvas is None:
             raise ValueError("data: ChipData needs training views of one size; whole images go into MultiScaleData")

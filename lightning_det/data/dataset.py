@@ -1,4 +1,4 @@
-"""From planned views to batches of tensors."""
+"""Renders planned views and collates them into batches."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View
 
 OUTSIDE = (123, 117, 104)
-"""Colour of what a window shows outside the image: ImageNet's mean, as in SSD."""
+"""Colour of a window's pixels outside the image: ImageNet's mean, as in SSD."""
 
 BOX_PADDING = 8
 """Box counts are rounded up to a multiple of this: few distinct shapes, little waste."""
@@ -27,7 +27,7 @@ REMEDY = (
     "replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all images of a dataset "
     "and lists the damaged ones); a training goes on with resume=RUN_FOLDER"
 )
-"""Where an image was in order when the annotations were read, or is damaged behind its header."""
+"""Advice for an image that was changed after its annotations were read, or is damaged after its header."""
 
 
 class Look(NamedTuple):
@@ -47,13 +47,13 @@ class Sample(NamedTuple):
 
 
 class ViewDataset(Dataset):
-    """Renders the looks that a batch sampler plans; it holds no state, so workers need no seed.
+    """Renders the looks that a batch sampler plans. Nothing is drawn here, so loader workers need no seed.
 
     Args:
         store: annotations.
         min_visible: see `targets`.
         min_side: see `targets`.
-        frames: the pixels (3, H, W) uint8 of an image of the store, if they are not in its file.
+        frames: returns the pixels (3, H, W) uint8 of an image of the store; None: they are read from its file.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class ViewDataset(Dataset):
 def render(pixels: Tensor, view: View) -> Tensor:
     """The pixels of a view, (3, h, w) uint8, cut out of its image (3, H, W) uint8.
 
-    Colours change after resizing, when there are fewer pixels to change; what lies outside the image is `OUTSIDE`.
+    Colours change after resizing, when there are fewer pixels. Pixels outside the image have the colour `OUTSIDE`.
     """
     x1, y1, x2, y2 = view.window
     height, width = pixels.shape[1:]
     left, right = (min(max(x, 0), width) for x in (x1, x2))
     top, bottom = (min(max(y, 0), height) for y in (y1, y2))
-    columns, rows = _place(left, right, x1, x2, view.size[1]), _place(top, bottom, y1, y2, view.size[0])
+    columns, rows = _span(left, right, x1, x2, view.size[1]), _span(top, bottom, y1, y2, view.size[0])
     part = pixels[:, top:bottom, left:right]
     shape = [rows.stop - rows.start, columns.stop - columns.start]
     if part.numel() and min(shape):
@@ -125,9 +125,17 @@ def render(pixels: Tensor, view: View) -> Tensor:
     return part.flip(2) if view.flip else part
 
 
-def _place(start: int, stop: int, low: int, high: int, size: int) -> slice:
-    """Where pixels ``start`` to ``stop`` of a window from ``low`` to ``high`` lie in a view of ``size`` pixels."""
-    first, last = (round((x - low) * size / (high - low)) for x in (start, stop))
+def _span(start: int, stop: int, low: int, high: int, length: int) -> slice:
+    """Pixels of a view that show ``start`` to ``stop`` of a window.
+
+    Args:
+        start: first pixel of the original image.
+        stop: the pixel after the last one.
+        low: where the window begins.
+        high: where it ends.
+        length: pixels of the view along this axis.
+    """
+    first, last = (round((x - low) * length / (high - low)) for x in (start, stop))
     return slice(first, max(first, last))
 
 
@@ -150,7 +158,7 @@ class Collate:
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = np.zeros((len(samples), count, 4), np.float32)
         labels = np.zeros((len(samples), count), np.int64)
-        states = np.full((len(samples), count), State.PADDING, np.int64)
+        states, anchor_states = (np.full((len(samples), count), State.PADDING, np.int64) for _ in range(2))
         for number, sample in enumerate(samples):
             h, w = sizes[number]
             images[number, :, :h, :w] = sample.pixels
@@ -158,6 +166,7 @@ class Collate:
             boxes[number, :n] = sample.targets.boxes
             labels[number, :n] = sample.targets.labels
             states[number, :n] = sample.targets.states
+            anchor_states[number, :n] = sample.targets.anchor_states
         views = [s.look.view for s in samples]
         return Batch(
             images=images,
@@ -171,6 +180,7 @@ class Collate:
             index=torch.tensor([s.look.image for s in samples]),
             inner=torch.tensor([v.inner for v in views]),
             tiles=torch.tensor([v.tiles or (0, 0, 0) for v in views], dtype=torch.float32),
+            anchor_states=torch.from_numpy(anchor_states),
         )
 
 

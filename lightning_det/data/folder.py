@@ -17,7 +17,7 @@ from lightning_det.system.files import files_below
 log = logging.getLogger("lightning_det")
 
 PREDICTIONS = "predictions.json"
-"""What `predict` has found, beside its pictures."""
+"""The file of detections that `predict` writes beside its pictures."""
 
 
 def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[Problem]]:
@@ -25,10 +25,10 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
 
     Args:
         source: image file or folder.
-        labels: classes that will be looked for.
+        labels: classes to detect.
 
     Returns:
-        The store, and what has been left out: files that are no readable images, and folders of predictions.
+        The store, and problems: unreadable images, and folders of predictions, which are left out.
 
     Raises:
         DatasetError: no such file or folder, or a folder without images.
@@ -40,7 +40,7 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
         root, paths = source.parent, [source]
     else:
         raise DatasetError(f"{source}: no such image or folder")
-    # What is damaged deep inside would end the work when its turn comes.
+    # Images are decoded whole: one that is damaged after its header would stop the inference when its turn comes.
     sizes, damaged = check_all(paths, decoded_size, "decoding images")
     files = [str(p.relative_to(root)) for p, size in zip(paths, sizes, strict=True) if size is not None]
     widths, heights = np.array([s for s in sizes if s is not None], np.int32).reshape(-1, 2).T
@@ -71,14 +71,14 @@ def _images_of(folder: Path, problems: list[Problem]) -> list[Path]:
 def without_boxes(
     root: Path, files: Sequence[str], widths: np.ndarray, heights: np.ndarray, labels: LabelMap
 ) -> AnnotationStore:
-    """A store of images of which nothing but the size is known.
+    """A store of images without annotations.
 
     Args:
         root: folder that ``files`` are relative to.
         files: names, also the ids.
         widths: (n,) int32, pixels.
         heights: (n,) int32, pixels.
-        labels: classes that will be looked for.
+        labels: classes to detect.
     """
     return AnnotationStore(
         root=root,

@@ -1,6 +1,8 @@
-"""What a dataset holds, and what a strategy makes of it."""
+"""Statistics of a dataset, and of the views that a strategy makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.images import ImageError, check_all, decoded_size, progress, size_fault
-from lightning_det.protocols.structures import State
-from lightning_det.views.planner import Planner
+from lightning_det.protocols.structures import ImageRecord, State
+from lightning_det.views import Planner, Step, View
 from lightning_det.views.targets import targets
+from lightning_det.views.view import Range
 
 REFERENCE = 800 * 1333
 """Pixels per image of the literature's single-scale pass, to which the cost of views is compared."""
@@ -20,11 +23,11 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def damaged_images(store: AnnotationStore) -> list[Problem]:
-    """Decodes every image and returns those that are damaged, or not of the size that they are known by."""
+    """Decodes every image; returns those that are damaged, or not of the annotated size."""
     paths = [store.path(i) for i in range(len(store))]
     sizes = dict(zip(paths, zip(store.widths, store.heights, strict=True), strict=True))
 
-    def check(path) -> bool:
+    def check(path: Path) -> bool:
         size = decoded_size(path)
         if size != sizes[path]:
             raise ImageError(f"{path}: {size_fault(path, sizes[path], size)}")
@@ -62,38 +65,53 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
 
 
 def count_orphans(store: AnnotationStore, planner: Planner) -> int:
-    """Boxes that are valid at no scale of a planner of chips; 0 for other planners."""
-    return _count(store, planner, "count_orphans")
+    """Boxes that are valid at no scale of a planner, see `Step.count_orphans`."""
+    return _count(store, planner, lambda step, image, views: step.count_orphans(image, views))
 
 
 def count_unlearned(store: AnnotationStore, planner: Planner) -> int:
-    """Boxes that no chip of a planner of chips can teach, which are among its orphans; 0 for other planners."""
-    return _count(store, planner, "count_unlearned")
+    """Orphans that no view of a planner learns from, see `Step.count_unlearned`."""
+    return _count(store, planner, lambda step, image, views: step.count_unlearned(image, views))
 
 
 def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
-    """What is to be said of boxes that are larger than a tile; empty where none is, or no tiles are cut."""
-    larger, boxes = _count(store, planner, "count_larger"), int((~store.ignored).sum())
-    if not larger:
+    """A warning about boxes that are larger than a tile, see `Step.count_larger`; empty where there is none."""
+    larger = _count(store, planner, lambda step, image, views: step.count_larger(image, views))
+    if planner.windows is None or not larger:
         return ""
+    boxes = int((~store.ignored).sum())
     share = f"{100 * larger / boxes:.0f} %" if 200 * larger >= boxes else f"{larger} of {boxes}"
-    said = f"{share} of the boxes are larger than a tile of {planner.windows.size} px"
+    warning = f"{share} of the boxes are larger than a tile of {planner.windows.canvas} px"
     if planner.windows.whole:
-        return f"{said}: only the whole image, shrunk into one tile, shows them whole"
-    return f"{said}: no view shows them whole; set views.train.windows.whole=true, or take larger tiles"
+        return f"{warning}: only the whole image, shrunk into one tile, shows them whole"
+    return f"{warning}: no view shows them whole; set views.train.windows.whole=true, or take larger tiles"
 
 
-def _count(store: AnnotationStore, planner: Planner, which: str) -> int:
-    count = getattr(planner.windows, which, None)
-    if count is None:
+def _count(store: AnnotationStore, planner: Planner, count: Callable[[Step, ImageRecord, list[View]], int]) -> int:
+    """Sum over a dataset of a count of the planner's windows."""
+    step = planner.windows
+    if step is None or not step.loses_boxes:
         return 0
     # One of several scales may be drawn.
     rng = np.random.default_rng(0)
-    return sum(count(record, planner.scales(record, [], rng)) for record in store.records() if len(record.boxes))
+    return sum(count(step, image, planner.scales(image, [], rng)) for image in store.records() if len(image.boxes))
+
+
+@dataclass
+class _Level:
+    """Sums over the views of one pyramid level."""
+
+    valid_range: Range
+    learned: np.ndarray
+    """(n,) bool, which of the dataset's boxes are learned from."""
+    views: int = 0
+    backgrounds: int = 0
+    """Views without a valid box."""
+    pixels: int = 0
 
 
 def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, min_side: float) -> dict[str, Any]:
-    """What an epoch of views learns from, and how many pixels it costs.
+    """How many boxes the detector proper learns from in an epoch of views, and how many pixels the epoch costs.
 
     Args:
         store: annotations.
@@ -105,43 +123,35 @@ def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, 
         ``views_per_image``, ``boxes_learned`` and ``boxes_unlearned`` (ignored regions count as neither),
         ``pixels_vs_800x1333``, and ``levels``: the same per pyramid level.
     """
-    learned = np.zeros(store.num_boxes, bool)
-    by_level: dict[int, dict[str, Any]] = {}
+    by_level: dict[int, _Level] = {}
     for look in progress(looks, "counting boxes", len(looks), threshold=5000):
-        level = by_level.setdefault(
-            look.view.level,
-            {
-                "views": 0,
-                "backgrounds": 0,
-                "pixels": 0,
-                "learned": np.zeros(store.num_boxes, bool),
-                "range": look.view.valid_range,
-            },
-        )
+        if look.view.level not in by_level:
+            by_level[look.view.level] = _Level(look.view.valid_range, np.zeros(store.num_boxes, bool))
+        level = by_level[look.view.level]
         found = targets(store.record(look.image), look.view, min_visible, min_side)
         rows = store.offsets[look.image] + found.source[found.states == State.VALID]
-        level["views"] += 1
-        level["backgrounds"] += not len(rows)
-        level["pixels"] += look.view.size[0] * look.view.size[1]
-        level["learned"][rows] = True
-        learned[rows] = True
+        level.views += 1
+        level.backgrounds += not len(rows)
+        level.pixels += look.view.size[0] * look.view.size[1]
+        level.learned[rows] = True
     reference = max(1, REFERENCE * len(store))
     learnable = ~store.ignored
+    learned = np.any([np.zeros(store.num_boxes, bool), *(level.learned for level in by_level.values())], axis=0)
     return {
         "views_per_image": len(looks) / max(1, len(store)),
         "boxes_learned": int((learned & learnable).sum()),
         "boxes_unlearned": int((~learned & learnable).sum()),
-        "pixels_vs_800x1333": sum(v["pixels"] for v in by_level.values()) / reference,
+        "pixels_vs_800x1333": sum(level.pixels for level in by_level.values()) / reference,
         "levels": [
             {
                 "level": number,
-                "valid_range": [None if bound == np.inf else bound for bound in v["range"]],
-                "views": v["views"],
-                "views_without_valid_boxes": v["backgrounds"],
-                "boxes_learned": int((v["learned"] & learnable).sum()),
-                "pixels_vs_800x1333": v["pixels"] / reference,
+                "valid_range": [None if bound == np.inf else bound for bound in level.valid_range],
+                "views": level.views,
+                "views_without_valid_boxes": level.backgrounds,
+                "boxes_learned": int((level.learned & learnable).sum()),
+                "pixels_vs_800x1333": level.pixels / reference,
             }
-            for number, v in sorted(by_level.items())
+            for number, level in sorted(by_level.items())
         ],
     }
 

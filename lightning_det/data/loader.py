@@ -1,4 +1,4 @@
-"""A loader that a resumed run enters in the middle of an epoch."""
+"""A loader whose epoch a resumed run enters at the batch where it was interrupted."""
 
 from typing import Any
 
@@ -9,14 +9,17 @@ from lightning_det.data.sampler import TrainBatches
 
 
 class TrainLoader(DataLoader):
-    """Batches of an epoch; checkpoints keep how many are done, and a resumed run starts behind them.
+    """Batches of an epoch; checkpoints keep how many are done, and a resumed run starts after them.
 
-    A run that goes on with another number of ranks, or other batches, does what is left of the epoch, as near as whole
+    A run that is resumed with another number of ranks, or other batches, does the rest of the epoch, as nearly as whole
     accumulation windows allow.
 
+    Lightning does not document its counters of batches (``fit_loop.epoch_loop.batch_progress``). Checked with 2.6.6;
+    ``test_lightning_counts_batches_as_the_loader_expects`` fails if they change.
+
     Attributes:
-        batch_sampler: a `TrainBatches`.
-        trainer: counts the batches: the loader itself may have read ahead.
+        batch_sampler: of the training.
+        trainer: counts the batches that are done; the loader may have read ahead.
     """
 
     batch_sampler: TrainBatches
@@ -28,7 +31,7 @@ class TrainLoader(DataLoader):
         return {"epoch": self.trainer.current_epoch, "done": done, "batches": int(self.trainer.num_training_batches)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lets the epoch of a checkpoint start behind the batches that it has done."""
+        """Lets the epoch of a checkpoint start after the batches that it has done."""
         done, before = state_dict["done"], state_dict["batches"]
         # Lightning has not yet counted this epoch's batches.
         limit = self.trainer.limit_train_batches
@@ -37,7 +40,7 @@ class TrainLoader(DataLoader):
         if now != before or done % window:
             done = done * now // before // window * window
             counted = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            # As Lightning keeps them while a batch ends.
-            counted.ready = counted.started = counted.processed = done
+            # As Lightning keeps these counters while a batch ends. It declares the type of their base class.
+            counted.ready = counted.started = counted.processed = done  # type: ignore[attr-defined]
             counted.completed = max(0, done - 1)
         self.batch_sampler.start_at(state_dict["epoch"], done)

@@ -1,5 +1,6 @@
-"""Which looks share a batch."""
+"""Plans the looks of an epoch, and groups them into batches."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,10 +28,10 @@ def plan_epoch(
         planner: makes each image's views.
         seed: of training; None plans for inference.
         epoch: number of the epoch.
-        rendered: whether somebody will look at the views, and not merely count.
+        rendered: whether the views will be rendered; False where they are only counted.
 
     Raises:
-        ConfigError: a view that is to be rendered is larger than `LARGEST_VIEW`.
+        ConfigError: a view that will be rendered is larger than `LARGEST_VIEW`.
     """
     looks = []
     planner = planner if seed is None else planner.at(epoch)
@@ -44,7 +45,7 @@ def plan_epoch(
 
 
 def _check_size(store: AnnotationStore, image: int, views: Sequence[View]) -> None:
-    """Refuses views that no machine has the memory for, before somebody tries."""
+    """Refuses views that no machine has the memory for."""
     height, width = max((view.size for view in views), key=lambda size: size[0] * size[1], default=(0, 0))
     if height * width > LARGEST_VIEW:
         raise ConfigError(
@@ -54,11 +55,25 @@ def _check_size(store: AnnotationStore, image: int, views: Sequence[View]) -> No
         )
 
 
-Grouping = Callable[[Sequence[Look], int, np.random.Generator], list[list[Look]]]
-"""Groups the looks of an epoch into full batches of a size; uses each look, and repeats some to fill up."""
+class Grouping(ABC):
+    """Groups the looks of an epoch into batches."""
+
+    together: int | None = None
+    """Up to this many looks at an image share a batch, so that it is decoded once for all of them; None: the grouping
+    does not depend on the image."""
+
+    @abstractmethod
+    def __call__(self, looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
+        """Full batches that contain every look, and some twice to fill the last ones.
+
+        Args:
+            looks: of the epoch.
+            size: looks per batch.
+            rng: generator of the epoch.
+        """
 
 
-class ByLevel:
+class ByLevel(Grouping):
     """Batches of one pyramid level each, for views of any shape (SNIP, figure 6).
 
     Looks of equal orientation share a batch as far as possible, which saves padding.
@@ -79,7 +94,8 @@ class ByLevel:
             height, width = look.view.size
             groups[look.view.level, height > width].append(look)
         sizes = self._sizes(looks, size)
-        batches, remainders = [], defaultdict(list)
+        batches: list[list[Look]] = []
+        remainders: dict[int, list[Look]] = defaultdict(list)
         for (level, _), group in groups.items():
             step = sizes[level]
             full = len(group) - len(group) % step
@@ -102,19 +118,18 @@ class ByLevel:
         return {level: round(size * most / mean) for level, mean in means.items()}
 
 
-class ByImage:
+class ByImage(Grouping):
     """Batches of views of one shape, whatever their level: chips and tiles.
 
     Args:
-        together: up to this many views of an image stay in one batch, so that it is decoded once for all of them;
-            a higher number reads faster and makes batches less varied: from scratch, four chips of an image in a
-            batch of 42 cost SNIPER 4 to 8 AP (one seed, docs/claims.md).
+        together: see `Grouping`. A higher number reads faster and makes batches less varied: from scratch, four chips
+            of an image in a batch of 42 cost SNIPER 4 to 8 AP (one seed, docs/claims.md).
     """
 
     def __init__(self, together: int):
         if together < 1:
             raise ValueError(f"data.together must be at least 1, got {together}")
-        self.together = together
+        self.together: int = together
 
     def __call__(self, looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
         """Makes the batches."""
@@ -128,7 +143,10 @@ class ByImage:
 
 
 def _pack(bundles: Sequence[list[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
-    """Full batches of whole bundles, large ones first into the fullest batch that has room; the rest is cut."""
+    """Full batches of whole bundles; the largest bundle comes first, into the fullest batch with room for it.
+
+    Bundles of the batches that stay incomplete are cut.
+    """
     by_room: dict[int, list[list[Look]]] = defaultdict(list)
     for bundle in sorted(bundles, key=len, reverse=True):
         room = next((r for r in range(len(bundle), size) if by_room[r]), None)
@@ -142,7 +160,7 @@ def _pack(bundles: Sequence[list[Look]], pool: Sequence[Look], size: int, rng: n
 def _fill(
     bundles: Sequence[Sequence[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator
 ) -> list[list[Look]]:
-    """Full batches of bundles in a row, the last one filled up with looks drawn from ``pool``."""
+    """Full batches of the bundles' looks in order, the last one filled up with looks drawn from ``pool``."""
     row = [look for bundle in bundles for look in bundle]
     missing = -len(row) % size
     row += [pool[i] for i in rng.choice(len(pool), missing, replace=missing > len(pool))] if missing else []
@@ -158,11 +176,12 @@ class TrainBatches(Sampler[list[Look]]):
         batch_size: looks per batch and rank.
         grouping: which looks share a batch.
         seed: of the run.
-        epoch: tells the number of the current epoch, from which the plan follows.
+        epoch: returns the number of the current epoch, which the plan depends on.
         rank: of this process.
         ranks: how many processes share the epoch.
-        accumulate: batches per optimizer step. Their number becomes a multiple of ranks x accumulate, by repeating
-            some: no rank waits for another, and no accumulation window is short, which Lightning would not scale.
+        accumulate: batches per optimizer step. Some batches are repeated, so that their number is a multiple of
+            ranks x accumulate: ranks get equally many, and no accumulation window is short, which Lightning would not
+            scale.
     """
 
     def __init__(
@@ -190,7 +209,7 @@ class TrainBatches(Sampler[list[Look]]):
         self._start = (-1, 0)
 
     def start_at(self, epoch: int, done: int) -> None:
-        """Leaves out the first batches of one epoch: a run that goes on has done them."""
+        """Skips the first batches of one epoch: a resumed run has done them."""
         self._start = (epoch, done)
 
     def batches(self) -> list[list[Look]]:
@@ -198,7 +217,7 @@ class TrainBatches(Sampler[list[Look]]):
         epoch = self.epoch()
         if self._planned is None or self._planned[0] != epoch:
             looks = plan_epoch(self.store, self.planner, self.seed, epoch)
-            # A stream of its own: no image has this number.
+            # A generator of its own: no image has this number.
             rng = np.random.default_rng((self.seed, epoch, len(self.store)))
             made = self.grouping(looks, self.batch_size, rng)
             made += [made[i % len(made)] for i in range(-len(made) % (self.ranks * self.accumulate))]
@@ -216,8 +235,8 @@ class TrainBatches(Sampler[list[Look]]):
 class InferenceBatches(Sampler[list[Look]]):
     """Every view of every image once, views of similar shape together; ranks share images, not views.
 
-    A rank without images repeats the first view: Lightning lets no rank go without batches. `Results.share` leaves
-    its detections out.
+    A rank without images repeats the first view, since Lightning needs a batch on every rank. `Results.share` removes
+    the detections of it.
 
     Args:
         store: annotations.
@@ -237,7 +256,7 @@ class InferenceBatches(Sampler[list[Look]]):
         self._batches: list[list[Look]] = []
         for look in ordered:
             last = self._batches[-1] if self._batches else []
-            if last and len(last) < batch_size and _alike(last[0], look):
+            if last and len(last) < batch_size and _fit_together(last[0], look):
                 last.append(look)
             else:
                 self._batches.append([look])
@@ -249,7 +268,7 @@ class InferenceBatches(Sampler[list[Look]]):
         return len(self._batches)
 
 
-def _alike(first: Look, second: Look) -> bool:
-    """Whether two looks waste little padding in one batch: one level, one orientation."""
+def _fit_together(first: Look, second: Look) -> bool:
+    """Whether two looks need little padding in one batch: same level, same orientation."""
     (h1, w1), (h2, w2) = first.view.size, second.view.size
     return first.view.level == second.view.level and (h1 > w1) == (h2 > w2)

@@ -1,4 +1,4 @@
-"""What the splits of a dataset have to do with each other and with learning."""
+"""Checks of a dataset's splits: common classes, misspelt classes, boxes to learn from."""
 
 import logging
 
@@ -7,11 +7,11 @@ from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 log = logging.getLogger("lightning_det")
 
 
-def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
-    """The validation split with its classes counted as in the training split; classes are the same if their names are.
+def match_classes(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
+    """The validation split with the training split's class numbers; classes are matched by name.
 
     Raises:
-        DatasetError: it has classes that are not learned.
+        DatasetError: it has classes that the training split does not have.
     """
     difference = labels.difference(val.label_map)
     if not set(val.label_map.names) <= set(labels.names):
@@ -21,8 +21,8 @@ def matched(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     return val.with_labels(labels)
 
 
-def alike(labels: LabelMap) -> list[str]:
-    """Names of classes that differ from another one's in letters' case or spaces only, as slips of the keyboard do."""
+def misspelt(labels: LabelMap) -> list[str]:
+    """Names of classes that differ from another class's only in case or spaces: probably misspelt."""
     groups: dict[str, list[str]] = {}
     for name in labels.names:
         groups.setdefault("".join(name.casefold().split()), []).append(name)
@@ -30,7 +30,7 @@ def alike(labels: LabelMap) -> list[str]:
 
 
 def nothing_to_learn(store: AnnotationStore) -> str:
-    """Why there is nothing to learn from images all of whose boxes, if there are any, are ignored, in words."""
+    """The reason, in words, why nothing can be learned from a split whose boxes, if any, are all ignored."""
     if not store.num_boxes:
         return "no box to learn from; choose a split with boxes"
     return (

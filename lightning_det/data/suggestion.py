@@ -1,7 +1,7 @@
-"""Scales, ranges and chips for a dataset, from the sizes of its images and objects.
+"""Suggests scales, ranges and chips for a dataset, from the sizes of its images and objects.
 
-The published numbers of SNIP and SNIPER fit COCO: images of 640 x 480 and objects from 10 to 500 pixels. They follow
-from a few rules, which here make numbers for other images. All sizes are sqrt(width * height) in original pixels.
+The published numbers of SNIP and SNIPER fit COCO: images of 640 x 480 and objects from 10 to 500 pixels. A few rules
+reproduce them and are applied here to other images. Sizes of objects are sqrt(width * height) in original pixels.
 """
 
 import json
@@ -16,19 +16,19 @@ from lightning_det.data.dataset import Look
 from lightning_det.data.inspection import REFERENCE
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages
-from lightning_det.views.pyramid import Resolution
+from lightning_det.views.resolution import Resolution
 
 CHIP = (96, 512)
 """Least and greatest side of a chip, pixels."""
 
 CHIP_PER_IMAGE = 0.8
-"""Side of a chip by the median long side of the images."""
+"""Side of a chip divided by the median long side of the images."""
 
 SMALL = 10
 """Percentile of the sizes that counts as a small object."""
 
 SMALL_PER_CHIP = 1 / 14
-"""What the finest scale makes of a small object, by the side of a chip."""
+"""Size of a small object at the finest scale, divided by the side of a chip."""
 
 ENLARGED = 4.0
 """Greatest factor: larger ones only blur."""
@@ -37,26 +37,26 @@ NEIGHBOURS = (1.5, 2.3)
 """Least and greatest ratio of neighbouring scales."""
 
 LARGE_PER_CHIP = 0.47
-"""Upper end of a scale's range by the side of a chip, pixels of the chip: up to 4:1 a chip has room around it."""
+"""Upper end of a scale's range, pixels of a chip, divided by its side: objects of up to 4:1 have room around them."""
 
 OVERLAP = (0.4, 0.8)
-"""Lower end of a range by the upper end of the finer one: at the finest scales, and at the coarsest."""
+"""Lower end of a range divided by the upper end of the finer one: at the finest scales, and at the coarsest."""
 
 FEW = 0.005
-"""Share of the boxes that is worth no scale of its own."""
+"""Share of the boxes below which a scale is left out."""
 
 TEST_WIDER = (0.75, 1.15)
-"""Lower and upper ends of the ranges of inference by those of training: sizes of detections are inexact."""
+"""Ends of the ranges of inference divided by those of training: sizes of detections are inexact."""
 
 SNIP_COARSEST = 1.25
-"""SNIP's coarsest resolution by SNIPER's, which has to fit into a chip."""
+"""SNIP's coarsest resolution divided by SNIPER's, which has to fit into a chip."""
 
 MIXED = (5, 95, 1.4)
 """Percentiles of the images' long sides, and their ratio from which images are of mixed size (COCO's are not, 500 and
 640): a resolution in pixels would show objects of one size now large, now small, and not as chips did in training."""
 
 SINGLE_SMALL = 21
-"""What the one resolution of single-scale training makes of a small object, pixels."""
+"""Size of a small object at the resolution of single-scale training, pixels."""
 
 SINGLE_LARGEST = 2.8e6
 """Most pixels of a large image (see `MIXED`) at that resolution: training sees all of it at once. As COCO's finest."""
@@ -69,7 +69,7 @@ SAMPLE = (2000, 50_000)
 
 
 def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, Any] | None:
-    """Values for ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
+    """Values of ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -77,8 +77,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
         heights: (m,) of the images, pixels.
 
     Returns:
-        The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes. What
-        chips learn at a factor is looked for at that factor: of images of mixed size, pyramids are given so.
+        The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes. For images
+        of mixed size, pyramids are factors too: objects learned in chips at a factor are detected at that factor.
     """
     if not len(sizes):
         return None
@@ -99,7 +99,7 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
     coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
     pyramid = [*fine, coarsest]
-    # A single resolution has objects of all sizes, which windows would cut.
+    # A single resolution shows objects of all sizes, and windows would cut the large ones.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
         "resolution": _two_digits(single) if mixed else _resolution(single, short, long),
@@ -121,8 +121,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
 def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
     """Factors of an image of median size, finest first.
 
-    The coarsest shows the whole image in one chip, the finest makes small objects large enough. Those between are in
-    geometric progression; it ends early where hardly a box is left for the next one.
+    The coarsest shows the whole image in one chip, the finest makes small objects large enough. Those between are a
+    geometric progression, which ends early if hardly a box is left for the next scale.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -155,7 +155,7 @@ def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
 
 
 def pleasant(value: float) -> int:
-    """The nearest whole number of two digits and zeros, the second one 0 or 5 from 50 on (500, ...)."""
+    """The nearest whole number of two digits followed by zeros; from 50 (500, ...) on the second digit is 0 or 5."""
     if value < 1:
         return round(value)
     unit = 10 ** (floor(log10(value)) - 1)
@@ -168,14 +168,14 @@ def _two_digits(factor: float) -> float:
 
 
 def _resolution(factor: float, short: float, long: float) -> list[int]:
-    """(short side, cap of the long side), which lets images be a little longer than the median."""
+    """(short side, cap of the long side); the cap leaves room for images a little longer than the median."""
     return [max(1, pleasant(factor * short)), max(1, pleasant(1.1 * factor * long))]
 
 
 def try_out(
     store: AnnotationStore, suggestion: dict[str, Any], resolution: Resolution, seed: int = 0
 ) -> dict[str, Any]:
-    """What an epoch of the suggested views shows and costs, from a sample.
+    """Boxes and pixels of an epoch of the suggested views, estimated from a sample.
 
     Args:
         store: annotations, of one image at least.
@@ -184,9 +184,9 @@ def try_out(
         seed: of the sample and of the views.
 
     Returns:
-        ``images`` in the sample, and for ``sniper`` and ``snip`` what `_cost` and `_inference` say. Besides,
-        ``levels`` of SNIPER: the scale, its range, the share of the boxes inside it, and its chips per image; and the
-        share that is in none.
+        ``images`` in the sample, and for ``sniper`` and ``snip`` the results of `_cost` and `_inference`. For SNIPER
+        also ``levels``: the scale, its range, the share of the boxes inside it, and its chips per image; and the share
+        of the boxes that are in no range.
     """
     store = sample(store, seed, SAMPLE)
     sniper, snip = suggestion["sniper"], suggestion["snip"]
@@ -247,11 +247,11 @@ def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
     """Views per image of inference, sides of the largest, and the share of the images that have views in tiles."""
     views = [look.view for look in plan_epoch(store, Planner(scales, LargeViews()), None, rendered=False)]
     whole = [look.view for look in plan_epoch(store, Planner(scales), None, rendered=False)]
-    areas = [view.size[0] * view.size[1] for view in whole]
-    large = np.array(areas).reshape(len(store), -1).max(axis=1) > 1e6 * LargeViews().megapixels
+    areas = np.array([view.size[0] * view.size[1] for view in whole]).reshape(len(store), -1)
+    large = areas.max(axis=1) > 1e6 * LargeViews().megapixels
     return {
         "views_per_image": len(views) / len(store),
-        "largest_view": list(max((view.size for view in views), key=lambda size: size[0] * size[1])),
+        "largest_view": list(max(views, key=lambda view: view.size[0] * view.size[1]).size),
         "images_share_in_tiles": float(large.mean()),
     }
 

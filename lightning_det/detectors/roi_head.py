@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size, within
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range, sqrt_area
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import Selected
@@ -145,7 +145,7 @@ class RoIHead(nn.Module):
         if ranges is not None:
             of_classes = deltas[:, :, -classes:] if deltas.shape[2] > 1 else deltas
             boxes = decode(proposals.boxes[:, :, None], of_classes, BOX_WEIGHTS).nan_to_num(0.0)
-            inside = within(clip(boxes.flatten(1, 2), sizes), ranges).view(boxes.shape[:-1])
+            inside = in_detection_range(clip(boxes.flatten(1, 2), sizes), ranges).view(boxes.shape[:-1])
             scores = scores.masked_fill(~inside, 0.0)
         scores = scores.flatten(1)
         top, index = scores.topk(min(count, scores.shape[1]), dim=1)
@@ -175,7 +175,7 @@ def _decoded(
     boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     usable = (scores > threshold) & (sides >= 1e-2).all(dim=-1)
-    return Found(boxes, scores, labels, usable if ranges is None else usable & within(boxes, ranges))
+    return Found(boxes, scores, labels, usable if ranges is None else usable & in_detection_range(boxes, ranges))
 
 
 def candidate_count(max_detections: int) -> int:
@@ -223,7 +223,7 @@ def candidates(proposals: Proposals, batch: Batch) -> tuple[Tensor, Tensor]:
     rois = torch.cat([proposals.boxes, batch.boxes], dim=1)
     known = (batch.states == State.VALID) | (batch.states == State.INVALID)
     usable = torch.cat([proposals.valid, known], dim=1)
-    original_size = size(rois) / batch.scales[:, None]
+    original_size = sqrt_area(rois) / batch.scales[:, None]
     low, high = batch.ranges[:, :1], batch.ranges[:, 1:]
     in_range = (original_size >= low) & (original_size < high)
     # Degenerate ground truth (clipped to nothing by a window) has no box to regress from.

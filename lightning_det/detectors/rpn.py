@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RPNHead
 
 from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.reach import stack_shapes
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, size
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, sqrt_area
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
@@ -159,7 +159,7 @@ class RPN(nn.Module):
         boxes, logits, groups = [], [], []
         for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
             if ranges is not None:
-                side = size(clip(decode(anchors, delta).nan_to_num(0.0), sizes))
+                side = sqrt_area(clip(decode(anchors, delta).nan_to_num(0.0), sizes))
                 logit = logit.masked_fill((side < ranges[:, :1]) | (side >= ranges[:, 1:]), -torch.inf)
             top, index = logit.topk(min(before, logit.shape[1]), dim=1)
             boxes.append(decode(anchors[index], gather_boxes(delta, index)))

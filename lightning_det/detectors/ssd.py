@@ -15,7 +15,7 @@ from lightning_det.detectors.priors import Priors
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.roi_head import BOX_WEIGHTS, candidate_count
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd, ssd_class_rows
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, within
+from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
 from lightning_det.protocols.detector import AnchorShapes, Detector, Selected
@@ -163,14 +163,14 @@ class SSD(Detector):
         """Detects objects in views, see `Detector.forward`."""
         boxes, scores = self.candidates(images, sizes)
         if ranges is not None:
-            scores = scores.masked_fill(~within(boxes, ranges)[..., None], 0.0)
+            scores = scores.masked_fill(~in_detection_range(boxes, ranges)[..., None], 0.0)
         scores = scores.flatten(1)
         top, place = scores.topk(min(candidate_count(max_detections), scores.shape[1]), dim=1)
         label = place % self.num_classes
         found = gather_boxes(boxes, place.div(self.num_classes, rounding_mode="floor"))
         usable = (top > score_threshold) & (found[..., 2:] - found[..., :2] >= 1e-2).all(dim=-1)
         if ranges is not None:
-            usable &= within(found, ranges)
+            usable &= in_detection_range(found, ranges)
         index, valid = best_after_nms(found, top, label, usable, nms_iou, max_detections)
         return Detections(gather_boxes(found, index), top.gather(1, index) * valid, label.gather(1, index), valid)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_det.merging.nms import keep_best, without_fragments
+from lightning_det.merging.nms import keep_best, remove_fragments
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -95,7 +95,7 @@ class Results:
     def _without_fragments(self, share: float) -> "Results":
         groups = self.images * (int(self.labels.max()) + 1) + self.labels
         arrays = (torch.from_numpy(a) for a in (self.boxes, self.scores, groups, self.cut))
-        return self._rows(without_fragments(*arrays, share).numpy(), self.seen)
+        return self._rows(remove_fragments(*arrays, share).numpy(), self.seen)
 
     def of_image(self, image: int) -> np.ndarray:
         """Rows of one image."""

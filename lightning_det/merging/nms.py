@@ -1,4 +1,4 @@
-"""From the detections of several views of an image to the detections of the image."""
+"""Merges the detections of several views of an image by NMS, and removes parts of objects."""
 
 import torch
 import torchvision
@@ -14,7 +14,7 @@ class NMS:
     """Greedy non-maximum suppression per image and class.
 
     Args:
-        iou: a detection goes when its IoU with a better one is greater than this.
+        iou: a detection is removed when its IoU with a better one is greater than this.
     """
 
     def __init__(self, iou: float = 0.5):
@@ -28,13 +28,13 @@ class NMS:
         Args:
             boxes: (N, 4) float ``xyxy``, pixels of the original image.
             scores: (N,) float.
-            groups: (N,) int64, one number per image and class; groups do not touch each other.
+            groups: (N,) int64, one number per image and class; boxes of different groups never suppress each other.
 
         Returns:
-            Indices (K,) of what stays and its scores (K,), which other merges may lower.
+            Indices (K,) of the detections that are kept and their scores (K,), which other merges may lower.
         """
-        # Not batched_nms: up to 1,000 boxes it moves groups apart by adding to their coordinates, which with one group
-        # per image and class uses up float32; beyond, it reads all boxes once per group.
+        # Not batched_nms: for up to 1,000 boxes it adds an offset per group to their coordinates, which costs too many
+        # digits of float32 with a group per image and class; for more boxes it reads all of them once per group.
         order = torch.argsort(groups, stable=True)
         counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
         parts = [p[torchvision.ops.nms(boxes[p], scores[p], self.iou)] for p in order.split(counts.tolist())]
@@ -42,18 +42,18 @@ class NMS:
         return keep, scores[keep]
 
 
-def without_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor, share: float) -> Tensor:
-    """Indices of the detections that are no parts of others.
+def remove_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor, share: float) -> Tensor:
+    """Indices of the detections without those that are parts of others.
 
-    A detection at a border where its view cuts the image may be a part of an object. It goes where another of its
-    group, which no border cuts and whose score is at least half of its own, covers it.
+    A detection at a border where its view cuts the image may be a part of an object. It is removed if another one of
+    its group covers it, is not cut itself and has at least half of its score.
 
     Args:
         boxes: (N, 4) float ``xyxy``, pixels of the original image.
         scores: (N,) float.
         groups: (N,) int64, as in `NMS`.
         cut: (N,) bool, which detections may be parts.
-        share: of a part that another one covers, at least.
+        share: least share of a part that the other one covers.
     """
     keep = torch.ones_like(cut)
     for group in groups[cut].unique():

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 CHUNK = 200_000
-"""Boxes that are worked on together: bounds the memory, and stays in the cache."""
+"""Boxes that are processed together: bounds the memory, and fits in the cache."""
 
 COMPACT = 32
-"""Turns after which boxes that are done make room."""
+"""Turns after which boxes that are done are removed from the arrays."""
 
 TINY = 1e-9
-"""Area that every box has more, lest one without any divides by zero."""
+"""Added to every area: a box without area would cause a division by zero."""
 
 DONE = -1.0
-"""Score of what is done or padding. Finite: a factor may be 0, and infinity times 0 would be no number."""
+"""Score of a box that is done, and of padding. Finite: factors may be 0, and infinity times 0 is NaN."""
 
 Method = Literal["gaussian", "linear", "hard"]
 
@@ -24,14 +24,15 @@ Method = Literal["gaussian", "linear", "hard"]
 class SoftNMS:
     """Lowers the scores of duplicates instead of removing them, per image and class.
 
-    In turn the best box of those left is kept, and every other one decays by its IoU with it: by exp(-iou² / sigma)
-    (``gaussian``), by 1 - iou above a threshold (``linear``), or to nothing above it (``hard``, plain NMS).
+    In every turn the best of the remaining boxes is kept, and the scores of the others are multiplied by a factor that
+    depends on the IoU with it: exp(-iou² / sigma) (``gaussian``), 1 - iou above a threshold (``linear``), or 0 above it
+    (``hard``, plain NMS).
 
     Args:
         method: see above.
         sigma: of ``gaussian``; SNIPER: 0.55.
         iou: threshold of ``linear`` and ``hard``.
-        floor: what decays below this score goes.
+        floor: a box whose score decays below this is removed.
     """
 
     def __init__(self, method: Method = "gaussian", sigma: float = 0.55, iou: float = 0.3, floor: float = 0.001):
@@ -48,26 +49,26 @@ class SoftNMS:
         """Lowers scores; see `lightning_det.merging.NMS` for the arguments, which are not changed.
 
         Returns:
-            Indices (K,) of what stays and its new scores (K,), by group and falling score.
+            Indices (K,) of the detections that are kept and their new scores (K,), by group and falling score.
         """
         rows = np.lexsort((-scores.numpy(), groups.numpy()))
         _, starts, counts = np.unique(groups.numpy()[rows], return_index=True, return_counts=True)
         kept = scores.numpy().copy()
         if not len(rows):
             return groups.new_zeros(0), scores.new_zeros(0)
-        # Groups of similar size together, each padded to the largest of them.
+        # Groups of similar length together, each padded to the longest of them.
         order = np.argsort(counts, kind="stable")
         for part in np.split(order, _borders(counts[order])):
             place = np.arange(counts[part].max())
             real = place < counts[part][:, None]
             index = rows[np.where(real, starts[part][:, None] + place, starts[part][:, None])]
-            kept[index[real]] = self._decayed(boxes.numpy()[index], np.where(real, kept[index], 0))[real]
+            kept[index[real]] = self._decay(boxes.numpy()[index], np.where(real, kept[index], 0))[real]
         order = np.lexsort((-kept, groups.numpy()))
         order = order[kept[order] > 0]
         return torch.from_numpy(order), torch.from_numpy(kept[order])
 
-    def _decayed(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Final scores (G, n) of (G, n, 4) boxes; 0 for what went, and for padding."""
+    def _decay(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Final scores (G, n) of (G, n, 4) boxes; 0 for removed ones and for padding."""
         final, every = np.zeros_like(scores), np.arange(len(scores))
         # Coordinate by coordinate: long loops over neighbouring numbers.
         x1, y1, x2, y2 = (np.ascontiguousarray(boxes[..., i]) for i in range(4))
@@ -77,14 +78,14 @@ class SoftNMS:
         state = [x1, y1, x2, y2, areas, columns, scores, scores.copy()]
         for turn in range(scores.shape[1]):
             if turn % COMPACT == 0:
-                state = _compacted(state, self.floor)
-                if state is None:
+                state = _compact(state, self.floor)
+                if not state[0].size:
                     break
                 x1, y1, x2, y2, areas, columns, firsts, left = state
                 iou, spare = np.empty_like(left), np.empty_like(left)
             best = every, left.argmax(axis=1)
             top = left[best]
-            # What decayed below the floor went at that moment: it is not kept and lowers nothing.
+            # A box that has decayed below the floor is not kept and lowers no other score.
             keep = ((top >= self.floor) | (top == firsts[best])) & (top > 0)
             final[every[keep], columns[best][keep]] = top[keep]
             left[best] = DONE
@@ -100,7 +101,7 @@ class SoftNMS:
         return final
 
     def _factor(self, iou: np.ndarray) -> np.ndarray:
-        """What scores are multiplied with; ``iou`` is overwritten."""
+        """Factors of the scores; ``iou`` is overwritten."""
         if self.method == "gaussian":
             iou *= iou
             iou *= -1 / self.sigma
@@ -108,20 +109,18 @@ class SoftNMS:
         return np.where(iou > self.iou, 1 - iou if self.method == "linear" else 0, 1).astype(iou.dtype)
 
 
-def _compacted(state: list[np.ndarray], floor: float) -> list[np.ndarray] | None:
-    """The arrays without most of the boxes that are done; None if all are."""
+def _compact(state: list[np.ndarray], floor: float) -> list[np.ndarray]:
+    """The arrays without most of the boxes that are done; without any column if all are."""
     firsts, left = state[-2:]
     alive = (left >= floor) | ((left == firsts) & (left > 0))
     width = int(alive.sum(axis=1).max())
-    if not width:
-        return None
-    # Boxes that are left to the front, in order.
+    # Remaining boxes first, in order.
     order = np.argsort(~alive, axis=1, kind="stable")[:, :width]
     return [np.take_along_axis(array, order, axis=1) for array in state]
 
 
 def _borders(counts: np.ndarray) -> np.ndarray:
-    """Where to cut groups of ascending sizes into parts of at most about `CHUNK` boxes and of similar size."""
+    """Positions that split groups of ascending lengths into parts of similar length and about `CHUNK` boxes at most."""
     borders, begin = [], 0
     while begin < len(counts):
         similar = np.searchsorted(counts, 1.25 * counts[begin] + 1, "right")

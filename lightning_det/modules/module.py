@@ -16,7 +16,7 @@ from lightning_det.merging.nms import NMS
 from lightning_det.modules import keys
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
-from lightning_det.ops.boxes import within
+from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError
@@ -159,7 +159,7 @@ class DetectionModule(pl.LightningModule):
         thresholds = settings.score_threshold, settings.nms_iou
         found = self.detector(batch.images, batch.sizes, *thresholds, most, ranges, settings.passes)
         boxes = boxes_to_image(found.boxes.float(), batch)
-        keep = found.valid & within(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
+        keep = found.valid & in_detection_range(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
         images = batch.index[:, None].expand_as(keep)
         return Results(
             images[keep].cpu().numpy(),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = math.log(1000.0 / 16)
-"""Upper bound of a decoded log size ratio, as in Detectron and torchvision."""
+"""Upper bound of the decoded logarithm of a ratio of sides, as in Detectron and torchvision."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -15,15 +15,15 @@ def area(boxes: Tensor) -> Tensor:
     return width * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
-def size(boxes: Tensor) -> Tensor:
-    """Side of the square of equal area, sqrt(w * h), of (..., 4) boxes: the "size" of SNIP's valid ranges."""
+def sqrt_area(boxes: Tensor) -> Tensor:
+    """Side of the square of equal area, sqrt(w * h), of (..., 4) boxes: the measure of SNIP's valid ranges."""
     return area(boxes).sqrt()
 
 
-def within(boxes: Tensor, ranges: Tensor) -> Tensor:
-    """(B, N) bool, which (B, N, 4) boxes are larger than the lower of (B, 2) ``ranges`` and at most the upper."""
-    sizes = size(boxes)
-    return (sizes > ranges[:, :1]) & (sizes <= ranges[:, 1:])
+def in_detection_range(boxes: Tensor, ranges: Tensor) -> Tensor:
+    """(B, N) bool, which (B, N, 4) detections their views keep: lower < `sqrt_area` <= upper of (B, 2) ``ranges``."""
+    sides = sqrt_area(boxes)
+    return (sides > ranges[:, :1]) & (sides <= ranges[:, 1:])
 
 
 def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,8 +47,8 @@ def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """(B, N, 4) boxes moved inside their images, whose (B, 2) ``sizes`` are (height, width)."""
-    # No list as an index: it would travel to the device, which the host waits for.
+    """(B, N, 4) boxes clipped to their images, whose (B, 2) ``sizes`` are (height, width)."""
+    # No list as an index: it would be copied to the device, and the host would wait for that.
     limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 
@@ -61,16 +61,19 @@ def encode(references: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.
         boxes: (..., 4) boxes, of the same or a broadcastable shape, with positive width and height.
         weights: factors of (dx, dy) and of (dw, dh). Fast R-CNN's (10, 5) divide by its target stds 0.1 and 0.2.
     """
-    size_r = references[..., 2:] - references[..., :2]
-    size_b = boxes[..., 2:] - boxes[..., :2]
-    center_r = references[..., :2] + 0.5 * size_r
-    center_b = boxes[..., :2] + 0.5 * size_b
-    shift = weights[0] * (center_b - center_r) / size_r
-    return torch.cat([shift, weights[1] * torch.log(size_b / size_r)], dim=-1)
+    sides_r = references[..., 2:] - references[..., :2]
+    sides_b = boxes[..., 2:] - boxes[..., :2]
+    center_r = references[..., :2] + 0.5 * sides_r
+    center_b = boxes[..., :2] + 0.5 * sides_b
+    shift = weights[0] * (center_b - center_r) / sides_r
+    return torch.cat([shift, weights[1] * torch.log(sides_b / sides_r)], dim=-1)
 
 
 def encode_where(mask: Tensor, references: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """`encode` where (...) bool ``mask`` holds, 0 elsewhere: padding has no size, and NaN survives a product with 0."""
+    """`encode` where (...) bool ``mask`` holds, 0 elsewhere.
+
+    Masking the result would not do: padding has no area, so its targets are NaN, and NaN times 0 is NaN.
+    """
     unit = boxes.new_zeros(4)
     unit[2:] = 1
     mask = mask[..., None]
@@ -78,11 +81,11 @@ def encode_where(mask: Tensor, references: Tensor, boxes: Tensor, weights: tuple
 
 
 def decode(references: Tensor, deltas: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """Boxes (..., 4) that ``deltas`` (..., 4) make of ``references``: the inverse of `encode`."""
-    size_r = references[..., 2:] - references[..., :2]
-    center_r = references[..., :2] + 0.5 * size_r
-    center = deltas[..., :2] / weights[0] * size_r + center_r
-    half = 0.5 * torch.exp((deltas[..., 2:] / weights[1]).clamp(max=MAX_LOG_RATIO)) * size_r
+    """(..., 4) boxes that result from applying (..., 4) ``deltas`` to ``references``: the inverse of `encode`."""
+    sides_r = references[..., 2:] - references[..., :2]
+    center_r = references[..., :2] + 0.5 * sides_r
+    center = deltas[..., :2] / weights[0] * sides_r + center_r
+    half = 0.5 * torch.exp((deltas[..., 2:] / weights[1]).clamp(max=MAX_LOG_RATIO)) * sides_r
     return torch.cat([center - half, center + half], dim=-1)
 
 

@@ -47,7 +47,7 @@ def ps_roi_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
     per_bin = maps.float().unflatten(1, (-1, bins, bins))
     # Double: differences of running sums would cost single precision its last digits.
     sums = F.pad(per_bin.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(-2)
-    corner, side = _rounded(rois, stride)
+    corner, side = _to_cells(rois, stride)
     edges = corner[..., None] + torch.arange(bins + 1, device=rois.device) * (side[..., None] / bins)  # x and y
     low, high = edges[..., :-1].floor(), edges[..., 1:].ceil()
     x1, x2 = (e[:, :, 0, None, :].clamp(0, width).long() for e in (low, high))
@@ -86,10 +86,10 @@ def deformable_ps_roi_pool(
         offsets: (B, R, T, 2, k, k) shift (x, y) of every bin, as a share of the RoI's sides; T divides C, and
             consecutive channels share a shift. None: none are shifted.
         samples: per bin and axis.
-        reach: what offsets are multiplied with (the paper's gamma).
+        reach: factor of the offsets (the paper's gamma).
     """
     height, width = maps.shape[2:]
-    corner, side = _rounded(rois, stride)
+    corner, side = _to_cells(rois, stride)
     corner = corner - 0.5
     if offsets is None:
         offsets = rois.new_zeros(*rois.shape[:2], 1, 2, bins, bins)
@@ -121,7 +121,7 @@ def deformable_ps_roi_pool(
     return mean.permute(0, 5, 1, 4, 2, 3).flatten(2, 3)
 
 
-def _rounded(rois: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def _to_cells(rois: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Top left corner (B, R, 2) and sides (B, R, 2), x and y, in cells; edges rounded to pixels, halves up."""
     edges = (rois + 0.5).floor() / stride
     return edges[..., :2], (edges[..., 2:] - edges[..., :2]).clamp(min=SMALLEST)

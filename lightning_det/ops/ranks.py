@@ -15,13 +15,13 @@ def ranks() -> int:
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of every rank's ``x``, on all of them, without gradient.
+    """The sum of ``x`` over all ranks, without gradient.
 
-    All ranks have to call it equally often, with tensors of one shape, whatever their batches contain: each waits for
-    the others.
+    Each rank waits for the others: all have to call it equally often and with tensors of one shape, whatever their
+    batches contain.
 
     Args:
-        x: of any shape; stays as it is.
+        x: of any shape; not changed.
     """
     total = x.detach().clone()
     if ranks() > 1:
@@ -30,9 +30,11 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def mean_count(count: Tensor) -> Tensor:
-    """What a loss summed over this rank's batch is divided by: the mean over the ranks of a count, at least 1 in all.
+    """The divisor of a loss that is summed over this rank's batch: the mean of a count over the ranks.
+
+    The sum over the ranks counts as 1 where it is 0.
 
     Args:
-        count: a number of regions of this rank's batch; the same call on every rank, see `sum_over_ranks`.
+        count: a number of regions of this rank's batch. All ranks have to call it, see `sum_over_ranks`.
     """
     return sum_over_ranks(count).clamp(min=1) / ranks()

@@ -30,9 +30,9 @@ class Canvas(NamedTuple):
 def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tensor:
     """Features of every RoI, from the map that suits its size.
 
-    Choosing a map per RoI with indices would make shapes depend on the data and stop the host once per map. Here
-    the maps are packed side by side into one canvas, each RoI is moved to its map's place on it, and torchvision's
-    kernel runs once. Values equal ``torchvision.ops.MultiScaleRoIAlign`` (not aligned to half pixels, so that
+    Choosing a map per RoI by index would make shapes depend on the data and make the host wait once per map. Here the
+    maps are packed side by side into one canvas, each RoI is moved to its map's part of it, and torchvision's kernel
+    runs once. Values equal ``torchvision.ops.MultiScaleRoIAlign`` (not aligned to half pixels, so that
     torchvision's weights fit) up to the rounding of the moved coordinates.
 
     Args:
@@ -54,17 +54,17 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
-    # In float32, as autocast has it: half precision would move coordinates by parts of a cell.
-    align = RoIAlignCPU.apply if pixels.device.type == "cpu" else _aligned
+    # In float32, as under autocast: half precision would move coordinates by parts of a cell.
+    align = RoIAlignCPU.apply if pixels.device.type == "cpu" else _roi_align_gpu
     return align(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
 
 
-def _aligned(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
+def _roi_align_gpu(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
     return torchvision.ops.roi_align(pixels, rois, size, 1.0, samples, aligned=False)
 
 
 def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
-    """Which map each of (B, R, 4) RoIs is read from, (B, R) int64 (FPN, equation 1)."""
+    """The number of the map that each of (B, R, 4) RoIs is read from, (B, R) int64 (FPN, equation 1)."""
     area = (rois[..., 2] - rois[..., 0]) * (rois[..., 3] - rois[..., 1])
     octave = torch.floor(torch.log2(area.clamp(min=0).sqrt() / CANONICAL_SIZE) + 1e-6)
     canonical = round(math.log2(CANONICAL_STRIDE / strides[0]))
@@ -72,7 +72,7 @@ def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
 
 
 def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
-    """values[level] with values known to the host: no table has to travel to the device."""
+    """``values[level]`` without a table of values that would have to be copied to the device."""
     out = torch.full_like(level, values[0], dtype=torch.float32)
     for number, value in enumerate(values[1:], start=1):
         out = out.masked_fill(level == number, float(value))
@@ -82,7 +82,7 @@ def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
 def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
     """The finest map with the coarser ones stacked to its right.
 
-    Every map gets a border that repeats its edge, because RoIAlign repeats the edge of what it takes for the map.
+    Every map gets a border that repeats its edge, as RoIAlign does at the edge of a map of its own.
 
     Args:
         maps: feature maps (B, C, h, w), finest first; consecutive ones halve the size.

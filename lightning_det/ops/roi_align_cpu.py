@@ -5,6 +5,8 @@ channel: a quarter of a Faster R-CNN step. RoIAlign is linear in the map, so its
 transposed matrix of interpolation weights, which does not depend on the channel, with the output's gradient.
 """
 
+from typing import Any
+
 import torch
 import torchvision
 from torch import Tensor
@@ -14,14 +16,14 @@ class RoIAlignCPU(torch.autograd.Function):
     """``torchvision.ops.roi_align`` (not aligned to half pixels, scale 1) with the gradient as a sparse product."""
 
     @staticmethod
-    def forward(ctx, canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
-        """Calls torchvision; ``canvas`` (B, C, H, W), ``rois`` (N, 5) as torchvision takes them."""
+    def forward(ctx: Any, canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
+        """Calls torchvision; ``canvas`` is (B, C, H, W), ``rois`` are (N, 5): image number and ``xyxy``."""
         ctx.save_for_backward(rois)
         ctx.arguments = canvas.shape, canvas.dtype, size, samples
         return torchvision.ops.roi_align(canvas, rois, size, 1.0, samples, aligned=False)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """Gradient of the canvas; that of the RoIs is not defined, as in torchvision."""
         (batch, channels, height, width), dtype, size, samples = ctx.arguments
         (rois,) = ctx.saved_tensors
@@ -37,7 +39,7 @@ class RoIAlignCPU(torch.autograd.Function):
 
 
 def taps(rois: Tensor, height: int, width: int, size: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Which pixels every output cell reads, and with which weights.
+    """The pixels that every output cell reads, and their weights.
 
     Args:
         rois: (N, 5) float32, image number and ``xyxy`` in pixels of the map.

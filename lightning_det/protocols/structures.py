@@ -13,11 +13,11 @@ STRIDE = 32
 
 
 class State:
-    """What a view may learn from a box.
+    """How a part of a detector may learn from a box of a view.
 
-    ``INVALID`` boxes keep their class: regions that overlap them can be labelled with it, but they are no
-    positives of their own, and anchors near them carry no loss (SNIP, section 6.1). Nothing at all is known
-    about the class of what overlaps an ``IGNORED`` region (COCO crowd, VOC difficult).
+    An ``INVALID`` box keeps its class: regions that overlap it can be labelled with the class, but the box has no
+    positives of its own, and anchors near it carry no loss (SNIP, section 6.1). Nothing is known about the class of
+    what overlaps an ``IGNORED`` region (COCO crowd, VOC difficult).
 
     Plain integers: torch.compile takes the comparison of a tensor with an IntEnum member for False.
     """
@@ -34,6 +34,10 @@ class Batch:
 
     Boxes are ``xyxy`` in pixels of the view, which starts at the top left of its canvas; windows and ranges are
     in pixels of the original image.
+
+    Every box has a state for each part that learns from boxes: ``states`` for the detector proper and
+    ``anchor_states`` for the anchors of its proposal network. They differ between ``VALID`` and ``INVALID`` alone. A
+    detector without a proposal network reads ``states`` only.
     """
 
     images: Tensor
@@ -45,7 +49,7 @@ class Batch:
     labels: Tensor
     """(B, G) int64, classes counted from 0; 0 for padding."""
     states: Tensor
-    """(B, G) int64, values of `State`."""
+    """(B, G) int64, values of `State`, for the detector proper: judged by the view's ``valid_range``."""
     windows: Tensor
     """(B, 4) float32, the part of the original image that the view shows."""
     ranges: Tensor
@@ -59,7 +63,8 @@ class Batch:
     tiles: Tensor | None = None
     """(B, 3) float32, columns, rows and side of the tiles that show the window too, see `View`; 0: there are none."""
     anchor_states: Tensor | None = None
-    """(B, G) int64, values of `State` for the proposal network."""
+    """(B, G) int64, values of `State`, for the anchors of a proposal network: judged by the view's ``anchor_range``,
+    where it has one; None: those of the detector proper."""
 
     def __post_init__(self) -> None:
         if self.anchor_states is None:
@@ -102,7 +107,7 @@ class Detections(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """What planners of views know about an image: no pixels."""
+    """An image as planners of views see it: size and annotations, no pixels."""
 
     width: int
     height: int
@@ -111,6 +116,6 @@ class ImageRecord(NamedTuple):
     labels: np.ndarray
     """(n,) integer, classes counted from 0."""
     ignored: np.ndarray
-    """(n,) bool, True for regions that teach nothing (COCO crowd, VOC difficult)."""
+    """(n,) bool, True for regions that nothing is learned from (COCO crowd, VOC difficult)."""
     proposals: np.ndarray = np.zeros((0, 4), np.float32)
-    """(k, 4) float32 ``xyxy``, pixels of the image: what a proposal network took for objects, if it was asked."""
+    """(k, 4) float32 ``xyxy``, pixels of the image: mined by a proposal network; empty where none was mined."""

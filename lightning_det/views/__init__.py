@@ -1,9 +1,8 @@
 """Views: which pixels, at which scale, a detector sees, and which boxes it learns from there.
 
 A planner turns an image's size and boxes into views, for training and for inference alike. It is a chain of up to
-four steps, each a callable ``(image, views, rng) -> views``: ``scales`` makes views of the whole image, ``windows``
-cuts them, ``flip`` mirrors them, ``distort`` changes their colours. A strategy replaces one step and leaves the others
-alone.
+four steps, see `Step`: ``scales`` makes views of the whole image, ``windows`` cuts them, ``flip`` mirrors them,
+``distort`` changes their colours. A strategy replaces one step and leaves the others alone.
 """
 
 from lightning_det.views.chips import Chips
@@ -13,6 +12,7 @@ from lightning_det.views.iou_crops import IoUCrops
 from lightning_det.views.large import LargeViews
 from lightning_det.views.planner import Planner
 from lightning_det.views.pyramid import Pyramid
+from lightning_det.views.step import Step
 from lightning_det.views.sub_images import SubImages
 from lightning_det.views.tiles import Tiles
 from lightning_det.views.view import View
@@ -27,6 +27,7 @@ __all__ = [
     "Planner",
     "Pyramid",
     "RandomFlip",
+    "Step",
     "SubImages",
     "Tiles",
     "View",

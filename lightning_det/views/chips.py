@@ -1,4 +1,4 @@
-"""SNIPER's chips: small windows around the objects of each scale, and around what looks like objects."""
+"""SNIPER's chips: small windows around the objects of each scale, and around background that resembles objects."""
 
 from collections.abc import Callable, Sequence
 from math import ceil, floor, inf
@@ -7,38 +7,41 @@ from typing import Literal
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.chip_labels import adopt_orphans, assign_boxes, overlaps
 from lightning_det.views.cover import Chip, cover, enclosable
-from lightning_det.views.view import View
+from lightning_det.views.step import Step
+from lightning_det.views.view import Range, View, sqrt_areas
 
 MIN_SIDE = 2.0
 """Thinner boxes drive no chip at the finest scale, original pixels."""
 
 
-class Chips:
+class Chips(Step):
     """Cuts every view of a pyramid into the fewest chips that enclose the boxes of its valid range (SNIPER, section 3).
 
-    A box drives chips at the scales whose range has it, where a chip encloses it and shows enough of it to learn from.
-    A box without such a scale is an orphan.
+    A box drives chips at every scale whose valid range has it, if a chip there encloses it and shows it large enough to
+    learn from. A box without such a scale is an orphan.
 
-    Where an image has proposals, chips are also cut around those that no positive chip of their scale covers, and some
-    of these negative chips join in every epoch.
+    Where an image has proposals, chips are also cut around those that no positive chip of their scale covers. Every
+    epoch shows a random few of these negative chips.
 
     Args:
         size: side of a chip, pixels of the view.
         stride: between candidate positions, pixels of the view; from a pair (lower, upper) one is drawn per image.
         labels: boxes are valid in every chip that encloses them (``enclosed``), or in the one chip of a scale that
             shows most of them (``one_chip``, the reference code).
-        orphans: they go to the ``coarsest`` scale if a chip there can teach them, or nowhere (``drop``, the reference
-            code).
+        orphans: they are learned at the ``coarsest`` scale, if a chip there shows them large enough, or nowhere
+            (``drop``, the reference code).
         negatives: most negative chips per image and epoch.
         dense: a negative chip needs more proposals than this: at the finest scale, and at the others.
         covered: a proposal is covered by a positive chip that encloses it (``enclosed``), or that shows a pixel of it
             (``touched``, the reference code).
         backgrounds: whether images without boxes contribute negative chips.
-        min_side: what a chip shows of a box teaches nothing if it is thinner, pixels of the chip (see `targets`).
+        min_side: least side of the visible part of a box to learn from, pixels of the chip (see `targets`).
     """
 
     needs_all_resolutions = True
+    loses_boxes = True
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Chips:
         self.labels = labels
         self.orphans = orphans
         self.negatives = negatives
+        self.uses_proposals = negatives > 0
         self.dense = tuple(dense)
         self.covered = covered
         self.backgrounds = backgrounds
@@ -87,63 +91,70 @@ class Chips:
         if not len(known) and not (self.backgrounds and len(image.proposals)):
             return []
         boxes = np.clip(image.boxes[known], 0, [image.width, image.height] * 2)
-        # Mined boxes at the border lie beyond it by rounding, and a window around one would, too.
+        # Proposals at the border reach beyond it by rounding, and so would a window around them.
         proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
-        drives, orphans = self._driving(boxes, views, stride)
+        drives, orphans = self._drivers(boxes, views, stride)
         adopted = orphans & (self.orphans == "coarsest")
         chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
-        mines = self.negatives and len(proposals)
+        mines = self.uses_proposals and len(proposals)
         negatives = self._negatives(boxes, proposals, views, chips, stride, rng) if mines else []
         positives = [chip for part in chips for chip in part]
-        if self.labels == "one_chip":
-            return self._assigned(boxes, known, views, (positives, negatives), stride, adopted)
-        return _adopted(boxes, known, views[-1], positives + negatives, adopted)
+        if self.labels == "enclosed":
+            return adopt_orphans(positives + negatives, boxes, known, views[-1], adopted)
+        both = zip(*(view.ranges for view in views), strict=True)
+        fits, anchor_fits = (self._fits(boxes, views, stride, ranges) for ranges in both)
+        fits[-1] |= adopted
+        anchor_fits[-1] |= adopted
+        return assign_boxes((positives, negatives), boxes, known, fits, anchor_fits)
 
     def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
         """(V, n) bool, which of (n, 4) boxes in original pixels get a positive chip in each of the image's V views."""
-        return self._driving(boxes, views, stride)[0]
+        return self._drivers(boxes, views, stride)[0]
 
-    def _driving(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `drives` says, and (n,) bool which boxes are orphans."""
-        teaches = self._teaches(boxes, views, stride)
-        drives = self._fits(boxes, views, stride) & teaches
+    def _drivers(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """(V, n) bool as in `drives`, and (n,) bool, which boxes are orphans."""
+        learnable = self._learnable(boxes, views, stride)
+        drives = self._fits(boxes, views, stride, [view.valid_range for view in views]) & learnable
         orphans = ~drives.any(axis=0)
         if self.orphans == "coarsest":
-            drives[-1] |= orphans & teaches[-1]
+            drives[-1] |= orphans & learnable[-1]
         return drives, orphans
 
-    def count_orphans(self, image: ImageRecord, views: Sequence[View]) -> int:
+    def count_orphans(self, image: ImageRecord, views: list[View]) -> int:
         """Boxes of an image that are valid at no scale, with one of the strides at least."""
         return self._count(image, views, lambda drives, orphans: orphans)
 
-    def count_unlearned(self, image: ImageRecord, views: Sequence[View]) -> int:
+    def count_unlearned(self, image: ImageRecord, views: list[View]) -> int:
         """Boxes of an image that get no chip, with one of the strides at least."""
-        return self._count(image, views, lambda drives, orphans: ~drives.any(axis=0))
+        return self._count(image, views, lambda drives, orphans: ~np.any(drives, axis=0))
 
-    def _count(self, image: ImageRecord, views: Sequence[View], missed: Callable) -> int:
+    def _count(
+        self, image: ImageRecord, views: list[View], missed: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> int:
+        """Boxes that ``missed`` marks for one of the strides at least; it gets the result of `_drivers`."""
         boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
         strides = range(self.stride[0], self.stride[1] + 1)
-        return int(np.any([missed(*self._driving(boxes, views, stride)) for stride in strides], axis=0).sum())
+        return int(np.any([missed(*self._drivers(boxes, views, stride)) for stride in strides], axis=0).sum())
 
-    def _teaches(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
-        """(V, n) bool, which boxes a chip of each view can enclose and show thick enough.
+    def _learnable(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
+        """(V, n) bool, which boxes a chip of each view can enclose and show large enough to learn from.
 
-        Of the coarsest view alone it is asked what chips enclose: `_fits` leaves the others no box that is too long.
+        Whether a chip can enclose them is checked for the coarsest view alone: `_fits` excludes boxes that are too long
+        for the others.
         """
         *_, width, height = views[-1].window
         least = np.array([_least_scale(self.size, view) for view in views])
-        teaches = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least[:, None] >= self.min_side
+        learnable = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least[:, None] >= self.min_side
         x1, y1, x2, y2 = boxes.T * views[-1].scale
         for low, high, length in ((x1, x2, width), (y1, y2, height)):
-            teaches[-1] &= enclosable(low, high, length * views[-1].scale, self.size, stride)
-        return teaches
+            learnable[-1] &= enclosable(low, high, length * views[-1].scale, self.size, stride)
+        return learnable
 
-    def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, anchors: bool = False) -> np.ndarray:
-        """(V, n) bool, which boxes are inside each view's range, or its anchors', and short enough for its chips."""
-        ranges = [(view.anchor_range if anchors else None) or view.valid_range for view in views]
+    def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, ranges: Sequence[Range]) -> np.ndarray:
+        """(V, n) bool, which boxes are inside each view's range and short enough for its chips."""
         sides = boxes[:, 2:] - boxes[:, :2]
-        sizes = np.sqrt(sides[:, 0] * sides[:, 1])
+        sizes = sqrt_areas(boxes)
         low, high = np.array(ranges).T[:, :, None]
         limits = np.array([(self.size - stride - 1) / view.scale for view in views[:-1]] + [inf])
         fits = (sizes >= low) & (sizes < high) & (sides.max(axis=1) < limits[:, None])
@@ -169,7 +180,7 @@ class Chips:
         side = self.size / view.scale
         left, right = interval(chip.x / view.scale, min(x1), max(x2), side, view.window[2])
         top, bottom = interval(chip.y / view.scale, min(y1), max(y2), side, view.window[3])
-        # Boxes that need every pixel of a chip may take two whole ones more, which are shrunk into it.
+        # Around boxes as long as the chip, rounding may add two pixels, which are shrunk into it.
         scale = min(view.scale, self.size / (right - left), self.size / (bottom - top))
         return view._replace(scale=scale, window=(left, top, right, bottom))
 
@@ -184,8 +195,8 @@ class Chips:
     ) -> list[View]:
         """A few of the chips that are dense in proposals which no positive chip covers (SNIPER, section 3.3)."""
         regions = np.concatenate([boxes, proposals])
-        fits = self._fits(regions, views, stride, anchors=True)
-        pool = []
+        fits = self._fits(regions, views, stride, [view.ranges[1] for view in views])
+        pool: list[View] = []
         for view, chips, fit in zip(views, positives, fits, strict=True):
             if chips:
                 shown, shares = overlaps(regions, chips)
@@ -193,55 +204,9 @@ class Chips:
             pool += self._chips(regions[fit], view, stride, rng, self.dense[min(view.level, 1)])
         return [pool[i] for i in sorted(rng.permutation(len(pool))[: self.negatives].tolist())]
 
-    def _assigned(
-        self,
-        boxes: np.ndarray,
-        known: np.ndarray,
-        views: Sequence[View],
-        groups: Sequence[list[View]],
-        stride: int,
-        orphans: np.ndarray,
-    ) -> list[View]:
-        """The chips of all groups, each with the boxes of which no other chip of its scale and group shows more.
-
-        A box that a chip of one group shows is in none of the next group; of equal chips the first one has it.
-        """
-        fits = self._fits(boxes, views, stride, anchors=True)
-        fits[-1] |= orphans
-        planned = []
-        for chips in groups:
-            valid = np.zeros((len(chips), len(boxes)), bool)
-            for view, fit in zip(views, fits, strict=True):
-                rows = np.array([n for n, chip in enumerate(chips) if chip.level == view.level], int)
-                if len(rows):
-                    shown, shares = overlaps(boxes, [chips[n] for n in rows])
-                    best = shares.argmax(axis=0)
-                    columns = np.flatnonzero(fit & shown[best, np.arange(len(boxes))])
-                    valid[rows[best[columns]], columns] = True
-                    fit[columns] = False
-            planned += [c._replace(valid_boxes=tuple(known[v].tolist())) for c, v in zip(chips, valid, strict=True)]
-        return planned
-
-
-def _adopted(
-    boxes: np.ndarray, known: np.ndarray, coarsest: View, chips: list[View], orphans: np.ndarray
-) -> list[View]:
-    """The chips, where those of the coarsest scale also learn from the orphans that they enclose."""
-    if not orphans.any():
-        return chips
-    low, high = coarsest.anchor_range or coarsest.valid_range
-    sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-    learns = orphans | ((sizes >= low) & (sizes < high))
-    return [
-        chip._replace(valid_boxes=tuple(known[learns & (overlaps(boxes, [chip])[1][0] > 1 - 1e-9)].tolist()))
-        if chip.level == coarsest.level
-        else chip
-        for chip in chips
-    ]
-
 
 def _least_scale(size: int, view: View) -> float:
-    """Least factor by which a chip shows its part of a view of the whole image: both are whole pixels."""
+    """Least scale of a chip of a view of the whole image, rounding of its window and of its size included."""
     *_, width, height = view.window
     side = int(size / view.scale + 1e-6)
     longest, shortest = min(side + 2, max(width, height)), max(1, min(side, width, height))
@@ -249,13 +214,13 @@ def _least_scale(size: int, view: View) -> float:
 
 
 def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:
-    """A window along one axis in whole pixels: near ``start``, inside an image, around what it has to enclose.
+    """A window along one axis in whole pixels: near ``start``, inside the image, around the boxes that it encloses.
 
     Args:
-        start: where the chip begins.
-        low: where the boxes that it encloses begin.
-        high: where they end.
-        size: of the chip, a fraction of a pixel included; the window has less, if that suffices.
+        start: first pixel of the chip, not rounded.
+        low: least coordinate of the boxes.
+        high: greatest coordinate of the boxes.
+        size: of the chip, not rounded; the window is rounded down, if it encloses the boxes nevertheless.
         length: of the image.
     """
     side = min(int(size + 1e-6), length)
@@ -264,13 +229,3 @@ def interval(start: float, low: float, high: float, size: float, length: int) ->
         return floor(low), ceil(high)
     begin = min(max(round(start), first), last)
     return begin, begin + side
-
-
-def overlaps(boxes: np.ndarray, chips: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-    """(C, n) whether each chip shows a pixel of each (n, 4) box, and (C, n) the share of the box that it shows."""
-    windows = np.array([chip.window for chip in chips])[:, None]
-    common = np.minimum(windows[..., 2:], boxes[:, 2:]) - np.maximum(windows[..., :2], boxes[:, :2])
-    sides = boxes[:, 2:] - boxes[:, :2]
-    shares = np.clip(common, 0, None).prod(axis=2) / np.maximum(sides.prod(axis=1), 1e-12)
-    # Of a box thinner than a pixel, all of it.
-    return (common >= np.minimum(sides, 1)).all(axis=2), shares

@@ -1,8 +1,8 @@
 """Greedy choice of the fewest chips that enclose all boxes (SNIPER, section 3.1).
 
-The reference scores every position of a grid. Where a box is enclosed is an interval of positions along each axis, so
-only the runs of positions that enclose a locally greatest set of boxes matter: a handful for a few boxes, however large
-the image. Sets are bits of Python integers, which beats arrays at these sizes.
+The reference scores every position of a grid. The positions that enclose a box are an interval along each axis, so only
+the spans of positions that enclose a locally greatest set of boxes matter: a handful for a few boxes, however large the
+image. Sets are bits of Python integers, which are faster than arrays at these sizes.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 1e-6
-"""Pixels that rounding may put between a chip and a box of equal border."""
+"""Pixels by which rounding may separate the border of a chip from an equal one of a box."""
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Neighbouring positions along one axis that enclose the same boxes."""
 
     first: int
@@ -31,9 +31,9 @@ class Chip(NamedTuple):
     x: float
     y: float
     gain: int
-    """Boxes that no chip before it encloses."""
+    """Number of boxes that no chip chosen before encloses."""
     boxes: list[int]
-    """All boxes that it encloses."""
+    """Positions of all boxes that it encloses."""
 
 
 def count_positions(length: float, size: float, stride: float) -> int:
@@ -42,24 +42,24 @@ def count_positions(length: float, size: float, stride: float) -> int:
 
 
 def position(number: int, length: float, size: float, stride: float) -> float:
-    """Where a chip at a position begins."""
+    """Least coordinate of a chip, from the number of its position."""
     return max(0.0, min(number * stride, length - size))
 
 
 def enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, stride: float) -> np.ndarray:
-    """(n,) bool, which boxes some position encloses, along one axis; arguments as in `runs`."""
+    """(n,) bool, which boxes some position encloses, along one axis; arguments as in `find_spans`."""
     last = count_positions(length, size, stride) - 1
     first = np.clip(np.ceil((high - size - TOLERANCE) / stride), 0, last)
     flush = low + TOLERANCE >= length - size
     return first <= np.where(flush, last, np.floor((low + TOLERANCE) / stride))
 
 
-def runs(low: Sequence[float], high: Sequence[float], length: float, size: float, stride: float) -> list[Run]:
-    """Runs of positions whose set of boxes is in none of their neighbours', along one axis.
+def find_spans(low: Sequence[float], high: Sequence[float], length: float, size: float, stride: float) -> list[Span]:
+    """Spans of positions whose set of boxes is no subset of a neighbouring span's, along one axis.
 
     Args:
-        low: where each box begins.
-        high: where each box ends.
+        low: least coordinate of each box.
+        high: greatest coordinate of each box.
         length: of the resized image.
         size: of a chip.
         stride: between candidate positions.
@@ -74,15 +74,16 @@ def runs(low: Sequence[float], high: Sequence[float], length: float, size: float
         if first <= final:
             starts[first] = starts.get(first, 0) | 1 << number
             stops[final] = stops.get(final, 0) | 1 << number
-    found, inside, begun = [], 0, None
-    for place in sorted({*starts, *stops}):
-        if place in starts:
-            inside |= starts[place]
-            begun = place
-        if place in stops:
+    found: list[Span] = []
+    inside, begun = 0, None
+    for number in sorted({*starts, *stops}):
+        if number in starts:
+            inside |= starts[number]
+            begun = number
+        if number in stops:
             if begun is not None:
-                found.append(Run(begun, place, inside))
-            inside &= ~stops[place]
+                found.append(Span(begun, number, inside))
+            inside &= ~stops[number]
             begun = None
     return found
 
@@ -96,9 +97,9 @@ def cover(
     rng: np.random.Generator,
     more_than: int = 0,
 ) -> list[Chip]:
-    """Chooses chips one by one, each enclosing most of the boxes that none before it encloses.
+    """Chooses chips one by one, each time the one that encloses most of the boxes that none before it encloses.
 
-    Ties are broken at random, and so is the position among those that enclose the same boxes.
+    Ties are broken at random, and a position is drawn from those that enclose the same boxes.
 
     Args:
         boxes: ``xyxy``, pixels of the resized image, inside it.
@@ -106,17 +107,17 @@ def cover(
         height: of the resized image.
         size: side of the square chips.
         stride: between candidate positions.
-        rng: breaks ties.
-        more_than: stops at a chip that gains no more boxes than this.
+        rng: breaks ties and draws positions.
+        more_than: a chip has to gain more boxes than this.
 
     Returns:
-        Chips by falling gain; boxes that no position encloses are in none.
+        Chips by falling gain. A box that no position encloses is in none.
     """
     x1, y1, x2, y2 = zip(*boxes, strict=True) if len(boxes) else ([], [], [], [])
-    columns = runs(x1, x2, width, size, stride)
-    rows = runs(y1, y2, height, size, stride)
+    columns = find_spans(x1, x2, width, size, stride)
+    rows = find_spans(y1, y2, height, size, stride)
     candidates = [(c, r, c.boxes & r.boxes) for c in columns for r in rows if c.boxes & r.boxes]
-    # A queue with gains that may be out of date: gains only fall, so what is still right at the top is the best.
+    # Gains in the queue may be out of date. They only fall, so a first entry whose gain is still right is the best.
     queue = [
         (-inside.bit_count(), tie, column, row, inside)
         for tie, (column, row, inside) in zip(rng.permutation(len(candidates)).tolist(), candidates, strict=True)

@@ -1,15 +1,17 @@
-"""Views whose colours change."""
+"""Random changes of colours."""
 
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import Distortion, View
 
 
-class Distort:
+class Distort(Step):
     """Draws a change of colours for each view, as SSD's Caffe code does: training.
 
-    Every change has its own draw, and contrast comes first or last. `lightning_det.data.colours.distorted` makes it.
+    Every change is drawn on its own, and contrast comes first or last. `lightning_det.data.colours.distorted` applies
+    it to pixels.
 
     Args:
         brightness: largest value added, of 255.
@@ -40,10 +42,10 @@ class Distort:
         """The same views with other colours."""
         if rng is None:
             raise ValueError("views: Distort is for training; inference sees colours as they are")
-        return [v._replace(distortion=self._drawn(rng)) for v in views]
+        return [v._replace(distortion=self._draw(rng)) for v in views]
 
-    def _drawn(self, rng: np.random.Generator) -> Distortion:
+    def _draw(self, rng: np.random.Generator) -> Distortion:
         drawn = rng.uniform(self.lows, self.highs)
         is_changed = rng.random(4) < self.probability
-        values = np.where(is_changed, drawn, [0.0, 1.0, 1.0, 0.0])
-        return Distortion(*values.tolist(), contrast_first=bool(rng.random() < 0.5))
+        brightness, contrast, saturation, hue = np.where(is_changed, drawn, [0.0, 1.0, 1.0, 0.0]).tolist()
+        return Distortion(brightness, contrast, saturation, hue, contrast_first=bool(rng.random() < 0.5))

@@ -1,12 +1,13 @@
-"""Mirrored views."""
+"""Views mirrored left to right."""
 
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 
-class RandomFlip:
+class RandomFlip(Step):
     """Mirrors each view left to right with a probability: training.
 
     Args:
@@ -26,7 +27,7 @@ class RandomFlip:
         return [v._replace(flip=bool(d)) for v, d in zip(views, draws, strict=True)]
 
 
-class BothSides:
+class BothSides(Step):
     """Each view as it is and mirrored: inference, or training on a doubled dataset."""
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:

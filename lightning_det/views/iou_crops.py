@@ -1,4 +1,4 @@
-"""SSD's random windows: larger than the image, then cut so that an object is seen to a share drawn before."""
+"""SSD's random windows: grown beyond the image, then cut so that an object has a least IoU with them."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -6,10 +6,11 @@ from math import sqrt
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
-from lightning_det.views.view import View
+from lightning_det.views.step import Step
+from lightning_det.views.view import View, in_learning_range
 
 
-class IoUCrops:
+class IoUCrops(Step):
     """Draws the window of each view at random, and warps it to the size that the view had: training.
 
     First the window grows, as `torchvision.transforms.v2.RandomZoomOut` pads images. Then one sampler per least IoU,
@@ -18,8 +19,8 @@ class IoUCrops:
     differs: it draws a sampler, and another one when that fails, demands an object's centre in the part, and draws
     width and height independently.
 
-    A box is learned from when its centre is inside the window. What else is seen of an object is no background either,
-    which it is in SSD: its state is ``INVALID``. (RoIs of two-stage detectors have its class, as in chips.)
+    A box is learned from when its centre is inside the window. The other visible boxes are ``INVALID``, while SSD takes
+    them for background. (RoIs of two-stage detectors get their class, as in chips.)
 
     Args:
         expansion: longest side of a grown window, relative to the view's.
@@ -34,7 +35,6 @@ class IoUCrops:
     """
 
     keeps_shape = True
-    """Tells the planner that views stay as large as they are."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class IoUCrops:
         """The views with other windows."""
         if rng is None:
             raise ValueError("views: IoUCrops are for training; inference sees the whole image")
-        return [self._drawn(image, view, rng) for view in views]
+        return [self._draw(image, view, rng) for view in views]
 
-    def _drawn(self, image: ImageRecord, view: View, rng: np.random.Generator) -> View:
-        window = self._grown(np.array(view.window, float), rng)
+    def _draw(self, image: ImageRecord, view: View, rng: np.random.Generator) -> View:
+        window = self._grow(np.array(view.window, float), rng)
         objects = image.boxes[~image.ignored]
         found = self._parts(window, objects, rng)
         choice = int(rng.integers(len(found) + 1))
@@ -76,19 +76,18 @@ class IoUCrops:
         x1, y1 = (int(v) for v in np.floor(chosen[:2] + 0.5))
         x2, y2 = (max(low + 1, int(v)) for low, v in zip((x1, y1), np.floor(chosen[2:] + 0.5), strict=True))
         height, width = view.size
-        low, high = view.anchor_range or view.valid_range
         centre = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2
         inside = ((centre >= [x1, y1]) & (centre < [x2, y2])).all(axis=1)
-        size = np.sqrt((image.boxes[:, 2:] - image.boxes[:, :2]).prod(axis=1))
-        valid = inside & (size >= low) & (size < high)
+        valid, anchors = (np.flatnonzero(inside & in_learning_range(image.boxes, limits)) for limits in view.ranges)
         return view._replace(
             scale=sqrt(height * width / ((x2 - x1) * (y2 - y1))),
             window=(x1, y1, x2, y2),
             shape=(height, width),
-            valid_boxes=tuple(np.flatnonzero(valid).tolist()),
+            valid_boxes=tuple(valid.tolist()),
+            anchor_boxes=tuple(anchors.tolist()),
         )
 
-    def _grown(self, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _grow(self, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The window, or a larger one around it."""
         if rng.random() >= self.expand_probability:
             return window
@@ -98,7 +97,7 @@ class IoUCrops:
         return np.concatenate([start, start + larger])
 
     def _parts(self, window: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(n, 4) parts of the window: what each sampler that succeeded found first."""
+        """(n, 4) parts of the window: the first one of each sampler that found any."""
         shape = (len(self.min_ious), self.trials)
         scale = rng.uniform(self.min_scale, 1, shape)
         # Limits that keep the part inside the window.
@@ -107,7 +106,7 @@ class IoUCrops:
         start = rng.random((*shape, 2)) * (1 - side)
         extent = window[2:] - window[:2]
         parts = np.concatenate([start, start + side], axis=-1) * np.tile(extent, 2) + np.tile(window[:2], 2)
-        fits = (_iou(parts, objects) >= self.min_ious[:, None, None]).any(axis=-1)
+        fits: np.ndarray = np.any(_iou(parts, objects) >= self.min_ious[:, None, None], axis=-1)
         first = fits.argmax(axis=1)
         return parts[np.arange(len(first)), first][fits.any(axis=1)]
 

@@ -3,16 +3,17 @@
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.tiles import Tiles
 from lightning_det.views.view import View
 
 
-class LargeViews:
+class LargeViews(Step):
     """Cuts views above a bound into overlapping tiles of their scale, and leaves all others whole.
 
-    A pyramid's finest view of a large image may have more pixels than a machine holds. What is learned from chips and
-    windows of one scale is found in tiles of that scale as well; each tile keeps the range of its view. An object no
-    larger than the overlap lies entirely in at least one tile, and ranges keep larger ones to coarser views.
+    A pyramid's finest view of a large image may have more pixels than a machine holds. A detector that has learned from
+    chips or windows of a scale finds the same objects in tiles of that scale; each tile keeps the range of its view. An
+    object no larger than the overlap lies entirely in at least one tile, and ranges leave larger ones to coarser views.
 
     Args:
         megapixels: views with more are cut; COCO's largest have 2.8.
@@ -21,7 +22,6 @@ class LargeViews:
     """
 
     keeps_shape = True
-    """Tells the planner that warped views stay as they are."""
 
     def __init__(self, megapixels: float = 6.0, size: int = 2048, overlap: float = 0.25):
         if megapixels < 0:

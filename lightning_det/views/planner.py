@@ -1,13 +1,10 @@
 """The chain of steps that makes the views of an image."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
-
-Step = Callable[[ImageRecord, list[View], np.random.Generator | None], list[View]]
 
 LARGEST_VIEW = 2**28
 """Most pixels of a view, 16,384 x 16,384: as a float image it takes 3 GB, and its first features several times that."""
@@ -22,28 +19,29 @@ class Planner:
         flip: mirrors views, or None.
         distort: changes their colours, or None.
 
+    Attributes:
+        canvas: side of the square that every view fits in, or (height, width) of every view, pixels: batches then
+            have one shape. None where there is no such size.
+
     Raises:
-        ValueError: ``windows`` needs every resolution, and ``scales`` draws one of them; or it needs a scale, and
-            ``scales`` warps; or all views fill a canvas larger than `LARGEST_VIEW`.
+        ValueError: a step is no `Step`; ``windows`` needs every resolution, and ``scales`` draws one of them;
+            ``windows`` needs a scale, and ``scales`` warps; or all views fill a canvas larger than `LARGEST_VIEW`.
     """
 
     def __init__(
         self, scales: Step, windows: Step | None = None, flip: Step | None = None, distort: Step | None = None
     ):
-        if getattr(windows, "needs_all_resolutions", False) and getattr(scales, "draw", "all") != "all":
-            raise ValueError(f"{type(windows).__name__} need every resolution of the pyramid, draw=all")
-        if windows is not None and hasattr(scales, "canvas") and not getattr(windows, "keeps_shape", False):
-            raise ValueError(
-                f"{type(windows).__name__} cut views at their scale, and {type(scales).__name__} has none; "
-                "take single_scale instead of warp"
-            )
         self.scales = scales
         self.windows = windows
         self.flip = flip
         self.distort = distort
-        self.canvas: int | tuple[int, int] | None = getattr(windows, "canvas", getattr(scales, "canvas", None))
-        """Side of the square that every view fits in, or (height, width) that every view has, where there is one:
-        batches then have a constant shape."""
+        for step in self.steps:
+            # Steps come from configurations too, which no type checker sees.
+            if not isinstance(step, Step):
+                raise ValueError(f"{type(step).__name__} is no planner step; derive it from lightning_det.views.Step")
+        if windows is not None:
+            _check_pair(scales, windows)
+        self.canvas = scales.canvas if windows is None or windows.canvas is None else windows.canvas
         height, width = (self.canvas, self.canvas) if isinstance(self.canvas, int) else self.canvas or (0, 0)
         if height * width > LARGEST_VIEW:
             raise ValueError(
@@ -53,8 +51,13 @@ class Planner:
 
     @property
     def steps(self) -> list[Step]:
-        """The steps that there are, in order."""
+        """The steps that are set, in order."""
         return [step for step in (self.scales, self.windows, self.flip, self.distort) if step is not None]
+
+    @property
+    def uses_proposals(self) -> bool:
+        """Whether a step makes views of mined proposals."""
+        return any(step.uses_proposals for step in self.steps)
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
         """Views of ``image``; ``rng`` draws what is random in training, and is None at inference."""
@@ -64,7 +67,17 @@ class Planner:
         return views
 
     def at(self, epoch: int) -> "Planner":
-        """The planner of an epoch of training: some scales change as it proceeds."""
-        if not hasattr(self.scales, "at"):
-            return self
-        return Planner(self.scales.at(epoch), self.windows, self.flip, self.distort)
+        """The planner of an epoch of training, counted from 0: steps may change as the training proceeds."""
+        steps = (self.scales, self.windows, self.flip, self.distort)
+        return Planner(self.scales.at(epoch), *(step and step.at(epoch) for step in steps[1:]))
+
+
+def _check_pair(scales: Step, windows: Step) -> None:
+    """Refuses windows that cannot follow these scales."""
+    if windows.needs_all_resolutions and scales.draws_one:
+        raise ValueError(f"{type(windows).__name__} need every resolution of the pyramid, draw=all")
+    if scales.canvas is not None and not windows.keeps_shape:
+        raise ValueError(
+            f"{type(windows).__name__} cut views at their scale, and {type(scales).__name__} has none; "
+            "take single_scale instead of warp"
+        )

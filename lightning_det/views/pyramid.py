@@ -4,77 +4,18 @@ from collections.abc import Sequence
 from copy import copy
 from functools import cache
 from itertools import combinations, pairwise
-from math import inf, isfinite
+from math import inf
 from typing import Literal
 
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.resolution import Resolution, check_resolution, is_finer, scale_factor
+from lightning_det.views.step import IntSequence, Step
 from lightning_det.views.view import View
 
-Resolution = float | Sequence[int]
-"""A pair (short side, longest long side) in pixels, -1 for unconstrained, or a plain scale factor."""
 
-
-LARGEST_FACTOR = 8.0
-"""Factors beyond are pixels that were meant: no detector needs images enlarged like that."""
-
-
-def check_resolution(resolution: Resolution) -> None:
-    """Refuses what is no `Resolution`, or one that nobody can mean.
-
-    Raises:
-        ValueError: saying what would fit.
-    """
-    kinds = "a resolution is a pair (short side, cap of the long side) in pixels, -1 for unconstrained, or a factor"
-    if _is_number(resolution):
-        if not (resolution > 0 and isfinite(resolution)):
-            raise ValueError(f"a scale factor must be positive, got {resolution}; {kinds}")
-        if resolution > LARGEST_FACTOR:
-            pixels = round(resolution)
-            raise ValueError(
-                f"{resolution:g} would be a scale factor, which enlarges images {resolution:g} times; if pixels were "
-                f"meant, give [{pixels}, {round(pixels * 5 / 3)}] (short side, cap of the long side) or [-1, {pixels}] "
-                f"(long side); factors go up to {LARGEST_FACTOR:g}"
-            )
-        return
-    pair = list(resolution) if isinstance(resolution, Sequence) and not isinstance(resolution, str) else []
-    if len(pair) != 2 or not all(_is_number(v) and isfinite(v) and (v > 0 or v == -1) for v in pair) or max(pair) <= 0:
-        raise ValueError(f"{kinds}, got {resolution!r}")
-    short, cap = pair
-    if short > cap > 0:
-        raise ValueError(
-            f"{pair}: the short side cannot be longer than the cap of the long side; give [{cap}, {short}] (short side "
-            f"first) or [-1, {cap}] (long side alone)"
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def scale_factor(width: int, height: int, resolution: Resolution) -> float:
-    """Factor that brings an image to ``resolution``: the short side's, unless the long side grows beyond its cap."""
-    if isinstance(resolution, int | float):
-        return float(resolution)
-    short, cap = resolution
-    scale = short / min(width, height) if short > 0 else inf
-    if cap > 0 and (scale == inf or round(scale * max(width, height)) > cap):
-        scale = cap / max(width, height)
-    return scale
-
-
-def _finer(first: Resolution, second: Resolution) -> bool:
-    """Whether ``first`` is the finer one whatever the image; a factor and a pair depend on it."""
-    if _is_number(first) and _is_number(second):
-        return first > second
-    if _is_number(first) or _is_number(second):
-        return False
-    ends = [(inf if a == -1 else a, inf if b == -1 else b) for a, b in zip(first, second, strict=True)]
-    return all(a > b or a == b == inf for a, b in ends)
-
-
-class Pyramid:
+class Pyramid(Step):
     """The whole image at each of several resolutions, finest first.
 
     One resolution is single-scale training, several are the image pyramid of SNIP (section 7.1) and of multi-scale
@@ -109,8 +50,8 @@ class Pyramid:
                 check_resolution(resolution)
             except ValueError as error:
                 raise ValueError(f"views: resolutions={list(resolutions)}: {error}") from error
-        # A factor and a size in pixels can be compared on actual images only, see `out_of_order`.
-        if any(_finer(later, earlier) for earlier, later in combinations(resolutions, 2)):
+        # Whether a factor or a size in pixels is finer depends on the image, see `out_of_order`.
+        if any(is_finer(later, earlier) for earlier, later in combinations(resolutions, 2)):
             raise ValueError(f"views: resolutions must be given from the finest to the coarsest, got {resolutions}")
         for name, given in (("valid_ranges", valid_ranges), ("anchor_ranges", anchor_ranges)):
             if given is not None and len(given) != len(resolutions):
@@ -118,16 +59,16 @@ class Pyramid:
         if draw not in ("all", "one"):
             raise ValueError(f"views: draw must be all or one, got {draw!r}")
         self.resolutions = list(resolutions)
-        everything, nothing = [(0.0, -1)] * len(resolutions), [None] * len(resolutions)
-        self.valid_ranges = [_range(r) for r in (everything if valid_ranges is None else valid_ranges)]
-        self.anchor_ranges = nothing if anchor_ranges is None else [_range(r) for r in anchor_ranges]
-        self.draw = draw
+        count = len(self.resolutions)
+        self.valid_ranges = [(0.0, inf)] * count if valid_ranges is None else [_range(r) for r in valid_ranges]
+        self.anchor_ranges = [None] * count if anchor_ranges is None else [_range(r) for r in anchor_ranges]
+        self.draws_one = draw == "one"
         if len(warm_epochs) != 2 or min(warm_epochs) < 0:
             raise ValueError(f"views: warm_epochs are epochs for anchors and for RoIs, got {warm_epochs}")
         self.warm_epochs = tuple(warm_epochs)
 
     def at(self, epoch: int) -> "Pyramid":
-        """This pyramid in an epoch of training, counted from 0: without ranges as long as it is warming up."""
+        """This pyramid in an epoch of training, counted from 0: without ranges as long as it warms up."""
         pyramid = copy(self)
         cold_anchors, cold_rois = (epoch >= length for length in self.warm_epochs)
         everything = [(0.0, inf)] * len(self.resolutions)
@@ -139,8 +80,8 @@ class Pyramid:
             pyramid.anchor_ranges = [a or v for a, v in zip(self.anchor_ranges, self.valid_ranges, strict=True)]
         return pyramid
 
-    def out_of_order(self, widths: Sequence[int], heights: Sequence[int]) -> list[bool]:
-        """Which images of these sizes see a later resolution finer than an earlier one."""
+    def out_of_order(self, widths: IntSequence, heights: IntSequence) -> list[bool]:
+        """Which images of these sizes, pixels, see a later resolution finer than an earlier one."""
 
         @cache
         def wrong(width: int, height: int) -> bool:
@@ -151,8 +92,8 @@ class Pyramid:
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Views of the whole image, one per resolution drawn."""
-        levels = range(len(self.resolutions))
-        if self.draw == "one":
+        levels: Sequence[int] = range(len(self.resolutions))
+        if self.draws_one:
             if rng is None:
                 raise ValueError("views: draw=one is for training; inference needs every view, draw=all")
             levels = [int(rng.integers(len(self.resolutions)))]

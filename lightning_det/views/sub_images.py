@@ -3,10 +3,11 @@
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
-from lightning_det.views.view import View
+from lightning_det.views.step import Step
+from lightning_det.views.view import View, in_learning_range
 
 
-class SubImages:
+class SubImages(Step):
     """Replaces the finest view by the fewest random windows that enclose its objects (SNIP, section 6.2).
 
     Windows are drawn until every object of the view's range is enclosed, each time keeping the one that encloses most
@@ -31,9 +32,7 @@ class SubImages:
 
     def _windows(self, image: ImageRecord, view: View, rng: np.random.Generator) -> list[View]:
         boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
-        sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-        low, high = view.valid_range
-        left = boxes[(sizes >= low) & (sizes < high)]
+        left = boxes[in_learning_range(boxes, view.valid_range)]
         extent = np.array([image.width, image.height])
         side = np.minimum(max(1, int(self.size / view.scale)), extent)
         if (side == extent).all():
@@ -41,14 +40,14 @@ class SubImages:
         windows = []
         while len(left):
             corners = rng.integers(0, extent - side + 1, (self.draws, 2))
-            # The last one lies around one of them: a draw may enclose none.
+            # The last one is centred on an object: those drawn may enclose none.
             centre = (left[0, :2] + left[0, 2:]) / 2
             corners = np.concatenate(
                 [corners, np.clip(np.round(centre - side / 2), 0, extent - side)[None].astype(int)]
             )
             inside = (left[:, :2] >= corners[:, None]) & (left[:, 2:] <= (corners + side)[:, None])
             inside = inside.all(axis=2)
-            # An object too large to be enclosed is shown as well as it can be, once.
+            # An object too large to be enclosed counts as enclosed by the window around it, so it is shown once.
             inside[-1, 0] = True
             best = int(inside.sum(axis=1).argmax())
             windows.append(view._replace(window=(*corners[best].tolist(), *(corners[best] + side).tolist())))

@@ -1,11 +1,11 @@
-"""What a view shows of an image's boxes, and what it may learn from each."""
+"""The boxes of an image that a view shows, and what may be learned from each."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord, State
-from lightning_det.views.view import View, boxes_to_view
+from lightning_det.views.view import Range, View, boxes_to_view, in_learning_range
 
 
 class Targets(NamedTuple):
@@ -16,18 +16,21 @@ class Targets(NamedTuple):
     labels: np.ndarray
     """(n,) int64, classes counted from 0."""
     states: np.ndarray
-    """(n,) int64, values of `State`, never ``PADDING``."""
+    """(n,) int64, values of `State` for the detector proper, never ``PADDING``."""
+    anchor_states: np.ndarray
+    """(n,) int64, the same for the anchors of a proposal network."""
     source: np.ndarray
     """(n,) int64, positions of the boxes in the image's list."""
 
 
 def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: float = 1.0) -> Targets:
-    """Cuts and moves an image's boxes into a view and judges each.
+    """Clips an image's boxes to a view, moves them there, and says what may be learned from each.
 
-    A box is ``VALID`` when its size in the original image lies in the range that the view's anchors learn from and
-    enough of it is visible, or when the view lists it among its ``valid_boxes``; what else is visible is ``INVALID``
-    and keeps its class. What is left of a box that is too small to be seen is ignored, as ignored regions are. (RoIs
-    are judged by their own size against the view's valid range.)
+    A box is ``VALID`` when its size in the original image lies in the view's range and enough of it is visible, or
+    when the view lists it; the other visible boxes are ``INVALID`` and keep their class. The detector proper and the
+    anchors of a proposal network have a range and a list each, see `View.ranges` and `View.lists`. A box of which too
+    little is left to be seen is ``IGNORED``, as ignored regions are, for both. (RoIs are judged by their own size
+    against the view's valid range.)
 
     Args:
         image: size and boxes.
@@ -43,18 +46,16 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
     sides = clipped[:, 2:] - clipped[:, :2]
     shown = np.flatnonzero((sides > 0).all(axis=1))
 
-    moved_sides = (moved[:, 2:] - moved[:, :2])[shown]
-    visible = sides[shown].prod(axis=1) / moved_sides.prod(axis=1)
-    if view.valid_boxes is None:
-        size = np.sqrt((boxes[shown, 2:] - boxes[shown, :2]).prod(axis=1))
-        low, high = view.anchor_range or view.valid_range
-        # The tolerance keeps rounding from turning an enclosed box into a cut one.
-        valid = (size >= low) & (size < high) & (visible >= min_visible - 1e-6)
-    else:
-        valid = np.isin(shown, view.valid_boxes)
-    states = np.where(valid, State.VALID, State.INVALID)
-    unseen = (sides[shown] < min_side).any(axis=1)
-    states = np.where(image.ignored[shown] | unseen, State.IGNORED, states)
-    return Targets(
-        clipped[shown].astype(np.float32), image.labels[shown].astype(np.int64), states.astype(np.int64), shown
-    )
+    visible = sides[shown].prod(axis=1) / (moved[:, 2:] - moved[:, :2])[shown].prod(axis=1)
+    # The tolerance keeps rounding from turning an enclosed box into a cut one.
+    suffices = visible >= min_visible - 1e-6
+    ignored = image.ignored[shown] | (sides[shown] < min_side).any(axis=1)
+
+    def judge(limits: Range, listed: tuple[int, ...] | None) -> np.ndarray:
+        by_range = in_learning_range(boxes[shown], limits) & suffices
+        valid = by_range if listed is None else np.isin(shown, listed)
+        return np.where(ignored, State.IGNORED, np.where(valid, State.VALID, State.INVALID)).astype(np.int64)
+
+    states, anchor_states = map(judge, view.ranges, view.lists)
+    labels = image.labels[shown].astype(np.int64)
+    return Targets(clipped[shown].astype(np.float32), labels, states, anchor_states, shown)

@@ -5,10 +5,11 @@ from itertools import product
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 SMALLEST = 8
-"""Size of an object, pixels, below which the whole image in one tile is not asked for it."""
+"""Least side of an object in the view of the whole image, pixels: smaller ones are not detected there."""
 
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -19,18 +20,20 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(x) for x in np.linspace(0, length - tile, count)]
 
 
-class Tiles:
+class Tiles(Step):
     """Cuts every view into overlapping square tiles; a view that fits in one tile stays whole.
 
-    An object no larger than the overlap lies entirely in at least one tile. For larger ones the image as a whole, in
-    one tile, can be seen as well; inference takes from it what no tile shows whole.
+    An object no larger than the overlap lies entirely in at least one tile. For larger ones the whole image, shrunk
+    into one tile, can be added; inference detects in it the objects that no tile shows whole.
 
     Args:
         size: side of a tile, pixels of the view.
         overlap: share of a tile that it has in common with its neighbour, at least.
         background: probability that a tile without a box is used, in training; inference uses all tiles.
-        whole: whether an image of which no view fits in one tile is seen as a whole too.
+        whole: whether a view of the whole image is added where no view fits in one tile.
     """
+
+    loses_boxes = True
 
     def __init__(self, size: int = 512, overlap: float = 0.25, background: float = 1.0, whole: bool = False):
         if size < 1 or not 0 <= overlap < 1 or not 0 <= background <= 1:
@@ -59,7 +62,7 @@ class Tiles:
         return [t for t, keep in zip(tiles, has_box | lucky, strict=True) if keep]
 
     def count_larger(self, image: ImageRecord, views: list[View]) -> int:
-        """Boxes of an image, ignored ones apart, that are wider or higher than a tile of every view."""
+        """Boxes of an image, ignored ones not counted, that are wider or higher than a tile of every view."""
         if any(max(view.size) <= self.size for view in views):
             return 0
         sides = (image.boxes[~image.ignored, 2:] - image.boxes[~image.ignored, :2]).max(axis=1, initial=0)

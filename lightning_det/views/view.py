@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_det.protocols.structures import Batch
 
 NEAR = 1 / 64
-"""Distance from a border, by the side of its window, within which a detection may have been cut."""
+"""Distance from a border, as a share of the window's side, within which a detection may have been cut."""
 
 
 class Distortion(NamedTuple):
@@ -28,36 +28,44 @@ class Distortion(NamedTuple):
     """Whether contrast comes before saturation and hue, or after them."""
 
 
+Range = tuple[float, float]
+"""Lower bound, included, and upper bound, excluded, of sqrt(width * height) in original pixels."""
+
+
 class View(NamedTuple):
     """One look at one image: the pixels of ``window``, resized by ``scale``, perhaps mirrored.
 
-    It learns from boxes whose size, sqrt(width * height) in original pixels, lies in ``valid_range``, and at
-    inference keeps detections of these sizes.
+    The detector learns from boxes whose sqrt(width * height) in original pixels lies in ``valid_range``, and at
+    inference keeps detections of these sizes. The anchors of a proposal network may learn from others.
     """
 
     scale: float
     """View pixels per original pixel."""
     window: tuple[int, int, int, int]
-    """``xyxy`` in pixels of the original image. Integers: pixels are cut where boxes say, without drift. It may leave
-    the image."""
-    valid_range: tuple[float, float] = (0.0, inf)
-    """Lower bound included, upper bound excluded."""
-    anchor_range: tuple[float, float] | None = None
-    """What the proposal network learns from, where it differs: SNIP's lets small objects in at the middle scale."""
+    """``xyxy`` in pixels of the original image. Integers, so that pixels and boxes are cut at the same place. It may
+    reach beyond the image."""
+    valid_range: Range = (0.0, inf)
+    """Sizes of the boxes that the detector learns from and of the detections that it keeps."""
+    anchor_range: Range | None = None
+    """The range of the anchors of a proposal network, where it differs: SNIP's adds small objects at the middle scale,
+    where the detector proper does not learn them."""
     flip: bool = False
     level: int = 0
     """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""
     valid_boxes: tuple[int, ...] | None = None
-    """Positions in the image's list of the boxes that anchors learn from, where range and visibility do not decide."""
+    """Positions in the image's list of the boxes that the detector learns from, where range and visibility do not
+    decide."""
+    anchor_boxes: tuple[int, ...] | None = None
+    """The same for the anchors of a proposal network, where they differ from ``valid_boxes``."""
     shape: tuple[int, int] | None = None
     """(height, width) that the window is warped to, pixels; None: its own times ``scale``."""
     distortion: Distortion | None = None
-    """What happens to the colours."""
+    """The change of its colours, or None."""
     inner: tuple[bool, bool, bool, bool] = (False, False, False, False)
-    """Whether the window cuts the image at its left, top, right and bottom: what is found there may go on beyond."""
+    """Whether the window cuts the image at its left, top, right and bottom: objects at such a border may be cut."""
     tiles: tuple[int, int, int] | None = None
-    """Columns, rows and side (original pixels) of evenly spaced tiles that show the window at a finer scale: what one
-    of them shows whole is found there, and not in this view."""
+    """Columns, rows and side (original pixels) of evenly spaced tiles that show the window at a finer scale: an object
+    that one of them shows whole is detected there, and not in this view."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,6 +74,27 @@ class View(NamedTuple):
             return self.shape
         x1, y1, x2, y2 = self.window
         return max(1, round((y2 - y1) * self.scale)), max(1, round((x2 - x1) * self.scale))
+
+    @property
+    def ranges(self) -> tuple[Range, Range]:
+        """The ranges of the detector proper and of the anchors of a proposal network."""
+        return self.valid_range, self.anchor_range or self.valid_range
+
+    @property
+    def lists(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """The boxes listed for the detector proper and for the anchors of a proposal network; None: not listed."""
+        return self.valid_boxes, self.valid_boxes if self.anchor_boxes is None else self.anchor_boxes
+
+
+def sqrt_areas(boxes: np.ndarray) -> np.ndarray:
+    """(n,) sqrt(width * height) of (n, 4) boxes."""
+    return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+
+def in_learning_range(boxes: np.ndarray, limits: Range) -> np.ndarray:
+    """(n,) bool, which (n, 4) boxes in original pixels lie in a range: lower <= sqrt(width * height) < upper."""
+    sides = sqrt_areas(boxes)
+    return (sides >= limits[0]) & (sides < limits[1])
 
 
 def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
@@ -84,7 +113,7 @@ def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
 
 
 def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
-    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image come near a border that cuts the image."""
+    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image lie at a border that cuts the image."""
     if batch.inner is None:
         return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
     windows = batch.windows[:, None]
@@ -101,7 +130,7 @@ def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:
     step = ((extent - side) / (count - 1).clamp(min=1)).clamp(min=1)
     start, end = boxes[..., :2] - corner, boxes[..., 2:] - corner
     margin = side * NEAR
-    # Along each axis the last tile whose border lies before the box.
+    # Along each axis, the last tile that begins before the box.
     number = ((start - margin) / step).floor().clamp(min=0).minimum(count - 1)
     inside = (number == count - 1) | (end < number * step + side - margin)
     return inside.all(dim=-1) & (batch.tiles[:, 2:] > 0)

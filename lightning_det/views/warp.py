@@ -6,10 +6,11 @@ from math import sqrt
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 
-class Warp:
+class Warp(Step):
     """Warps every image to one size, as SSD does: batches have a constant shape without padding.
 
     Args:
@@ -19,10 +20,10 @@ class Warp:
     def __init__(self, size: Sequence[int] = (300, 300)):
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"views: Warp needs a (height, width) of at least one pixel, got {size}")
-        self.canvas = tuple(size)
+        self.canvas = self.shape = size[0], size[1]
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """One view."""
-        height, width = self.canvas
+        height, width = self.shape
         scale = sqrt(height * width / (image.height * image.width))
-        return [View(scale, (0, 0, image.width, image.height), shape=self.canvas)]
+        return [View(scale, (0, 0, image.width, image.height), shape=self.shape)]

@@ -9,7 +9,7 @@ from test_readers import edit
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
 from lightning_det.data.coco import Coco
-from lightning_det.data.splits import alike, matched, nothing_to_learn
+from lightning_det.data.splits import match_classes, misspelt, nothing_to_learn
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.results import Results
 
@@ -207,29 +207,29 @@ def test_classes_of_the_splits_are_matched_by_name(coco_folder, caplog):
     edit(coco_folder, other_order, "val2017")
     train, val = (Coco(str(coco_folder)).read(s)[0] for s in ("train2017", "val2017"))
     assert val.label_map.names == ("dog", "cat")
-    found = matched(val, train.label_map)
+    found = match_classes(val, train.label_map)
     assert found.label_map.names == ("cat", "dog")
     assert found.labels.tolist() == train.labels.tolist()
     assert found.label_map.source_ids == (2, 1)
     assert "the same classes in another order" in caplog.text
-    assert matched(train, train.label_map).labels.tolist() == train.labels.tolist()
+    assert match_classes(train, train.label_map).labels.tolist() == train.labels.tolist()
     # A class that is not validated is one that is not measured; one that is not learned is refused.
     wider = LabelMap(["bird", "cat", "dog"])
-    assert matched(val, wider).labels.tolist() == (train.labels + 1).tolist()
+    assert match_classes(val, wider).labels.tolist() == (train.labels + 1).tolist()
     assert "misses bird" in caplog.text
     with pytest.raises(DatasetError, match=r"dataset\.val misses bird and has also dog"):
-        matched(val, LabelMap(["bird", "cat"]))
+        match_classes(val, LabelMap(["bird", "cat"]))
 
 
 def test_classes_that_may_be_one():
-    assert alike(LabelMap(["cat", "traffic light", "Cat", "dog", "trafficlight ", "CAT"])) == [
+    assert misspelt(LabelMap(["cat", "traffic light", "Cat", "dog", "trafficlight ", "CAT"])) == [
         "cat",
         "Cat",
         "CAT",
         "traffic light",
         "trafficlight ",
     ]
-    assert alike(LabelMap(["cat", "cats"])) == []
+    assert misspelt(LabelMap(["cat", "cats"])) == []
 
 
 def test_problems_are_plain_data(coco_folder):

@@ -316,6 +316,43 @@ def test_loaders_follow_the_trainer(coco):
     assert sorted(i for b in data.val_dataloader() for i in b.index.tolist()) == [0, 1, 2, 3]
 
 
+def test_lightning_counts_batches_as_the_loader_expects(coco):
+    """Counters of `TrainLoader`, which Lightning does not document."""
+    seen = []
+
+    class Counts(pl.LightningModule):
+        def training_step(self, batch, number):
+            current = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            seen.append((current.ready, current.started, current.processed, current.completed))
+
+        def configure_optimizers(self):
+            return None
+
+    data = with_trainer(data_of(coco, batch_size=2, num_workers=0), max_epochs=1, enable_progress_bar=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        max_epochs=1,
+        limit_val_batches=0,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    trainer.fit(Counts(), datamodule=data)
+    assert seen == [(1, 1, 0, 0), (2, 2, 1, 1)]
+    assert data.train_dataloader().state_dict() == {"epoch": 1, "done": 2, "batches": 2}
+
+
+def test_data_without_a_trainer_or_images_says_so(coco):
+    with pytest.raises(RuntimeError, match="has no trainer yet"):
+        data_of(coco).train_dataloader()
+    views = Planner(Pyramid([1.0]))
+    with pytest.raises(ValueError, match="no images of train"):
+        with_trainer(MultiScaleData(None, coco, views, views)).train_dataloader()
+    with pytest.raises(ValueError, match="no images of val"):
+        with_trainer(MultiScaleData(coco, None, views, views)).val_dataloader()
+
+
 def test_chips_need_one_canvas(coco):
     with pytest.raises(ValueError, match=r"ChipData needs training views of one size.*MultiScaleData"):
         data_of(coco, ChipData)

@@ -21,7 +21,7 @@ from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles, View, Warp
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views.resolution import scale_factor
 
 RESOLUTION = [800, 1333]
 

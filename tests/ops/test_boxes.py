@@ -76,7 +76,7 @@ def test_clip_keeps_boxes_inside(boxes):
 
 
 def test_size_is_the_root_of_the_area():
-    assert ops.size(torch.tensor([[10.0, 10.0, 19.0, 14.0], [5.0, 5.0, 4.0, 9.0]])).tolist() == [6.0, 0.0]
+    assert ops.sqrt_area(torch.tensor([[10.0, 10.0, 19.0, 14.0], [5.0, 5.0, 4.0, 9.0]])).tolist() == [6.0, 0.0]
 
 
 def test_gather_boxes():

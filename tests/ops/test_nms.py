@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_det.ops.nms import _grouped, best_after_nms, nms_mask
+from lightning_det.ops.nms import _suppress, best_after_nms, nms_mask
 
 
 def make(count=3, boxes=200, seed=0):
@@ -46,14 +46,14 @@ def test_images_do_not_touch_each_other():
 
 def test_offset_variant_for_gpus_equals_groups(monkeypatch):
     box, score, group, _ = make(1)
-    expected = set(_grouped(box[0], score[0], group[0], 0.5).tolist())
+    expected = set(_suppress(box[0], score[0], group[0], 0.5).tolist())
 
     class Elsewhere:
         type = "cuda"
 
     # The branch of other devices, run on the CPU.
     monkeypatch.setattr(torch.Tensor, "device", property(lambda self: Elsewhere))
-    found = set(_grouped(box[0], score[0], group[0], 0.5).tolist())
+    found = set(_suppress(box[0], score[0], group[0], 0.5).tolist())
     monkeypatch.undo()
     assert found == expected
 

@@ -101,7 +101,8 @@ def batches():
     made = {}
     for name, counts in BOXES.items():
         made[name] = make_batch(VIEWS, 96, 128, boxes=16, padded=16, classes=CLASSES)
-        made[name].states = torch.where(torch.arange(16) < torch.tensor(counts)[:, None], State.VALID, State.PADDING)
+        states = torch.where(torch.arange(16) < torch.tensor(counts)[:, None], State.VALID, State.PADDING)
+        made[name].states = made[name].anchor_states = states
     # In a crowd that fills the view no region carries loss: the count of the first half is 0, or that of all.
     for name, views in (("crowds", VIEWS // 2), ("nothing but crowds", VIEWS)):
         made[name] = make_batch(VIEWS, 96, 128, boxes=5, padded=16, classes=CLASSES)

@@ -19,8 +19,9 @@ from lightning_det.data.sampler import ByImage, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chips
 from lightning_det.views.chips import interval
-from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, position, runs
+from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, find_spans, position
 from lightning_det.views.targets import targets
+from lightning_det.views.view import in_learning_range
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "snip_sniper.json").read_text())
 SCALES = [3.0, 1.667, [-1, 512]]
@@ -185,7 +186,7 @@ def test_candidates_enclose_what_none_of_their_neighbours_does(canvas):
         and (not first or not along[first] < along[first - 1])
         and (last + 1 == len(along) or not along[first] < along[last + 1])
     ]
-    assert [(run.first, run.last, bits(run.boxes)) for run in runs(low, high, width, size, stride)] == expected
+    assert [(run.first, run.last, bits(run.boxes)) for run in find_spans(low, high, width, size, stride)] == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -325,7 +326,8 @@ def test_chips_enclose_every_box_of_their_scale(rows, width, height, stride, sca
         assert 1 - 2 / (512 / whole.scale) <= shrunk <= 1
         if shrunk == 1:
             assert [x2 - x1, y2 - y1] == [min(int(512 / whole.scale + 1e-6), n) for n in (width, height)]
-        assert view == whole._replace(scale=view.scale, window=view.window, valid_boxes=view.valid_boxes)
+        listed = {"valid_boxes": view.valid_boxes, "anchor_boxes": view.anchor_boxes}
+        assert view == whole._replace(scale=view.scale, window=view.window, **listed)
     drives = Chips(stride=stride).drives(image.boxes, views, max(used, default=32))
     for level, (view, driving) in enumerate(zip(views, drives, strict=True)):
         own = [v for v in found if v.level == level]
@@ -760,12 +762,13 @@ def test_covered_proposals_count_at_other_scales_only():
 
 
 def test_boxes_without_a_positive_chip_are_learned_from_in_negative_ones():
-    """A box of 30 pixels drives no chip of the middle scale, but is valid there for the proposal network."""
+    """A box of 30 pixels drives no chip of the middle scale, but is valid there for the anchors."""
     image = record([(450, 350, 480, 380)], proposals=crowd(11, 400, 300, 70))
     for labels in ("enclosed", "one_chip"):
         (view,) = negatives_of(image, labels=labels)
         assert view.level == 1
-        assert targets(image, view, min_visible=1.0).states.tolist() == [State.VALID]
+        found = targets(image, view, min_visible=1.0)
+        assert (found.states.tolist(), found.anchor_states.tolist()) == ([State.INVALID], [State.VALID])
     # It counts, as a proposal does.
     fewer = image._replace(proposals=image.proposals[:10])
     assert [view.level for view in negatives_of(fewer)] == [1]
@@ -834,7 +837,9 @@ def test_assigned_boxes_of_the_reference(name, monkeypatch):
     assert [view.level for view in found] == [p["level"] for p in case["positives"]]
     for view, expected in zip(found, case["positives"], strict=True):
         assert np.abs(np.array(view.window) - expected["window"]).max() < 2
-        assert list(view.valid_boxes) == expected["valid"]
+        assert list(view.anchor_boxes) == expected["valid"]
+        in_range = in_learning_range(image.boxes, view.valid_range)
+        assert list(view.valid_boxes) == [i for i in expected["valid"] if in_range[i]]
 
 
 def test_a_box_in_two_chips_is_valid_in_one_or_in_both(monkeypatch):
@@ -861,11 +866,11 @@ def test_a_box_that_a_positive_chip_shows_is_no_negative_chips():
     image = record([*PINNED, (295, 200, 325, 230)], proposals=crowd(11, 330, 290, 100, 8))
     *_, positive, negative = plan(image, labels="one_chip", negatives=9)
     assert positive.window == (0, 0, 307, 307)
-    assert (positive.level, positive.valid_boxes) == (1, (0, 1, 2))
+    assert (positive.level, positive.anchor_boxes, positive.valid_boxes) == (1, (0, 1, 2), (0, 1))
     assert encloses(negative, image.boxes)[2]
-    assert (negative.level, negative.valid_boxes) == (1, ())
+    assert (negative.level, negative.anchor_boxes, negative.valid_boxes) == (1, (), ())
     # Where enclosed boxes are valid, it is the other way round.
-    *_, positive, negative = (targets(image, v, 1.0).states.tolist() for v in plan(image, negatives=9))
+    *_, positive, negative = (targets(image, v, 1.0).anchor_states.tolist() for v in plan(image, negatives=9))
     assert (positive[2], negative[-1]) == (State.INVALID, State.VALID)
 
 
@@ -878,19 +883,22 @@ def test_one_chip_of_a_scale_has_each_box(rows, seed, mined):
     views = views_of(image)
     found = plan(image, seed, labels="one_chip")
     everywhere = plan(image, seed)
-    assert [v._replace(valid_boxes=None) for v in found] == [v._replace(valid_boxes=None) for v in everywhere]
+    nothing = {"valid_boxes": None, "anchor_boxes": None}
+    assert [v._replace(**nothing) for v in found] == [v._replace(**nothing) for v in everywhere]
     drives = Chips().drives(image.boxes[1:], views, 32)
     for level in range(3):
         own = [view for view in found if view.level == level]
-        listed = [i for view in own for i in view.valid_boxes]
-        assert len(listed) == len(set(listed))
-        assert 0 not in listed
-        # Boxes that drive chips of a scale are valid in one of them.
-        enclosed = covered_by(found, level, image.boxes)
-        assert {i + 1 for i in np.flatnonzero(drives[level]) if enclosed[i + 1]} <= set(listed)
+        for boxes in ([v.valid_boxes for v in own], [v.anchor_boxes for v in own]):
+            listed = [i for each in boxes for i in each]
+            assert len(listed) == len(set(listed))
+            assert 0 not in listed
+            # Boxes that drive chips of a scale are valid in one of them.
+            enclosed = covered_by(found, level, image.boxes)
+            assert {i + 1 for i in np.flatnonzero(drives[level]) if enclosed[i + 1]} <= set(listed)
     for view in found:
         states = targets(image, view, min_visible=1.0, min_side=0.0)
         assert set(states.source[states.states == State.VALID]) == set(view.valid_boxes)
+        assert set(states.source[states.anchor_states == State.VALID]) == set(view.anchor_boxes)
 
 
 # Epochs

@@ -20,8 +20,8 @@ from lightning_det.detectors.rpn import Proposals
 from lightning_det.modules.schedules import MultiStep
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.selection import AllSelector
-from lightning_det.views import Planner, Pyramid, RandomFlip, SubImages, View
-from lightning_det.views.pyramid import scale_factor
+from lightning_det.views import Planner, Pyramid, RandomFlip, Step, SubImages, View
+from lightning_det.views.resolution import scale_factor
 from lightning_det.views.targets import targets
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "snip_sniper.json").read_text())
@@ -62,15 +62,16 @@ def usable_at(image, view):
 
 @pytest.mark.parametrize("case", GOLDEN["snip_valid_ranges"], ids=lambda case: f"size_{case['size']}")
 def test_valid_ranges_of_the_paper(case):
-    """Of RoIs at every resolution, proposals and ground truth alike, and of anchors at the middle one."""
+    """Of the detector proper at every resolution (RoIs: proposals and ground truth alike), of anchors at the middle."""
     image = record([case["box"]])
     views = Pyramid(PYRAMID, RANGES, ANCHOR_RANGES)(image, [], None)
     for view, expected in zip(views, case["rcn"], strict=True):
         # Upper bounds are part of the range in the case, and not here: 160 is one.
         ours = expected and case["size"] < view.valid_range[1]
         assert usable_at(image, view) == ([ours], [ours])
+        assert targets(image, view).states.tolist() == [State.VALID if ours else State.INVALID]
     ours = case["rpn_middle"] and case["size"] < 160
-    assert targets(image, views[1]).states.tolist() == [State.VALID if ours else State.INVALID]
+    assert targets(image, views[1]).anchor_states.tolist() == [State.VALID if ours else State.INVALID]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,8 @@ def test_every_size_is_learned_at_some_resolution(size, rois, anchors):
     image = record([(3, 5, 3 + size, 5 + size)])
     views = Pyramid(PYRAMID, RANGES, ANCHOR_RANGES)(image, [], None)
     assert [v.level for v in views if usable_at(image, v) == ([True], [True])] == rois
-    assert [v.level for v in views if targets(image, v).states[0] == State.VALID] == anchors
+    assert [v.level for v in views if targets(image, v).states[0] == State.VALID] == rois
+    assert [v.level for v in views if targets(image, v).anchor_states[0] == State.VALID] == anchors
 
 
 @pytest.mark.parametrize("size", [40, 80, 120, 160])
@@ -207,10 +209,12 @@ def test_roi_losses_are_means_over_what_is_in_range():
 
 
 def shown(planner, image, epoch, seed=0):
-    """What an epoch's views show, and what anchors and RoIs learn from in each."""
+    """Pixels of an epoch's views, states of the boxes for anchors, and for the detector proper with usable RoIs."""
     views = planner.at(epoch)(image, np.random.default_rng(seed))
     pixels = [(v.scale, v.window, v.flip, v.level) for v in views]
-    return pixels, [targets(image, v).states.tolist() for v in views], [usable_at(image, v)[1] for v in views]
+    found = [targets(image, v) for v in views]
+    rois = [(f.states.tolist(), usable_at(image, v)[1]) for f, v in zip(found, views, strict=True)]
+    return pixels, [f.anchor_states.tolist() for f in found], rois
 
 
 ALL_SIZES = [(0, 0, 20, 20), (50, 0, 110, 60), (120, 0, 220, 100), (230, 0, 370, 140), (0, 150, 300, 450)]
@@ -252,7 +256,7 @@ def test_anchors_and_rois_warm_up_apart(warm_epochs, rois, anchors, own):
     assert [v.valid_range for v in views] == rois
     if not own:
         anchors = [(40, 160) if a == (0, 160) else a for a in anchors]
-    assert [v.anchor_range or v.valid_range for v in views] == anchors
+    assert [v.ranges[1] for v in views] == anchors
     # The pyramid itself stays as it is, for other epochs and for inference.
     assert pyramid(record(), [], None) == pyramid.at(1)(record(), [], None)
     assert [v.valid_range for v in pyramid(record(), [], None)] == [(0, 80), (40, 160)]
@@ -273,9 +277,15 @@ def test_only_training_warms_up(tmp_path):
         assert [look.view.valid_range for look in plan_epoch(store, planner, None, epoch)] == cold
 
 
+class Corner(Step):
+    """A step with the defaults of all members."""
+
+    def __call__(self, image, views, rng):
+        return [View(1.0, (0, 0, 4, 4))]
+
+
 def test_other_scales_need_no_epochs():
-    """Any callable makes views of the whole image."""
-    planner = Planner(lambda image, views, rng: [View(1.0, (0, 0, 4, 4))], flip=RandomFlip(0.0))
+    planner = Planner(Corner(), flip=RandomFlip(0.0))
     assert planner.at(3)(record(), np.random.default_rng(0)) == [View(1.0, (0, 0, 4, 4))]
 
 

@@ -427,7 +427,9 @@ def test_small_boxes_teach_the_anchors_of_the_middle_scale_but_drive_no_chip_of_
     image = record([(100, 100, 120, 120), (130, 130, 190, 190)])
     middle = [v for v in chips_of(image) if v.level == 1]
     assert len(middle) == 1
-    assert targets(image, middle[0], 0.5, MIN_SIDE).states.tolist() == [State.VALID] * 2
+    found = targets(image, middle[0], 0.5, MIN_SIDE)
+    assert found.anchor_states.tolist() == [State.VALID] * 2
+    assert found.states.tolist() == [State.INVALID, State.VALID]
     assert not [v for v in chips_of(record([(100, 100, 120, 120)])) if v.level == 1]
 
 

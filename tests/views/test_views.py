@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lightning_det.data.coco import Coco
 from lightning_det.data.dataset import Collate, Look, Sample, render
 from lightning_det.data.inspection import larger_than_tiles
-from lightning_det.ops.boxes import size
+from lightning_det.ops.boxes import sqrt_area
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
-from lightning_det.views.pyramid import check_resolution, scale_factor
+from lightning_det.views.resolution import check_resolution, scale_factor
 from lightning_det.views.targets import targets
 from lightning_det.views.tiles import starts
 from lightning_det.views.view import boxes_to_image, boxes_to_view, whole_in_a_tile
@@ -135,13 +135,15 @@ def test_valid_ranges_of_snip(golden):
             name: v.valid_range[0] <= case["size"] < v.valid_range[1]
             for name, v in zip(("1400x2000", "800x1200", "480x800"), views, strict=True)
         }
+        learned = {name: targets(image, v).states[0] == State.VALID for name, v in zip(inside, views, strict=True)}
         # An upper bound is excluded here and included in the case.
         edges = {80: "1400x2000", 160: "800x1200"}
         for name, expected in case["rcn_valid"].items():
             if edges.get(case["size"]) != name:
                 assert inside[name] == expected, (case, name)
+                assert learned[name] == expected, (case, name)
         if case["size"] != 160:
-            valid = targets(image, views[1]).states[0] == State.VALID
+            valid = targets(image, views[1]).anchor_states[0] == State.VALID
             assert valid == case["rpn_valid_at_800x1200"]
 
 
@@ -170,7 +172,7 @@ def test_boxes_go_to_the_view_and_back(rows, scale, flip, window):
     back = boxes_to_image(moved[None], batch)[0]
     assert torch.allclose(back, torch.from_numpy(image.boxes).float(), atol=1e-3)
     # Sizes scale with the views: the ratio that valid ranges of RoIs rely on.
-    ratio = size(moved) / batch.scales / size(torch.from_numpy(image.boxes).float())
+    ratio = sqrt_area(moved) / batch.scales / sqrt_area(torch.from_numpy(image.boxes).float())
     assert torch.allclose(ratio, torch.ones(()), atol=1e-3)
 
 
