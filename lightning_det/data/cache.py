@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lightning_det import __version__
-from lightning_det.annotations.arrays import from_plain, load_arrays, save_arrays, to_plain
+from lightning_det.annotations.arrays import decode_json, encode_json, load_arrays, save_arrays
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import Problem
-from lightning_det.annotations.store import RawAnnotations, Strings
+from lightning_det.annotations.raw import RawAnnotations
+from lightning_det.annotations.strings import Strings
 
 log = logging.getLogger("lightning_det")
 
@@ -100,7 +101,7 @@ def packed(annotations: Annotations) -> dict[str, np.ndarray]:
     rest = {"label_map": raw.label_map.to_dict(), "problems": [p.to_dict() for p in raw.problems]}
     arrays = {name: getattr(raw, name).astype(kind) for name, kind in ARRAYS.items()}
     arrays |= Strings.pack(raw.files).to_arrays("files") | _packed_ids(raw.ids, "ids")
-    return arrays | _packed_ids(records, "records") | {"rest": from_plain(rest)}
+    return arrays | _packed_ids(records, "records") | {"rest": encode_json(rest)}
 
 
 def unpacked(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
@@ -109,7 +110,7 @@ def unpacked(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
     Raises:
         KeyError, ValueError: the arrays are something else.
     """
-    rest = to_plain(arrays["rest"])
+    rest = decode_json(arrays["rest"])
     raw = RawAnnotations(
         root=root,
         files=list(Strings.from_arrays(arrays, "files")),

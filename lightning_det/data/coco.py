@@ -11,7 +11,8 @@ import numpy as np
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import BOX_LEFT_OUT, IMAGE_LEFT_OUT, DatasetError, Problem
-from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.annotations.raw import RawAnnotations
+from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.cache import Annotations, cached
 from lightning_det.data.headers import sizes_of
 from lightning_det.data.images import size_fault
@@ -55,7 +56,7 @@ class Coco:
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; dataset.images says that the images of {split!r} are there")
         raw, records = _with_usable_images(file, *cached(file, folder, lambda: _Parser(file, folder).annotations()))
-        return raw.judged(lambda row: (str(file), f"annotation {records[row]}"))
+        return raw.check(lambda row: (str(file), f"annotation {records[row]}"))
 
 
 def _with_usable_images(file: Path, raw: RawAnnotations, records: Sequence[int | str]) -> Annotations:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_det.annotations.problems import Problem
-from lightning_det.annotations.store import Strings
+from lightning_det.annotations.strings import Strings
 from lightning_det.data.cache import keep, kept, named
 from lightning_det.data.images import check_all, image_size
 from lightning_det.system.files import in_threads

@@ -16,7 +16,8 @@ from lightning_det.annotations.problems import (
     DatasetError,
     Problem,
 )
-from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.annotations.raw import RawAnnotations
+from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.images import check_all, image_size, progress, size_fault
 from lightning_det.data.text import lines_of, splits_of
 from lightning_det.data.voc_files import VocFiles, has_flag
@@ -103,7 +104,7 @@ class Voc:
             label_map=label_map,
             problems=problems,
         )
-        return raw.judged(lambda row: (str(rows[row][1]), f"object {rows[row][2].number} ({rows[row][2].name})"))
+        return raw.check(lambda row: (str(rows[row][1]), f"object {rows[row][2].number} ({rows[row][2].name})"))
 
     def _list(
         self,

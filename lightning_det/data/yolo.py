@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, MENTION_LEFT_OUT, DatasetError, Problem
-from lightning_det.annotations.store import AnnotationStore, RawAnnotations
+from lightning_det.annotations.raw import RawAnnotations
+from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.images import SUFFIXES, check_all, image_size, progress
 from lightning_det.data.text import is_file_name, lines_of, splits_of
 from lightning_det.data.yolo_description import Description, describe
@@ -92,7 +93,7 @@ class Yolo:
             label_map=description.labels,
             problems=problems,
         )
-        return raw.judged(lambda row: (str(rows[row][1]), f"line {rows[row][2].line}"))
+        return raw.check(lambda row: (str(rows[row][1]), f"line {rows[row][2].line}"))
 
     def _images(
         self, description: Description, splits: Sequence[str], files: LabelFiles, problems: list[Problem]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_det.annotations import LabelMap
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data import dataset
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import ChipData, MultiScaleData

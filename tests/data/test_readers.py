@@ -13,7 +13,8 @@ from PIL import Image
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.arrays import load_arrays, save_arrays
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
 from lightning_det.data.folder import read_folder

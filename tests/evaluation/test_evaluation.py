@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lightning_det.annotations import LabelMap
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data.coco import Coco
 from lightning_det.evaluation.coco import evaluate, octaves, undefined_figures, unmeasured
 from lightning_det.evaluation.files import coco_results, write_coco_results
