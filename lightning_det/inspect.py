@@ -17,7 +17,6 @@ from lightning_det.annotations.labels import LONGEST
 from lightning_det.config.build import build_data, build_module, limited, own_priors, read_split
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.dataset import Look, ViewDataset
-from lightning_det.data.images import ImageError
 from lightning_det.data.inspection import (
     PERCENTILES,
     count_orphans,
@@ -27,6 +26,7 @@ from lightning_det.data.inspection import (
     larger_than_tiles,
     statistics,
 )
+from lightning_det.data.opening import ImageError
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.splits import nothing_to_learn
 from lightning_det.data.suggestion import as_yaml, sample, suggest, try_out

@@ -49,11 +49,11 @@ def check_groups(offsets: np.ndarray, groups: int, length: int) -> None:
         raise ValueError("offsets do not divide their array")
 
 
-def encode_json(data: Any) -> np.ndarray:
+def pack_json(data: Any) -> np.ndarray:
     """Plain data as an array (N,) uint8 of the bytes of its json."""
     return np.frombuffer(json.dumps(data).encode(), np.uint8)
 
 
-def decode_json(array: np.ndarray) -> Any:
-    """Undoes `encode_json`."""
+def unpack_json(array: np.ndarray) -> Any:
+    """Undoes `pack_json`."""
     return json.loads(array.tobytes())

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_det.annotations.arrays import check_groups, decode_json, encode_json, load_arrays, save_arrays
+from lightning_det.annotations.arrays import check_groups, load_arrays, pack_json, save_arrays, unpack_json
 from lightning_det.annotations.contents import digests_of, lengths_of
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.store import AnnotationStore, ProposalSet
@@ -63,7 +63,7 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
         "heights": store.heights.astype(np.int32),
         "lengths": lengths_of(paths),
         "digests": digests_of(paths),
-        "about": encode_json(about),
+        "about": pack_json(about),
     }
     save_arrays(file, arrays | store.ids.to_arrays("ids") | store.files.to_arrays("files"))
 
@@ -107,7 +107,7 @@ def _read(file: Path) -> _ProposalFile:
     """
     try:
         content = load_arrays(file)
-        about = decode_json(content["about"])
+        about = unpack_json(content["about"])
         ids, files = (Strings.from_arrays(content, name) for name in ("ids", "files"))
         widths, heights = content["widths"], content["heights"]
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])

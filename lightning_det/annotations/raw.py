@@ -161,7 +161,7 @@ def _check_boxes(boxes: np.ndarray, limits: np.ndarray) -> _BoxChecks:
         outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
         excess = np.abs(clipped - boxes)
         beyond = (excess > ROUNDING).any(axis=1)
-        far = np.any(excess > np.maximum(1, SLACK * limits), axis=1)
+        far = (excess > (SLACK * limits).clip(min=1)).any(axis=1)
         # A single box of a pixel may be meant; if all boxes are that small and images larger, they are shares.
         fractions = bool(len(limits)) and bool((boxes <= 1).all() and (limits > 8).all())
     usable = finite & ~empty & ~outside & (not fractions)

@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.colours import distorted
-from lightning_det.data.images import ImageError, decode, size_fault
+from lightning_det.data.images import decode, size_fault
+from lightning_det.data.opening import ImageError
 from lightning_det.protocols.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View

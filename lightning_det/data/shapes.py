@@ -20,8 +20,8 @@ from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
-from lightning_det.data.images import cores, progress
 from lightning_det.system.files import alone
+from lightning_det.system.workload import cores, progress
 
 VERSION = 1
 """Changes whenever the same arguments give other images."""

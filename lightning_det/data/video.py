@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_det.annotations.problems import DatasetError, Problem
-from lightning_det.data.images import MAX_PIXELS, progress
+from lightning_det.data.opening import MAX_PIXELS
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import whole
+from lightning_det.system.workload import progress
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_det.data.images import cores
 from lightning_det.evaluation.comparison import Run
 from lightning_det.runs.launch import PARENT
 from lightning_det.runs.results import METRICS, run_of
 from lightning_det.runs.resume import override_key, quoted, started_with
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import write_json
+from lightning_det.system.workload import cores
 
 WORKERS = "data.num_workers"
 

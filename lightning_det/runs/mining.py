@@ -18,7 +18,6 @@ from lightning_det.annotations.store import ProposalSet
 from lightning_det.callbacks import Collector, Throughput
 from lightning_det.config import ConfigError
 from lightning_det.config.build import build, build_data, build_trainer, load_checkpoint, portable
-from lightning_det.data.images import progress
 from lightning_det.detectors.proposals import ProposalNetwork
 from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.evaluation.results import Results
@@ -27,6 +26,7 @@ from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.runs.continuation import changed_settings, restoring
 from lightning_det.runs.resume import unstarted
 from lightning_det.system.files import write_json
+from lightning_det.system.workload import progress
 
 log = logging.getLogger("lightning_det")
 

@@ -14,12 +14,12 @@ from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.config.build import usable_split
-from lightning_det.data import images
 from lightning_det.eval import print_tables
 from lightning_det.evaluation.comparison import Run, compared
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
+from lightning_det.system import workload
 from lightning_det.system.errors import one_line, printable
 
 HOSTILE = {
@@ -158,7 +158,7 @@ def test_errors_are_printable(capsys):
 def test_a_progress_bar_takes_any_name():
     """Brackets are rich's markup, and a folder may be called like that."""
     for name in ("[/x]", "[red]", "\x1b[31m", "a\nb"):
-        assert list(images.progress(range(3), f"rendering into {name}", 3, threshold=0)) == [0, 1, 2]
+        assert list(workload.progress(range(3), f"rendering into {name}", 3, threshold=0)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mcat", "c\nat", "cat\n", "", "x" * 201])
