@@ -9,7 +9,7 @@ from lightning_det.views.view import Distortion, View
 class Distort:
     """Draws a change of colours for each view, as SSD's Caffe code does: training.
 
-    Every change has its own draw, and contrast comes first or last. `lightning_det.data.colours.distorted` makes it.
+    Every change has its own draw, and contrast comes first or last. `lightning_det.data.colours.distort` makes it.
 
     Args:
         brightness: largest value added, of 255.
