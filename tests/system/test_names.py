@@ -15,7 +15,7 @@ from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.config.build import usable_split
 from lightning_det.eval import print_tables
-from lightning_det.evaluation.comparison import Run, compared
+from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
@@ -112,7 +112,7 @@ def test_pictures_take_any_name():
 def test_plots_and_tables_take_any_name(tmp_path):
     figures = {"AP": 0.5, "AP_small": 0.25}
     classes = dict.fromkeys(ANY, 0.5)
-    result = compared([Run(name, 0, figures, classes, (), {"pixels": 5.0}) for name in ANY])
+    result = compare_runs([RunRecord(name, 0, figures, classes, (), {"pixels": 5.0}) for name in ANY])
     plot_sizes(result["groups"], tmp_path / "a.png")
     assert plot_cost(result["groups"], tmp_path / "b.png")
     assert plot_classes(result["groups"], result["baseline"], tmp_path / "c.png")
@@ -122,7 +122,7 @@ def test_plots_and_tables_take_any_name(tmp_path):
 
 
 def test_markup_of_markdown_is_text():
-    assert r"\<script>" in tables(compared([Run("<script>", 0, {"AP": 0.5})]))[0]
+    assert r"\<script>" in tables(compare_runs([RunRecord("<script>", 0, {"AP": 0.5})]))[0]
 
 
 def test_the_log_is_printable(tmp_path, capsys):
