@@ -157,7 +157,7 @@ def _check_boxes(boxes: np.ndarray, limits: np.ndarray) -> _BoxChecks:
     with np.errstate(invalid="ignore"):
         clipped = np.clip(boxes, 0, limits)
         finite = np.isfinite(boxes).all(axis=1)
-        empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
         outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
         excess = np.abs(clipped - boxes)
         beyond = (excess > ROUNDING).any(axis=1)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
@@ -37,11 +38,11 @@ def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = 
     figure.savefig(file, dpi=120)
 
 
-def plot_sizes(sizes: Sequence[float], file: Path, marks: Sequence[float] = (), title: str = "") -> None:
+def plot_sizes(sizes: np.ndarray, file: Path, marks: Sequence[float] = (), title: str = "") -> None:
     """Plots a histogram of object sizes on a logarithmic axis.
 
     Args:
-        sizes: sqrt(width * height) of the objects, pixels.
+        sizes: (n,) sqrt(width * height) of the objects, pixels.
         file: PNG to write.
         marks: sizes that vertical lines mark.
         title: of the plot.

@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from lightning_det import inspect
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.config.build import usable_split
 from lightning_det.eval import print_tables
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
+from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
@@ -90,7 +90,7 @@ def test_what_inspect_says(capsys, monkeypatch):
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
         report |= {"anchors": None, "anchors_misfit": ""}
-        inspect.print_report(report, [])
+        print_report(report, [], "shapes")
         said = capsys.readouterr().out
         assert printable(said) == said
         assert f"classes: {', '.join(f'{one_line(name)} 3' for name in names)}\n" in said
