@@ -56,7 +56,7 @@ class Voc:
             VOC itself is its own order.
 
     Raises:
-        ValueError: ``classes`` is empty, names one twice, or is no list of texts and numbers.
+        ValueError: ``classes`` is empty, names one twice, or is not a list of texts and numbers.
     """
 
     def __init__(self, root: str, classes: Sequence[str] | None = None):
