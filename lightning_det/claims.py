@@ -14,7 +14,7 @@ import torchvision
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.compare import cell, cost, gain, markdown, value
-from lightning_det.evaluation.comparison import FIGURES, Run, compared, pixels
+from lightning_det.evaluation.comparison import FIGURES, RunRecord, compare_runs, training_pixels
 from lightning_det.evidence.experiments import Experiment, carried_out, command_line, elapsed, experiment, place
 from lightning_det.plotting.comparison import plot_cost, plot_sizes
 from lightning_det.runs.command import command
@@ -103,7 +103,7 @@ def _record(
     name: str,
     cfg: DictConfig,
     made: Experiment,
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     seeds: Sequence[int],
     home: Path,
 ) -> dict[str, Any]:
@@ -173,11 +173,11 @@ def page(folder: Path) -> str:
 
 def section(record: Mapping[str, Any], folder: Path) -> str:
     """An experiment: its tables, bars, plots and commands."""
-    result = compared([Run(**run) for run in record["runs"]], record["baseline"])
+    result = compare_runs([RunRecord(**run) for run in record["runs"]], record["baseline"])
     groups = result["groups"]
     name = f"{record['claim']}-{record['experiment']}-{record['budget']}"
     plot_sizes(groups, folder / f"{name}-sizes.png", record["title"])
-    spent = [pixels(group) for group in groups]
+    spent = [training_pixels(group) for group in groups]
     differ = max(spent) > 1.1 * min(spent)  # where all have cost the same, the table says all
     drawn = differ and plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
     rows = [_row(group, record) for group in groups]
@@ -221,7 +221,7 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
     met = reached >= bar["by"]
     text = f"{bar['better']} against {best}: {figure} {100 * reached:+.1f}, at least {100 * bar['by']:+.1f} expected"
     if bar["pixels"] is not None:
-        share = pixels(better) / pixels(base)
+        share = training_pixels(better) / training_pixels(base)
         met = met and share <= bar["pixels"]
         text += f"; {100 * share:.0f} % of its pixels, at most {100 * bar['pixels']:.0f} %"
     return f"{text}: **{'met' if met else 'missed'}**"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from lightning_det.evaluation.comparison import FIGURES, compared
+from lightning_det.evaluation.comparison import FIGURES, compare_runs
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.command import command, run_folder
 from lightning_det.runs.results import read_runs
@@ -25,7 +25,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     names = list(dict.fromkeys(run.name for run in runs))
     if cfg.baseline is not None and not 0 <= cfg.baseline < len(names):
         raise ConfigError(f"baseline={cfg.baseline}: the table's rows are numbered 0 to {len(names) - 1}")
-    result = compared(runs, names[cfg.baseline or 0]) | {"left_out": left_out}
+    result = compare_runs(runs, names[cfg.baseline or 0]) | {"left_out": left_out}
     folder = run_folder()
     write_json(folder / "compare.json", result)
     plots = {

@@ -14,8 +14,10 @@ from rich.text import Text
 from lightning_det.annotations.labels import LONGEST
 from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
 from lightning_det.config.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
-from lightning_det.evaluation.coco import Evaluation, evaluate, shown, unmeasured
+from lightning_det.evaluation.coco import evaluate
+from lightning_det.evaluation.figures import Evaluation, format_figure
 from lightning_det.evaluation.files import write_coco_results
+from lightning_det.evaluation.measurable import explain_undefined
 from lightning_det.plotting.curves import plot_ap_by_size
 from lightning_det.runs.command import command, run_folder, save_config
 from lightning_det.runs.restore import relabelled, restored
@@ -37,7 +39,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     save_config(settings, folder)
     store = relabelled(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
     log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
-    if reason := unmeasured(store):
+    if reason := explain_undefined(store):
         log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)
 
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
@@ -91,7 +93,9 @@ def print_tables(evaluation: Evaluation) -> None:
     for name, row in evaluation.per_class().items():
         if row["boxes"]:
             # As text: a name may look like rich's markup, or like one of its emojis.
-            classes.add_row(Text(one_line(name, LONGEST)), str(row["boxes"]), shown(row["AP"]), shown(row["AP50"]))
+            classes.add_row(
+                Text(one_line(name, LONGEST)), str(row["boxes"]), format_figure(row["AP"]), format_figure(row["AP50"])
+            )
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():
         sizes.add_row(f"{row['from']:g} - {row['to']:g}", str(row["boxes"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}")

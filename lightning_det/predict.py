@@ -13,7 +13,7 @@ from lightning_det.annotations import AnnotationStore, LabelMap, Problem
 from lightning_det.callbacks.pictures import draw_detections
 from lightning_det.config.build import build_data, build_trainer
 from lightning_det.data.folder import PREDICTIONS, read_folder, without_boxes
-from lightning_det.data.images import decode, progress
+from lightning_det.data.images import decode
 from lightning_det.data.video import SUFFIXES as VIDEOS
 from lightning_det.data.video import Video, write_video
 from lightning_det.evaluation.results import Results
@@ -21,6 +21,7 @@ from lightning_det.runs.command import command, run_folder
 from lightning_det.runs.restore import restored
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import write_json
+from lightning_det.system.workload import progress
 
 log = logging.getLogger("lightning_det")
 

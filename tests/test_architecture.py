@@ -14,7 +14,7 @@ FLOORS = (
     ("system", "ops", "protocols"),
     ("selection", "backbones", "views"),
     ("annotations", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
-    ("modules", "data", "callbacks"),
+    ("modules", "data", "callbacks", "inspection"),
     ("config",),
     ("runs",),
     ("evidence", "deployment"),

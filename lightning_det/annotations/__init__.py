@@ -2,6 +2,7 @@
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import DatasetError, Problem
+from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
 
-__all__ = ["AnnotationStore", "DatasetError", "LabelMap", "Problem"]
+__all__ = ["AnnotationStore", "DatasetError", "LabelMap", "Problem", "RawAnnotations"]

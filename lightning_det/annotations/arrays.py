@@ -1,4 +1,4 @@
-"""Arrays in ``.npz`` files, with plain data beside them; nothing is pickled."""
+"""Arrays and json data in uncompressed ``.npz`` files; nothing is pickled."""
 
 import json
 from collections.abc import Mapping
@@ -12,43 +12,48 @@ from lightning_det.system.files import whole
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays, whole or not at all; the folder is made if need be."""
+    """Writes arrays by name to a file, atomically; the folder is made if it is missing."""
     with whole(file, "wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes any name for allow_pickle
 
 
 def load_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Reads what `save_arrays` wrote.
+    """Reads a file that `save_arrays` wrote.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no such file; among others (`BadZipFile`, `EOFError`) that NumPy raises for damaged ones.
+        ValueError: it is not such a file. For damaged files NumPy also raises `BadZipFile`, `EOFError` and others.
         MemoryError: an array claims to be larger than memory.
     """
     with ZipFile(file) as content:
-        # Stored as they are, arrays cannot become larger than the file is.
+        # Without compression, arrays cannot become larger than the file.
         if any(entry.compress_type != ZIP_STORED for entry in content.infolist()):
             raise ValueError(f"{file}: compressed arrays")
     with np.load(file, allow_pickle=False) as data:
         return dict(data)
 
 
-def check_groups(offsets: np.ndarray, groups: int, size: int) -> None:
-    """Checks that offsets divide a flat array of some ``size`` into so many ``groups``.
+def check_groups(offsets: np.ndarray, groups: int, length: int) -> None:
+    """Checks offsets that divide a flat array into groups.
+
+    Args:
+        offsets: should be (groups + 1,) int64, ascending from 0 to ``length``.
+        groups: number of groups.
+        length: of the flat array.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they are something else.
     """
     sound = offsets.dtype == np.int64 and offsets.shape == (groups + 1,)
-    if not sound or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+    if not sound or offsets[0] != 0 or offsets[-1] != length or (np.diff(offsets) < 0).any():
         raise ValueError("offsets do not divide their array")
 
 
-def from_plain(data: Any) -> np.ndarray:
-    """Plain data as an array: the bytes of its json."""
+def pack_json(data: Any) -> np.ndarray:
+    """Plain data as an array (N,) uint8 of the bytes of its json."""
     return np.frombuffer(json.dumps(data).encode(), np.uint8)
 
 
-def to_plain(array: np.ndarray) -> Any:
-    """Undoes `from_plain`."""
+def unpack_json(array: np.ndarray) -> Any:
+    """Undoes `pack_json`."""
     return json.loads(array.tobytes())

@@ -1,4 +1,4 @@
-"""Compares image files by their length and content, so that a copy elsewhere is the same and a replaced one is not."""
+"""Identifies image files by length and content: a copy elsewhere counts as the same file, a replaced file does not."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ import numpy as np
 from lightning_det.system.files import in_threads
 
 PART = 32 * 2**10
-"""Bytes at the beginning and at the end of a file that are looked at."""
+"""Bytes at the beginning and at the end of a file that are read."""
 
 
 def lengths_of(paths: Sequence[Path]) -> np.ndarray:
-    """Lengths (n,) int64 of files in bytes; -1 for a missing file."""
+    """Lengths (n,) int64 of files in bytes; -1 for a file that is missing."""
     return np.array(in_threads(_length, paths), np.int64)
 
 
 def digests_of(paths: Sequence[Path]) -> np.ndarray:
-    """Digests (n,) uint64 of the first and last bytes of files and of their lengths; 0 for an unreadable file."""
+    """Digests (n,) uint64 of each file's length, first and last bytes; 0 for a file that cannot be read."""
     return np.array(in_threads(_digest, paths), np.uint64)
 
 

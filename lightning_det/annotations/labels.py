@@ -1,23 +1,24 @@
-"""The one place that knows how a dataset numbers its classes."""
+"""Numbers of classes: contiguous ones here, the dataset's own in its files."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_det.system.errors import one_line
 
 LONGEST = 60
-"""Characters of a class name that are shown to people."""
+"""Most characters of a class name in messages and pictures."""
 
 STORED = 200
-"""Characters of a class name that checkpoints hold."""
+"""Most characters of a class name in a checkpoint."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuses class names that no checkpoint of ours holds.
+    """Refuses class names that no checkpoint of this package holds.
 
     Raises:
-        ValueError: naming the first.
+        ValueError: names the first of them.
     """
     wrong = next((name for name in names if not (name.isprintable() and 0 < len(name) <= STORED)), None)
     if wrong is not None:
@@ -28,9 +29,16 @@ def check_names(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Classes of a dataset: contiguous id (position, from 0) to name and to the id that the source uses.
+    """Names and source ids of a dataset's classes, by their contiguous id (position, from 0).
 
-    Background is no class: detectors count it as their label 0 and shift the others by 1 inside.
+    Background is not a class: detectors use label 0 for it internally and shift the others by 1.
+
+    Args:
+        names: of the classes; unique.
+        source_ids: ids in the dataset's files; unique. None: the same as the contiguous ids.
+
+    Raises:
+        ValueError: no class, different numbers of names and ids, or a name or id that occurs twice.
     """
 
     names: tuple[str, ...]
@@ -54,25 +62,25 @@ class LabelMap:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Names for people: what a terminal or a picture cannot show is escaped."""
+        """Names for messages and pictures; characters that cannot be shown are escaped."""
         return tuple(one_line(name, LONGEST) for name in self.names)
 
     @property
     def contiguous(self) -> dict[int, int]:
-        """Source id to contiguous id."""
+        """From source ids to contiguous ids."""
         return {source: number for number, source in enumerate(self.source_ids)}
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         return {"names": list(self.names), "source_ids": list(self.source_ids)}
 
     @classmethod
-    def from_dict(cls, data: dict) -> "LabelMap":
+    def from_dict(cls, data: Mapping[str, Any]) -> "LabelMap":
         """Undoes `to_dict`."""
         return cls(data["names"], data["source_ids"])
 
     def difference(self, other: "LabelMap") -> str:
-        """How the classes of ``other`` differ, by name, in words; empty where they are the same in the same order."""
+        """Says how the names of ``other`` differ; empty if they are the same in the same order."""
         if self.names == other.names:
             return ""
         missing = [n for n in self.names if n not in other.names]

@@ -1,33 +1,35 @@
-"""What is wrong with a dataset, and what becomes of it."""
+"""Problems of a dataset, and the decision to stop or to go on."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lightning_det.system.errors import UserError, printable
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding."""
+    """A record of a dataset that is wrong, and how it is handled."""
 
     file: str
     """The file that holds the record."""
     record: str
     """The record within it: annotation id, object number, line; "" for the whole file."""
     reason: str
-    """What is wrong with it."""
+    """Why the record is wrong."""
     action: str
-    """The record is left out or mended, as these words say."""
+    """How the record is handled: left out, clipped and so on."""
     harmless: bool = False
-    """Whether that is done, counted and said whatever ``on_bad`` is, since what was meant is certain; a problem that is
-    not harmless stops a training unless ``on_bad=skip``."""
+    """Whether the meaning is certain, so that the action is taken and reported whatever ``on_bad`` is.
+
+    A problem that is not harmless stops a training unless ``on_bad=skip``."""
 
     def __str__(self) -> str:
         where = f"{self.file}, {self.record}" if self.record else self.file
         return printable(f"{where}: {self.reason}").replace("\n", " ")
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for json."""
         return asdict(self)
 
@@ -43,10 +45,15 @@ class DatasetError(UserError):
 
 
 def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
-    """Stops when a dataset has problems that are not harmless, and names them.
+    """Stops if a dataset has problems that are not harmless.
+
+    Args:
+        problems: all problems of the dataset.
+        what: the dataset, for the message.
+        shown: how many problems the message lists.
 
     Raises:
-        DatasetError: if there are any.
+        DatasetError: there are such problems; the message names them and a way to go on.
     """
     harmless = [p for p in problems if p.harmless]
     problems = [p for p in problems if not p.harmless]
@@ -58,14 +65,14 @@ def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
     raise DatasetError(
         f"{what} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n" + "\n".join(lines) + "\n"
         f"Mend them (`python -m lightning_det.inspect` with the same dataset options lists them all),\n"
-        f"or add dataset.on_bad=skip to go on {_way(problems)}."
+        f"or add dataset.on_bad=skip to go on {_way_on(problems)}."
         + f"\nIn any case: {summary(harmless)}."
         * bool(harmless)
     )
 
 
-def _way(problems: Sequence[Problem]) -> str:
-    """How a training goes on past problems: without some records, and with others that are mended."""
+def _way_on(problems: Sequence[Problem]) -> str:
+    """How a training continues despite problems: without some records, and with others clipped or corrected."""
     out = [p for p in problems if p.action.endswith("left out")]
     rest = [p for p in problems if not p.action.endswith("left out")]
     parts = [f"without these records ({summary(out)})"] * bool(out) + [f"with {summary(rest)}"] * bool(rest)
@@ -73,5 +80,5 @@ def _way(problems: Sequence[Problem]) -> str:
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """How many records fall under each action."""
+    """Counts of the actions, such as ``3 x box left out``."""
     return ", ".join(f"{count} x {action}" for action, count in Counter(p.action for p in problems).items())

@@ -1,11 +1,11 @@
-"""Files of proposals: what a proposal network took for objects in the images of a dataset, by image id.
+"""Files of proposals: regions in which a proposal network found objects, by image id.
 
 A file is an uncompressed ``.npz`` that holds no pickled object:
 
 ======================= ============================================================================================
 ``offsets``             (n + 1,) int64; image ``i`` has rows ``offsets[i]`` to ``offsets[i + 1]`` of the next two
 ``boxes``               (K, 4) float32 ``xyxy``, pixels of the original image
-``scores``              (K,) float32 objectness, falling within an image
+``scores``              (K,) float32 objectness, descending within an image
 ``widths``, ``heights`` (n,) int32 sizes of the images
 ``lengths``             (n,) int64 bytes of their files
 ``digests``             (n,) uint64 of their files' contents, see `lightning_det.annotations.contents`
@@ -16,21 +16,22 @@ A file is an uncompressed ``.npz`` that holds no pickled object:
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_det.annotations.arrays import check_groups, from_plain, load_arrays, save_arrays, to_plain
+from lightning_det.annotations.arrays import check_groups, load_arrays, pack_json, save_arrays, unpack_json
 from lightning_det.annotations.contents import digests_of, lengths_of
 from lightning_det.annotations.problems import DatasetError
-from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
+from lightning_det.annotations.store import AnnotationStore, ProposalSet
+from lightning_det.annotations.strings import Strings
 
 VERSION = 2
 
 COMPARED = 2000
-"""Images whose contents are compared, evenly spread over the dataset; of the others the length of the file is."""
+"""Images whose contents are compared, evenly spread over the dataset. Of the other images only file lengths are."""
 
-AGAIN = "make it anew with lightning_det.mine, or give proposals=auto"
+REMEDY = "make it anew with lightning_det.mine, or give proposals=auto"
 
 
 def fingerprint(ids: Strings, files: Strings, widths: np.ndarray, heights: np.ndarray) -> str:
@@ -43,18 +44,18 @@ def fingerprint(ids: Strings, files: Strings, widths: np.ndarray, heights: np.nd
 
 
 def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, made_by: dict[str, Any]) -> None:
-    """Writes a file of proposals, whole or not at all.
+    """Writes a file of proposals, atomically.
 
     Args:
         file: to write.
         store: the images.
         proposals: of these images.
-        made_by: plain data about the network.
+        made_by: json data about the network.
     """
     identity = (store.ids, store.files, store.widths, store.heights)
     paths = [store.path(i) for i in range(len(store))]
     about = {"version": VERSION, "fingerprint": fingerprint(*identity), "made_by": made_by}
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "offsets": proposals.offsets.astype(np.int64),
         "boxes": proposals.boxes.astype(np.float32),
         "scores": proposals.scores.astype(np.float32),
@@ -62,70 +63,103 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
         "heights": store.heights.astype(np.int32),
         "lengths": lengths_of(paths),
         "digests": digests_of(paths),
-        "about": from_plain(about),
+        "about": pack_json(about),
     }
     save_arrays(file, arrays | store.ids.to_arrays("ids") | store.files.to_arrays("files"))
+
+
+class _ProposalFile(NamedTuple):
+    """The content of a file of proposals; arrays of images are in the order of ``ids``."""
+
+    fingerprint: str | None
+    """Of the dataset that the file was made for."""
+    ids: Strings
+    files: Strings
+    widths: np.ndarray
+    heights: np.ndarray
+    lengths: np.ndarray
+    digests: np.ndarray
+    proposals: ProposalSet
 
 
 def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
     """Reads the proposals of a store's images; the file may hold more images than the store.
 
-    Images are the same by their id, name, size and what is in their file, wherever the dataset lies and however old.
+    Images are identified by id, file name, size and content, wherever the dataset lies and whenever it was written.
 
     Raises:
         DatasetError: no such file, not a file of proposals, or one of other images.
     """
+    found = _read(file)
+    if found.fingerprint == fingerprint(store.ids, store.files, store.widths, store.heights):
+        _compare_contents(file, store, found.lengths, found.digests)
+        return found.proposals
+    order = _find_images(file, store, found)
+    _compare_contents(file, store, found.lengths[order], found.digests[order])
+    return found.proposals.select(order)
+
+
+def _read(file: Path) -> _ProposalFile:
+    """Reads a file of proposals and checks that its arrays fit each other.
+
+    Raises:
+        DatasetError: no such file, or not a file of proposals of this version.
+    """
     try:
         content = load_arrays(file)
-        about = to_plain(content["about"])
+        about = unpack_json(content["about"])
         ids, files = (Strings.from_arrays(content, name) for name in ("ids", "files"))
         widths, heights = content["widths"], content["heights"]
         proposals = ProposalSet(content["offsets"], content["boxes"], content["scores"])
         _check(proposals, len(ids), files, widths, heights)
         version, made_for = about["version"], about.get("fingerprint")
-        lengths, digests = (content[name] if version == VERSION else None for name in ("lengths", "digests"))
         if version == VERSION:
-            _check_contents(lengths, digests, len(ids))
+            _check_contents(content["lengths"], content["digests"], len(ids))
     except OSError as error:
         raise DatasetError(f"proposals={file}: {error.strerror or 'cannot be read'}") from error
-    except Exception as error:  # NumPy and zipfile raise whatever they stumble over
-        raise DatasetError(f"proposals={file}: not a file of proposals, or a damaged one; {AGAIN}") from error
+    except Exception as error:  # NumPy and zipfile raise errors of many kinds for damaged files
+        raise DatasetError(f"proposals={file}: not a file of proposals, or a damaged one; {REMEDY}") from error
     if version != VERSION:
-        raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; {AGAIN}")
-    if made_for == fingerprint(store.ids, store.files, store.widths, store.heights):
-        _compare_contents(file, store, lengths, digests)
-        return proposals
-    places = {ids[i]: i for i in range(len(ids))}
-    missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in places]
+        raise DatasetError(f"proposals={file}: format {version}, this version reads {VERSION}; {REMEDY}")
+    return _ProposalFile(made_for, ids, files, widths, heights, content["lengths"], content["digests"], proposals)
+
+
+def _find_images(file: Path, store: AnnotationStore, found: _ProposalFile) -> np.ndarray:
+    """Positions (n,) int64 in a file of proposals of the images of a store.
+
+    Raises:
+        DatasetError: the file lacks an image, or has one of another file name or size.
+    """
+    positions = {found.ids[i]: i for i in range(len(found.ids))}
+    missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in positions]
     if missing:
         raise DatasetError(
             f"proposals={file}: made for other images; it lacks {len(missing)} of the {len(store)} of this dataset, "
-            f"such as id {missing[0]}; {AGAIN}"
+            f"such as id {missing[0]}; {REMEDY}"
         )
-    order = np.array([places[store.ids[i]] for i in range(len(store))], np.int64)
-    for i, there in enumerate(order):
+    order = np.array([positions[store.ids[i]] for i in range(len(store))], np.int64)
+    for i, there in enumerate(order.tolist()):
         mine = (store.files[i], int(store.widths[i]), int(store.heights[i]))
-        theirs = (files[there], int(widths[there]), int(heights[there]))
+        theirs = (found.files[there], int(found.widths[there]), int(found.heights[there]))
         if mine != theirs:
             raise DatasetError(
                 f"proposals={file}: made for other images; id {store.ids[i]} is {theirs[0]} ({theirs[1]} x "
-                f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; {AGAIN}"
+                f"{theirs[2]}) there and {mine[0]} ({mine[1]} x {mine[2]}) here; {REMEDY}"
             )
-    _compare_contents(file, store, lengths[order], digests[order])
-    return proposals.select(order)
+    return order
 
 
 def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, digests: np.ndarray) -> None:
-    """Checks that a store's images are those that were looked at, and not others of the same names.
+    """Checks that a store's images have the content that they had when the proposals were made.
 
     Args:
         file: of the proposals.
         store: the images.
-        lengths: of their files, as they were.
-        digests: of their files, as they were.
+        lengths: (n,) int64 of their files, as recorded.
+        digests: (n,) uint64 of their files, as recorded.
 
     Raises:
-        DatasetError: they are not.
+        DatasetError: an image has another content.
     """
     paths = [store.path(i) for i in range(len(store))]
     others = set(np.flatnonzero(lengths_of(paths) != lengths).tolist())
@@ -135,7 +169,7 @@ def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, d
         first = min(others)
         raise DatasetError(
             f"proposals={file}: made for other images of the same names; {len(others)} or more of the {len(store)} of "
-            f"this dataset have another content, such as id {store.ids[first]} ({store.files[first]}); {AGAIN}"
+            f"this dataset have another content, such as id {store.ids[first]} ({store.files[first]}); {REMEDY}"
         )
 
 
@@ -143,7 +177,7 @@ def _check_contents(lengths: np.ndarray, digests: np.ndarray, images: int) -> No
     """Checks that every image has a length and a digest.
 
     Raises:
-        ValueError: there is not.
+        ValueError: one has not.
     """
     kinds = [(array.shape, array.dtype) for array in (lengths, digests)]
     if kinds != [((images,), np.int64), ((images,), np.uint64)]:
@@ -151,10 +185,10 @@ def _check_contents(lengths: np.ndarray, digests: np.ndarray, images: int) -> No
 
 
 def _check(proposals: ProposalSet, images: int, files: Strings, widths: np.ndarray, heights: np.ndarray) -> None:
-    """Checks that the arrays of a file are what they should be, and belong together.
+    """Checks shapes, types and values of the arrays of a file.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they do not fit each other.
     """
     boxes, scores = proposals.boxes, proposals.scores
     check_groups(proposals.offsets, images, len(boxes))

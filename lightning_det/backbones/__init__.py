@@ -1,6 +1,6 @@
-"""Backbones: images to feature maps, behind one small contract (`Backbone`)."""
+"""Backbones: images to feature maps, by the contract `Backbone`."""
 
-from lightning_det.backbones.contract import Backbone, RoIStage
+from lightning_det.backbones.contract import Backbone, RoIStage, StagedBackbone
 from lightning_det.backbones.dsod import dsod
 from lightning_det.backbones.ssd import VGG16, ssd_tiny
 from lightning_det.backbones.timm import timm_backbone
@@ -11,6 +11,7 @@ __all__ = [
     "VGG16",
     "Backbone",
     "RoIStage",
+    "StagedBackbone",
     "dsod",
     "ssd_tiny",
     "timm_backbone",

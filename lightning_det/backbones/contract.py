@@ -1,4 +1,4 @@
-"""What detectors know about a backbone."""
+"""The contract between backbones and detectors."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -17,22 +17,46 @@ class RoIStage(NamedTuple):
 
     layers: nn.Module
     channels: int
+    """Channels of their output."""
 
 
 class Backbone(nn.Module):
-    """A chain of stages, each of which halves the resolution of the one before (the first may do more).
+    """Maps images to feature maps. Detectors use nothing but ``forward`` and these attributes.
 
     Attributes:
-        channels: channels of each returned map.
-        strides: image pixels per cell of each returned map.
+        channels: channels of each map.
+        strides: image pixels per cell of each map.
         roi_stage: layers for the RoI head of a "C4" detector, or None. Not a submodule: it belongs to the detector
             that takes it.
+    """
+
+    channels: list[int]
+    strides: list[int]
+    roi_stage: RoIStage | None = None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Computes feature maps.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+
+        Returns:
+            Maps (B, channels[i], H / strides[i], W / strides[i]), finest first.
+        """
+        raise NotImplementedError
+
+
+class StagedBackbone(Backbone):
+    """A chain of stages, each of which halves the resolution of the one before (the first may do more).
 
     Args:
         stages: applied one after another.
         form: which maps to return.
         roi_stage: whether the last stage is left to the RoI head in the form ``c4``; if not, it stays in the chain.
         frozen_stages: how many stages, from the image on, keep their weights and statistics.
+
+    Raises:
+        ValueError: there is no such form, or there are fewer stages than ``frozen_stages``.
     """
 
     def __init__(self, stages: Sequence[nn.Module], form: Form, roi_stage: bool = True, frozen_stages: int = 0):
@@ -44,7 +68,6 @@ class Backbone(nn.Module):
         stages = [_freeze(s) if number < frozen_stages else s for number, s in enumerate(stages)]
         channels, strides = _measure(stages)
         self.form = form
-        self.roi_stage = None
         if form == "c4" and roi_stage:
             self.roi_stage = RoIStage(stages.pop(), channels.pop())
             strides.pop()
@@ -53,7 +76,7 @@ class Backbone(nn.Module):
         self.strides = strides[-1:] if form == "c4" else strides
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float images to maps (B, channels[i], H / strides[i], W / strides[i]), finest first."""
+        """See `Backbone.forward`."""
         maps = []
         for stage in self.stages:
             images = stage(images)
@@ -62,12 +85,15 @@ class Backbone(nn.Module):
 
 
 def _freeze(stage: nn.Module) -> nn.Module:
+    """Fixes weights and statistics of a stage."""
     return set_norm(stage, "frozen").requires_grad_(False)
 
 
 def _measure(stages: Sequence[nn.Module]) -> tuple[list[int], list[int]]:
-    """Channels and stride behind every stage, by a small image sent through."""
-    side, channels, strides = 128, [], []
+    """Channels and strides of the output of every stage, measured on a small image."""
+    side = 128
+    channels: list[int] = []
+    strides: list[int] = []
     training = [s.training for s in stages]
     with torch.no_grad():
         x = torch.zeros(1, 3, side, side)

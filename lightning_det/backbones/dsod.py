@@ -1,4 +1,4 @@
-"""DSOD: a densely connected network with prediction maps at six resolutions, made to be trained from scratch.
+"""DSOD: a densely connected network with prediction maps at six resolutions, designed for training from scratch.
 
 Shen et al., ICCV 2017, and the authors' Caffe code (szq0214/DSOD), which is followed where the two differ.
 """
@@ -9,13 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_det.backbones.again import again
+from lightning_det.backbones.contract import Backbone
 from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.backbones.recomputation import recompute
 
 BLOCKS = (6, 8, 8, 8)
+"""Layers of the dense blocks."""
+
 PUBLISHED_HALVES = (256, 128, 128, 128)
-"""Channels of each half of the coarser prediction maps."""
+"""Channels of each half of the third to sixth prediction map."""
+
 PUBLISHED_PLAIN = (512, 128, 128, 128)
+"""Channels of the third to sixth prediction map in the comparison with plain ones."""
 
 
 def dsod(
@@ -35,29 +40,28 @@ def dsod(
     norm: Norm = "batch",
     checkpointed: bool = False,
 ) -> "DSOD":
-    """DS/A-B-k-theta in the paper's notation.
+    """Builds the network that the paper calls DS/A-B-k-theta.
 
     Args:
-        form: what it makes: a map per resolution, from stride 8 on.
+        form: a map per resolution is returned, from stride 8 on.
         stem_width: A, channels of the stem's first convolution.
         bottleneck: B, channels of the 1 x 1 convolution in each dense layer.
         growth: k, channels that each dense layer adds.
         compression: theta, share of the channels that transitions keep.
-        blocks: layers of the dense blocks; without ``transition_without_pooling`` the last one is left out.
+        blocks: layers of the dense blocks; without ``transition_without_pooling`` the last block is left out.
         stem: ``dsod``: three 3 x 3 convolutions; ``densenet``: one 7 x 7.
         transition_without_pooling: whether a further dense block follows at the same resolution.
         prediction: ``dense``: each prediction map has one half learned and one half reused from the finer map;
             ``plain``: learned as in SSD.
         second: channels of each half of the second prediction map (``dense``).
-        halves: channels of each half of the later prediction maps, whose number this is; with ``plain``, of the
-            bottlenecks before them.
+        halves: channels of each half of every later prediction map; with ``plain``, of the bottlenecks before them.
         plain: channels of the later prediction maps (``plain``). Those of the released comparison are not published:
             the default fits its 18.2 million parameters, SSD's own (512, 256, 256, 256) those of the rows without stem.
-        shortcuts: channels that the first prediction map gets from the stem, and as many from the first dense block
-            behind its transition, as in GRP-DSOD; the dense blocks after it do not see them. 0: none, as DSOD.
+        shortcuts: channels that the first prediction map gets from the stem, and again from the first dense block
+            after its transition, as in GRP-DSOD; later dense blocks do not get them. 0: none, as in DSOD.
         norm: see `set_norm`.
         checkpointed: whether dense layers, and BatchNorm and ReLU of stem and transitions, are computed again in the
-            backward pass instead of kept (see `again`): less memory, more time.
+            backward pass instead of kept (see `recompute`): less memory, more time.
     """
     network = DSOD(
         stem_width,
@@ -74,18 +78,17 @@ def dsod(
         checkpointed,
     )
     initialise(network)
-    return set_norm(network, norm)
+    set_norm(network, norm)
+    return network
 
 
-class DSOD(nn.Module):
+class DSOD(Backbone):
     """See `dsod`.
 
     Attributes:
         channels: of the prediction maps, finest first.
         strides: image pixels per cell of each, up to rounding.
     """
-
-    roi_stage = None
 
     def __init__(
         self,
@@ -153,13 +156,13 @@ class DSOD(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on)."""
-        stem = self._stem(images)
-        early = self.pool(self._unit(self.transition1, self.block1(stem)))
-        first = self._unit(self.transition2, self.block2(early))
+        stem = self._run_stem(images)
+        early = self.pool(self._run_unit(self.transition1, self.block1(stem)))
+        first = self._run_unit(self.transition2, self.block2(early))
         pooled = self.pool(first)
         second = self.block3(pooled)
         for layer in self.tail:
-            second = layer(second) if isinstance(layer, DenseBlock) else self._unit(layer, second)
+            second = layer(second) if isinstance(layer, DenseBlock) else self._run_unit(layer, second)
         if self.shortcuts:
             of_stem, of_block = self.shortcuts
             first = torch.cat([first, of_stem(self.pool(stem)), of_block(early)], dim=1)
@@ -171,20 +174,20 @@ class DSOD(nn.Module):
             maps.append(step(maps[-1]))
         return maps
 
-    def _stem(self, images: Tensor) -> Tensor:
+    def _run_stem(self, images: Tensor) -> Tensor:
         if not self.checkpointed:
             return self.stem(images)
         x = self.stem[0](images)
         for start in range(1, len(self.stem), 3):  # BatchNorm, ReLU, and a convolution or pooling
-            x = again(self.stem[start : start + 3], x)
+            x = recompute(self.stem[start : start + 3], x)
         return x
 
-    def _unit(self, layers: nn.Module, x: Tensor) -> Tensor:
-        return again(layers, x) if self.checkpointed else layers(x)
+    def _run_unit(self, layers: nn.Module, x: Tensor) -> Tensor:
+        return recompute(layers, x) if self.checkpointed else layers(x)
 
 
 class DenseBlock(nn.Module):
-    """Layers that each see all that came before (Huang et al., CVPR 2017)."""
+    """Layers, each of which gets the outputs of all layers before it (Huang et al., CVPR 2017)."""
 
     def __init__(self, inputs: int, layers: int, bottleneck: int, growth: int, checkpointed: bool):
         super().__init__()
@@ -197,8 +200,8 @@ class DenseBlock(nn.Module):
         """(B, C, H, W) to (B, C + layers * growth, H, W)."""
         maps = [x]
         for layer in self.layers:
-            # A concatenation for each layer, kept, would take memory that grows with their number squared.
-            maps.append(again(layer, *maps) if self.checkpointed else layer(torch.cat(maps, dim=1)))
+            # Keeping a concatenation per layer would take memory that grows with the square of their number.
+            maps.append(recompute(layer, *maps) if self.checkpointed else layer(torch.cat(maps, dim=1)))
         return torch.cat(maps, dim=1)
 
 
@@ -230,7 +233,7 @@ class PlainStep(nn.Module):
 
 
 def unit(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """BatchNorm, ReLU, convolution: activation comes before it."""
+    """BatchNorm, ReLU, convolution, in this order (pre-activation)."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), conv)
 
@@ -251,7 +254,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Mo
 
 
 def initialise(module: nn.Module) -> None:
-    """Draws the weights of convolutions as Caffe's "xavier" does: uniform, of variance 1 / inputs."""
+    """Initialises convolutions as Caffe's "xavier" does: uniform weights of variance 1 / inputs, biases of 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")

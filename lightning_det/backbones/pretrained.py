@@ -1,4 +1,4 @@
-"""Weights that are downloaded on first use, and what is said where that cannot be."""
+"""Weights that are downloaded on first use, and messages for downloads that fail."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from lightning_det.system.errors import UserError
 
 
 @contextmanager
-def fetching(asked: str, url: str) -> Iterator[None]:
-    """Turns the failure of `torch.hub` to download or read weights into words on which file to put where.
+def explain_failed_download(setting: str, url: str) -> Iterator[None]:
+    """Context in which `torch.hub` downloads and reads weights; a failure says which file to put where.
 
     Args:
-        asked: what the user has set, such as ``backbone.weights=DEFAULT``.
+        setting: of the user, such as ``backbone.weights=DEFAULT``.
         url: of the file.
 
     Raises:
-        UserError: naming the file.
+        UserError: the download or the file is broken; the message names the file.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     try:
@@ -27,34 +27,34 @@ def fetching(asked: str, url: str) -> Iterator[None]:
     except Exception as error:
         if file.exists():
             raise UserError(
-                f"{asked}: {file} is damaged ({_first_line(error)}); delete it, or put there what {url} holds"
+                f"{setting}: {file} is damaged ({_first_line(error)}); delete it, or put there what {url} holds"
             ) from error
         raise UserError(
-            f"{asked}: {url} cannot be downloaded ({_first_line(error)}); download it elsewhere and put it at {file} "
+            f"{setting}: {url} cannot be downloaded ({_first_line(error)}); download it elsewhere and put it at {file} "
             "(the environment variable TORCH_HOME names another place)"
         ) from error
 
 
 @contextmanager
-def fetching_by_timm(name: str) -> Iterator[None]:
-    """The same for weights of timm, which lie on the Hugging Face hub or at an address of their own.
+def explain_failed_timm_download(name: str) -> Iterator[None]:
+    """The same for weights of timm, which are on the Hugging Face hub or at a URL of their own.
 
     Args:
         name: timm's name of the network.
 
     Raises:
-        UserError: naming the repository or the file.
-        ValueError: there are no such weights.
+        UserError: the download or the file is broken; the message names the repository or the file.
+        ValueError: timm has no weights of the network.
     """
     import timm
 
     source = timm.get_pretrained_cfg(name)
-    repository, url = getattr(source, "hf_hub_id", None), getattr(source, "url", None)
-    asked = f"backbone.name={name} backbone.pretrained=true"
+    repository, url = (None, None) if source is None else (source.hf_hub_id, source.url)
+    setting = f"backbone.name={name} backbone.pretrained=true"
     if not repository and not url:
-        raise ValueError(f"{asked}: timm has no weights of it; give backbone.pretrained=false, or a name with a tag")
+        raise ValueError(f"{setting}: timm has no weights of it; give backbone.pretrained=false, or a name with a tag")
     if not repository:
-        with fetching(asked, url):
+        with explain_failed_download(setting, str(url)):
             yield
         return
     try:
@@ -64,7 +64,7 @@ def fetching_by_timm(name: str) -> Iterator[None]:
 
         folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
         raise UserError(
-            f"{asked}: the weights cannot be had from huggingface.co/{repository} ({_first_line(error)}); run "
+            f"{setting}: the weights cannot be had from huggingface.co/{repository} ({_first_line(error)}); run "
             f"`hf download {repository}` where there is a network and copy the folder that it makes to {folder} "
             "(HF_HOME names another place)"
         ) from error

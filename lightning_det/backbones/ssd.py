@@ -7,43 +7,42 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
+from lightning_det.backbones.contract import Backbone
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
-from lightning_det.backbones.pretrained import fetching
+from lightning_det.backbones.pretrained import explain_failed_download
 from lightning_det.system.errors import UserError
 
 SMALLEST = 268
-"""Sides of the images that leave one cell for the last of VGG16's maps."""
+"""Smallest side of an image, pixels, that leaves a cell for the last of VGG16's maps."""
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """torchvision's SSD300 features: VGG16 with dilated fc6, four extra stages, L2-norm on conv4_3 (Liu et al. 2016).
 
     Args:
-        form: what it makes: six maps.
+        form: six maps are returned.
         weights: of torchvision's ``VGG16_Weights``, such as ``IMAGENET1K_FEATURES``; downloaded on first use.
 
     Attributes:
         channels: of the prediction maps, finest first.
     """
 
-    roi_stage = None
-    strides = (8, 16, 32, 64, 100, 300)
-
     def __init__(self, form: Literal["pyramid"] = "pyramid", weights: str | None = None):
         super().__init__()
         self.network = SSDFeatureExtractorVGG(_vgg16(weights).features, highres=False)
-        # torchvision draws what has no weights in other ways than Caffe; its second half begins with conv5.
+        # torchvision initialises new layers in another way than Caffe. extra[0] is conv5 and, last, fc6 and fc7.
         fresh = [self.network] if weights is None else [self.network.extra[0][-1], *self.network.extra[1:]]
         for part in fresh:
             initialise(part)
         self.channels = [512, 1024, 512, 256, 256, 256]
+        self.strides = [8, 16, 32, 64, 100, 300]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float images to the prediction maps, finest first (strides 8, 16, 32 and so on).
 
         Raises:
-            UserError: the last stages have nothing left.
+            UserError: an image is too small for the last stages.
         """
         height, width = images.shape[-2:]
         if min(height, width) < SMALLEST:
@@ -60,22 +59,20 @@ def _vgg16(weights: str | None) -> nn.Module:
     enum = torchvision.models.VGG16_Weights
     if weights not in enum.__members__:
         raise ValueError(f"backbone.weights: vgg16 has {', '.join(enum.__members__)} or null, got {weights!r}")
-    with fetching(f"backbone.weights={weights}", enum[weights].url):
+    with explain_failed_download(f"backbone.weights={weights}", enum[weights].url):
         return torchvision.models.vgg16(weights=weights)
 
 
-class PlainSSD(nn.Module):
-    """VGG-like stages, a prediction map from each but the first: SSD at the size of a small DSOD.
+class PlainSSD(Backbone):
+    """Stages as in VGG, each but the first with a prediction map: SSD at the size of a small DSOD.
 
     Args:
-        widths: channels of the stages of stride 4, 8, 16 and so on; all but the first make prediction maps.
-        normed: whether convolutions have BatchNorm, and no bias.
+        widths: channels of the stages of stride 4, 8, 16 and so on; each but the first gives a prediction map.
+        normed: whether convolutions have BatchNorm instead of a bias.
 
     Attributes:
         channels: of the prediction maps, finest first.
     """
-
-    roi_stage = None
 
     def __init__(self, widths: Sequence[int], normed: bool):
         super().__init__()
@@ -106,13 +103,15 @@ def ssd_tiny(
     """A small SSD backbone without normalisation, as SSD has none, or with.
 
     Args:
-        form: what it makes: a map per resolution, from stride 8 on.
+        form: a map per resolution is returned, from stride 8 on.
         widths: see `PlainSSD`.
         norm: see `set_norm`; None for none.
     """
     network = PlainSSD(widths, normed=norm is not None)
     initialise(network)
-    return network if norm is None else set_norm(network, norm)
+    if norm is not None:
+        set_norm(network, norm)
+    return network
 
 
 def _conv(inputs: int, outputs: int, normed: bool) -> list[nn.Module]:

@@ -1,20 +1,19 @@
 """Any convolutional network of timm as backbone (``pip install 'lightning-det[timm]'``)."""
 
 from contextlib import nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_det.backbones.contract import Form
+from lightning_det.backbones.contract import Backbone, Form
 from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
-from lightning_det.backbones.pretrained import fetching_by_timm
+from lightning_det.backbones.pretrained import explain_failed_timm_download
 
 STRIDES = (4, 8, 16, 32)
 
 
-class _TimmBackbone(nn.Module):
-    """Fulfils the contract of `Backbone`; timm's own wrapper already returns the maps."""
-
-    roi_stage = None
+class _TimmBackbone(Backbone):
+    """A network of timm that returns its feature maps."""
 
     def __init__(self, network: nn.Module, channels: list[int], strides: list[int]):
         super().__init__()
@@ -23,10 +22,11 @@ class _TimmBackbone(nn.Module):
         self.strides = strides
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
         return list(self.network(images))
 
 
-def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, norm: Norm | None = None) -> nn.Module:
+def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, norm: Norm | None = None) -> Backbone:
     """Feature maps of a timm network.
 
     Args:
@@ -47,11 +47,13 @@ def timm_backbone(name: str, form: Form = "pyramid", pretrained: bool = False, n
     if pretrained and norm == "group":
         raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
     wanted = STRIDES if form == "pyramid" else (16,)
-    info = timm.create_model(name, features_only=True).feature_info
+    # Any: create_model declares nn.Module, which has no feature_info.
+    network: Any = timm.create_model(name, features_only=True)
+    info = network.feature_info
     index = [i for i, stride in enumerate(info.reduction()) if stride in wanted]
     if not index:
         raise ValueError(f"backbone.name={name} has maps of strides {info.reduction()}, none of {wanted}")
-    with fetching_by_timm(name) if pretrained else nullcontext():
+    with explain_failed_timm_download(name) if pretrained else nullcontext():
         network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
     if norm is not None and not has_batch_norm(network):
         raise ValueError(f"backbone.norm for {name} must be null: it has no BatchNorm, got {norm}")

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_det.backbones.contract import Backbone, Form
+from lightning_det.backbones.contract import Form, StagedBackbone
 from lightning_det.backbones.norms import Norm, set_norm
 
 
@@ -21,7 +21,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out as in."""
+        """(B, C, H, W) to the same shape."""
         return F.relu(x + self.body(x))
 
 
@@ -33,15 +33,15 @@ def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> Orde
     )
 
 
-def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", frozen_stages: int = 0) -> Backbone:
-    """The default backbone, 0.3 million parameters as ``c4`` and 0.9 million as ``pyramid``.
+def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", frozen_stages: int = 0) -> StagedBackbone:
+    """The default backbone, of 0.3 million parameters as ``c4`` and 0.9 million as ``pyramid``.
 
     Args:
-        form: ``c4`` returns one map of stride 8, small enough for objects of 8 pixels, whose dilated blocks see
-            enough context for large ones; ``pyramid`` returns maps of strides 4, 8, 16 and 32.
-        width: channels of the first layer; the later ones have 2, 4, 6 and 8 times as many.
-        norm: see `set_norm`; ``frozen`` makes no sense before weights are loaded.
-        frozen_stages: see `Backbone`.
+        form: ``c4`` returns one map of stride 8, fine enough for objects of 8 pixels; dilated blocks give it context
+            for large ones; ``pyramid`` returns maps of strides 4, 8, 16 and 32.
+        width: channels of the first layer; later ones have 2, 4, 6 and 8 times as many.
+        norm: see `set_norm`; ``frozen`` needs weights that are loaded first.
+        frozen_stages: see `StagedBackbone`.
     """
     w = width
     stages = [
@@ -58,4 +58,4 @@ def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", froz
             nn.Sequential(nn.Sequential(_conv(4 * w, 6 * w, stride=2)), Residual(6 * w)),
             nn.Sequential(nn.Sequential(_conv(6 * w, 8 * w, stride=2)), Residual(8 * w)),
         ]
-    return Backbone([set_norm(s, norm) for s in stages], form, roi_stage=False, frozen_stages=frozen_stages)
+    return StagedBackbone([set_norm(s, norm) for s in stages], form, roi_stage=False, frozen_stages=frozen_stages)

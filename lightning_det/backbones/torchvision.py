@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_det.backbones.contract import Backbone, Form
+from lightning_det.backbones.contract import Form, StagedBackbone
 from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
-from lightning_det.backbones.pretrained import fetching
+from lightning_det.backbones.pretrained import explain_failed_download
 
 Name = Literal[
     "resnet18",
@@ -27,16 +27,16 @@ def torchvision_backbone(
     weights: str | None = None,
     norm: Norm | None = "batch",
     frozen_stages: int = 0,
-) -> Backbone:
+) -> StagedBackbone:
     """Feature maps of strides 4 to 32 of a torchvision classification network.
 
     Args:
         name: the network.
-        form: see `Backbone`; ``c4`` returns the map of stride 16.
+        form: see `Form`; ``c4`` returns the map of stride 16.
         weights: name of a value of the network's torchvision weights enum, such as ``IMAGENET1K_V1`` or
             ``DEFAULT``; downloaded on first use. None starts from scratch.
         norm: see `set_norm`; None for networks without BatchNorm.
-        frozen_stages: see `Backbone`; stage 1 is everything up to stride 4.
+        frozen_stages: see `StagedBackbone`; stage 1 is everything up to stride 4.
 
     Raises:
         ValueError: unknown weights, or a norm that does not suit the network or the weights.
@@ -47,7 +47,7 @@ def torchvision_backbone(
             raise ValueError(f"backbone.weights: {name} has {', '.join(enum.__members__)} or null, got {weights!r}")
         if norm == "group":
             raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
-        with fetching(f"backbone.weights={weights}", enum[weights].url):
+        with explain_failed_download(f"backbone.weights={weights}", enum[weights].url):
             network = torchvision.models.get_model(name, weights=weights)
     else:
         network = torchvision.models.get_model(name)
@@ -55,11 +55,11 @@ def torchvision_backbone(
     if normed != (norm is not None):
         valid = "frozen, batch, sync or group" if normed else "null: it has no BatchNorm"
         raise ValueError(f"backbone.norm for {name} must be {valid}, got {norm}")
-    layers = network.features if hasattr(network, "features") else _resnet_layers(network)
+    layers = _resnet_layers(network) if isinstance(network, torchvision.models.ResNet) else network.features
     stages = _split_by_stride(layers)
     if norm is not None:
         stages = [set_norm(s, norm) for s in stages]
-    return Backbone(stages, form, frozen_stages=frozen_stages)
+    return StagedBackbone(stages, form, frozen_stages=frozen_stages)
 
 
 def _resnet_layers(network: nn.Module) -> nn.Sequential:

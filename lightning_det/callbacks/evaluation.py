@@ -6,7 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 
-from lightning_det.evaluation.coco import COCO_CUTS, Backend, Evaluation, evaluate
+from lightning_det.evaluation.coco import Backend, evaluate
+from lightning_det.evaluation.figures import COCO_CUTS, Evaluation
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 

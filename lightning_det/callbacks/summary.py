@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_det.callbacks.evaluation import undefined
-from lightning_det.evaluation.coco import shown
+from lightning_det.evaluation.figures import format_figure
 from lightning_det.modules import keys
 
 log = logging.getLogger("lightning_det")
@@ -53,7 +53,7 @@ class EpochSummary(pl.Callback):
         figures = {"loss": self.losses[-1]} | self._figures
         if trainer.is_global_zero:
             of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-            words = ", ".join(f"{name} {shown(value)}" for name, value in figures.items())
+            words = ", ".join(f"{name} {format_figure(value)}" for name, value in figures.items())
             log.info("epoch %d%s: %s", trainer.current_epoch + 1, of, words)
 
     def state_dict(self) -> dict:

@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import WandbLogger
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
-from lightning_det.evaluation.coco import Evaluation, evaluate
+from lightning_det.evaluation.coco import evaluate
+from lightning_det.evaluation.figures import Evaluation
 from lightning_det.evaluation.results import Results
 from lightning_det.modules.keys import AP_BY_SIZE, PER_CLASS, PR_CURVES, PREDICTIONS, VIEWS
 from lightning_det.protocols.structures import Batch, State

@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, Problem
 from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
-from lightning_det.backbones.pretrained import fetching
+from lightning_det.backbones.pretrained import explain_failed_download
 from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
 from lightning_det.checkpoint import checkpoint_file, is_own, read_checkpoint, read_weights, with_keys
 from lightning_det.checkpoint.outdated import refuse_outdated
@@ -313,7 +313,7 @@ def load_weights(module: DetectionModule, source: str) -> None:
             weights = torchvision.models.get_weight(source)
         except ValueError as error:
             raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
-        with fetching(f"weights={source}", weights.url):
+        with explain_failed_download(f"weights={source}", weights.url):
             content = weights.get_state_dict(progress=True, check_hash=True)
     else:
         content = read_weights(checkpoint_file(source, "best"))

@@ -1,4 +1,4 @@
-"""What was read before, on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
+"""Cache of parsed annotations on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
 
 import hashlib
 import logging
@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lightning_det import __version__
-from lightning_det.annotations.arrays import from_plain, load_arrays, save_arrays, to_plain
+from lightning_det.annotations.arrays import load_arrays, pack_json, save_arrays, unpack_json
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import Problem
-from lightning_det.annotations.store import RawAnnotations, Strings
+from lightning_det.annotations.raw import RawAnnotations
+from lightning_det.annotations.strings import Strings
 
 log = logging.getLogger("lightning_det")
 
@@ -20,7 +21,7 @@ VERSION = f"3 {__version__}"
 """Changes with the format of the arrays or the rules by which records are read."""
 
 SMALLEST = 20 * 2**20
-"""Bytes of an annotation file from which on its arrays are kept."""
+"""Bytes of an annotation file from which its arrays are cached."""
 
 ARRAYS = {
     "widths": np.int64,
@@ -33,7 +34,7 @@ ARRAYS = {
 }
 
 Annotations = tuple[RawAnnotations, Sequence[int | str]]
-"""What an annotation file says, and the id of the record of every box."""
+"""Content of an annotation file, and the id of the record of every box."""
 
 
 def cache_folder() -> Path:
@@ -42,34 +43,34 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIGHTNING_DET_CACHE") or Path(base) / "lightning_det")
 
 
-def kept(name: str) -> dict[str, np.ndarray] | None:
-    """Arrays that are kept under a name; None where there are none, or none that can be read."""
+def load_cached(key: str) -> dict[str, np.ndarray] | None:
+    """Arrays of a key; None if there are none, or none that can be read."""
     try:
-        return load_arrays(cache_folder() / f"{name}.npz")
+        return load_arrays(cache_folder() / f"{key}.npz")
     except FileNotFoundError:
         return None
-    except Exception as error:  # a damaged cache costs time, no more
+    except Exception as error:  # a damaged cache costs time and nothing else
         log.warning("the cache cannot be read (%s); reading anew", error)
         return None
 
 
-def keep(name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keeps arrays under a name, whole or not at all."""
+def save_cached(key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Saves arrays under a key, atomically; a cache that cannot be written is logged."""
     try:
-        save_arrays(cache_folder() / f"{name}.npz", arrays)
+        save_arrays(cache_folder() / f"{key}.npz", arrays)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         log.warning("not kept in the cache (%s); LIGHTNING_DET_CACHE says where it is", error)
 
 
-def named(*identity: object) -> str:
-    """A name that follows from what a thing is made of."""
+def cache_key(*identity: object) -> str:
+    """Key of arrays that depend on ``identity`` and on nothing else."""
     return hashlib.sha256(repr((VERSION, *identity)).encode()).hexdigest()[:24]
 
 
-def cached(file: Path, root: Path, read: Callable[[], Annotations]) -> Annotations:
-    """Reads annotations, from the cache where a file of this very content was read before.
+def read_cached(file: Path, root: Path, read: Callable[[], Annotations]) -> Annotations:
+    """Reads annotations, from the cache if a file of the same content was read before.
 
-    What the images are like is no part of it: they may be mended, or damaged, while the annotations stay as they are.
+    The state of the images is not cached: they may be repaired or damaged while the annotations stay the same.
 
     Args:
         file: of the annotations.
@@ -80,45 +81,46 @@ def cached(file: Path, root: Path, read: Callable[[], Annotations]) -> Annotatio
         if file.stat().st_size < SMALLEST:
             return read()
         with file.open("rb") as stream:
-            name = named(hashlib.file_digest(stream, "sha256").hexdigest(), str(file), str(root))
+            key = cache_key(hashlib.file_digest(stream, "sha256").hexdigest(), str(file), str(root))
     except OSError:
-        return read()  # which says what is wrong with the file
-    arrays = kept(name)
+        return read()  # raises the error with a message
+    arrays = load_cached(key)
     if arrays is not None:
         try:
-            return unpacked(arrays, root)
+            return unpack(arrays, root)
         except Exception as error:
             log.warning("the cache of %s is damaged (%s); reading it anew", file, error)
     annotations = read()
-    keep(name, packed(annotations))
+    save_cached(key, pack(annotations))
     return annotations
 
 
-def packed(annotations: Annotations) -> dict[str, np.ndarray]:
+def pack(annotations: Annotations) -> dict[str, np.ndarray]:
     """Annotations as arrays."""
     raw, records = annotations
     rest = {"label_map": raw.label_map.to_dict(), "problems": [p.to_dict() for p in raw.problems]}
     arrays = {name: getattr(raw, name).astype(kind) for name, kind in ARRAYS.items()}
-    arrays |= Strings.pack(raw.files).to_arrays("files") | _packed_ids(raw.ids, "ids")
-    return arrays | _packed_ids(records, "records") | {"rest": from_plain(rest)}
+    arrays |= Strings.pack(raw.files).to_arrays("files") | _pack_ids(raw.ids, "ids")
+    return arrays | _pack_ids(records, "records") | {"rest": pack_json(rest)}
 
 
-def unpacked(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
-    """Undoes `packed`; nothing is unpickled.
+def unpack(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
+    """Undoes `pack`; nothing is unpickled.
 
     Raises:
-        KeyError, ValueError: the arrays are something else.
+        KeyError: an array is missing.
+        ValueError: the arrays do not fit each other.
     """
-    rest = to_plain(arrays["rest"])
+    rest = unpack_json(arrays["rest"])
     raw = RawAnnotations(
         root=root,
         files=list(Strings.from_arrays(arrays, "files")),
-        ids=_unpacked_ids(arrays, "ids"),
+        ids=_unpack_ids(arrays, "ids"),
         label_map=LabelMap.from_dict(rest["label_map"]),
         problems=[Problem(**p) for p in rest["problems"]],
         **{name: arrays[name] for name in ARRAYS},
     )
-    records = _unpacked_ids(arrays, "records")
+    records = _unpack_ids(arrays, "records")
     images, boxes = len(raw.files), len(records)
     shapes = {"widths": (images,), "heights": (images,), "boxes": (boxes, 4)}
     if any(arrays[n].shape != shapes.get(n, (boxes,)) or arrays[n].dtype != kind for n, kind in ARRAYS.items()):
@@ -129,11 +131,11 @@ def unpacked(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
     return raw, records
 
 
-def _packed_ids(ids: Sequence[int | str], name: str) -> dict[str, np.ndarray]:
+def _pack_ids(ids: Sequence[int | str], name: str) -> dict[str, np.ndarray]:
     if all(isinstance(i, int) for i in ids):
         return {name: np.array(ids, np.int64)}
     return Strings.pack([str(i) for i in ids]).to_arrays(name)
 
 
-def _unpacked_ids(arrays: Mapping[str, np.ndarray], name: str) -> list[int] | list[str]:
+def _unpack_ids(arrays: Mapping[str, np.ndarray], name: str) -> Sequence[int | str]:
     return arrays[name].tolist() if name in arrays else list(Strings.from_arrays(arrays, name))

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
-from lightning_det.data.images import cores
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
+from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
 
 

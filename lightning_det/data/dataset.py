@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.colours import distorted
-from lightning_det.data.images import ImageError, decode, size_fault
+from lightning_det.data.colours import distort
+from lightning_det.data.images import decode, size_fault
+from lightning_det.data.opening import ImageError
 from lightning_det.protocols.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View
@@ -116,7 +117,7 @@ def render(pixels: Tensor, view: View) -> Tensor:
         if list(part.shape[1:]) != shape:
             part = tvf.resize(part, shape, antialias=True)
         if view.distortion is not None:
-            part = distorted(part, view.distortion)
+            part = distort(part, view.distortion)
     if tuple(shape) != view.size:
         whole = torch.tensor(OUTSIDE, dtype=torch.uint8)[:, None, None].repeat(1, *view.size)
         if part.numel() and min(shape):

@@ -9,8 +9,10 @@ import numpy as np
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Problem
-from lightning_det.annotations.store import AnnotationStore, Strings
-from lightning_det.data.images import SUFFIXES, check_all, decoded_size
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
+from lightning_det.data.images import check_all, decoded_size
+from lightning_det.data.opening import SUFFIXES
 from lightning_det.data.text import is_file_name
 from lightning_det.system.files import files_below
 

@@ -5,18 +5,18 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("bar-h", "bar-v", "plus", "cross", "ring", "triangle")
 DECOYS = ("empty", "diagonal", "dot", "half")
-"""Plates that look like objects and are background."""
+"""Glyphs of the look-alikes, which are background."""
 
 SILHOUETTES = ("square", "round", "octagon")
 
 OVERSAMPLING = 4
 
 
-def plate(rng: np.random.Generator, glyph: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one plate that touches all four sides of its box.
+def draw_plate(rng: np.random.Generator, glyph: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a plate that touches all four sides of its box.
 
     Args:
-        rng: draws silhouette, colours and outline.
+        rng: source of silhouette, colours and outline.
         glyph: one of `CLASSES` or `DECOYS`.
         width: pixels.
         height: pixels.
@@ -24,25 +24,25 @@ def plate(rng: np.random.Generator, glyph: str, width: int, height: int) -> tupl
     Returns:
         Colour (height, width, 3) float64 of 0 to 255 and opacity (height, width) of 0 to 1.
     """
-    ground, ink = _colours(rng)
+    ground, ink = _draw_colours(rng)
     silhouette = SILHOUETTES[rng.integers(len(SILHOUETTES))]
     size = (width * OVERSAMPLING, height * OVERSAMPLING)
     shape, figure = (Image.new("L", size) for _ in range(2))
-    _silhouette(ImageDraw.Draw(shape), silhouette, *size)
-    _glyph(ImageDraw.Draw(figure), glyph, *size)
+    _draw_silhouette(ImageDraw.Draw(shape), silhouette, *size)
+    _draw_glyph(ImageDraw.Draw(figure), glyph, *size)
     opacity, inked = (np.asarray(i.reduce(OVERSAMPLING), np.float64) / 255 for i in (shape, figure))
     colour = ground + inked[..., None] * (ink - ground)
     if rng.random() < 0.5 and min(width, height) >= 16:
         inner = Image.new("L", size)
         edge = max(OVERSAMPLING, round(0.05 * min(size)))
-        _silhouette(ImageDraw.Draw(inner), silhouette, size[0] - 2 * edge, size[1] - 2 * edge, edge)
+        _draw_silhouette(ImageDraw.Draw(inner), silhouette, size[0] - 2 * edge, size[1] - 2 * edge, edge)
         rim = opacity - np.asarray(inner.reduce(OVERSAMPLING), np.float64) / 255
         colour = colour + rim.clip(0, 1)[..., None] * (rng.uniform(0, 255, 3) - colour)
     return colour, opacity
 
 
-def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours that differ clearly in brightness."""
+def _draw_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two RGB colours (3,) float64 of 0 to 255 that differ clearly in brightness."""
     brightness = np.array([0.299, 0.587, 0.114])
     while True:
         ground, ink = rng.uniform(0, 255, (2, 3))
@@ -50,7 +50,8 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             return ground, ink
 
 
-def _silhouette(draw: ImageDraw.ImageDraw, kind: str, width: int, height: int, offset: int = 0) -> None:
+def _draw_silhouette(draw: ImageDraw.ImageDraw, kind: str, width: int, height: int, offset: int = 0) -> None:
+    """Draws the outline of a plate, filled with white."""
     box = (offset, offset, offset + width - 1, offset + height - 1)
     if kind == "round":
         draw.ellipse(box, fill=255)
@@ -64,8 +65,8 @@ def _silhouette(draw: ImageDraw.ImageDraw, kind: str, width: int, height: int, o
         draw.polygon(corners, fill=255)
 
 
-def _glyph(draw: ImageDraw.ImageDraw, kind: str, width: int, height: int) -> None:
-    """Draws in white; lengths are shares of the plate, so that a mirrored glyph stays in its class."""
+def _draw_glyph(draw: ImageDraw.ImageDraw, kind: str, width: int, height: int) -> None:
+    """Draws a glyph in white. Lengths are shares of the plate, and a mirrored glyph stays in its class."""
 
     def at(*shares: float) -> list[tuple[float, float]]:
         return [(x * width, y * height) for x, y in zip(shares[::2], shares[1::2], strict=True)]

@@ -1,4 +1,4 @@
-"""A loader whose epoch a resumed run enters at the batch where it was interrupted."""
+"""A loader of training batches that a resumed run can enter in the middle of an epoch."""
 
 from typing import Any
 
@@ -9,38 +9,38 @@ from lightning_det.data.sampler import TrainBatches
 
 
 class TrainLoader(DataLoader):
-    """Batches of an epoch; checkpoints keep how many are done, and a resumed run starts after them.
+    """Batches of an epoch. Checkpoints record how many of them are done, and a resumed run starts after these.
 
-    A run that is resumed with another number of ranks, or other batches, does the rest of the epoch, as nearly as whole
+    If the number of ranks or of batches has changed, a resumed run does the rest of the epoch, as nearly as whole
     accumulation windows allow.
 
-    Lightning does not document its counters of batches (``fit_loop.epoch_loop.batch_progress``). Checked with 2.6.6;
-    ``test_lightning_counts_batches_as_the_loader_expects`` fails if they change.
+    Lightning has no documented way to read or set the position in an epoch. The loader uses
+    ``fit_loop.epoch_loop.batch_progress`` of the trainer, checked on Lightning 2.6; tests/data/test_loader.py fails if
+    it moves.
 
     Attributes:
-        batch_sampler: of the training.
-        trainer: counts the batches that are done; the loader may have read ahead.
+        batch_sampler: a `TrainBatches`.
+        trainer: counts the batches that are done. The loader itself may have read ahead.
     """
 
     batch_sampler: TrainBatches
     trainer: pl.Trainer
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints: ``epoch``, the number of its ``batches``, and how many of them are done."""
+        """State for checkpoints: ``epoch``, its number of ``batches``, and how many of them are ``done``."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return {"epoch": self.trainer.current_epoch, "done": done, "batches": int(self.trainer.num_training_batches)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lets the epoch of a checkpoint start after the batches that it has done."""
+        """Starts the epoch of a checkpoint after the batches that are done."""
         done, before = state_dict["done"], state_dict["batches"]
-        # Lightning has not yet counted this epoch's batches.
+        # trainer.num_training_batches is not set yet for this epoch.
         limit = self.trainer.limit_train_batches
         now = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
         window = self.trainer.accumulate_grad_batches
         if now != before or done % window:
             done = done * now // before // window * window
-            counted = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            # As Lightning keeps these counters while a batch ends. It declares the type of their base class.
-            counted.ready = counted.started = counted.processed = done  # type: ignore[attr-defined]
-            counted.completed = max(0, done - 1)
+            # Lightning saves checkpoints while a batch ends, when all counts but `completed` include it.
+            counts = {"ready": done, "started": done, "processed": done, "completed": max(0, done - 1)}
+            self.trainer.fit_loop.epoch_loop.batch_progress.current.load_state_dict(counts)
         self.batch_sampler.start_at(state_dict["epoch"], done)

@@ -1,4 +1,4 @@
-"""PNG files chunk by chunk, without their pixels: Pillow decodes all of a file to look for Exif behind them."""
+"""PNG files chunk by chunk, without decoding pixels: Pillow decodes a whole file to look for Exif after them."""
 
 import os
 import zlib
@@ -11,8 +11,8 @@ PIECE = 2**20
 """Bytes that are read at once."""
 
 
-def exif_of(file: IO[bytes]) -> bytes:
-    """The Exif of a PNG file, wherever it stands; empty if there is none. The file's position stays."""
+def read_exif(file: IO[bytes]) -> bytes:
+    """The Exif of a PNG file, wherever it stands; empty if there is none. The file keeps its position."""
     back = file.tell()
     try:
         file.seek(START)
@@ -26,8 +26,8 @@ def exif_of(file: IO[bytes]) -> bytes:
         file.seek(back)
 
 
-def is_whole(file: IO[bytes]) -> bool:
-    """Whether a PNG file's chunks reach to its end with the checksums that they state."""
+def is_complete(file: IO[bytes]) -> bool:
+    """Whether a PNG file has its end chunk, and all chunks before it the checksums that they state."""
     file.seek(START)
     while len(head := file.read(8)) == 8:
         left, kind = int.from_bytes(head[:4]), head[4:]

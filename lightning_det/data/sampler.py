@@ -9,8 +9,8 @@ from torch.utils.data import Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
-from lightning_det.data.images import progress
 from lightning_det.system.errors import ConfigError
+from lightning_det.system.workload import progress
 from lightning_det.views.planner import LARGEST_VIEW, Planner
 from lightning_det.views.view import View
 

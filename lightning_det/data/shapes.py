@@ -1,7 +1,7 @@
 """A generated dataset with a real scale problem: small glyphs on plates among look-alikes, sizes over 16 to 1.
 
-The class of an object is the glyph inside its plate; silhouette, colours and outline say nothing. A plate of 8 pixels
-leaves its glyph 5, so small objects need resolution and the cloudy background supplies false alarms.
+The class of an object is the glyph inside its plate; silhouette, colours and outline carry no information. The glyph of
+a plate of 8 pixels has 5, so small objects need resolution. The cloudy background causes false positives.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,24 +20,27 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
-from lightning_det.data.glyphs import CLASSES, DECOYS, plate
-from lightning_det.data.images import cores, progress
+from lightning_det.data.glyphs import CLASSES, DECOYS, draw_plate
 from lightning_det.system.files import alone
+from lightning_det.system.workload import cores, progress
 
 VERSION = 1
-"""Changes whenever the same arguments give other images."""
+"""Changes whenever the same arguments produce other images."""
 
 SPLITS = ("train", "val", "test")
 
 LARGEST_SIDE = 65_535
-"""Pixels; a JPEG has no more."""
+"""Pixels; a JPEG file cannot be larger."""
+
+Box = tuple[int, int, int, int]
+"""``xyxy``, pixels."""
 
 PER_WORKER = 200
-"""Images of a split for which it is worth starting another process."""
+"""Images of a split that are worth another process."""
 
 
 class Shapes:
-    """Renders the dataset once, as JPEG files with COCO annotations, and reads it.
+    """Renders the dataset on first use, as JPEG files with COCO annotations, and reads it.
 
     Args:
         root: folder for generated sets; each set of arguments gets a folder of its own below it.
@@ -46,9 +50,12 @@ class Shapes:
         height: of the images, pixels.
         sizes: smallest and largest object, sqrt(width * height) in pixels; drawn log-uniformly.
         objects: fewest and most objects per image.
-        decoys: fewest and most look-alikes per image that belong to no class.
-        apart: objects keep to one half of the image and look-alikes to the other.
+        decoys: fewest and most look-alikes per image, which belong to no class.
+        apart: whether objects are in one half of the image and look-alikes in the other.
         seed: of the images; independent of the training's seed.
+
+    Raises:
+        DatasetError: an argument is out of range.
     """
 
     def __init__(
@@ -89,25 +96,24 @@ class Shapes:
         self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:8]
 
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
-        """Annotations of ``train``, ``val`` or ``test``; renders the dataset first where it is not there yet.
+        """Reads the annotations of ``train``, ``val`` or ``test``, after rendering the dataset on first use.
 
         Raises:
-            DatasetError: unknown split, or the folder cannot be written.
+            DatasetError: the split is unknown, or the folder cannot be written.
         """
         if split not in SPLITS:
             raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
         if not self.folder.exists():
             try:
                 with alone(self.folder.with_name(f".{self.folder.name}.lock")):
-                    if not self.folder.exists():  # several jobs may start at once: the first one renders for all
+                    if not self.folder.exists():  # of several jobs that start at once, the first renders for all
                         self._render()
             except OSError as error:
                 raise DatasetError(f"cannot write the generated dataset: {error}; set dataset.root") from error
         return Coco(str(self.folder)).read(split)
 
     def _render(self) -> None:
-        # Aside, and moved in place as a whole: where the folder is, it is complete. Of jobs on several machines the
-        # first to finish stays.
+        """Renders all splits into a folder beside, then renames it: a folder that exists is complete."""
         aside = self.folder.with_name(f".{self.folder.name}-{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         (aside / "annotations").mkdir(parents=True)
@@ -117,17 +123,18 @@ class Shapes:
         try:
             aside.rename(self.folder)
         except OSError:
-            if not self.folder.exists():
+            if not self.folder.exists():  # else a job on another machine has finished first
                 raise
             shutil.rmtree(aside)
 
-    def _render_split(self, folder: Path, split: str) -> dict:
-        """Writes the images of a split and returns their annotations."""
+    def _render_split(self, folder: Path, split: str) -> dict[str, list[dict[str, Any]]]:
+        """Writes the images of a split and returns their annotations as COCO's json."""
         folder.mkdir()
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         count = self.counts[split]
         workers = min(cores(), count // PER_WORKER)
-        # A generator of its own: whether a dataset is there already changes nothing of what is drawn at random later.
+        # Its own generator: whether the dataset exists must not change random numbers that are drawn later.
         drawings = DataLoader(
             _Drawings(self, split, folder),
             batch_size=None,
@@ -151,7 +158,7 @@ class Shapes:
         categories = [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def image(self, rng: np.random.Generator) -> tuple[np.ndarray, list[int], list[tuple[int, int, int, int]]]:
+    def image(self, rng: np.random.Generator) -> tuple[np.ndarray, list[int], list[Box]]:
         """Draws one image.
 
         Returns:
@@ -162,24 +169,26 @@ class Shapes:
         objects = int(rng.integers(self.objects[0], self.objects[1] + 1))
         decoys = int(rng.integers(self.decoys[0], self.decoys[1] + 1))
         left_is_object = bool(rng.integers(2))
-        sizes = np.exp(rng.uniform(*np.log(self.sizes), objects + decoys))
-        taken: list[tuple[int, int, int, int]] = []
-        labels, boxes = [], []
-        # Large ones first: they would find no room later, and the sizes would not be log-uniform.
+        low, high = np.log(self.sizes)
+        sizes = np.exp(rng.uniform(low, high, objects + decoys))
+        taken: list[Box] = []
+        labels: list[int] = []
+        boxes: list[Box] = []
+        # Large ones first: later they would find no room, and sizes would not be log-uniform.
         for number in np.argsort(-sizes):
             is_object = number < objects
-            # The half of the image that this plate keeps to, where they are kept apart.
+            # Columns of the image that this plate may take.
             span = (0, width)
             if self.apart:
                 span = (0, width // 2) if is_object == left_is_object else (width // 2, width)
-            box = self._place(rng, sizes[number], span, taken)
+            box = self._find_room(rng, sizes[number], span, taken)
             if box is None:
                 continue
             taken.append(box)
             names = CLASSES if is_object else DECOYS
             kind = int(rng.integers(len(names)))
             x1, y1, x2, y2 = box
-            colour, alpha = plate(rng, names[kind], x2 - x1, y2 - y1)
+            colour, alpha = draw_plate(rng, names[kind], x2 - x1, y2 - y1)
             canvas[y1:y2, x1:x2] += alpha[..., None] * (colour - canvas[y1:y2, x1:x2])
             if is_object:
                 labels.append(kind)
@@ -187,10 +196,10 @@ class Shapes:
         canvas += rng.normal(0, 3, (height, width, 1))
         return canvas.clip(0, 255).astype(np.uint8), labels, boxes
 
-    def _place(
-        self, rng: np.random.Generator, size: float, span: tuple[int, int], taken: list
-    ) -> tuple[int, int, int, int] | None:
-        """A free place for a plate, or None after 40 tries."""
+    def _find_room(
+        self, rng: np.random.Generator, size: float, span: tuple[int, int], taken: Sequence[Box]
+    ) -> Box | None:
+        """A free box for a plate of sqrt(width * height) ``size``; None after 40 tries."""
         stretch = np.exp(rng.uniform(-0.125, 0.125))
         w = min(max(4, round(size * stretch)), span[1] - span[0])
         h = min(max(4, round(size / stretch)), self.shape[0])
@@ -203,8 +212,8 @@ class Shapes:
         return None
 
 
-class _Drawings(Dataset):
-    """Images of a split; to ask for one writes its file, and gives its name, classes and boxes."""
+class _Drawings(Dataset[tuple[str, list[int], list[Box]]]):
+    """Images of a split. Indexing draws one, writes its file, and returns file name, classes and boxes."""
 
     def __init__(self, source: Shapes, split: str, folder: Path):
         self.source, self.split, self.folder = source, split, folder
@@ -212,7 +221,7 @@ class _Drawings(Dataset):
     def __len__(self) -> int:
         return self.source.counts[self.split]
 
-    def __getitem__(self, number: int) -> tuple[str, list[int], list[tuple[int, int, int, int]]]:
+    def __getitem__(self, number: int) -> tuple[str, list[int], list[Box]]:
         rng = np.random.default_rng((self.source.seed, SPLITS.index(self.split), number))
         pixels, labels, boxes = self.source.image(rng)
         name = f"{number:06d}.jpg"
@@ -221,11 +230,11 @@ class _Drawings(Dataset):
 
 
 def clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A cloudy (1 / f) texture in random colours, (H, W, 3) float64 of 0 to 255."""
+    """Draws a cloudy (1 / f) texture in random colours, (H, W, 3) float64 of 0 to 255."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
     noise = rng.normal(size=(3, *frequency.shape)) + 1j * rng.normal(size=(3, *frequency.shape))
-    # Three independent layers, mixed into colours: clouds differ in hue as well as in brightness.
+    # Three independent layers are mixed into colours, so that clouds differ in hue as well as in brightness.
     layers = np.fft.irfft2(noise / frequency, s=(height, width))
     layers /= layers.std(axis=(1, 2), keepdims=True)
     base = rng.uniform(60, 195, 3)

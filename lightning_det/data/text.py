@@ -1,36 +1,36 @@
-"""Text of unknown origin."""
+"""Text files and names of unknown origin."""
 
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning_det.annotations.problems import DatasetError
 
 
-def is_text(value: Any) -> bool:
-    """Whether a value is a string of characters that UTF-8 and paths have: no half of a surrogate pair, no NUL."""
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is a string that UTF-8 and paths can hold: without lone surrogates and NUL."""
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def splits_of(split: Any) -> list[str]:
-    """Names of the splits that a setting means: one, or several that are read as one."""
+    """Names of the splits of a setting: one, or several that are read as one."""
     return [str(part) for part in split] if isinstance(split, list | tuple) else [str(split)]
 
 
 def is_file_name(value: str) -> bool:
-    """Whether a text can be the name of a file, with a suffix more: file systems take 255 bytes."""
+    """Whether a text can be the name of a file, to which a suffix may be added: file systems allow 255 bytes."""
     return is_text(value) and len(value.encode()) <= 240
 
 
-def text_of(file: Path) -> str:
-    """What a text file holds; a byte order mark, which editors of Windows write, is no part of it.
+def read_text(file: Path) -> str:
+    """Reads a text file, without the byte order mark that editors of Windows write.
 
     Raises:
-        DatasetError: the file cannot be read, or is no UTF-8 text.
+        DatasetError: the file cannot be read, or is not UTF-8 text.
     """
     try:
-        if file.exists() and not file.is_file():  # reading a pipe might never end
+        if file.exists() and not file.is_file():  # reading a pipe may never end
             raise DatasetError(f"{file}: not a regular file")
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -42,11 +42,11 @@ def text_of(file: Path) -> str:
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields number, from 1, and stripped text of every line that is not empty.
+    """Yields the number, counted from 1, and the stripped text of every line that is not empty.
 
     Raises:
-        DatasetError: see `text_of`.
+        DatasetError: see `read_text`.
     """
-    for number, line in enumerate(text_of(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             yield number, line.strip()

@@ -1,23 +1,24 @@
-"""Video files: frames as a stream in, a drawn copy out."""
+"""Video files: frames are read one by one, and drawn copies are written."""
 
 import errno
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_det.annotations.problems import DatasetError, Problem
-from lightning_det.data.images import MAX_PIXELS, progress
+from lightning_det.data.opening import MAX_PIXELS
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import whole
+from lightning_det.system.workload import progress
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import FFmpegError, VideoFrame
     from av.container import InputContainer
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
@@ -37,31 +38,32 @@ CONTAINERS = (
     "h264",
     "hevc",
 )
-"""FFmpeg's names of what is opened, whatever a file's name: lists of other files and addresses are not."""
+"""FFmpeg's names of the formats that are opened, whatever a file's name; lists of other files and URLs are not."""
 
 FINEST = Fraction(1, 60_000)
-"""Seconds: MPEG-4 knows no shorter unit of time than 1 / 65535; usual rates are whole multiples of this."""
+"""Shortest unit of time, seconds. MPEG-4 allows 1 / 65535; the periods of common frame rates are multiples of this."""
 
 SLACK = 1.0
-"""Seconds by which frames may end before the length that the file states: sound often lasts a little longer."""
+"""Seconds by which the frames may be shorter than the length in the header: sound often lasts a little longer."""
 
 
 class Video:
-    """The frames of a video. One is in memory at a time; they are best asked for in order.
+    """The frames of a video, one of which is in memory at a time.
 
-    A first pass decodes all of them, since only that tells how many can be read. Reading goes on where the last call
-    stopped, and starts anew for an earlier frame: every loader process, and views of every shape, read the file once.
+    A first pass decodes all frames, because only that tells how many can be read. Each call continues where the last
+    one stopped; an earlier frame makes it start over, so frames are best read in order. Every loader process reads the
+    file once for every shape of views.
 
     Args:
         path: the file.
 
     Attributes:
-        times: (n,) seconds, when each frame is shown.
+        times: (n,) seconds at which each frame is shown.
         width: of the frames, pixels.
         height: of the frames, pixels.
         rate: frames per second, on average.
         unit: of the file's times, seconds.
-        problems: why frames at the end are left out, if some are.
+        problems: one if frames at the end are left out, which says why.
 
     Raises:
         UserError: PyAV is missing.
@@ -78,16 +80,25 @@ class Video:
         self.times: list[float] = []
         self.rate, self.unit, self.width, self.height = Fraction(25), FINEST, 0, 0
         self._frames: Iterator[VideoFrame] = iter(())
-        self._next, self._pixels = 0, None
+        self._next = 0
+        self._pixels: np.ndarray | None = None
         self._scan()
 
     def __len__(self) -> int:
         return len(self.times)
 
     def __call__(self, number: int) -> Tensor:
-        """(3, H, W) uint8 RGB of a frame, counted from 0, turned as the file says that it is meant to be seen."""
-        if self._pixels is None or number < self._next - 1:
-            self._frames, self._next = self._decoded(), 0
+        """Decodes frame ``number``, counted from 0.
+
+        Returns:
+            (3, H, W) uint8 RGB, rotated as the file says.
+
+        Raises:
+            UserError: the file has fewer frames than before.
+        """
+        pixels = self._pixels
+        if pixels is None or number < self._next - 1:
+            self._frames, self._next = self._decode(), 0
         frame = None
         while self._next <= number:
             frame = next(self._frames, None)
@@ -95,46 +106,51 @@ class Video:
                 raise UserError(f"{self.path}: changed while it was read; let it be written to its end first")
             self._next += 1
         if frame is not None:
-            # FFmpeg counts counterclockwise, as numpy does.
-            self._pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).copy()
-        return torch.from_numpy(self._pixels).permute(2, 0, 1).contiguous()
+            # FFmpeg rotates counterclockwise, as numpy does.
+            pixels = self._pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).copy()
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
-    def _opened(self) -> "InputContainer":
+    def _open(self) -> "InputContainer":
         import av
 
-        # Absolute, since a name such as http:a.mp4 would be taken for an address.
+        # An absolute path: a name such as http:a.mp4 would be read as a URL.
         options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
         return av.open(str(self.path.absolute()), options=options)
 
-    def _decoded(self) -> Iterator["VideoFrame"]:
-        with self._opened() as container:
+    def _decode(self) -> Iterator["VideoFrame"]:
+        with self._open() as container:
             stream = container.streams.video[0]
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO"
             yield from container.decode(stream)
 
     def _scan(self) -> None:
-        """Finds out sizes, times and problems."""
+        """Decodes all frames for size, times and problems.
+
+        Raises:
+            DatasetError: there is no frame that can be read.
+        """
         import av
 
         try:
-            with self._opened() as container:
+            with self._open() as container:
                 if not container.streams.video:
                     raise DatasetError(f"{self.path}: no video in this file, only sound or text")
                 stream = container.streams.video[0]
                 self.rate = stream.average_rate or self.rate
-                self.unit = max(min(stream.time_base, 1 / self.rate), FINEST)
+                unit = stream.time_base or FINEST
+                self.unit = max(min(unit, 1 / self.rate), FINEST)
                 ticks = stream.duration
-                stated = float(ticks * stream.time_base) if ticks else (container.duration or 0) / av.time_base
+                stated = float(ticks * unit) if ticks else (container.duration or 0) / av.time_base
             expected = int(stated * self.rate)
-            for frame in progress(self._decoded(), "reading the video", expected):
+            for frame in progress(self._decode(), "reading the video", expected):
                 size = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
                 if self.times and size != (self.width, self.height):
-                    self._ends(f"its size changes from {self.width} x {self.height} to {size[0]} x {size[1]}")
+                    self._cut_short(f"its size changes from {self.width} x {self.height} to {size[0]} x {size[1]}")
                     return
                 self.width, self.height = size
                 time = len(self) / float(self.rate) if frame.time is None else frame.time
-                if self.times and time <= self.times[-1]:  # files put together, or frames out of order
+                if self.times and time <= self.times[-1]:  # concatenated files, or frames out of order
                     time = self.times[-1] + 1 / float(self.rate)
                 self.times.append(time)
         except (av.FFmpegError, OSError) as error:
@@ -143,37 +159,37 @@ class Video:
                     f"{self.path}: not a video that can be read ({_reason(error)}); if it was cut off or is of another "
                     "kind, try `ffmpeg -i FILE NEW.mp4`"
                 ) from error
-            self._ends(f"damaged ({error.strerror})")
+            self._cut_short(f"damaged ({error.strerror})")
             return
         if not self.times:
             raise DatasetError(f"{self.path}: a video without frames, or without one that can be decoded")
         length = self.times[-1] - self.times[0] + 1 / float(self.rate)
         if stated - length > SLACK:
-            self._ends(f"the file states {stated:.1f} s, its frames end after {length:.1f} s; it may be cut off")
+            self._cut_short(f"the file states {stated:.1f} s, its frames end after {length:.1f} s; it may be cut off")
 
-    def _ends(self, reason: str) -> None:
+    def _cut_short(self, reason: str) -> None:
         self.problems.append(Problem(str(self.path), f"frame {len(self)} and after", reason, "frames left out"))
 
 
-def _reason(error: OSError) -> str:
-    """An error in words; FFmpeg calls a kind of file that it may not open an invalid argument."""
+def _reason(error: "FFmpegError | OSError") -> str | None:
+    """Message of an error. FFmpeg reports a format that it may not open as an invalid argument."""
     kinds = ", ".join(CONTAINERS)
     return f"none of the kinds {kinds}" if error.errno == errno.EINVAL else error.strerror
 
 
 def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> None:
-    """Writes frames with the times of a video to an mp4 file: H.264, or MPEG-4 where it cannot be.
+    """Writes frames with the times of a video to an mp4 file, in H.264 or, where that is not possible, MPEG-4.
 
     Args:
         file: to write.
         pictures: (H, W, 3) uint8, one per frame, of the video's size.
-        video: whose frames they stand for.
+        video: whose frames they replace.
     """
     import av
 
-    # With colours at half the resolution H.264 has even sides only.
+    # H.264 halves the resolution of colours, so it needs even sides.
     even = video.width % 2 == video.height % 2 == 0
-    codec = "libx264" if even and "libx264" in av.codecs_available else "mpeg4"
+    codec: Literal["libx264", "mpeg4"] = "libx264" if even and "libx264" in av.codecs_available else "mpeg4"
     with whole(file, "wb") as target, av.open(target, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=video.rate, width=video.width, height=video.height)
         stream.pix_fmt = "yuv420p"

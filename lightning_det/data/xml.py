@@ -9,17 +9,17 @@ DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.-]+)""")
 
 MULTI_BYTE = {"big5": "big5", "euc-jp": "euc_jp", "euc-kr": "euc_kr", "shift_jis": "cp932"}
 MULTI_BYTE |= dict.fromkeys(("cp936", "gb18030", "gb2312", "gbk"), "gb18030")
-"""Encodings that tools declare and expat cannot read, and the codecs that can."""
+"""Codecs for encodings that tools declare and expat cannot read."""
 
 
 def read_xml(file: Path) -> ElementTree.Element:
-    """The root element of an XML file.
+    """Reads the root element of an XML file.
 
-    Declarations of entities are refused: a few lines of them grow into gigabytes, and others name files to read.
+    Declarations of entities are refused: a few lines of them can expand to gigabytes or include other files.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no file of this kind: a pipe (which might never end), not valid XML, or with entities.
+        ValueError: it is not a regular file (a pipe may never end), not valid XML, or declares entities.
     """
     if file.exists() and not file.is_file():
         raise ValueError("not a regular file")

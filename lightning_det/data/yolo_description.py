@@ -8,7 +8,7 @@ import yaml
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import DatasetError
-from lightning_det.data.text import is_text, text_of
+from lightning_det.data.text import is_text, read_text
 
 NOTHING = ("", "~", "null", "Null", "NULL")
 """How YAML writes that a key has no value."""
@@ -18,18 +18,18 @@ VALIDATION = ("val", "valid", "validation")
 
 
 class Description(NamedTuple):
-    """What a ``data.yaml`` says."""
+    """Content of a ``data.yaml``."""
 
     file: Path
     labels: LabelMap
     keypoints: int
-    """Numbers behind the box in every line of pose labels; 0 for other labels."""
+    """Numbers after the box in every line of pose labels; 0 for other labels."""
     base: str
     """Folder that the splits are relative to, on the machine where the file was written."""
     content: dict[str, Any]
 
-    def places(self, split: str) -> list[str]:
-        """Folders of images, or lists of them, that make up a split.
+    def split_paths(self, split: str) -> list[str]:
+        """Folders of images, image files and text files that list images, which make up a split.
 
         Raises:
             DatasetError: there is no such split.
@@ -44,10 +44,10 @@ class Description(NamedTuple):
         return places
 
 
-class _Text(yaml.BaseLoader):
-    """Takes every value for the text that is written there: as YAML has it, a class called no or 012 is no text."""
+class _TextLoader(yaml.BaseLoader):
+    """Loads every value as text: YAML itself would make other types of classes called no or 012."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         texts = [key for key in keys if isinstance(key, Hashable)]
         twice = next((key for key in texts if texts.count(key) > 1), None)
@@ -58,20 +58,20 @@ class _Text(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def describe(root: Path) -> Description:
+def read_description(root: Path) -> Description:
     """Reads the description of a dataset.
 
     Args:
         root: the folder that holds it, or the file itself.
 
     Raises:
-        DatasetError: there is none, or it contradicts itself.
+        DatasetError: there is none, it is not YAML, or it contradicts itself.
     """
-    file = _file_in(root)
-    text = text_of(file)
+    file = _find_description(root)
+    text = read_text(file)
     try:
-        content = yaml.load(text, Loader=_Text)  # a loader of texts, lists and mappings; nothing else is made
-    except Exception as error:  # damaged files raise more than YAMLError
+        content = yaml.load(text, Loader=_TextLoader)  # builds texts, lists and mappings only
+    except Exception as error:  # damaged files raise other errors than YAMLError too
         raise DatasetError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{file}: not a YOLO dataset description: no keys")
@@ -86,7 +86,7 @@ def describe(root: Path) -> Description:
     return Description(file, labels, _keypoints(file, content), base if isinstance(base, str) else "", content)
 
 
-def _file_in(root: Path) -> Path:
+def _find_description(root: Path) -> Path:
     """The description in a folder: ``data.yaml``, or the only YAML file."""
     if root.is_file():
         return root
@@ -101,11 +101,16 @@ def _file_in(root: Path) -> Path:
 
 
 def _names(names: Any) -> list[str]:
+    """Class names of the description's list, or mapping from class numbers, in order.
+
+    Raises:
+        ValueError: it is neither, or a name is not a text.
+    """
     if isinstance(names, dict):
-        numbers = [_integer(key) for key in names]
-        if sorted(n for n in numbers if n is not None) != list(range(len(names))):
+        by_number = {_integer(key): name for key, name in names.items()}
+        if by_number.keys() != set(range(len(names))):
             raise ValueError(f"class numbers must run from 0 without gaps, got {_shown(', '.join(map(str, names)))}")
-        names = [name for _, name in sorted(zip(numbers, names.values(), strict=True), key=lambda pair: pair[0])]
+        names = [by_number[number] for number in range(len(names))]
     if not isinstance(names, list):
         raise ValueError("it must be a list, or a mapping from class numbers")
     for number, name in enumerate(names):
@@ -117,20 +122,25 @@ def _names(names: Any) -> list[str]:
     return names
 
 
-def _keypoints(file: Path, content: dict) -> int:
+def _keypoints(file: Path, content: dict[str, Any]) -> int:
+    """Numbers of all keypoints of an object, from ``kpt_shape``; 0 without it.
+
+    Raises:
+        DatasetError: it is not of this form, or missing although ``flip_idx`` needs it.
+    """
     shape = content.get("kpt_shape")
     if shape in (None, *NOTHING):
         if content.get("flip_idx") not in (None, *NOTHING, []):
             raise DatasetError(f"{file}: flip_idx says that the labels have keypoints, but kpt_shape is missing")
         return 0
-    numbers = [_integer(n) for n in shape] if isinstance(shape, list) and len(shape) == 2 else [None, None]
-    if None in numbers or not 1 <= numbers[0] < 10_000 or numbers[1] not in (2, 3):
+    count, values = map(_integer, shape) if isinstance(shape, list) and len(shape) == 2 else (None, None)
+    if count is None or values is None or not 1 <= count < 10_000 or values not in (2, 3):
         raise DatasetError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {_shown(shape)}")
-    return numbers[0] * numbers[1]
+    return count * values
 
 
 def _integer(value: Any) -> int | None:
-    """A number written in digits; None for anything else."""
+    """Number of a text of at most nine digits; None for anything else."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
 
 

@@ -1,4 +1,4 @@
-"""Label files of YOLO datasets: where they are, and what their lines mean."""
+"""Label files of YOLO datasets: how they are found and read."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_det.annotations.problems import BOX_LEFT_OUT, DatasetError, Problem
-from lightning_det.data.images import SUFFIXES
+from lightning_det.data.opening import SUFFIXES
 from lightning_det.data.text import lines_of
 from lightning_det.system.files import files_below
 
@@ -18,33 +18,36 @@ class Label(NamedTuple):
     """A line of a label file."""
 
     line: int
+    """Number of the line, counted from 1."""
     label: int
+    """Class, counted from 0."""
     corners: np.ndarray
     """(4,) shares of the image's width and height, x1, y1, x2, y2."""
     polygon: bool
+    """Whether the line is a polygon, whose bounding box the corners are."""
     visibilities: int
-    """How many keypoints a polygon would have if it were the line of a pose; 0 where it cannot be one."""
+    """Keypoints of the line if it is read as a pose instead of a polygon; 0 if it cannot be one."""
 
 
 class LabelFiles:
     """Finds the label files of images.
 
-    That of ``.../images/x.jpg`` is ``.../labels/x.txt``, where the last folder of that name counts, as Ultralytics has
-    it; or it lies beside the image.
+    The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt`` or beside the image. The last folder called
+    ``images`` counts, as in Ultralytics' code.
 
     Args:
-        root: the dataset's folder; nothing above it is looked at.
+        root: the dataset's folder; nothing above it is read.
     """
 
     def __init__(self, root: Path):
         self.root = root
-        self._places: dict[Path, list[Path]] = {}
+        self._folders: dict[Path, list[Path]] = {}
         self._files: dict[Path, dict[str, Path]] = {}
-        self._pictures: dict[Path, list[Path]] = {}
+        self._images: dict[Path, list[Path]] = {}
 
-    def places(self, folder: Path) -> list[Path]:
-        """Folders where the labels of a folder of images may be."""
-        if folder not in self._places:
+    def folders(self, folder: Path) -> list[Path]:
+        """Folders in which the labels of a folder of images may be, the folder itself last."""
+        if folder not in self._folders:
             parts = list(folder.relative_to(self.root).parts)
             last = max((n for n, part in enumerate(parts) if part.lower() == "images"), default=None)
             found = []
@@ -54,12 +57,12 @@ class LabelFiles:
                 below = above.iterdir() if above.is_dir() else ()
                 names = sorted(f.name for f in below if f.name.lower() == "labels" and f.is_dir())
                 found = [above.joinpath(name, *parts[last + 1 :]) for name in reversed(names or ["labels"])]
-            self._places[folder] = [*found, folder]
-        return self._places[folder]
+            self._folders[folder] = [*found, folder]
+        return self._folders[folder]
 
     def of(self, image: Path) -> list[Path]:
-        """Label files of an image that are there, the one in ``labels`` first."""
-        found = (self._in(place).get(image.stem) for place in self.places(image.parent))
+        """Existing label files of an image, the one in ``labels`` first."""
+        found = (self._in(folder).get(image.stem) for folder in self.folders(image.parent))
         return [file for file in found if file is not None]
 
     def _in(self, folder: Path) -> dict[str, Path]:
@@ -70,38 +73,38 @@ class LabelFiles:
             self._files[folder] = {f.stem: f for f in files if f.suffix.lower() == ".txt"}
         return self._files[folder]
 
-    def chosen(self, image: Path, problems: list[Problem]) -> Path | None:
-        """The label file of an image; None if it has none. Two that say different things are a problem."""
+    def choose(self, image: Path, problems: list[Problem]) -> Path | None:
+        """The label file of an image; None if it has none. A second one with other content is added to the problems."""
         files = self.of(image)
         for other in files[1:]:
-            if not _same(files[0], other):
+            if not _equal(files[0], other):
                 reason = f"{image.name} has other labels in {files[0]}, which are used; keep one of the files"
                 problems.append(Problem(str(other), "", reason, FILE_LEFT_OUT))
         return files[0] if files else None
 
-    def without_image(self, folder: Path, images: Iterable[Path]) -> list[Problem]:
-        """Label files that belong to a folder of images and to none of its images."""
+    def find_orphans(self, folder: Path, images: Iterable[Path]) -> list[Problem]:
+        """Problems of the label files that belong to a folder of images but to none of its images."""
         used = {file for image in images for file in self.of(image)}
-        below = {file for place in self.places(folder) if place.is_dir() for file in files_below(place)}
+        below = {file for found in self.folders(folder) if found.is_dir() for file in files_below(found)}
         alone = sorted(f for f in below if f.suffix.lower() == ".txt" and f not in used and _holds_labels(f))
         reason = f"no image of this name ({', '.join(SUFFIXES)}) in {folder}"
         return [Problem(str(file), "", reason, BOX_LEFT_OUT) for file in alone]
 
-    def elsewhere(self, unlabelled: Iterable[Path], named: Iterable[str]) -> list[Problem]:
-        """Label files that have the name of an image without one, and belong to no image where they lie.
+    def find_misplaced(self, unlabelled: Iterable[Path], known: Iterable[str]) -> list[Problem]:
+        """Problems of label files elsewhere that have the name of an unlabelled image and belong to no other image.
 
         Args:
-            unlabelled: images.
-            named: files that are problems already.
+            unlabelled: images without a label file.
+            known: files that are problems already.
         """
         images = {image.stem: image for image in unlabelled}
-        known = set(named)
+        reported = set(known)
         below = files_below(self.root) if images else ()
-        found = sorted(f for f in below if f.suffix.lower() == ".txt" and f.stem in images and str(f) not in known)
+        found = sorted(f for f in below if f.suffix.lower() == ".txt" and f.stem in images and str(f) not in reported)
         alone = [file for file in found if not self._belongs(file) and _holds_labels(file)]
         reason = "{} has no label file, and this one is neither beside it nor in {}"
         return [
-            Problem(str(file), "", reason.format(image, self.places(image.parent)[0]), FILE_LEFT_OUT)
+            Problem(str(file), "", reason.format(image, self.folders(image.parent)[0]), FILE_LEFT_OUT)
             for file, image in ((file, images[file.stem]) for file in alone)
         ]
 
@@ -113,16 +116,17 @@ class LabelFiles:
         if last is not None:
             above = self.root.joinpath(*parts[:last])
             folders += [f.joinpath(*parts[last + 1 :]) for f in above.iterdir() if f.name.lower() == "images"]
-        return any(image.stem == file.stem for folder in folders for image in self._images(folder))
+        return any(image.stem == file.stem for folder in folders for image in self._images_in(folder))
 
-    def _images(self, folder: Path) -> list[Path]:
-        if folder not in self._pictures:
+    def _images_in(self, folder: Path) -> list[Path]:
+        if folder not in self._images:
             files = folder.iterdir() if folder.is_dir() else ()
-            self._pictures[folder] = [f for f in files if f.suffix.lower() in SUFFIXES]
-        return self._pictures[folder]
+            self._images[folder] = [f for f in files if f.suffix.lower() in SUFFIXES]
+        return self._images[folder]
 
 
-def _same(file: Path, other: Path) -> bool:
+def _equal(file: Path, other: Path) -> bool:
+    """Whether two files can be read and have the same content."""
     try:
         return file.is_file() and other.is_file() and file.read_bytes() == other.read_bytes()
     except OSError:
@@ -130,7 +134,7 @@ def _same(file: Path, other: Path) -> bool:
 
 
 def _holds_labels(file: Path) -> bool:
-    """Whether a text may hold labels: its first line has numbers enough, or it cannot be read."""
+    """Whether a file may hold labels: its first line has four numbers or more, or it cannot be read."""
     if not file.is_file():
         return False
     try:
@@ -153,8 +157,8 @@ def read_labels(file: Path, classes: int, keypoints: int, problems: list[Problem
     Args:
         file: one object per line: class number, then centre and size of its box, or the corners of a polygon.
         classes: their number.
-        keypoints: numbers behind the box in lines of pose labels; 0 if there are none.
-        problems: get the other lines.
+        keypoints: numbers after the box in lines of pose labels; 0 if there are none.
+        problems: a problem is added for each of the other lines.
     """
     try:
         lines = list(lines_of(file))
@@ -182,10 +186,10 @@ def read_labels(file: Path, classes: int, keypoints: int, problems: list[Problem
 
 
 def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
-    """Class and the values behind it.
+    """Class of a line, and the (n,) float64 values after it.
 
     Raises:
-        ValueError: they are no numbers, or there is no such class.
+        ValueError: they are not numbers, or there is no such class.
     """
     fields = line.split()
     try:
@@ -202,7 +206,7 @@ def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
 
 
 def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
-    """Why values make neither a box nor a polygon; None if they do."""
+    """Says why values are neither a box nor a polygon; None if they are."""
     count = len(values)
     if keypoints:
         if count not in (4, 4 + keypoints):
@@ -215,20 +219,20 @@ def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
         return "6 values behind the class, the last a whole number: box, confidence and track of a prediction?"
     elif count > 4 and _origins(values) > 1:
         return f"{_origins(values)} corners at (0, 0): keypoints? data.yaml has no kpt_shape"
-    # NaN is larger than nothing, and named with the box.
+    # NaN is not larger than 2; it is reported with the box.
     if (values > 2).any():
         return f"{line[:80]!r} holds pixels: YOLO's values are shares of width and height"
     return None
 
 
 def _origins(values: np.ndarray) -> int:
-    """Corners of a polygon at the image's corner; one that closes the polygon is counted once."""
+    """Number of a polygon's corners at (0, 0); a last corner that repeats the first is not counted."""
     points = values.reshape(-1, 2)
     closed = (points[0] == points[-1]).all()
     return int((points[: len(points) - closed] == 0).all(axis=1).sum())
 
 
 def _visibilities(values: np.ndarray) -> int:
-    """How many keypoints follow a box if every third number behind it is a visibility, 0, 1 or 2; else 0."""
+    """Number of keypoints after the box if every third number is a visibility, 0, 1 or 2; else 0."""
     count, rest = divmod(len(values) - 4, 3)
-    return count if rest == 0 and count > 1 and np.isin(values[6::3], (0, 1, 2)).all() else 0
+    return count if rest == 0 and count > 1 and bool(np.isin(values[6::3], (0, 1, 2)).all()) else 0

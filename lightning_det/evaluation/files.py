@@ -1,14 +1,15 @@
 """Detections in COCO's results format."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.results import Results
 from lightning_det.system.files import write_json
 
 
-def coco_results(store: AnnotationStore, results: Results) -> list[dict]:
-    """One object per detection: image_id, category_id (the source's), bbox (x, y, width, height) and score."""
+def coco_results(store: AnnotationStore, results: Results) -> list[dict[str, Any]]:
+    """Detections as json data: ``image_id`` and ``category_id`` of the source, ``bbox`` (x, y, w, h), ``score``."""
     source_ids = store.label_map.source_ids
     boxes = results.boxes.astype(float)
     return [
@@ -23,5 +24,5 @@ def coco_results(store: AnnotationStore, results: Results) -> list[dict]:
 
 
 def write_coco_results(file: Path, store: AnnotationStore, results: Results) -> None:
-    """Writes `coco_results` as json, as COCO's servers and tools read it."""
+    """Writes `coco_results` as json, which COCO's servers and tools read."""
     write_json(file, coco_results(store, results), indent=None)

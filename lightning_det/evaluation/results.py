@@ -10,7 +10,10 @@ from torch import Tensor
 from lightning_det.merging.nms import keep_best, remove_fragments
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From boxes (N, 4), scores (N,) and groups (N,) to the kept rows (k,) and their scores (k,)."""
+
 Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""From kept rows (k,), boxes (N, 4), scores (N,) and groups (N,) to the moved boxes (k, 4)."""
 
 
 @dataclass
@@ -26,11 +29,11 @@ class Results:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(N,) int64, classes counted from 0."""
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Positions of the images that were looked at, with or without detections, ascending."""
-    cut: np.ndarray | None = None
-    """(N,) bool, whether a detection lies at a border where its view cuts the image; None: none does."""
+    """(n,) int64, positions of the evaluated images, with or without detections, ascending."""
+    cut: np.ndarray = None  # type: ignore[assignment]  # __post_init__ replaces None
+    """(N,) bool, whether a detection touches a border where its view cuts the image; by default none does."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.cut is None:
             self.cut = np.zeros(len(self.scores), bool)
 
@@ -39,7 +42,7 @@ class Results:
 
     @classmethod
     def concatenate(cls, parts: Iterable["Results"]) -> "Results":
-        """All rows of several results, of views, batches or ranks, empty ones included."""
+        """All detections of several results: of views, batches or ranks."""
         parts = [cls(), *parts]
         return cls(
             np.concatenate([p.images for p in parts]),
@@ -51,31 +54,32 @@ class Results:
         )
 
     def share(self, rank: int, ranks: int) -> "Results":
-        """Rows of the images that belong to a rank, see `InferenceBatches`."""
+        """Detections of the images that belong to a rank, see `InferenceBatches`."""
         rows = self.images % ranks == rank
         seen = self.seen[self.seen % ranks == rank]
         return self._rows(rows, seen)
 
     def _rows(self, rows: np.ndarray, seen: np.ndarray) -> "Results":
+        """Detections of some rows, given as positions or as a mask."""
         return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen, self.cut[rows])
 
-    def merged(
+    def merge_views(
         self,
         merge: Merge,
         max_detections: int | np.ndarray,
         vote: Vote | None = None,
         fragments: float | None = None,
     ) -> "Results":
-        """One list per image out of those of its views.
+        """Merges the detections of all views of an image into one list.
 
         Args:
-            merge: suppresses duplicates within groups, see `lightning_det.merging.nms`.
-            max_detections: most per image, or (M,) integer the most of every image of the store.
-            vote: moves what stays by what does not, see `lightning_det.merging.voting`.
-            fragments: share of a cut detection that an uncut one covers where it goes first; None: all stay.
+            merge: suppresses duplicates within groups (image and class), see `lightning_det.merging.nms`.
+            max_detections: most per image, or an array (M,) integer with the most of every image of the store.
+            vote: moves kept boxes by suppressed ones, see `lightning_det.merging.voting`.
+            fragments: a cut detection is removed first if an uncut one covers this share of it; None: all stay.
         """
         if fragments is not None and self.cut.any():
-            return self._without_fragments(fragments).merged(merge, max_detections, vote)
+            return self._without_fragments(fragments).merge_views(merge, max_detections, vote)
         boxes, scores = torch.from_numpy(self.boxes), torch.from_numpy(self.scores)
         images, labels = torch.from_numpy(self.images), torch.from_numpy(self.labels)
         classes = int(labels.max()) + 1 if len(labels) else 1
@@ -89,14 +93,15 @@ class Results:
         return Results(self.images[rows], moved.numpy(), final.numpy(), self.labels[rows], self.seen)
 
     def by_image(self) -> "Results":
-        """The same rows by image, otherwise in the order that they have."""
+        """The same detections sorted by image, stably."""
         return self._rows(np.argsort(self.images, kind="stable"), self.seen)
 
     def _without_fragments(self, share: float) -> "Results":
+        """Removes cut detections that are covered by uncut ones of the same image and class."""
         groups = self.images * (int(self.labels.max()) + 1) + self.labels
         arrays = (torch.from_numpy(a) for a in (self.boxes, self.scores, groups, self.cut))
         return self._rows(remove_fragments(*arrays, share).numpy(), self.seen)
 
     def of_image(self, image: int) -> np.ndarray:
-        """Rows of one image."""
+        """Rows (k,) int64 of an image."""
         return np.flatnonzero(self.images == image)

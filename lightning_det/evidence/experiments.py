@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_det.data.images import cores
-from lightning_det.evaluation.comparison import Run
+from lightning_det.evaluation.comparison import RunRecord
 from lightning_det.runs.launch import PARENT
 from lightning_det.runs.results import METRICS, run_of
 from lightning_det.runs.resume import override_key, quoted, started_with
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import write_json
+from lightning_det.system.workload import cores
 
 WORKERS = "data.num_workers"
 
@@ -153,7 +153,7 @@ def place(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm}-{seed}".replace(" ", "_")
 
 
-def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int) -> list[Run]:
+def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int) -> list[RunRecord]:
     """Runs what is left of an experiment, and reads all of it.
 
     Args:
@@ -174,7 +174,7 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
     with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task(experiment.title, total=count)
 
-        def one(name: str, seed: int, start: Future | None) -> list[Run]:
+        def one(name: str, seed: int, start: Future | None) -> list[RunRecord]:
             if start is not None:
                 start.result()
             home, arm = place(folder, name, seed), experiment.arms[name]

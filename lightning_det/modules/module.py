@@ -65,7 +65,7 @@ class Inference(NamedTuple):
 
     def merged(self, results: Results, store: AnnotationStore) -> Results:
         """Detections of the images of a store from those of their views."""
-        return results.merged(self.merge, self.per_image(store), self.vote, self.fragments)
+        return results.merge_views(self.merge, self.per_image(store), self.vote, self.fragments)
 
 
 class DetectionModule(pl.LightningModule):

@@ -11,20 +11,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lightning_det.system.errors import one_line
 
-GREY = (150, 150, 150)
+Colour = tuple[int, int, int]
+"""RGB, 0 to 255."""
+
+GREY: Colour = (150, 150, 150)
 MARGIN = 6
 LONGEST = 80
-"""Characters of a caption or title."""
+"""Most characters of a caption or title."""
 
 
 @lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's, which unlike Pillow's has the letters of more languages than English."""
+    """Matplotlib's font, which unlike Pillow's has letters of other languages than English."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour per class: hues by the golden ratio, so that neighbours differ."""
+def class_colour(label: int) -> Colour:
+    """Colour of a class, RGB; hues follow the golden ratio, so that those of neighbours differ."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -33,7 +36,7 @@ def draw_boxes(
     pixels: np.ndarray,
     boxes: np.ndarray,
     captions: Sequence[str],
-    colours: Sequence[tuple[int, int, int]],
+    colours: Sequence[Colour],
     dashed: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Draws boxes with captions.
@@ -42,8 +45,8 @@ def draw_boxes(
         pixels: (H, W, 3) uint8.
         boxes: (n, 4) ``xyxy`` pixels.
         captions: one per box; "" for none.
-        colours: one per box, RGB.
-        dashed: which boxes have broken lines; None for none.
+        colours: one per box.
+        dashed: whether a box has dashed lines, per box; None: no box has.
 
     Returns:
         A drawn copy.
@@ -54,7 +57,7 @@ def draw_boxes(
     font = font_of(max(10, round(max(image.size) / 60)))
     dashed = [False] * len(boxes) if dashed is None else dashed
     # Large boxes first: small ones stay visible.
-    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) if len(boxes) else []
+    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist() if len(boxes) else []
     for number in order:
         box = np.minimum(boxes[number], np.array([*image.size] * 2) - 1.0).tolist()  # edges at the border are seen
         if dashed[number]:
@@ -63,11 +66,14 @@ def draw_boxes(
             draw.rectangle(box, outline=colours[number], width=width)
     for number in order:
         if captions[number]:
-            _caption(draw, boxes[number], captions[number], colours[number], font, image.size)
+            _draw_caption(draw, boxes[number], captions[number], colours[number], font, image.size)
     return np.asarray(image)
 
 
-def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: list[float], colour, width: int, dash: int = 5) -> None:
+def _dashed_rectangle(
+    draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dash: int = 5
+) -> None:
+    """Draws a rectangle in dashes of ``dash`` pixels."""
     x1, y1, x2, y2 = box
     for x in np.arange(x1, x2, 2 * dash):
         for y in (y1, y2):
@@ -77,11 +83,18 @@ def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: list[float], colour, width
             draw.line([(x, y), (x, min(y + dash, y2))], fill=colour, width=width)
 
 
-def _caption(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour, font, size: tuple[int, int]) -> None:
-    """A caption above its box, or inside it at the top of the image."""
+def _draw_caption(
+    draw: ImageDraw.ImageDraw,
+    box: np.ndarray,
+    text: str,
+    colour: Colour,
+    font: ImageFont.FreeTypeFont,
+    image_size: tuple[int, int],
+) -> None:
+    """Draws a caption above its box, or inside it at the top of the image (of (width, height) ``image_size``)."""
     text = one_line(text, LONGEST)
     _, _, w, h = draw.textbbox((0, 0), text, font=font)
-    x = min(max(0, float(box[0])), max(0, size[0] - w))
+    x = min(max(0, float(box[0])), max(0, image_size[0] - w))
     y = float(box[1]) - h - 1
     y = float(box[1]) + 1 if y < 0 else y
     draw.rectangle((x, y, x + w + 1, y + h), fill=colour)
@@ -90,20 +103,19 @@ def _caption(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour, font
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two images of equal height next to each other, with titles above."""
+    """Puts two images (h, w, 3) uint8 of equal height next to each other, with titles above."""
     gap = np.full((left.shape[0], MARGIN, 3), 255, np.uint8)
     row = np.concatenate([left, gap, right], axis=1)
     font = font_of(14)
-    titles = [one_line(title, LONGEST) for title in titles]
     header = Image.new("RGB", (row.shape[1], 20), "white")
     draw = ImageDraw.Draw(header)
-    draw.text((2, 2), titles[0], fill="black", font=font)
-    draw.text((left.shape[1] + MARGIN + 2, 2), titles[1], fill="black", font=font)
+    draw.text((2, 2), one_line(titles[0], LONGEST), fill="black", font=font)
+    draw.text((left.shape[1] + MARGIN + 2, 2), one_line(titles[1], LONGEST), fill="black", font=font)
     return np.concatenate([np.asarray(header), row])
 
 
 def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3) -> np.ndarray:
-    """Pictures (h, w, 3) uint8 in a grid, each under its title."""
+    """Puts pictures (h, w, 3) uint8 into a grid, each below its title."""
     font = font_of(13)
     cell = max(p.shape[1] for p in pictures) + MARGIN
     rows = []

@@ -1,4 +1,4 @@
-"""Plots of runs beside each other, see `lightning_det.evaluation.comparison.compared`."""
+"""Plots of compared runs, see `lightning_det.evaluation.comparison.compare_runs`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,23 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from lightning_det.evaluation.comparison import pixels
+from lightning_det.evaluation.comparison import training_pixels
 from lightning_det.system.errors import one_line
 
 SIZES = ("AP_small", "AP_medium", "AP_large")
 CLASSES = 40
-"""Most classes of a plot: those that differ most."""
+"""Most classes in a plot; those that differ most are shown."""
 
 
 def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> None:
-    """AP against object size, with standard deviations over seeds.
+    """Plots AP against object size, with standard deviations over seeds.
 
-    By octaves where all groups have measured them, else small, medium and large.
+    The sizes are octaves if all groups have measured them, else small, medium and large.
 
     Args:
-        groups: of `compared`.
+        groups: of `compare_runs`.
         file: PNG to write.
-        title: above the plot.
+        title: of the plot.
     """
     figure, axes = _figure()
     octaves = [(p["from"], p["to"]) for p in groups[0]["curve"]]
@@ -40,7 +40,7 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
         axes.set_xlabel("object size")
     width = 0.5 / max(1, len(groups))
     for number, (group, points) in enumerate(zip(groups, lines, strict=True)):
-        # A little beside each other, so that no deviation hides another.
+        # Shifted a little, so that bars do not cover each other.
         where = [k + width * (number - (len(groups) - 1) / 2) for k in range(len(points))]
         bars = [100 * (p["std"] or 0) for p in points]
         axes.errorbar(
@@ -52,15 +52,15 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
 
 
 def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> bool:
-    """AP against training pixels, mining included, with standard deviations over seeds.
+    """Plots AP against training pixels, mining included, with standard deviations over seeds.
 
     Args:
-        groups: of `compared`.
+        groups: of `compare_runs`.
         file: PNG to write.
-        title: above the plot.
+        title: of the plot.
 
     Returns:
-        False, and no plot, where no group's pixels are known.
+        Whether a plot was written: the pixels of a group must be known.
     """
     known = [g for g in groups if "pixels" in g["cost"] and "AP" in g["figures"]]
     if not known:
@@ -70,7 +70,12 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
         ap = group["figures"]["AP"]
         bar = 100 * (ap["std"] or 0)
         axes.errorbar(
-            [pixels(group) / 1e6], [100 * ap["mean"]], [bar], marker="o", capsize=3, label=_short(group["name"])
+            [training_pixels(group) / 1e6],
+            [100 * ap["mean"]],
+            [bar],
+            marker="o",
+            capsize=3,
+            label=_short(group["name"]),
         )
     axes.set_xscale("log")
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -82,16 +87,16 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
 
 
 def plot_classes(groups: Sequence[Mapping[str, Any]], baseline: str, file: Path, title: str = "") -> bool:
-    """What every class gains over the baseline, with 95 % intervals.
+    """Plots the AP that every class gains over the baseline, with 95 % intervals.
 
     Args:
-        groups: of `compared`.
-        baseline: its name.
+        groups: of `compare_runs`.
+        baseline: name of its group.
         file: PNG to write.
-        title: above the plot.
+        title: of the plot.
 
     Returns:
-        False, and no plot, where there is nothing to compare.
+        Whether a plot was written: a group must have gains by class.
     """
     others = [g for g in groups if g.get("per_class_gain")]
     if not others:
@@ -122,7 +127,7 @@ def _figure(height: float = 4.5) -> tuple[Figure, Axes]:
 
 
 def _short(name: str, width: int = 60) -> str:
-    """A name that fits a legend; matplotlib would hide one that begins with an underscore and read $ as mathematics."""
+    """A name for a legend: matplotlib hides names that begin with an underscore, and reads $ as mathematics."""
     return shorten(one_line(name), width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
 
 

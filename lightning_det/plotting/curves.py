@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
 
 def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = "") -> None:
-    """Average precision against object size, with the number of boxes behind it.
+    """Plots average precision against object size, with the number of boxes as bars.
 
     Args:
         curve: see `Evaluation.curve`.
         file: PNG to write.
-        title: above the plot.
+        title: of the plot.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -37,14 +38,14 @@ def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = 
     figure.savefig(file, dpi=120)
 
 
-def plot_sizes(sizes: Sequence[float], file: Path, marks: Sequence[float] = (), title: str = "") -> None:
-    """Histogram of object sizes on a logarithmic axis.
+def plot_sizes(sizes: np.ndarray, file: Path, marks: Sequence[float] = (), title: str = "") -> None:
+    """Plots a histogram of object sizes on a logarithmic axis.
 
     Args:
-        sizes: sqrt(width * height), pixels.
+        sizes: (n,) sqrt(width * height) of the objects, pixels.
         file: PNG to write.
-        marks: sizes to mark with vertical lines.
-        title: above the plot.
+        marks: sizes that vertical lines mark.
+        title: of the plot.
     """
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()

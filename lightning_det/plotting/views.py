@@ -1,4 +1,4 @@
-"""Views with what they learn from."""
+"""Views with the boxes that they learn from."""
 
 import numpy as np
 from PIL import Image
@@ -9,22 +9,22 @@ from lightning_det.views.targets import Targets
 
 
 def draw_view(pixels: np.ndarray, found: Targets, names: tuple[str, ...], side: int) -> np.ndarray:
-    """A view with its boxes: valid ones solid in their class's colour, the others broken, ignored ones grey.
+    """Draws a view with its boxes: valid ones with solid lines, the others dashed, ignored ones grey.
 
     Args:
         pixels: (h, w, 3) uint8.
         found: the boxes.
         names: of the classes.
-        side: longer side of the picture, pixels; lines and captions have one size whatever the view's.
+        side: longer side of the picture, pixels. All pictures have lines and captions of one size.
     """
     factor = side / max(pixels.shape[:2])
-    # Small views are enlarged without smoothing: their pixels are what the detector sees.
+    # Small views are enlarged without smoothing, to show the pixels that the detector sees.
     resample = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    size = tuple(max(1, round(s * factor)) for s in (pixels.shape[1], pixels.shape[0]))
+    height, width = (max(1, round(s * factor)) for s in pixels.shape[:2])
     valid = found.states == State.VALID
     ignored = found.states == State.IGNORED
     return draw_boxes(
-        np.asarray(Image.fromarray(pixels).resize(size, resample)),
+        np.asarray(Image.fromarray(pixels).resize((width, height), resample)),
         found.boxes * factor,
         [names[label] if ok else "" for label, ok in zip(found.labels, valid, strict=True)],
         [GREY if i else class_colour(label) for label, i in zip(found.labels, ignored, strict=True)],

@@ -25,6 +25,7 @@ from lightning_det.protocols.detector import Detector
 from lightning_det.runs.continuation import changed_settings, restoring
 from lightning_det.runs.resume import unstarted
 from lightning_det.system.files import write_json
+from lightning_det.system.workload import progress
 
 log = logging.getLogger("lightning_det")
 

@@ -11,7 +11,8 @@ from lightning_det.config import ConfigError
 from lightning_det.config.build import build_data
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.sampler import InferenceBatches
-from lightning_det.evaluation.coco import figure_names, undefined_figures, unmeasured
+from lightning_det.evaluation.figures import figure_names
+from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.modules import keys
 from lightning_det.protocols.structures import State
 from lightning_det.system.refusals import unworkable
@@ -133,7 +134,7 @@ def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray 
     figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images)
     missing = [keys.validated(name) for name in figures]
     watching = {name: monitor for name, monitor in monitors(cfg).items() if monitor in missing}
-    reason = unmeasured(val, images)
+    reason = explain_undefined(val, images)
     where = f"dataset.val ({cfg.dataset.val})"
     for name, monitor in watching.items():
         if _stops(cfg, name):

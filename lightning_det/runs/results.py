@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lightning_det.evaluation.comparison import Run
+from lightning_det.evaluation.comparison import RunRecord
 from lightning_det.runs.resume import OVERRIDES, override_key, started_with
 from lightning_det.runs.sweep import STATUS
 from lightning_det.system.errors import UserError
@@ -18,7 +18,7 @@ OF_ONE_RUN = ("seed", "checkpoint", "resume")
 """Options in which runs of one kind differ."""
 
 
-def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+def read_runs(places: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
     """The evaluated runs in some folders.
 
     Args:
@@ -65,12 +65,12 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-def run_of(folder: Path, name: str, seed: int) -> Run:
+def run_of(folder: Path, name: str, seed: int) -> RunRecord:
     """An evaluated run: of `train`, with its last validation, or of `eval`, with the cost of its training.
 
     Args:
         folder: with ``metrics.json``.
-        name: see `Run`.
+        name: see `RunRecord`.
         seed: of the training.
     """
     metrics = _metrics(folder)
@@ -79,7 +79,7 @@ def run_of(folder: Path, name: str, seed: int) -> Run:
     cost = {name: number for name, number in trained.get("cost", {}).items() if _is_number(number)}
     if mining := trained.get("mining"):
         cost["mining_pixels"] = mining.get("pixels", 0) + mining.get("inference_pixels", 0)
-    return Run(
+    return RunRecord(
         name,
         seed,
         {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float) and _is_number(v)},

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_det.annotations import LabelMap
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data import dataset
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import ChipData, MultiScaleData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
-from lightning_det.data.images import ImageError, decode
+from lightning_det.data.opening import ImageError
+from lightning_det.data.images import decode
 from lightning_det.data.inspection import coverage, damaged_images, statistics
 from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import State

@@ -14,9 +14,11 @@ from PIL.PngImagePlugin import PngInfo
 
 import lightning_det
 from lightning_det.annotations import LabelMap
-from lightning_det.data import images
+from lightning_det.data import images, opening
 from lightning_det.data.folder import read_folder
-from lightning_det.data.images import ImageError, decode, decoded_size, image_size
+from lightning_det.data.opening import ImageError
+from lightning_det.data.orientation import ORIENTATION
+from lightning_det.data.images import decode, decoded_size, image_size
 from lightning_det.data.inspection import damaged_images
 
 
@@ -76,7 +78,7 @@ def test_palette_and_transparency(tmp_path, picture):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, picture, suffix, orientation):
     exif = Image.Exif()
-    exif[images.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(picture).save(path, exif=exif, **({"quality": 95, "subsampling": 0} if suffix == "jpg" else {}))
     turns = {
@@ -100,7 +102,7 @@ def test_orientation_that_only_xmp_states(tmp_path, picture):
             exif[0x010E] = "a picture"
         more = {} if exif is None else {"exif": exif}
         Image.fromarray(picture).save(tmp_path / name, quality=95, subsampling=0, xmp=xmp, **more)
-        assert Image.open(tmp_path / name).getexif()[images.ORIENTATION] == 6
+        assert Image.open(tmp_path / name).getexif()[ORIENTATION] == 6
         same(tmp_path / name, picture[::-1].transpose(1, 0, 2), 4)
 
 
@@ -147,16 +149,16 @@ def test_only_listed_kinds_are_opened(tmp_path, monkeypatch, kind, name):
 
 
 def test_no_listed_kind_runs_anything():
-    assert set(images.FORMATS) == {"BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"}
+    assert set(opening.FORMATS) == {"BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"}
 
 
 def test_images_are_opened_in_one_place():
     """Only there the list of kinds is given."""
     root = Path(lightning_det.__file__).parent
     found = {p.name: p.read_text() for p in root.rglob("*.py")}
-    opening = re.compile(r"Image\.open\(|imread\(|read_image\(|decode_image\(|decode_(?!jpeg)\w+\(|[^.\w]cv2\b")
-    assert {name for name, text in found.items() if opening.search(text)} == {"images.py"}
-    assert found["images.py"].count("Image.open(") == 1
+    calls = re.compile(r"Image\.open\(|imread\(|read_image\(|decode_image\(|decode_(?!jpeg)\w+\(|[^.\w]cv2\b")
+    assert {name for name, text in found.items() if calls.search(text)} == {"opening.py"}
+    assert found["opening.py"].count("Image.open(") == 1
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_text_that_grows_in_a_png_is_refused(tmp_path, picture):
 def test_broken_exif_never_ends_in_a_traceback(tmp_path, picture, suffix):
     """Pixels are read or the file is named; header and pixels agree on the size."""
     exif = Image.Exif()
-    exif[images.ORIENTATION], exif[0x010E] = 6, "a picture"
+    exif[ORIENTATION], exif[0x010E] = 6, "a picture"
     file = tmp_path / f"x.{suffix}"
     Image.fromarray(picture).save(file, exif=exif)
     whole = file.read_bytes()
@@ -245,7 +247,7 @@ def without_decoding(monkeypatch):
 def test_exif_behind_the_pixels_of_a_png(tmp_path, picture, monkeypatch):
     """It counts wherever it stands, and is found without the pixels."""
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     Image.fromarray(picture).save(tmp_path / "x.png", exif=exif)
     content = (tmp_path / "x.png").read_bytes()
     start = content.index(b"eXIf") - 4
@@ -344,7 +346,7 @@ def test_eight_of_the_smaller_images_need_a_gigabyte():
 
 def test_absurd_sizes_are_refused_before_decoding(tmp_path, picture, monkeypatch):
     Image.fromarray(picture).save(tmp_path / "x.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="64 x 48 pixels are more than 100"):
         decode(tmp_path / "x.png")
     with pytest.raises(ImageError, match="more than 100"):

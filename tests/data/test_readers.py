@@ -13,11 +13,13 @@ from PIL import Image
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.arrays import load_arrays, save_arrays
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
 from lightning_det.data.folder import read_folder
-from lightning_det.data.images import ORIENTATION, image_size
+from lightning_det.data.orientation import ORIENTATION
+from lightning_det.data.images import image_size
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
 
@@ -260,7 +262,7 @@ def test_cache_returns_the_same(coco_folder, caching, monkeypatch, ids):
     first = Coco(str(coco_folder)).read("train2017")
     assert len(list(caching.iterdir())) == 2
     # Neither is needed again.
-    monkeypatch.setattr("lightning_det.data.coco._Parser", None)
+    monkeypatch.setattr("lightning_det.data.coco.CocoFile", None)
     monkeypatch.setattr(headers, "check_all", None)
     second = Coco(str(coco_folder)).read("train2017")
     assert same(first, second)

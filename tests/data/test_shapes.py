@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_det.annotations import DatasetError
-from lightning_det.data.glyphs import CLASSES, DECOYS, plate
+from lightning_det.data.glyphs import CLASSES, DECOYS, draw_plate
 from lightning_det.data.images import decode
 from lightning_det.data.shapes import Shapes
 
@@ -56,7 +56,7 @@ def test_apart_keeps_objects_to_one_half():
 @pytest.mark.parametrize("glyph", [*CLASSES, *DECOYS])
 def test_plates_touch_their_box(glyph):
     for seed in range(6):
-        colour, opacity = plate(np.random.default_rng(seed), glyph, 40, 32)
+        colour, opacity = draw_plate(np.random.default_rng(seed), glyph, 40, 32)
         assert colour.shape == (32, 40, 3)
         assert opacity.shape == (32, 40)
         for edge in (opacity[0], opacity[-1], opacity[:, 0], opacity[:, -1]):

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_det.annotations import LabelMap
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.config.build import check_order
 from lightning_det.config import CONF, ConfigError
 from lightning_det.data.inspection import coverage

@@ -102,14 +102,14 @@ def test_times_of_frames_at_no_fixed_rate(tmp_path):
 )
 def test_times_rise(tmp_path, monkeypatch, times, found):
     """Some writers and joined files have others, which no mp4 file can hold."""
-    file, own = encode(tmp_path / "a.mkv", pictures(6), **LOSSLESS), Video._decoded
+    file, own = encode(tmp_path / "a.mkv", pictures(6), **LOSSLESS), Video._decode
 
     def shuffled(self):
         for frame, time in zip(own(self), times, strict=True):
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             yield frame
 
-    monkeypatch.setattr(Video, "_decoded", shuffled)
+    monkeypatch.setattr(Video, "_decode", shuffled)
     video = Video(file)
     assert video.times == pytest.approx(found)
     monkeypatch.undo()

@@ -13,10 +13,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lightning_det.annotations import LabelMap
-from lightning_det.annotations.store import AnnotationStore, Strings
+from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.strings import Strings
 from lightning_det.data.coco import Coco
-from lightning_det.evaluation.coco import evaluate, octaves, undefined_figures, unmeasured
+from lightning_det.evaluation.coco import evaluate, octaves
 from lightning_det.evaluation.files import coco_results, write_coco_results
+from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS
 
@@ -196,7 +198,7 @@ def test_ap_by_hand(tmp_path):
         assert evaluation.ap() == pytest.approx(expected)
         assert evaluation.ap(0.5) == pytest.approx(expected)
         assert evaluation.ar() == pytest.approx(2 / 3)
-        assert evaluation.ar(budget=0) == pytest.approx(1 / 3)
+        assert evaluation.ar(limit=0) == pytest.approx(1 / 3)
 
 
 def test_every_threshold_of_iou(tmp_path):
@@ -286,8 +288,8 @@ def test_nothing_to_measure_is_undefined(tmp_path, backend):
     crowds = make_store(tmp_path, [[(0, 0, 50, 50, 0, 1)]])
     figures = evaluate(crowds, make_results([(0, 0, 0, 50, 50, 0, 0.9)], [0]), backend=backend).figures()
     assert set(figures.values()) == {None}
-    assert unmeasured(empty) == "there are no boxes"
-    assert unmeasured(crowds) == "all 1 boxes are ignored ones (crowds, difficult objects)"
+    assert explain_undefined(empty) == "there are no boxes"
+    assert explain_undefined(crowds) == "all 1 boxes are ignored ones (crowds, difficult objects)"
 
 
 def test_undefined_figures_are_known_before(tmp_path):
@@ -298,8 +300,8 @@ def test_undefined_figures_are_known_before(tmp_path):
         figures = evaluate(store, make_results([], seen), max_detections=5).figures()
         expected = [name for name, value in figures.items() if value is None]
         assert sorted(set(undefined_figures(store, (32, 96), 5, np.array(seen)))) == sorted(expected), seen
-        assert bool(unmeasured(store, np.array(seen))) == ("AP" in expected), seen
-    assert unmeasured(store, np.array([1, 3])) == "no box is in the 2 of 4 images that are looked at"
+        assert bool(explain_undefined(store, np.array(seen))) == ("AP" in expected), seen
+    assert explain_undefined(store, np.array([1, 3])) == "no box is in the 2 of 4 images that are looked at"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -424,15 +426,15 @@ def test_views_of_an_image_become_one_list(tmp_path):
     second = make_results([(0, 2, 0, 40, 40, 0, 0.8), (0, 200, 0, 40, 40, 0, 0.1)], [0])
     third = make_results([(1, 1, 0, 40, 40, 0, 0.7)], [1])
     views = Results.concatenate([first, Results(), second, third])
-    merged = views.merged(NMS(0.5), 100)
+    merged = views.merge_views(NMS(0.5), 100)
     assert merged.images.tolist() == [0, 0, 1]
     np.testing.assert_allclose(merged.scores, [0.8, 0.1, 0.7], atol=1e-6)
     assert merged.boxes[0].tolist() == [2, 0, 42, 40]
     assert merged.seen.tolist() == [0, 1]
     # Unmerged, the second view of the first object is a false alarm.
     assert evaluate(store, merged).ap(0.5) == pytest.approx(1)
-    assert evaluate(store, views.merged(NMS(1.0), 100)).ap(0.5) < 0.9
-    limited = views.merged(NMS(0.5), 1)
+    assert evaluate(store, views.merge_views(NMS(1.0), 100)).ap(0.5) < 0.9
+    limited = views.merge_views(NMS(0.5), 1)
     assert limited.images.tolist() == [0, 1]
     np.testing.assert_allclose(limited.scores, [0.8, 0.7], atol=1e-6)
 
@@ -443,7 +445,7 @@ def test_parts_without_detections(tmp_path):
     assert len(together) == 0
     assert together.seen.tolist() == [1, 3]
     assert together.boxes.shape == (0, 4)
-    assert together.merged(NMS(), 10).seen.tolist() == [1, 3]
+    assert together.merge_views(NMS(), 10).seen.tolist() == [1, 3]
     assert len(Results.concatenate([])) == 0
     one = make_results([(5, 0, 0, 10, 10, 0, 0.9)], [5])
     assert Results.concatenate([*seen, one]).of_image(5).tolist() == [0]

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from lightning_det import claims
 from lightning_det.claims import page, verdict
 from lightning_det.config import CONF, validated
-from lightning_det.evaluation.comparison import Run, compared
+from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.evidence import experiments as protocols
 from lightning_det.evidence.experiments import Arm, Budget, Experiment, carried_out, experiment, place, rows_of
 from lightning_det.runs.command import overridden_keys
@@ -272,9 +272,12 @@ def test_a_run_is_a_process_of_its_own(tmp_path):
 
 def test_verdicts():
     """The best baseline counts, and mining is paid for."""
-    runs = [Run("a", 0, {"AP": 0.50}, cost={"pixels": 100}), Run("b", 0, {"AP": 0.60}, cost={"pixels": 200})]
-    runs.append(Run("c", 0, {"AP": 0.65}, cost={"pixels": 50, "mining_pixels": 30}))
-    groups = compared(runs)["groups"]
+    runs = [
+        RunRecord("a", 0, {"AP": 0.50}, cost={"pixels": 100}),
+        RunRecord("b", 0, {"AP": 0.60}, cost={"pixels": 200}),
+    ]
+    runs.append(RunRecord("c", 0, {"AP": 0.65}, cost={"pixels": 50, "mining_pixels": 30}))
+    groups = compare_runs(runs)["groups"]
     bar = {"figure": "AP", "better": "c", "than": ["a", "b"], "by": 0.04, "pixels": 0.4}
     assert verdict(bar, groups) == (
         "c against b: AP +5.0, at least +4.0 expected; 40 % of its pixels, at most 40 %: **met**"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_det.compare import listed, tables
-from lightning_det.evaluation.comparison import Run, compared, difference, spread, student_t
+from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
 from lightning_det.plotting.comparison import CLASSES, plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.results import read_runs
 from lightning_det.system.errors import UserError
@@ -57,13 +57,13 @@ def test_student_t(freedom, t):
 
 
 def run(name, seed, ap, small=-1.0, classes=None, **cost):
-    return Run(name, seed, {"AP": ap, "AP_small": small}, classes or {}, (), cost)
+    return RunRecord(name, seed, {"AP": ap, "AP_small": small}, classes or {}, (), cost)
 
 
 def test_groups():
     runs = [run("b", 1, 0.4), run("a", 0, 0.5, 0.1, {"x": 0.5, "y": -1.0}, pixels=10)]
     runs += [run("b", 0, 0.7, classes={"x": 0.25}), run("a", 2, 0.3, 0.3, {"x": 0.25, "y": 0.5}, pixels=30)]
-    result = compared(runs)
+    result = compare_runs(runs)
     assert result["baseline"] == "b"
     b, a = result["groups"]
     assert (b["name"], b["seeds"], a["name"], a["seeds"]) == ("b", [0, 1], "a", [0, 2])
@@ -74,7 +74,7 @@ def test_groups():
     assert a["gain"] == {"AP": difference({0: 0.7}, {0: 0.5})}
     assert a["per_class_gain"] == {"x": difference({0: 0.25}, {0: 0.5})}
     assert "gain" not in b
-    assert [("gain" in group) for group in compared(runs, "a")["groups"]] == [True, False]
+    assert [("gain" in group) for group in compare_runs(runs, "a")["groups"]] == [True, False]
 
 
 def make(folder, *overrides, seed=0, ap=0.5, of=None, **more):
@@ -125,7 +125,7 @@ def test_runs_whose_ap_is_undefined_are_left_out(tmp_path):
         (0.5, False, {"cat": 0.5})
     ]
     assert [line.split(": ")[1] for line in left_out] == ["its AP is undefined"] * 2
-    table = "\n".join(tables(compared(runs)))
+    table = "\n".join(tables(compare_runs(runs)))
     assert "| 50.0 | 50.0 | - | - | - |" in table
 
 
@@ -211,8 +211,8 @@ def test_plots(tmp_path):
     curve = [{"from": 8.0, "to": 16.0, "AP": 0.2}, {"from": 16.0, "to": 32.0, "AP": 0.6}]
     sizes = {"AP": 0.5, "AP_small": 0.2, "AP_medium": 0.5, "AP_large": 0.7}
     classes = {f"_class $ {n}": n / 100 for n in range(CLASSES + 20)}
-    runs = [Run(n, s, sizes, classes, curve, {"pixels": 1e6 * (s + 1)}) for n in ("a", "$b") for s in (0, 1)]
-    groups = compared(runs)["groups"]
+    runs = [RunRecord(n, s, sizes, classes, curve, {"pixels": 1e6 * (s + 1)}) for n in ("a", "$b") for s in (0, 1)]
+    groups = compare_runs(runs)["groups"]
     plot_sizes(groups, tmp_path / "curve.png", "title")
     assert groups[0].pop("curve")
     groups[0]["curve"] = []
@@ -235,7 +235,7 @@ def test_folders_alone_are_the_runs(tmp_path):
 
 
 def test_tables_escape_names():
-    (table,) = tables(compared([run("a|b\n", 0, 0.5)]))
+    (table,) = tables(compare_runs([run("a|b\n", 0, 0.5)]))
     assert r"| 0 | a\|b  | 1 | 50.0 | - |" in table
 
 

@@ -23,7 +23,7 @@ def results(rows):
 
 
 def test_duplicates_go_within_image_and_class_only():
-    merged = results([(0, 0, 0.9, 1), (0, 1, 0.8, 1), (0, 1, 0.7, 2), (1, 1, 0.6, 1), (0, 50, 0.5, 1)]).merged(
+    merged = results([(0, 0, 0.9, 1), (0, 1, 0.8, 1), (0, 1, 0.7, 2), (1, 1, 0.6, 1), (0, 50, 0.5, 1)]).merge_views(
         NMS(0.5), 100
     )
     kept = sorted(zip(merged.images.tolist(), (10 * merged.scores).round().tolist(), strict=True))
@@ -31,7 +31,7 @@ def test_duplicates_go_within_image_and_class_only():
 
 
 def test_the_best_of_each_image_stay():
-    merged = results([(i, 20 * k, 0.1 * k + 0.01 * i, 0) for k in range(5) for i in (2, 0)]).merged(NMS(0.5), 3)
+    merged = results([(i, 20 * k, 0.1 * k + 0.01 * i, 0) for k in range(5) for i in (2, 0)]).merge_views(NMS(0.5), 3)
     assert merged.images.tolist() == [0, 0, 0, 2, 2, 2]
     np.testing.assert_allclose(merged.scores, [0.4, 0.3, 0.2, 0.42, 0.32, 0.22], atol=1e-6)
 
@@ -42,9 +42,9 @@ def test_merging_is_idempotent_and_ignores_order():
         (int(rng.integers(3)), float(rng.uniform(0, 60)), float(rng.uniform()), int(rng.integers(2)))
         for _ in range(200)
     ]
-    once = results(rows).merged(NMS(0.4), 100)
-    again = once.merged(NMS(0.4), 100)
-    shuffled = results([rows[i] for i in rng.permutation(200)]).merged(NMS(0.4), 100)
+    once = results(rows).merge_views(NMS(0.4), 100)
+    again = once.merge_views(NMS(0.4), 100)
+    shuffled = results([rows[i] for i in rng.permutation(200)]).merge_views(NMS(0.4), 100)
     for other in (again, shuffled):
         np.testing.assert_array_equal(once.scores, other.scores)
         np.testing.assert_array_equal(once.boxes, other.boxes)
@@ -52,7 +52,7 @@ def test_merging_is_idempotent_and_ignores_order():
 
 def test_nothing_merges_to_nothing():
     empty = Results.concatenate([Results(), Results(seen=np.array([3, 1]))])
-    merged = empty.merged(NMS(0.5), 10)
+    merged = empty.merge_views(NMS(0.5), 10)
     assert len(merged) == 0
     assert merged.seen.tolist() == [1, 3]
 
@@ -74,7 +74,7 @@ def test_merging_does_not_depend_on_an_images_number():
     scores, labels, images = rng.random(900).astype(np.float32), np.arange(300).repeat(3) % 80, np.arange(300).repeat(3)
 
     def merged(images):
-        return Results(images, boxes, scores, labels, np.unique(images)).merged(NMS(0.5), 100).scores
+        return Results(images, boxes, scores, labels, np.unique(images)).merge_views(NMS(0.5), 100).scores
 
     np.testing.assert_array_equal(merged(images), merged(images + 4700))
 
@@ -95,7 +95,7 @@ def test_parts_of_what_another_view_shows_whole_go():
 
     def left(cut, fragments, images=images):
         found = Results(images, boxes.astype(np.float32), np.float32(scores), labels, np.unique(images), cut)
-        merged = found.merged(NMS(1.0), 100, fragments=fragments)
+        merged = found.merge_views(NMS(1.0), 100, fragments=fragments)
         return sorted(boxes.tolist().index(box) for box in merged.boxes.tolist())
 
     assert left(cut, 0.8) == [0, 3, 4, 5, 6]

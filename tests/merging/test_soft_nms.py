@@ -231,7 +231,7 @@ def test_classes_and_images_do_not_touch_but_views_of_an_image_do():
         ([first], apart),
         ([first, second], apart | {(0, 0): [0.9, 0.6 * np.exp(-1 / 0.55)], (1, 0): [0.7, 0.5]}),
     ):
-        merged = Results.concatenate(parts).merged(SoftNMS(), 100)
+        merged = Results.concatenate(parts).merge_views(SoftNMS(), 100)
         found = {key: merged.scores[(merged.images == key[0]) & (merged.labels == key[1])] for key in expected}
         assert len(merged) == sum(map(len, expected.values()))
         for key, scores in expected.items():
@@ -242,7 +242,7 @@ def test_classes_and_images_do_not_touch_but_views_of_an_image_do():
 def test_the_most_per_image_are_counted_after_the_scores_fell():
     """The duplicate had a higher score than the third, and has no longer."""
     rows = [(0, 0, 0.9, 0), (0, 0, 0.8, 0), (0, 50, 0.3, 0), (1, 0, 0.2, 0)]
-    merged = results(rows).merged(SoftNMS(), 2)
+    merged = results(rows).merge_views(SoftNMS(), 2)
     assert merged.images.tolist() == [0, 0, 1]
     np.testing.assert_allclose(merged.scores, [0.9, 0.3, 0.2], rtol=1e-6)
 

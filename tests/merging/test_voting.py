@@ -40,12 +40,12 @@ def results(boxes, scores, labels=None, images=None):
 
 def test_golden_votes():
     case = GOLDEN["box_voting"]
-    merged = results(case["candidates"], case["scores"]).merged(NMS(0.3), 100, BoxVoting(0.5))
+    merged = results(case["candidates"], case["scores"]).merge_views(NMS(0.3), 100, BoxVoting(0.5))
     kept = sorted(case["nms_keep"], key=lambda k: -case["scores"][k])
     expected = [case["voted"][str(k)] for k in kept]
     np.testing.assert_allclose(merged.boxes, [e["box"] for e in expected], atol=1e-5)
     np.testing.assert_allclose(merged.scores, [e["score"] for e in expected])
-    other = results(case["candidates"], case["scores"]).merged(NMS(0.3), 100, BoxVoting(0.8))
+    other = results(case["candidates"], case["scores"]).merge_views(NMS(0.3), 100, BoxVoting(0.8))
     np.testing.assert_allclose(other.boxes[0], case["detectron_0.8_box0"][1], atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_golden_iteration():
     torch.testing.assert_close(found.boxes[0, :2], torch.tensor([case["R2"][0], case["R1"][0]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(found.scores[0, :2], torch.tensor([case["score2"], case["score1"]]))
     assert predictor.calls == [1, 1]
-    merged = results(found.boxes[0, :2].numpy(), found.scores[0, :2].numpy()).merged(NMS(0.3), 100, BoxVoting(0.5))
+    merged = results(found.boxes[0, :2].numpy(), found.scores[0, :2].numpy()).merge_views(NMS(0.3), 100, BoxVoting(0.5))
     np.testing.assert_allclose(merged.boxes, [case["voted"]], atol=1e-3)
     assert merged.scores[0] == pytest.approx(case["final_score"])
     once = head.detect([], proposals, sizes, 0.05, 1.0, 100)
@@ -156,7 +156,7 @@ def test_voting_works_with_soft_nms_and_other_images_do_not_vote():
     rows = results(
         [(0, 0, 10, 10), (0, 0, 10, 8), (0, 0, 10, 6), (0, 0, 10, 6)], [0.9, 0.6, 0.6, 0.6], [0, 0, 1, 0], [0, 0, 0, 1]
     )
-    merged = rows.merged(SoftNMS(method="hard", iou=0.5), 100, BoxVoting(0.5))
+    merged = rows.merge_views(SoftNMS(method="hard", iou=0.5), 100, BoxVoting(0.5))
     by_place = {(i, n): b for i, n, b in zip(merged.images, merged.labels, merged.boxes.tolist(), strict=True)}
     assert by_place[0, 0] == pytest.approx([0, 0, 10, (0.9 * 10 + 0.6 * 8) / 1.5])
     assert by_place[0, 1] == by_place[1, 0] == [0, 0, 10, 6]

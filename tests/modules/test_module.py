@@ -418,12 +418,12 @@ def test_tiles_give_one_detection_per_object(seed, flipped):
         stub = Stub(fixed(clipped[shown], [0.95] * len(labels), labels))
         found.append(DetectionModule(stub, LABELS).infer(batch))
     found = Results.concatenate(found)
-    merged = found.merged(Inference().merge, 100, fragments=0.5)
+    merged = found.merge_views(Inference().merge, 100, fragments=0.5)
     assert sorted(merged.labels) == sorted(objects[:, 4])
     for label in (0, 1):
         truth = torch.from_numpy(objects[objects[:, 4] == label, :4]).float()
         assert box_iou(truth, torch.from_numpy(merged.boxes[merged.labels == label])).amax(dim=1).min() > 0.9
-    assert len(found.merged(Inference().merge, 100)) > len(objects)
+    assert len(found.merge_views(Inference().merge, 100)) > len(objects)
 
 
 def test_what_a_tile_shows_whole_is_found_there():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
+from pytorch_lightning.loops.progress import _ProcessedTracker
 
 from lightning_det.annotations import LabelMap
 from lightning_det.callbacks import GoingOn
@@ -277,7 +278,7 @@ def test_constants_are_no_part_of_the_weights(composed):
     ],
 )
 def test_an_epoch_goes_on_between_windows_of_accumulated_batches(done, before, now, window, begins):
-    counted = SimpleNamespace()
+    counted = _ProcessedTracker(ready=done)
     loop = SimpleNamespace(batch_progress=SimpleNamespace(current=counted))
     batches = TrainBatches(None, None, 2, None, 0, epoch=lambda: 3)
     batches._planned = (3, list(range(now)))
@@ -287,4 +288,4 @@ def test_an_epoch_goes_on_between_windows_of_accumulated_batches(done, before, n
     )
     loader.load_state_dict({"epoch": 3, "done": done, "batches": before})
     assert list(batches) == list(range(begins, now))
-    assert vars(counted).get("ready", done) == begins
+    assert counted.ready == begins

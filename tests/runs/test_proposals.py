@@ -21,7 +21,8 @@ from lightning_det.annotations import LabelMap
 from lightning_det.annotations.contents import digests_of
 from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
-from lightning_det.annotations.store import AnnotationStore, ProposalSet, Strings
+from lightning_det.annotations.store import AnnotationStore, ProposalSet
+from lightning_det.annotations.strings import Strings
 from lightning_det.data.shapes import Shapes
 from lightning_det.protocols.structures import State
 from lightning_det.selection import AllSelector

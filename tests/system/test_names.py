@@ -9,17 +9,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from lightning_det import inspect
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.config.build import usable_split
-from lightning_det.data import images
 from lightning_det.eval import print_tables
-from lightning_det.evaluation.comparison import Run, compared
+from lightning_det.evaluation.comparison import RunRecord, compare_runs
+from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
+from lightning_det.system import workload
 from lightning_det.system.errors import one_line, printable
 
 HOSTILE = {
@@ -90,7 +90,7 @@ def test_what_inspect_says(capsys, monkeypatch):
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
         report |= {"anchors": None, "anchors_misfit": ""}
-        inspect.print_report(report, [])
+        print_report(report, [], "shapes")
         said = capsys.readouterr().out
         assert printable(said) == said
         assert f"classes: {', '.join(f'{one_line(name)} 3' for name in names)}\n" in said
@@ -112,7 +112,7 @@ def test_pictures_take_any_name():
 def test_plots_and_tables_take_any_name(tmp_path):
     figures = {"AP": 0.5, "AP_small": 0.25}
     classes = dict.fromkeys(ANY, 0.5)
-    result = compared([Run(name, 0, figures, classes, (), {"pixels": 5.0}) for name in ANY])
+    result = compare_runs([RunRecord(name, 0, figures, classes, (), {"pixels": 5.0}) for name in ANY])
     plot_sizes(result["groups"], tmp_path / "a.png")
     assert plot_cost(result["groups"], tmp_path / "b.png")
     assert plot_classes(result["groups"], result["baseline"], tmp_path / "c.png")
@@ -122,7 +122,7 @@ def test_plots_and_tables_take_any_name(tmp_path):
 
 
 def test_markup_of_markdown_is_text():
-    assert r"\<script>" in tables(compared([Run("<script>", 0, {"AP": 0.5})]))[0]
+    assert r"\<script>" in tables(compare_runs([RunRecord("<script>", 0, {"AP": 0.5})]))[0]
 
 
 def test_the_log_is_printable(tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_errors_are_printable(capsys):
 def test_a_progress_bar_takes_any_name():
     """Brackets are rich's markup, and a folder may be called like that."""
     for name in ("[/x]", "[red]", "\x1b[31m", "a\nb"):
-        assert list(images.progress(range(3), f"rendering into {name}", 3, threshold=0)) == [0, 1, 2]
+        assert list(workload.progress(range(3), f"rendering into {name}", 3, threshold=0)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mcat", "c\nat", "cat\n", "", "x" * 201])

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_det.backbones import ssd, torchvision_backbone
-from lightning_det.backbones.pretrained import fetching_by_timm
+from lightning_det.backbones.pretrained import explain_failed_timm_download
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.build import build_trainer, load_weights
 from lightning_det.config.ranges import RANGES, check_ranges
@@ -189,8 +189,8 @@ def test_weights_of_timm_that_cannot_be_downloaded_are_named():
     pytest.importorskip("timm")
     with (
         pytest.raises(UserError, match=r"huggingface.co/timm/resnet18.a1_in1k \(offline\).*models--timm--resnet18.a1"),
-        fetching_by_timm("resnet18"),
+        explain_failed_timm_download("resnet18"),
     ):
         raise ConnectionError("offline")
-    with pytest.raises(ValueError, match="timm has no weights of it"), fetching_by_timm("resnet18_nothing"):
+    with pytest.raises(ValueError, match="timm has no weights of it"), explain_failed_timm_download("resnet18_nothing"):
         raise AssertionError("not reached")

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.backbones import tiny_backbone
-from lightning_det.data.colours import distorted
+from lightning_det.data.colours import distort
 from lightning_det.data.dataset import OUTSIDE, Collate, Look, Sample, render
 from lightning_det.protocols.structures import State
 from lightning_det.selection import RandomSelector
@@ -263,14 +263,14 @@ def hsv(x):
 
 
 def test_no_change_of_colours_changes_nothing():
-    assert torch.equal(distorted(pixels(), PLAIN), pixels())
+    assert torch.equal(distort(pixels(), PLAIN), pixels())
 
 
 def test_brightness_is_added_and_contrast_multiplies():
     x = pixels().float()
-    assert torch.equal(distorted(pixels(), PLAIN._replace(brightness=20 / 255)).float(), (x + 20).clamp(0, 255))
+    assert torch.equal(distort(pixels(), PLAIN._replace(brightness=20 / 255)).float(), (x + 20).clamp(0, 255))
     for first in (True, False):
-        changed = distorted(pixels(), PLAIN._replace(contrast=1.5, contrast_first=first))
+        changed = distort(pixels(), PLAIN._replace(contrast=1.5, contrast_first=first))
         torch.testing.assert_close(changed.float(), (x * 1.5).clamp(0, 255), atol=0.51, rtol=0)
 
 
@@ -279,7 +279,7 @@ def test_saturation_is_that_of_hsv(factor):
     before = hsv(pixels())
     before[:, 1] = (before[:, 1] * factor).clip(0, 1)
     expected = np.array([colorsys.hsv_to_rgb(*p) for p in before]).T.reshape(3, 12, 16) * 255
-    changed = distorted(pixels(), PLAIN._replace(saturation=factor))
+    changed = distort(pixels(), PLAIN._replace(saturation=factor))
     np.testing.assert_allclose(changed.numpy(), expected, atol=0.51)
 
 
@@ -287,20 +287,20 @@ def test_hue_is_turned():
     before = hsv(pixels())
     before[:, 0] = (before[:, 0] + 0.1) % 1
     expected = np.array([colorsys.hsv_to_rgb(*p) for p in before]).T.reshape(3, 12, 16) * 255
-    changed = distorted(pixels(), PLAIN._replace(hue=0.1))
+    changed = distort(pixels(), PLAIN._replace(hue=0.1))
     np.testing.assert_allclose(changed.numpy(), expected, atol=1.01)
 
 
 def test_the_order_of_contrast_matters():
     change = PLAIN._replace(contrast=1.5, saturation=0.5)
-    assert not torch.equal(distorted(pixels(), change), distorted(pixels(), change._replace(contrast_first=False)))
+    assert not torch.equal(distort(pixels(), change), distort(pixels(), change._replace(contrast_first=False)))
 
 
 def test_grey_stays_grey():
     grey = torch.full((3, 4, 4), 77, dtype=torch.uint8)
-    assert torch.equal(distorted(grey, PLAIN._replace(saturation=1.5, hue=0.1)), grey)
+    assert torch.equal(distort(grey, PLAIN._replace(saturation=1.5, hue=0.1)), grey)
     black = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    assert torch.equal(distorted(black, PLAIN._replace(saturation=1.5, contrast=0.5, hue=0.1)), black)
+    assert torch.equal(distort(black, PLAIN._replace(saturation=1.5, contrast=0.5, hue=0.1)), black)
 
 
 def test_each_change_has_its_own_draw():

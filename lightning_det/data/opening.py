@@ -1,0 +1,98 @@
+"""Image files are opened, and those that cannot be used are refused, before a pixel is decoded."""
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import IO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from lightning_det.system.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are opened, whatever the file's name; JPEG includes MPO. Pillow would run Ghostscript on PostScript."""
+
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+"""Pillow's pixel types that it converts to RGB, and integers of 16 bits."""
+
+MAX_PIXELS = 2**29
+"""Larger images (23,000 x 23,000) are refused before memory is allocated for them: cut them into parts."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 million
+
+
+class ImageError(UserError):
+    """An image file cannot be used; the message names it."""
+
+
+def open_image(path: Path, source: bytes | IO[bytes]) -> ImageFile:
+    """Opens an image without decoding its pixels.
+
+    Args:
+        path: of the file, for messages.
+        source: content of the file, or the open file.
+
+    Raises:
+        ImageError: the image is none of `FORMATS`, damaged, larger than `MAX_PIXELS`, or of another pixel type.
+    """
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        unknown = f"not an image of a kind that is read ({', '.join(FORMATS)})"
+        reason = "the file is empty" if path.stat().st_size == 0 else unknown
+        raise ImageError(f"{path}: {reason}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: its header claims more than {MAX_PIXELS} pixels; cut it into parts") from error
+    except Exception as error:
+        raise ImageError(f"{path}: damaged image ({error_text(error)})") from error
+    unbounded = _unbounded_type(image)
+    if unbounded is not None:
+        raise ImageError(f"{path}: {unbounded}, of which nobody says what is white; convert it to 8 or 16 bits")
+    if image.mode not in MODES:
+        raise ImageError(f"{path}: pixels of kind {image.mode}; convert it to RGB")
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
+        )
+    return image
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of an image file.
+
+    Raises:
+        ImageError: it is missing or cannot be read.
+    """
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuses devices and pipes, which may never end.
+
+    Raises:
+        ImageError: the path exists and is not a regular file.
+    """
+    # os.path: Path's methods raise errors for names that no file can have.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{path}: not a regular file")
+
+
+def error_text(error: Exception) -> str:
+    """Message of an error without the location in torchvision's sources; its type if there is no message."""
+    return re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
+
+
+def _unbounded_type(image: ImageFile) -> str | None:
+    """Describes pixels whose type has no largest value that would be white; None for other pixels."""
+    if image.mode == "F":
+        return "floating-point pixels"
+    # PNG and PPM of 16 bits may open as I too.
+    return "integer pixels of 32 bits, or with a sign" if image.mode == "I" and image.format == "TIFF" else None

@@ -1,0 +1,37 @@
+"""Exif orientation: how an image is turned and mirrored to be seen."""
+
+import numpy as np
+from PIL.Image import Image
+from PIL.ImageFile import ImageFile
+
+from lightning_det.data.png import read_exif
+
+ORIENTATION = 0x0112
+"""Exif tag."""
+
+
+def read_orientation(image: ImageFile) -> int:
+    """Exif's orientation, 1 to 8; 1 (as stored) if it is missing or cannot be read."""
+    try:
+        exif = Image.getexif(image)  # the method of PNG images would decode the whole file
+        if image.format == "PNG" and ORIENTATION not in exif and image.fp is not None:
+            exif.load(read_exif(image.fp))
+        value = exif.get(ORIENTATION, 1)
+    except Exception:  # Pillow raises errors of many kinds for damaged Exif; the pixels may be fine
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Whether an orientation turns the image by a quarter, so that width and height change places."""
+    return orientation >= 5
+
+
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of pixels (3, H, W) that is turned and mirrored according to Exif."""
+    if swaps_sides(orientation):
+        pixels = pixels.swapaxes(1, 2)
+    flips = (orientation - 1) % 4
+    if flips in (1, 2):
+        pixels = pixels[:, :, ::-1]
+    return pixels[:, ::-1] if flips in (2, 3) else pixels

@@ -1,0 +1,1 @@
+"""The report of `lightning_det.inspect`: its figures, tables and pictures."""

@@ -1,0 +1,48 @@
+"""Views of a strategy as a page of pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_det.data.dataset import Look, ViewDataset
+from lightning_det.data.opening import ImageError
+from lightning_det.plotting.boxes import page
+from lightning_det.plotting.views import draw_view
+from lightning_det.protocols.structures import State
+
+CELL = 400
+"""Longer side of a picture on the page, pixels."""
+
+
+def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
+    """Draws ``count`` views, spread over images and pyramid levels.
+
+    Returns:
+        (h, w, 3) uint8 RGB; None if no image can be read.
+    """
+    tiles, titles = [], []
+    for look in _select_looks(looks, count):
+        try:
+            sample = dataset.__getitems__([look])[0]
+        except ImageError:
+            continue  # listed among the problems
+        pixels = sample.pixels.permute(1, 2, 0).numpy()
+        tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, CELL))
+        states = sample.targets.states
+        titles.append(
+            f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}: learns {(states == State.VALID).sum()}, "
+            f"not {(states == State.INVALID).sum()}"
+        )
+    return page(tiles, titles) if tiles else None
+
+
+def _select_looks(looks: Sequence[Look], count: int) -> list[Look]:
+    """At most ``count`` views, the same number of every level, sorted by image and level."""
+    by_level: dict[int, list[Look]] = {}
+    for look in looks:
+        by_level.setdefault(look.view.level, []).append(look)
+    selected = []
+    for group in by_level.values():
+        positions = np.linspace(0, len(group) - 1, -(-count // len(by_level))).round().astype(int)
+        selected += [group[p] for p in np.unique(positions)]
+    return sorted(selected[:count], key=lambda look: (look.image, look.view.level))

@@ -1,0 +1,105 @@
+"""Figures of a dataset and of the views that a strategy makes of it, as json data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lightning_det.annotations import AnnotationStore
+from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
+from lightning_det.data.datamodule import ViewData
+from lightning_det.data.dataset import Look
+from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, larger_than_tiles
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.suggestion import sample, suggest, try_out
+from lightning_det.inspection.splits import Splits
+
+
+def make_report(
+    splits: Splits,
+    split: str,
+    data: ViewData,
+    looks: Sequence[Look],
+    anchors: dict[str, Any],
+    suggestion: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Assembles the content of ``inspect.json``.
+
+    Args:
+        splits: all splits.
+        split: the one that is inspected.
+        data: makes views of it.
+        looks: its views in one epoch.
+        anchors: see `measure_anchors`.
+        suggestion: see `suggest_settings`.
+    """
+    store = splits.stores[split]
+    return {
+        **splits.statistics[split],
+        "split": split,
+        "problems": [p.to_dict() for p in splits.problems],
+        **coverage(store, looks, **data.visibility),
+        "boxes_valid_at_no_scale": count_orphans(store, data.train_views),
+        "boxes_without_chip": count_unlearned(store, data.train_views),
+        "larger_than_tiles": larger_than_tiles(store, data.train_views),
+        **anchors,
+        "suggestion": suggestion,
+        "splits": splits.statistics,
+    }
+
+
+def sqrt_areas(store: AnnotationStore) -> np.ndarray:
+    """(n,) float64 sqrt(width * height) in pixels of the boxes that are not ignored."""
+    sides = (store.boxes[:, 2:] - store.boxes[:, :2])[~store.ignored]
+    return np.sqrt(sides.prod(axis=1))
+
+
+def measure_anchors(
+    store: AnnotationStore, data: ViewData, detector: nn.Module | None, count: int, seed: int, own: str
+) -> dict[str, Any]:
+    """Compares a detector's anchors with the boxes of training views.
+
+    Args:
+        store: annotations, of which a sample is taken.
+        data: makes the views.
+        detector: with the anchors; None if it cannot be built.
+        count: number of anchor sizes.
+        seed: of the sample and the views.
+        own: see `misfit`.
+
+    Returns:
+        ``anchors``, a `Reach` as a dict or None without anchors, and ``anchors_misfit``, a warning or an empty text.
+    """
+    if detector is None:
+        return {"anchors": None, "anchors_misfit": ""}
+    sampled = sample(store, seed, SAMPLE) if len(store) else store
+    boxes = boxes_in_views(sampled, plan_epoch(sampled, data.train_views, seed), **data.visibility)
+    reached = reach(boxes, detector)
+    if reached is None:
+        return {"anchors": None, "anchors_misfit": ""}
+    return {"anchors": reached._asdict(), "anchors_misfit": misfit(boxes, detector, count, seed, own)}
+
+
+def suggest_settings(
+    store: AnnotationStore, resolution: Sequence[int] | None, detector: nn.Module | None, count: int, seed: int
+) -> dict[str, Any] | None:
+    """Suggests settings of SNIP and SNIPER for a dataset, and tries them on a sample.
+
+    Args:
+        store: annotations.
+        resolution: of single-scale training, to which the cost is compared; None takes the suggested one.
+        detector: for which anchor sizes are suggested, if it has anchors; None if it cannot be built.
+        count: number of anchor sizes.
+        seed: of the sample and the views.
+
+    Returns:
+        ``dataset``, the suggested keys of the configuration, and the results of `try_out`; None without boxes.
+    """
+    found = suggest(sqrt_areas(store), store.widths, store.heights)
+    if found is None:
+        return None
+    tried = try_out(store, found, resolution or found["resolution"], seed)
+    sizes = None if detector is None else suggested_sizes(store, found, detector, count, seed)
+    anchors = {} if sizes is None else {"anchor_sizes": sizes}
+    return {"dataset": {key: found[key] for key in ("resolution", "pyramid")} | anchors | found, **tried}
