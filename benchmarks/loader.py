@@ -54,7 +54,7 @@ from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 from train_step import hardware
 
-from lightning_det.config.build import build_data, usable_split
+from lightning_det.config.data import build_data, usable_split
 from lightning_det.config.schema import CONF, register_schema
 
 STRATEGIES = {

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from lightning_det.evaluation.comparison import FIGURES, compare_runs
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
-from lightning_det.runs.command import command, run_folder
+from lightning_det.runs.command import command
+from lightning_det.runs.composition import run_folder
 from lightning_det.runs.results import read_runs
 from lightning_det.system.errors import ConfigError, one_line, printable
 from lightning_det.system.files import whole, write_json

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lightning_det.config import resolved
+from lightning_det.config import resolve
 from lightning_det.modules import keys
 from lightning_det.runs.command import command
 from lightning_det.system.errors import ConfigError, UserError
@@ -27,7 +27,7 @@ def dashboard(cfg: DictConfig) -> "Workspace":
     Raises:
         UserError: wandb does not take it.
     """
-    settings = resolved(cfg)
+    settings = resolve(cfg)
     dry_run = settings.pop("dry_run")
     made = workspace(**settings)
     print(outline(made))

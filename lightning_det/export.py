@@ -5,13 +5,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_det.config import resolved
-from lightning_det.config.build import build_planner
+from lightning_det.config import resolve
+from lightning_det.config.data import build_planner
 from lightning_det.deployment.onnx import NEEDED, canvas, to_onnx
 from lightning_det.deployment.opsets import OPSETS
 from lightning_det.deployment.verification import compare, describe
-from lightning_det.runs.command import command, run_folder
-from lightning_det.runs.restore import restored
+from lightning_det.runs.command import command
+from lightning_det.runs.composition import run_folder
+from lightning_det.runs.restore import restore_detector
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import whole
 
@@ -21,7 +22,7 @@ def export(cfg: DictConfig) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install 'lightning-det[export]'")
-    settings, module = restored(cfg)
+    settings, module = restore_detector(cfg)
     part = module.detector.export_part()
     oldest, newest = OPSETS
     if not oldest <= cfg.opset <= newest:
@@ -32,7 +33,7 @@ def export(cfg: DictConfig) -> None:
     planner = build_planner(settings, "test")
     height, width = canvas(planner)
     model = to_onnx(part, height, width, dynamic=planner.canvas is None, opset=cfg.opset)
-    describe(model, module.labels, module.inference, resolved(settings)["views"]["test"]["scales"].get("resolutions"))
+    describe(model, module.labels, module.inference, resolve(settings)["views"]["test"]["scales"].get("resolutions"))
     compare(model, part, height, width)
     with whole(output, "wb") as stream:
         stream.write(model.SerializeToString())

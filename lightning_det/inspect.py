@@ -8,7 +8,8 @@ from PIL import Image
 from torch import nn
 
 from lightning_det.annotations import DatasetError, LabelMap
-from lightning_det.config.build import build_data, build_module, limited, own_priors, read_split
+from lightning_det.config.data import build_data, keep_first, read_split
+from lightning_det.config.module import build_module, own_priors
 from lightning_det.data.dataset import ViewDataset
 from lightning_det.data.inspection import damaged_images
 from lightning_det.data.sampler import plan_epoch
@@ -17,7 +18,8 @@ from lightning_det.inspection.report import make_report, measure_anchors, sqrt_a
 from lightning_det.inspection.splits import Splits
 from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.curves import plot_sizes
-from lightning_det.runs.command import checked, chosen, command, run_folder, save_config
+from lightning_det.runs.command import command
+from lightning_det.runs.composition import chosen_options, run_folder, save_config, validate_run
 from lightning_det.runs.mining import proposals_file, with_proposals
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import write_json
@@ -27,7 +29,7 @@ log = logging.getLogger("lightning_det")
 
 def inspect(cfg: DictConfig) -> dict[str, Any]:
     """Inspects the dataset and the views of a configuration; the results are written to Hydra's run folder."""
-    cfg = checked(cfg)
+    cfg = validate_run(cfg)
     folder = run_folder()
     save_config(cfg, folder)
     splits = read_splits(cfg)
@@ -47,7 +49,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     )
     if drawn is not None:
         Image.fromarray(drawn).save(folder / "views.png")
-    print_report(report, splits.problems, chosen(["dataset"])["dataset"][-1])
+    print_report(report, splits.problems, chosen_options(["dataset"])["dataset"][-1])
     print(folder)
     return report
 
@@ -70,7 +72,7 @@ def read_splits(cfg: DictConfig) -> Splits:
             splits.add_unusable(name, str(error))
             continue
         problems += damaged_images(store) if cfg.decode else []
-        splits.add(name, limited(store, cfg.dataset.limit if name == "train" else cfg.dataset.limit_val), problems)
+        splits.add(name, keep_first(store, cfg.dataset.limit if name == "train" else cfg.dataset.limit_val), problems)
     splits.compare_classes()
     return splits
 

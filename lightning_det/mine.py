@@ -5,9 +5,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from lightning_det.config.build import build_module, load_weights, usable_split
-from lightning_det.runs.command import checked, command, run_folder, save_config
+from lightning_det.config.data import usable_split
+from lightning_det.config.module import build_module
+from lightning_det.runs.command import command
+from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.mining import FILE, mine
+from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError
 
 
@@ -18,7 +21,7 @@ def mine_split(cfg: DictConfig) -> Path:
             raise ConfigError(
                 f"{key}={cfg[key]}: mine does not read it; it makes proposals anew, from weights=FILE if given"
             )
-    cfg = checked(cfg)
+    cfg = validate_run(cfg)
     folder = run_folder()
     save_config(cfg, folder)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -13,7 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lightning_det.config import CONF, check_slots, option_file
+from lightning_det.config import CONF, check_slots, read_option
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -102,9 +102,12 @@ def test_every_option_has_a_table_of_what_it_sets(group, name):
     (table,) = (head[0].split("\n\n", 1)[0] for head in heads if head)
     rows = {key: value for key, value in re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| \S.*\|$", table, flags=re.MULTILINE)}
     assert len(rows) == len(table.strip().splitlines()) - 1
-    content = OmegaConf.to_container(option_file(f"{group}/{name}"))
-    content.pop("defaults", None)
-    assert {key: yaml.safe_load(value) for key, value in rows.items()} == dict(leaves(content))
+    content = dict(leaves(OmegaConf.to_container(read_option(f"{group}/{name}"))))
+    for other in yaml.safe_load((CONF / group / f"{name}.yaml").read_text()).get("defaults", []):
+        if "/" not in other:  # an option of the same group, whose table says it
+            inherited = list(leaves(OmegaConf.to_container(read_option(f"{group}/{other}"))))
+            content = {key: value for key, value in content.items() if (key, value) not in inherited}
+    assert {key: yaml.safe_load(value) for key, value in rows.items()} == content
 
 
 def leaves(node, key=""):
@@ -124,8 +127,17 @@ def known_keys():
         content = file.read_text()
         whole = file.parent == CONF or content.startswith("# @package _global_")
         for key, _ in leaves(yaml.safe_load(content) or {}, "" if whole else f"{file.parent.name}."):
-            parts = key.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            yield from beginnings(key)
+        if not whole or file.parent.name in ("strategy", "test"):  # and what they inherit
+            group = file.parent.name
+            if group not in ("claim", "sweep", "shared"):
+                for key, _ in leaves(OmegaConf.to_container(read_option(f"{group}/{file.stem}"))):
+                    yield from beginnings(key)
+
+
+def beginnings(key):
+    parts = key.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 KEYS = {*known_keys(), "hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath"}

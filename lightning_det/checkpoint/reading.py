@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lightning_det.checkpoint.outdated import refuse_outdated
 from lightning_det.checkpoint.outline import OutlineError, StoredTensor, outline
 from lightning_det.checkpoint.structure import check_own, check_weights, is_own
 from lightning_det.system.errors import UserError
@@ -44,6 +45,22 @@ def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
             "train it anew"
         ) from error
     return _read(file, "checkpoint", "give a run folder or its *.ckpt", map_location)
+
+
+def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
+    """Reads the checkpoint that a file or a run folder means, whose settings will be used, see `read_checkpoint`.
+
+    Args:
+        path: a file, or a run folder.
+        prefer: ``best`` or ``last`` of a run folder.
+
+    Raises:
+        UserError: no such file, or no checkpoint of this package, or one of an earlier version.
+    """
+    file = checkpoint_file(path, prefer)
+    content = read_checkpoint(file)
+    refuse_outdated(content["hyper_parameters"]["settings"], file)
+    return content
 
 
 def read_weights(file: Path) -> dict[str, Any]:

@@ -4,20 +4,24 @@ Nodes with a ``_target_`` are checked against the signature they call, so names,
 once, in the code. The dataclasses of `schema` describe the rest.
 """
 
-from lightning_det.config.checks import SLOTS, check_sense, check_slots, option_file, resolved, validated
+from lightning_det.config.contradictions import check_contradictions
+from lightning_det.config.options import SLOTS, check_slots, read_option
 from lightning_det.config.schema import CONF, register_schema
 from lightning_det.config.signatures import check_targets
+from lightning_det.config.validation import resolve, validate
+from lightning_det.config.values import check_values
 from lightning_det.system.errors import ConfigError
 
 __all__ = [
     "CONF",
     "SLOTS",
     "ConfigError",
-    "check_sense",
+    "check_contradictions",
     "check_slots",
     "check_targets",
-    "option_file",
+    "check_values",
+    "read_option",
     "register_schema",
-    "resolved",
-    "validated",
+    "resolve",
+    "validate",
 ]

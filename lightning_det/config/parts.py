@@ -1,6 +1,6 @@
-"""The parts that a file may name, for each place in the settings: a checkpoint, or the record of a run's options.
+"""The parts that a file may name at each key of the settings. Files are checkpoints and records of a run's options.
 
-Whatever else is to be called, the user's own options and command line have to name.
+Anything else has to be named by the user's own options or command line.
 """
 
 import re
@@ -22,8 +22,13 @@ SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.Hard
 OWN = {
     "backbone": "backbones.VGG16 backbones.dsod backbones.ssd_tiny backbones.timm_backbone backbones.tiny_backbone "
     "backbones.torchvision_backbone",
-    "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.SSD.build",
-    "module": "modules.DetectionModule modules.FasterRCNNModule modules.SSDModule",
+    "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.SSD",
+    "detector.preprocess": "detectors.Normalize",
+    "detector.rpn": "detectors.RPN",
+    "detector.roi_head": "detectors.RoIHead",
+    "detector.priors": "detectors.Priors",
+    "detector.neck": "detectors.GatedPyramid",
+    "module": "modules.DetectionModule",
     "schedule": "modules.Constant modules.Cosine modules.MultiStep",
     "selection.anchors": SELECTORS,
     "selection.rois": SELECTORS,
@@ -52,20 +57,24 @@ PARTS["optimizer"] = frozenset(
 """All names that `_target_` may have. `tests/checkpoint/test_security.py` holds them against the options of conf/."""
 
 
+PARTIAL = ("optimizer", "detector.rpn", "detector.roi_head", "detector.priors", "detector.neck")
+"""Keys of parts that something else completes when it is made."""
+
+
 def is_timm_name(value: Any) -> bool:
     """Whether a text is the name of a network, with its tag; ``hf-hub:`` and ``local-dir:`` fetch and read others."""
     return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
 
 
 def is_inside(value: Any) -> bool:
-    """Whether a text, or those in a list, lead to nowhere outside of the folder that they are relative to."""
+    """Whether a path, or all paths in a list, stay inside the folder that they are relative to."""
     if isinstance(value, list):
         return all(map(is_inside, value))
     return not isinstance(value, str) or not (PurePath(value).is_absolute() or ".." in PurePath(value).parts)
 
 
 def are_few(value: Any) -> bool:
-    """Whether a number, or those in a list, are of things that a machine has room for."""
+    """Whether a count, or all counts in a list, are small enough to allocate."""
     numbers = value if isinstance(value, list) else [value]
     return all(isinstance(n, int) and abs(n) <= 1000 for n in numbers)
 
@@ -78,7 +87,7 @@ PLACES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset.val": (is_inside, "a path below dataset.root"),
     "dataset.test": (is_inside, "a path below dataset.root"),
 }
-"""Settings that name files, or what is fetched: what a file may say there."""
+"""Settings that name files or downloads: what a file may say there, as a test and in words."""
 
 
 def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the checkpoint's settings") -> None:
@@ -86,7 +95,7 @@ def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the
 
     Args:
         settings: of the file, with what the user set, resolved.
-        now: what the user's own options and command line come to; they may call anything at its place.
+        now: the configuration of the user's own options and command line, which may call anything.
         origin: for messages.
 
     Raises:
@@ -124,12 +133,12 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
                 f"and trust it, name the option that it was trained with ({key.split('.')[0]}=NAME "
                 f"hydra.searchpath=[file://FOLDER]), or give ++{here}={value!s:.200}"
             )
-        if name != "_partial_" or key != "optimizer" or type(value) is not bool:
+        if name != "_partial_" or key not in PARTIAL or type(value) is not bool:
             raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")
 
 
 def _named(now: DictConfig, key: str) -> Any:
-    """What the user's own options come to at a key; None for nothing."""
+    """The value that the user's own options give a key; None without one."""
     try:
         value = OmegaConf.select(now, key, throw_on_missing=False)
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

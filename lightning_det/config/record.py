@@ -1,4 +1,4 @@
-"""The options that a run folder says it was started with are a file's: held to what a checkpoint's settings are."""
+"""The options in a run folder's record come from a file, so they are checked as a checkpoint's settings are."""
 
 import re
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ from lightning_det.config.parts import PARTS, PLACES
 from lightning_det.system.errors import ConfigError
 
 BYTES = 2**20
-"""Of a record."""
+"""Largest size of a record."""
 
 OPTIONS = 1000
-"""In a record."""
+"""Most options in a record."""
 
 READ_ONLY = ("oc.env",)
-"""Resolvers that a record may call: they look something up."""
+"""Resolvers that a record may call: they only read."""
 
 WRITTEN = ("dirpath", "filename", "folder", "save_dir", "default_root_dir", "output")
-"""Last parts of keys that say where something is written, in the nodes of `WRITERS`."""
+"""Last parts of keys that name an output, in the nodes of `WRITERS`."""
 
 WRITERS = ("callbacks", "logger", "trainer", "output")
 
@@ -34,7 +34,7 @@ OWN_CALLS = {"callbacks": "lightning_det.callbacks.", "logger": "lightning_det.c
 
 
 def read_record(file: Path) -> list[str] | None:
-    """The options in a run folder's record; None if it has been cut off before the first.
+    """The options in a run folder's record; None if the file ends before the first.
 
     Raises:
         ConfigError: it is no list of options.
@@ -76,7 +76,7 @@ def check_record(overrides: Iterable[str], file: str | Path, sweep: bool = False
 
 
 def _objection(text: str, folder: Path, sweep: bool) -> str | None:
-    """Why an option is not taken over, in words; None where nothing speaks against it."""
+    """Why an option is not taken over; None if it is."""
     if len(text) > 10_000 or not text.isprintable():
         return "is no option"
     try:
@@ -109,7 +109,7 @@ def _is_path_of_option(override: Override, value: Any) -> bool:
 
 
 def _of_value(key: str, value: Any, folder: Path) -> str | None:
-    """What speaks against a value, or against one within it."""
+    """The objection to a value, or to one inside it; None without one."""
     if isinstance(value, dict):
         found = (_of_value(f"{key}.{name}", inner, folder) for name, inner in value.items())
         return next((reason for reason in found if reason), None)
@@ -134,7 +134,7 @@ def _of_value(key: str, value: Any, folder: Path) -> str | None:
 
 
 def _of_interpolations(text: str) -> str | None:
-    """What speaks against the interpolations of a text: they may name keys, and look up the environment."""
+    """The objection to a text's interpolations, which may only name keys and read the environment."""
     if len(text) > 300:
         return "has a long interpolation"
     try:

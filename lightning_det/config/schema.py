@@ -1,4 +1,4 @@
-"""Where the configuration is, and the types of what no constructor describes."""
+"""The config folder, and the types of settings that no constructor describes."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,7 +13,7 @@ CONF = next(p / "conf" for p in Path(__file__).parents[1:3] if (p / "conf").is_d
 
 
 class OnBad(Enum):
-    """What to do with records that cannot be used."""
+    """How records that cannot be used are treated."""
 
     error = "error"
     skip = "skip"
@@ -61,7 +61,7 @@ class ViewsConfig:
 
 @dataclass
 class SelectionConfig:
-    """Which losses count."""
+    """Selectors, by the regions whose losses they choose."""
 
     anchors: Any = None
     rois: Any = None
@@ -118,7 +118,7 @@ class MinerConfig:
 
 @dataclass
 class Config:
-    """Everything that a run knows."""
+    """The settings of a run."""
 
     seed: int = 0
     weights: str | None = None
@@ -143,7 +143,7 @@ class Config:
 
 @dataclass
 class EvalConfig(Config):
-    """Adds what `lightning_det.eval` needs."""
+    """With the settings of `lightning_det.eval` alone."""
 
     checkpoint: str = MISSING
     split: str = "val"
@@ -151,7 +151,7 @@ class EvalConfig(Config):
 
 @dataclass
 class PredictConfig(Config):
-    """Adds what `lightning_det.predict` needs."""
+    """With the settings of `lightning_det.predict` alone."""
 
     checkpoint: str = MISSING
     source: str = MISSING
@@ -161,7 +161,7 @@ class PredictConfig(Config):
 
 @dataclass
 class ExportConfig(Config):
-    """Adds what `lightning_det.export` needs."""
+    """With the settings of `lightning_det.export` alone."""
 
     checkpoint: str = MISSING
     output: str | None = None
@@ -170,7 +170,7 @@ class ExportConfig(Config):
 
 @dataclass
 class InspectConfig(Config):
-    """Adds what `lightning_det.inspect` needs."""
+    """With the settings of `lightning_det.inspect` alone."""
 
     split: str = "train"
     decode: bool = True
@@ -179,7 +179,7 @@ class InspectConfig(Config):
 
 @dataclass
 class MineConfig(Config):
-    """Adds what `lightning_det.mine` needs."""
+    """With the settings of `lightning_det.mine` alone."""
 
     split: str = "train"
     output: str | None = None

@@ -43,7 +43,7 @@ def check_targets(node: Any, key: str = "") -> None:
 
 
 def locate(key: str, target: str) -> Any:
-    """What a ``_target_`` names.
+    """The object that a ``_target_`` names.
 
     Args:
         key: of the node, for the message.
@@ -62,7 +62,7 @@ def parameters(function: Any) -> dict[str, inspect.Parameter] | None:
     """Parameters by name, those of base classes too where a constructor passes them on; None if it takes anything."""
     chain = [function]
     if inspect.isclass(function):
-        chain = [c.__init__ for c in function.__mro__ if "__init__" in vars(c)]
+        chain = [vars(c)["__init__"] for c in function.__mro__ if "__init__" in vars(c)]
         if chain == [object.__init__]:
             return {}
     known: dict[str, inspect.Parameter] = {}
@@ -79,7 +79,7 @@ def parameters(function: Any) -> dict[str, inspect.Parameter] | None:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether plain data fits a type annotation; what is no plain type fits anything."""
+    """Whether plain data fits a type annotation; anything fits a type that is not plain."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, a) for a in arguments)
@@ -99,7 +99,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         if Ellipsis in arguments:
             return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
         return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    # A node that makes an object, or something that a config cannot spell: the constructor judges.
+    # A node that makes an object, or a type that YAML has not: the constructor judges.
     return isinstance(value, Mapping) or not _is_plain(annotation)
 
 

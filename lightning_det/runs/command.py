@@ -5,36 +5,32 @@ import logging
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any, TextIO
 
 import hydra
-import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_det.config import CONF, ConfigError, register_schema, validated
+from lightning_det.config import CONF, ConfigError, register_schema
 from lightning_det.runs import rendezvous as watch
 from lightning_det.runs.inputs import CHECKS, check_given
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first, register_started
+from lightning_det.runs.messages import explain_composition, raised_by
 from lightning_det.runs.occupancy import HELD, found, hold, occupy, release
-from lightning_det.runs.resume import OVERRIDES, composed_of, goes_on_in, override_key, to_record
+from lightning_det.runs.resume import OVERRIDES, goes_on_in
 from lightning_det.runs.resweep import check_sweep, sweep_again
 from lightning_det.runs.sweep import STATUS, JobError, run_job, summary
 from lightning_det.system import interrupt
 from lightning_det.system.errors import explained, printable
-from lightning_det.system.files import whole
 
 log = logging.getLogger("lightning_det")
 
@@ -47,20 +43,20 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-class StdoutHandler(logging.StreamHandler):
-    """Logs to what ``sys.stdout`` is at the moment: a progress bar takes it over, and puts lines above itself."""
+class StdoutHandler(logging.StreamHandler[TextIO]):
+    """Logs to what ``sys.stdout`` is at the moment: a progress bar replaces it, and puts lines above itself."""
 
     def __init__(self, stream: None = None):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self):
-        """Where the next line goes."""
+    def stream(self) -> TextIO:  # type: ignore[override]  # an attribute there
+        """The stream of the next line."""
         return sys.stdout
 
 
 def command(
-    config_name: str, completed: Callable[[Sequence[str]], list[str]] = list
+    config_name: str, complete: Callable[[Sequence[str]], list[str]] = list
 ) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Makes a Hydra app of a function that takes the composed configuration.
 
@@ -68,18 +64,18 @@ def command(
 
     Args:
         config_name: the command's file in ``conf/``.
-        completed: makes the arguments that count of those on the command line.
+        complete: makes the command line of a run of the arguments that were given.
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
-        def given_task(cfg: DictConfig) -> object:
-            check_given(cfg, config_name)  # of a job; a single run's have been looked at before there was a folder
+        def run_checked(cfg: DictConfig) -> object:
+            check_given(cfg, config_name)  # of a job; those of a single run were checked before its folder was made
             return task(cfg)
 
         @functools.wraps(task)
         def run(cfg: DictConfig) -> object:
             _quiet_libraries()
-            return run_job(given_task, cfg, f"lightning_det.{config_name}")
+            return run_job(run_checked, cfg, f"lightning_det.{config_name}")
 
         @functools.wraps(task)
         def main() -> None:
@@ -91,7 +87,7 @@ def command(
                 register_started()
                 refused, well = None, False
                 try:
-                    sys.argv[1:] = completed(sweep_again(sys.argv[1:], config_name))
+                    sys.argv[1:] = complete(sweep_again(sys.argv[1:], config_name))
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
                     well = True
                 except JobError as error:
@@ -118,10 +114,10 @@ def command(
 class Folders(Callback):
     """Refuses folders, and files that are not there, before Hydra writes anything.
 
-    Hydra makes warnings of what a callback raises; that the process ends it lets pass.
+    Hydra turns exceptions of a callback into warnings, except the end of the process.
     """
 
-    def on_run_start(self, config: DictConfig, config_name: str, **kwargs: object) -> None:
+    def on_run_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the run folder is made."""
         command = config_name if config_name in CHECKS else "train"
         before = HydraConfig.instance().cfg
@@ -142,7 +138,7 @@ class Folders(Callback):
         finally:
             HydraConfig.instance().cfg = before
 
-    def on_multirun_start(self, config: DictConfig, config_name: str, **kwargs: object) -> None:
+    def on_multirun_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the first job."""
         try:
             folder = Path(config.hydra.sweep.dir)
@@ -154,7 +150,7 @@ class Folders(Callback):
 
 
 def _goes_on(folder: Path, command: str) -> str | None:
-    """What Ctrl-C says of a run; None if a sweep, or another command that has started it, says it."""
+    """The hint after Ctrl-C; None if a sweep, or another command that started this one, gives it."""
     if PARENT in os.environ:
         return None
     begun = command == "train" and found(folder, (OVERRIDES,))
@@ -170,74 +166,15 @@ def _refuse(error: Exception, config_name: str) -> None:
     if interrupt.interrupted():
         raise error
     if isinstance(error, HydraException | OmegaConfBaseException):
-        _stop(explain(error, config_name), 2)
+        _stop(explain_composition(error, config_name), 2)
     message = explained(error)
     if message is not None:
         _stop(message, 2 if isinstance(error, ConfigError) else 1)
-    if _raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
+    if raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
         _stop(str(error), 1)
-    if not _raised_by(error, "hydra"):
+    if not raised_by(error, "hydra"):
         raise error
     _stop(str(error), 2)
-
-
-def checked(cfg: DictConfig) -> DictConfig:
-    """The run's configuration after `validated`."""
-    return validated(cfg, chosen(), overridden_keys())
-
-
-def run_folder() -> Path:
-    """Folder of this run's results: ``hydra.run.dir``, or the job's folder in a sweep."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def chosen(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
-    """Options of some config groups that the run is composed of."""
-    loader = GlobalHydra.instance().config_loader()
-    defaults = loader.compute_defaults_list(HydraConfig.get().job.config_name, composed_of(), RunMode.RUN).defaults
-    paths = [d.config_path for d in defaults if d.config_path is not None]
-    return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
-
-
-def overridden_keys() -> list[str]:
-    """Keys that the user set on the command line, without ``+``."""
-    return [override_key(o) for o in HydraConfig.get().overrides.task]
-
-
-def explain(error: Exception, config_name: str) -> str:
-    """A Hydra or OmegaConf error in words that name the key and what would be valid."""
-    text = str(error).strip()
-    cause = error.__cause__
-    if isinstance(error, OverrideParseException):
-        text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
-    if isinstance(error, MissingConfigException) and Path(f"conf/{error.missing_cfg_file}.yaml").exists():
-        text += "\nYour conf/ is looked at with hydra.searchpath=[file://conf]"
-    if isinstance(cause, OmegaConfBaseException):
-        text += f"\n{str(cause).splitlines()[0]}"
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
-        return f"{text.splitlines()[0]}{_valid_keys(cause, config_name)}\n{str(cause).splitlines()[0]}"
-    return text
-
-
-def _raised_by(error: Exception, library: str) -> bool:
-    """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith(f"{library}.")
-
-
-def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:
-    """Keys that exist where an unknown one was used."""
-    full_key = getattr(error, "full_key", None)
-    if not full_key:
-        return ""
-    *parents, wrong = str(full_key).split(".")
-    parent = error.parent_node
-    if not isinstance(parent, DictConfig) or wrong in parent:
-        return ""
-    keys = [str(k) for k in parent]
-    near = get_close_matches(wrong, keys, n=1)
-    hint = f"did you mean {'.'.join([*parents, near[0]])}? " if near else ""
-    return f"\n{hint}{'.'.join(parents) or config_name} has the keys {', '.join(keys)}"
 
 
 def _stop(message: str, code: int) -> None:
@@ -260,15 +197,5 @@ def _quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    if rank_zero_only.rank:
+    if rank_zero_only.rank:  # type: ignore[attr-defined]  # set where Lightning is imported
         log.setLevel(logging.WARNING)  # the first rank says it
-
-
-@rank_zero_only
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
-    with whole(folder / "config.yaml") as stream:
-        stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
-    record = to_record(folder)
-    with whole(folder / OVERRIDES) as stream:
-        yaml.safe_dump(record, stream)

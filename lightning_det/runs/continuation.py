@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from lightning_det.annotations import LabelMap
 from lightning_det.callbacks.going_on import early_stopping, has_stopped
 from lightning_det.callbacks.ranks import differences
-from lightning_det.config.build import load_checkpoint
+from lightning_det.checkpoint import load_checkpoint
 from lightning_det.config.signatures import locate
 from lightning_det.modules.module import DetectionModule, parameter_groups
 from lightning_det.modules.rates import lacking

@@ -16,7 +16,12 @@ from lightning_det.annotations import AnnotationStore, LabelMap
 from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.callbacks import Collector, Throughput
-from lightning_det.config.build import build, build_data, build_trainer, load_checkpoint, portable
+from lightning_det.checkpoint import load_checkpoint
+from lightning_det.config import ConfigError
+from lightning_det.config.build import build
+from lightning_det.config.data import build_data
+from lightning_det.config.module import portable
+from lightning_det.config.trainer import build_trainer
 from lightning_det.data.images import progress
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS

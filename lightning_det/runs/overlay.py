@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.checkpoint.plain import followed, own_references
-from lightning_det.config import option_file
+from lightning_det.config import read_option
 from lightning_det.config.schema import Config, EvalConfig, ExportConfig, PredictConfig
-from lightning_det.runs.command import chosen
+from lightning_det.runs.composition import chosen_options
 from lightning_det.system.errors import ConfigError
 
 log = logging.getLogger("lightning_det")
@@ -24,7 +24,7 @@ OF_GROUPS = {
     "experiment": ("dataset", "views", "data", "test"),
     "detector": ("detector", "module"),
 }
-"""What choosing an option of these groups replaces in the settings of a checkpoint. See also `replaced_by_tests`."""
+"""Settings of a checkpoint that an option of these groups replaces. See also `replaced_by_tests`."""
 
 OF_TRAINING = ("optimizer", "schedule", "debug")
 """Groups of which nothing is read beside a checkpoint."""
@@ -33,10 +33,15 @@ SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "export": ExportConfig}
 
 DETECTOR = ("backbone", "detector", "module", "views.test", "dataset.root")
 SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.passes")
-FOUND = (*SHOWN, "test.view_detections", "test.merge", "test.vote", "data.test_batch_size", "data.num_workers")
-FOUND += ("test.detections_per_megapixel", "test.fragments", "data._target_", "trainer")
-EVALUATED = ("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger")
-EVALUATED += ("callbacks.pictures", "callbacks.wandb")
+FOUND = (
+    *SHOWN,
+    *("test.view_detections", "test.merge", "test.vote", "test.detections_per_megapixel", "test.fragments"),
+    *("data._target_", "data.test_batch_size", "data.num_workers", "trainer"),
+)
+EVALUATED = (
+    *("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
+    *("callbacks.pictures", "callbacks.wandb"),
+)
 
 READ = {
     "eval": (*DETECTOR, *FOUND, *EVALUATED),
@@ -45,27 +50,26 @@ READ = {
 }
 """Keys that the commands read; what these refer to is read too."""
 
-UNREAD = tuple(f"detector.{name}" for name in ("anchor_iou", "anchor_border", "box_beta", "box_weight"))
-UNREAD += tuple(f"backbone.{name}" for name in ("weights", "pretrained", "frozen_stages", "checkpointed"))
-UNREAD += ("module.norm_weight_decay", "module.reference_batch", "views.test.scales.warm_epochs")
-UNREAD += tuple(
-    f"trainer.{name}"
-    for name in (
-        *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches"),
-        *("check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "log_every_n_steps"),
-        *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly"),
-        *("enable_model_summary", "enable_checkpointing"),
-    )
+UNREAD = (
+    *(f"detector.{name}" for name in ("box_beta", "box_weight", "roi_head.box_beta")),
+    *(f"detector.rpn.{name}" for name in ("positive", "negative", "border")),
+    *(f"backbone.{name}" for name in ("weights", "pretrained", "frozen_stages", "checkpointed")),
+    *("module.norm_weight_decay", "module.reference_batch", "views.test.scales.warm_epochs"),
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time"),
+    *("trainer.limit_train_batches", "trainer.overfit_batches", "trainer.check_val_every_n_epoch"),
+    *("trainer.val_check_interval", "trainer.num_sanity_val_steps", "trainer.log_every_n_steps"),
+    *("trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+    *("trainer.detect_anomaly", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
 )
-"""Below those, what only a training reads."""
+"""Keys below those that only a training reads."""
 
 BEFORE = {"test.detections_per_megapixel": None, "test.fragments": None, "capacity.proposals_per_megapixel": None}
-"""What earlier versions did, by keys that they did not know and whose defaults do more: figures stay what they were."""
+"""Values for settings of checkpoints that are older than the key: its default would change their figures."""
 
 UNREAD_BY = {"predict": ("trainer.limit_val_batches",), "eval": ("trainer.limit_predict_batches",)}
 
 
-def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) -> DictConfig:
+def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) -> DictConfig:
     """A checkpoint's settings, replaced where the user chose otherwise.
 
     Args:
@@ -77,7 +81,7 @@ def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) 
     wanted = [*OF_THIS_RUN]
     for key in overridden:
         if key == "test":
-            wanted += replaced_by_tests(chosen()["test"])
+            wanted += replaced_by_tests(chosen_options()["test"])
         elif key in ("backbone", "detector") and _same_part(saved, cfg, key):
             _say_kept(saved, cfg, key)
         else:
@@ -89,7 +93,8 @@ def overlaid(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) 
         form = OmegaConf.select(cfg, "backbone.form")
     if form is not None and "backbone.form" not in overridden and OmegaConf.is_dict(merged.get("backbone")):
         OmegaConf.update(merged, "backbone.form", form, force_add=True)
-    for place, text in fed(OmegaConf.to_container(cfg, resolve=False), overridden):
+    composed: Any = OmegaConf.to_container(cfg, resolve=False)
+    for place, text in referring_settings(composed, overridden):
         key = ".".join(place)
         parent = OmegaConf.select(merged, ".".join(place[:-1]))
         if key not in overridden and OmegaConf.is_dict(parent) and place[-1] in parent:
@@ -131,19 +136,19 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def replaced_by_tests(options: Sequence[str]) -> list[str]:
-    """What options of the group ``test`` replace: views as a whole, and of the rest what they set.
+    """Keys that options of the group ``test`` replace: views as a whole, and of the rest those that they set.
 
     So ``test=[voting]`` refines what a checkpoint's strategy brings, and ``test=[single_scale]`` drops its pyramid.
     """
-    files = [option_file(f"test/{name}") for name in options]
+    files = [read_option(f"test/{name}") for name in options]
     keys = [f"test.{key}" for file in files for key in file.get("test", {})]
     return ["views.test"] * any("views" in file for file in files) + keys
 
 
-def fed(composed: dict[str, Any], overridden: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
-    """Detector's settings that are made of keys which the user set, such as capacity's, and their interpolations.
+def referring_settings(composed: dict[str, Any], overridden: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Settings of the detector that refer to keys which the user set, such as capacity's, and their interpolations.
 
-    A checkpoint has them as numbers, while views and tests still refer to the dataset.
+    A checkpoint holds them as numbers, while its views and tests still refer to the dataset.
 
     Args:
         composed: this command's configuration, not resolved.
@@ -175,7 +180,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     """Refuses keys beside a checkpoint that nothing reads.
 
     Args:
-        merged: see `overlaid`.
+        merged: see `overlay_settings`.
         command: its name.
         split: that it reads.
         overridden: keys and groups that the user set.
@@ -185,7 +190,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     """
     schema = SCHEMAS[command]
     own = {f.name for f in fields(schema)} - {f.name for f in fields(Config)}
-    plain = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
+    plain: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
     read = _reached(
         plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
     )
@@ -203,7 +208,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
 
 
 def _reached(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Places, and all that they refer to, directly or not."""
+    """Keys, and all that they refer to, directly or not."""
     found, left = set(), list(places)
     while left:
         place = left.pop()
@@ -237,7 +242,7 @@ def check_shape(settings: Mapping[str, Any]) -> None:
         ConfigError: naming the key.
     """
     for key in ("backbone", "detector", "module", "data", "dataset.source"):
-        node = settings
+        node: Any = settings
         for step in key.split("."):
             node = node.get(step) if isinstance(node, Mapping) else None
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
@@ -252,7 +257,7 @@ def check_shape(settings: Mapping[str, Any]) -> None:
 
 
 def complete(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a checkpoint with what a version of then did not know yet, checked for types.
+    """The settings of a checkpoint with the keys that are newer than it, checked for types.
 
     Raises:
         ValueError: a value has another type than its key asks for.
@@ -261,7 +266,7 @@ def complete(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(schema: DictConfig, saved: dict[str, Any], key: str) -> dict[str, Any]:
-    filled = OmegaConf.to_container(schema, enum_to_str=True)
+    filled: Any = OmegaConf.to_container(schema, enum_to_str=True)
     for name, value in saved.items():
         here = f"{key}.{name}" if key else name
         if name in schema and OmegaConf.is_dict(schema[name]):

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import AnnotationStore, DatasetError
 from lightning_det.config import ConfigError
-from lightning_det.config.build import build_data
+from lightning_det.config.data import build_data
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.sampler import InferenceBatches
 from lightning_det.evaluation.figures import figure_names

@@ -1,4 +1,4 @@
-"""A trained detector and its settings, out of a checkpoint."""
+"""A trained detector and its settings, from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,18 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
-from lightning_det.checkpoint import check_references
-from lightning_det.config import resolved, validated
-from lightning_det.config.build import build_module, check_kinds, load_checkpoint
+from lightning_det.checkpoint import check_references, load_checkpoint
+from lightning_det.config import resolve, validate
+from lightning_det.config.module import build_module
 from lightning_det.config.parts import PARTS, check_parts
 from lightning_det.modules.module import DetectionModule
-from lightning_det.runs.command import chosen, overridden_keys
-from lightning_det.runs.overlay import check_read, check_shape, complete, overlaid
+from lightning_det.runs.composition import chosen_options, overridden_keys
+from lightning_det.runs.overlay import check_read, check_shape, complete, overlay_settings
+from lightning_det.runs.weights import check_kinds
 from lightning_det.system.errors import ConfigError, UserError
 
 
-def restored(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
+def restore_detector(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
     """Settings and module of ``cfg.checkpoint``, with what the user set on the command line.
 
     Args:
@@ -54,20 +55,21 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: naming the key.
     """
-    command, keys = HydraConfig.get().job.config_name, overridden_keys()
+    command, keys = str(HydraConfig.get().job.config_name), overridden_keys()
     try:
-        merged = overlaid(complete(saved), cfg, keys)
-        check_references(OmegaConf.to_container(merged, resolve=False, enum_to_str=True))
+        merged = overlay_settings(complete(saved), cfg, keys)
+        references: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
+        check_references(references)
     except (ValueError, OmegaConfBaseException) as error:
         raise ConfigError(f"checkpoint={cfg.checkpoint}: {str(error).splitlines()[0]}") from error
     for part in ("optimizer", "schedule"):  # nothing here calls them, which may be the user's own
         if (OmegaConf.select(merged, f"{part}._target_") or "") not in PARTS[part]:
             merged[part] = None
-    plain = resolved(merged)
+    plain = resolve(merged)
     check_parts(plain, cfg)
     check_shape(plain)
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
-    return validated(merged, chosen(), keys)
+    return validate(merged, chosen_options(), keys)
 
 
 def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], name: str) -> None:
@@ -91,7 +93,7 @@ def _unfit(name: str, reason: str) -> UserError:
     )
 
 
-def relabelled(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
+def relabel(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     """A store whose classes are counted as a detector counts them; classes are the same if their names are.
 
     Raises:

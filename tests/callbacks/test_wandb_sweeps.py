@@ -6,7 +6,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from lightning_det.config import CONF, validated
+from lightning_det.config import CONF, validate
 
 FILES = sorted((CONF / "sweep").glob("*.yaml"))
 
@@ -32,5 +32,5 @@ def test_what_agents_call(file, composed):
     found = list(calls(sweep))
     for call in found[:: max(1, len(found) // 6)]:
         assert call[:4] == ["/usr/bin/env", "python", "-m", "lightning_det.train"]
-        assert not validated(composed("train", *call[4:]), {}, []).logger.wandb.offline
+        assert not validate(composed("train", *call[4:]), {}, []).logger.wandb.offline
     assert {key for call in found for key in (a.split("=")[0] for a in call[4:])} >= sweep["parameters"].keys()

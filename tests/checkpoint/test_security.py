@@ -18,18 +18,20 @@ from omegaconf import OmegaConf
 from test_bad_input import run
 
 from lightning_det.annotations import LabelMap
+from lightning_det.checkpoint import load_checkpoint
 from lightning_det.checkpoint.outline import outline
 from lightning_det.checkpoint.plain import NODES, references
-from lightning_det.config import CONF
-from lightning_det.config.build import build_module, load_checkpoint, load_weights, portable
+from lightning_det.config import CONF, read_option
+from lightning_det.config.module import build_module, portable
 from lightning_det.config.parts import PARTS
 from lightning_det.config.schema import Config
 from lightning_det.modules.module import Inference
 from lightning_det.runs import overlay
-from lightning_det.runs.command import checked
-from lightning_det.runs.restore import restored
+from lightning_det.runs.composition import validate_run
+from lightning_det.runs.restore import restore_detector
 from lightning_det.runs.resume import completed
 from lightning_det.runs.resweep import sweep_again
+from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError, UserError
 
 SSD = ("detector=ssd", "backbone=ssd_tiny", "callbacks=[]")
@@ -40,7 +42,7 @@ COMMANDS = {"eval": (), "predict": ("source=images",), "export": ()}
 def content(composed, made=[]):  # noqa: B006  once for all tests
     """What a checkpoint of a small detector holds; the tests spoil it."""
     if not made:
-        made.append(checkpoint(checked(composed("train", *SSD))))
+        made.append(checkpoint(validate_run(composed("train", *SSD))))
     return copy.deepcopy(made[0])
 
 
@@ -79,7 +81,7 @@ def restore(composed, content, tmp_path):
                 node[last] = value
             torch.save(spoiled, tmp_path / "x.ckpt")
         given = (f"checkpoint={tmp_path}/x.ckpt", *COMMANDS[command], *overrides)
-        return restored(composed(command, *given))
+        return restore_detector(composed(command, *given))
 
     return call
 
@@ -213,11 +215,11 @@ def test_every_part_that_an_option_names_is_listed():
     named = {}
     for file in CONF.rglob("*.yaml"):
         group = file.relative_to(CONF).parts[0]
-        if group in ("claim", "sweep"):
+        if group in ("claim", "sweep", "shared", "experiment"):  # of no run, or named by options, or without parts
             continue
-        node = OmegaConf.to_container(OmegaConf.load(file))
-        if "@package _global_" not in file.read_text() and group in ("optimizer", "schedule", "dataset"):
-            node = {group: node}
+        node = OmegaConf.to_container(
+            OmegaConf.load(file) if file.parent == CONF else read_option(f"{group}/{file.stem}")
+        )
         for key, target in targets(node):
             named.setdefault(key, set()).add(target)
     other = {"trainer", "callbacks", "logger", "hydra"}  # never of a checkpoint
@@ -275,7 +277,9 @@ def test_interpolations_that_do_more(text):
 def test_settings_follow_keys_and_no_resolver(composed, monkeypatch):
     """Checkpoints hold the value of what the user's own options look up."""
     monkeypatch.setenv("BACKEND", "pycocotools")
-    saved = portable(checked(composed("train", "test.backend=${oc.env:BACKEND}", "test.nms_iou=${test.merge.iou}")))
+    saved = portable(
+        validate_run(composed("train", "test.backend=${oc.env:BACKEND}", "test.nms_iou=${test.merge.iou}"))
+    )
     assert saved["test"]["backend"] == "pycocotools"
     assert saved["test"]["nms_iou"] == "${test.merge.iou}"
     assert saved["views"]["test"]["scales"]["resolutions"] == ["${dataset.resolution}"]
@@ -512,7 +516,7 @@ def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_pa
         DAMAGES[name](spoiled)
         torch.save(spoiled, tmp_path / "x.ckpt")
         try:
-            restored(cfg)
+            restore_detector(cfg)
             accepted.append(name)
         except UserError as error:
             messages[name] = str(error)
@@ -525,7 +529,7 @@ def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_pa
 
 @pytest.mark.parametrize("change", list(DAMAGES)[-12 - 6 * len(ODD) : -6 * len(ODD)])
 def test_damaged_weights_are_refused(composed, content, tmp_path, change):
-    cfg = checked(composed("train", *SSD))
+    cfg = validate_run(composed("train", *SSD))
     module = build_module(cfg, LabelMap(["cat", "dog"]))
     DAMAGES[change](content)
     torch.save(content, tmp_path / "x.ckpt")
@@ -551,7 +555,7 @@ def test_cut_and_flipped_files(content, composed, tmp_path):
     for data in spoiled:
         file.write_bytes(data)
         with contextlib.suppress(UserError):
-            restored(cfg)
+            restore_detector(cfg)
 
 
 @pytest.mark.parametrize(
@@ -576,7 +580,7 @@ def test_files_of_other_kinds(composed, tmp_path, name, write):
     with pytest.raises(UserError, match=name.split(".")[0]):
         load_checkpoint(tmp_path / name)
     if name != "folder":
-        module = build_module(checked(composed("train", *SSD)), LabelMap(["cat"]))
+        module = build_module(validate_run(composed("train", *SSD)), LabelMap(["cat"]))
         with pytest.raises(UserError) as raised:
             load_weights(module, str(tmp_path / name))
         assert ("['model'] alone" in str(raised.value)) == (name == "model.pth")
@@ -689,17 +693,17 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     plain = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
     own = {*plain} - {"trainer", *OmegaConf.structured(Config)}
     saved = overlay.complete(content["hyper_parameters"]["settings"])
-    before = overlay.overlaid(saved, OmegaConf.create(plain), [])
+    before = overlay.overlay_settings(saved, OmegaConf.create(plain), [])
     split = "val" if command == "eval" else None
 
     def overlaid(key):
         changed = OmegaConf.create(plain)
         OmegaConf.update(changed, key, "CHANGED", merge=False)
-        return overlay.overlaid(saved, changed, [key])
+        return overlay.overlay_settings(saved, changed, [key])
 
     taken, refused = [], {}
     for key in leaves(plain):
-        fed = overlay.fed(plain, [key])
+        fed = overlay.referring_settings(plain, [key])
         try:
             overlay.check_read(overlaid(key) if fed else before, command, split, [key])
         except ConfigError as error:
@@ -733,13 +737,13 @@ def test_checkpoints_of_earlier_versions_keep_their_figures(content, restore):
 
 
 def test_capacities_beside_a_checkpoint(composed, tmp_path):
-    cfg = checked(composed("train", "callbacks=[]"))
+    cfg = validate_run(composed("train", "callbacks=[]"))
     module = build_module(cfg, LabelMap(["cat"]))
     saved = {"settings": json.loads(json.dumps(portable(cfg))), "labels": LabelMap(["cat"]).to_dict()}
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": saved}, tmp_path / "x.ckpt")
 
     def given(*overrides):
-        return restored(composed("eval", f"checkpoint={tmp_path}/x.ckpt", *overrides))
+        return restore_detector(composed("eval", f"checkpoint={tmp_path}/x.ckpt", *overrides))
 
     settings, _ = given("capacity.after_nms=[5,5]")
     assert list(settings.detector.rpn.after_nms) == [5, 5]
@@ -763,17 +767,19 @@ def test_an_option_of_a_part_keeps_the_rest_of_the_checkpoint(composed, content,
     (tmp_path / "conf/backbone/mine.yaml").write_text(mine)
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
     saved = content["hyper_parameters"]["settings"]
-    merged = overlay.overlaid(
+    merged = overlay.overlay_settings(
         saved, composed("eval", "checkpoint=x", "backbone=mine", search), ["checkpoint", "backbone"]
     )
     assert merged.backbone == {"_target_": "torchvision.ops.misc.MLP", "widths": [1, 2, 3, 4, 5], "form": "pyramid"}
     assert merged.detector == saved["detector"]
     assert merged.module == saved["module"]
     # The same part: what it was trained with stays.
-    merged = overlay.overlaid(saved, composed("eval", "checkpoint=x", "backbone=ssd_tiny"), ["checkpoint", "backbone"])
+    merged = overlay.overlay_settings(
+        saved, composed("eval", "checkpoint=x", "backbone=ssd_tiny"), ["checkpoint", "backbone"]
+    )
     assert merged.backbone == saved["backbone"]
     given = ("backbone=ssd_tiny", "backbone.norm=batch")
-    merged = overlay.overlaid(
+    merged = overlay.overlay_settings(
         saved, composed("eval", "checkpoint=x", *given), ["checkpoint", "backbone", "backbone.norm"]
     )
     assert merged.backbone == saved["backbone"] | {"norm": "batch"}

@@ -14,32 +14,29 @@ from lightning_det.config import (
     CONF,
     SLOTS,
     ConfigError,
-    check_sense,
+    check_contradictions,
     check_slots,
     check_targets,
-    resolved,
-    validated,
+    check_values,
+    read_option,
+    resolve,
+    validate,
 )
-from lightning_det.config.build import (
-    build,
-    build_data,
-    build_module,
-    build_planner,
-    portable,
-    read_split,
-    usable_split,
-)
+from lightning_det.config.build import build
+from lightning_det.config.data import build_data, build_planner, read_split, usable_split
+from lightning_det.config.module import build_module, portable
 from lightning_det.data.coco import Coco
 from lightning_det.eval import evaluate_checkpoint
-from lightning_det.runs.command import checked, chosen, explain, overridden_keys, save_config
-from lightning_det.runs.overlay import overlaid
+from lightning_det.runs.composition import chosen_options, overridden_keys, save_config, validate_run
+from lightning_det.runs.messages import explain_composition
+from lightning_det.runs.overlay import overlay_settings
 from lightning_det.runs.resume import completed
 from lightning_det.views import Pyramid, Tiles
 
 
 def accepted(cfg):
     """What `checked` does, without a look at the lists of strategies: Hydra takes a while to repeat them."""
-    return validated(cfg, {}, overridden_keys())
+    return validate(cfg, {}, overridden_keys())
 
 
 def options(group):
@@ -47,7 +44,7 @@ def options(group):
 
 
 def groups():
-    others = {"claim", "sweep"}  # no part of a run: test_claims.py, test_wandb_sweeps.py
+    others = {"claim", "sweep", "shared"}  # of no run (test_claims.py, test_wandb_sweeps.py), or parts of options
     return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in others)
 
 
@@ -74,7 +71,7 @@ def test_every_option_passes_all_checks(composed, group, name):
     file = CONF / group / f"{name}.yaml"
     is_global = file.read_text().startswith("# @package _global_")
     got = OmegaConf.create(OmegaConf.to_container(cfg if is_global else cfg[group], enum_to_str=True))
-    given = {o.split("=", 1)[0] for o in overrides}
+    given = {o.split("=", 1)[0].removeprefix("" if is_global else f"{group}.") for o in overrides}
     for key, value in plain_leaves(OmegaConf.to_container(OmegaConf.load(file))):
         if key not in given:
             assert OmegaConf.select(got, key) == value, key
@@ -92,8 +89,8 @@ def plain_leaves(node, path=""):
 @pytest.mark.parametrize("command", ["train", "inspect", "eval", "predict", "export"])
 def test_every_command_composes(composed, command):
     demanded = {"eval": ["checkpoint=x"], "predict": ["checkpoint=x", "source=y"], "export": ["checkpoint=x"]}
-    cfg = checked(composed(command, *demanded.get(command, [])))
-    assert resolved(cfg)["dataset"]["root"].endswith("shapes")
+    cfg = validate_run(composed(command, *demanded.get(command, [])))
+    assert resolve(cfg)["dataset"]["root"].endswith("shapes")
 
 
 def test_commands_demand_what_they_need(composed):
@@ -111,8 +108,8 @@ def test_subset_needs_no_other_part(composed):
     "strategy", ["[single_scale,flip]", "[multi_scale,flip]", "[tiles,flip]", "[multi_scale,tiles]"]
 )
 def test_strategies_go_together(composed, strategy):
-    cfg = checked(composed("train", f"strategy={strategy}"))
-    assert chosen()["strategy"] == strategy.strip("[]").split(",")
+    cfg = validate_run(composed("train", f"strategy={strategy}"))
+    assert chosen_options()["strategy"] == strategy.strip("[]").split(",")
     planner = build_planner(cfg, "train")
     names = [type(step).__name__ for step in planner.steps]
     assert names == ["Pyramid"] + ["Tiles"] * ("tiles" in strategy) + ["RandomFlip"] * ("flip" in strategy)
@@ -127,14 +124,61 @@ def test_tests_are_a_list_too(composed):
     assert [type(step).__name__ for step in build_planner(cfg, "train").steps] == ["Pyramid", "RandomFlip"]
 
 
+SHARPER = """# @package _global_
+test:
+  merge:
+    sigma: 0.4
+"""
+
+
+def test_options_that_share_a_block_do_not_change_each_others(composed, tmp_path):
+    """Hydra reads a file once per composition: one that is in the list twice must not keep what was merged into it."""
+    windows = composed("train", "strategy=[tiles]", "test=[tiles]", "views.train.windows.size=64").views.test.windows
+    assert windows.size == 512
+    file = tmp_path / "conf/strategy/sharper.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(SHARPER)
+    own = [f"hydra.searchpath=[file://{tmp_path}/conf]", "strategy=[sniper,sharper]"]
+    assert composed("train", *own).test.merge.sigma == 0.4
+    assert composed("train", *own, "test=[soft_nms]").test.merge.sigma == 0.55
+    scales = composed("train", "strategy=[multi_scale]", "test=[single_scale]").views
+    assert (scales.train.scales.draw, len(scales.train.scales.resolutions)) == ("one", 3)
+    assert (scales.test.scales.draw, len(scales.test.scales.resolutions)) == ("all", 1)
+
+
+def test_what_an_option_inherits_counts_as_its_own(composed):
+    """A list of strategies is judged by all that its options set, and names the options that the user named."""
+    with pytest.raises(ConfigError, match=r"sniper_no_negatives and single_scale both set views\.train\.scales"):
+        validate_run(composed("train", "strategy=[sniper_no_negatives,single_scale]"))
+    cfg = validate_run(composed("train", "strategy=[sniper_no_negatives,flip]"))
+    assert chosen_options() == {"strategy": ["sniper_no_negatives", "flip"], "test": []}
+    assert (cfg.views.train.windows.negatives, cfg.proposals) == (0, None)
+    # Of the default's data module nothing is left, as with sniper itself.
+    assert validate_run(composed("train", "strategy=[sniper]", "proposals=null")).data == cfg.data
+
+
+def test_an_option_is_read_with_all_that_it_inherits(composed, searchpath, tmp_path):
+    (tmp_path / "conf/strategy/more_warped.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - warped\nproposals: x\n"
+    )
+    for option in ("strategy/snip", "test/soft_nms"):
+        assert read_option(option).test.merge._target_ == "lightning_det.merging.SoftNMS"
+    assert read_option("backbone/dsod_32_12_16_05_pooled").backbone.growth == 16
+    composed("train", searchpath)
+    assert read_option("strategy/more_warped") == {
+        "views": {"train": {"scales": {"_target_": "lightning_det.views.Warp", "size": [96, 128]}}},
+        "proposals": "x",
+    }
+
+
 def test_strategies_that_set_the_same_slot_are_refused(composed):
     cfg = composed("train", "strategy=[single_scale,multi_scale]")
     with pytest.raises(ConfigError) as raised:
-        checked(cfg)
+        validate_run(cfg)
     for part in ("single_scale", "multi_scale", "views.train.scales", "keep one"):
         assert part in str(raised.value)
     with pytest.raises(ConfigError, match=r"test=\[multi_scale,single_scale\].*views\.test\.scales"):
-        checked(composed("train", "test=[multi_scale,single_scale]"))
+        validate_run(composed("train", "test=[multi_scale,single_scale]"))
 
 
 def test_different_slots_are_no_conflict():
@@ -154,12 +198,12 @@ def test_settings_of_what_was_replaced_are_dropped(composed):
     whole = "data._target_=lightning_det.data.datamodule.MultiScaleData"
     cfg = composed("train", "strategy=[tiles]", whole)
     assert cfg.data.together == 4
-    assert "together" not in checked(cfg).data
+    assert "together" not in validate_run(cfg).data
     assert cfg.data.together == 4  # a copy was cleared
     # Not what the user has asked for: it is refused.
     with pytest.raises(ConfigError, match=r"data\.together: unknown"):
-        checked(composed("train", "strategy=[tiles]", whole, "data.together=2"))
-    kept = checked(composed("train", "strategy=[tiles]", "data.batch_size=3"))
+        validate_run(composed("train", "strategy=[tiles]", whole, "data.together=2"))
+    kept = validate_run(composed("train", "strategy=[tiles]", "data.batch_size=3"))
     assert (kept.data.together, kept.data.batch_size) == (4, 3)
 
 
@@ -188,14 +232,14 @@ def searchpath(tmp_path):
 
 
 def test_an_option_of_another_folder_fills_its_slot(composed, searchpath):
-    scales = checked(composed("train", searchpath, "strategy=[warped,flip]")).views.train.scales
+    scales = validate_run(composed("train", searchpath, "strategy=[warped,flip]")).views.train.scales
     # The pyramid's arguments are gone, as they are with the package's own strategy=[warp].
     assert scales == {"_target_": "lightning_det.views.Warp", "size": [96, 128]}
 
 
 def test_an_option_of_another_folder_contradicts_others(composed, searchpath):
     with pytest.raises(ConfigError, match=r"multi_scale and warped both set views\.train\.scales"):
-        checked(composed("train", searchpath, "strategy=[multi_scale,warped]"))
+        validate_run(composed("train", searchpath, "strategy=[multi_scale,warped]"))
 
 
 def test_a_run_that_goes_on_is_told_the_folder_again(composed, searchpath, tmp_path):
@@ -292,9 +336,9 @@ def test_settings_of_what_the_detector_lacks_are_refused(composed):
     single, double = composed("train", "detector=ssd"), composed("train")
     for cfg, key in ((single, "selection.rois.count"), (double, "selection.priors.ratio")):
         with pytest.raises(ConfigError, match=rf"^{key}: detector .* has no {key.split('.')[1]}"):
-            validated(cfg, {}, [key])
-    validated(single, {}, ["selection.priors.ratio"])
-    validated(double, {}, ["selection.rois.count", "selection.anchors.count"])
+            validate(cfg, {}, [key])
+    validate(single, {}, ["selection.priors.ratio"])
+    validate(double, {}, ["selection.rois.count", "selection.anchors.count"])
 
 
 CONTRADICTIONS = [
@@ -334,23 +378,28 @@ SENSE = [
 
 def test_contradictions_are_refused(composed):
     cfg = composed("train")
-    check_sense(resolved(cfg))
+    judge(resolve(cfg))
     for settings, message in CONTRADICTIONS:
         with pytest.raises(ConfigError, match=message):
-            check_sense(with_settings(cfg, settings))
+            judge(with_settings(cfg, settings))
     for settings in SENSE:
-        check_sense(with_settings(cfg, settings))
+        judge(with_settings(cfg, settings))
+
+
+def judge(plain):
+    check_contradictions(plain)
+    check_values(plain)
 
 
 def with_settings(cfg, settings):
     cfg = cfg.copy()
     for key, value in settings.items():
         OmegaConf.update(cfg, key, value, force_add=True)
-    return resolved(cfg)
+    return resolve(cfg)
 
 
 def test_a_missing_environment_variable_is_named(composed, monkeypatch):
-    assert resolved(composed("train", "dataset=tiny_coco"))["dataset"]["source"]["root"].endswith("/tiny_coco_root")
+    assert resolve(composed("train", "dataset=tiny_coco"))["dataset"]["source"]["root"].endswith("/tiny_coco_root")
     monkeypatch.delenv("TINY_COCO_ROOT")
     with pytest.raises(ConfigError) as raised:
         accepted(composed("train", "dataset=tiny_coco"))
@@ -374,7 +423,7 @@ def test_a_missing_environment_variable_is_named(composed, monkeypatch):
 def test_mistyped_overrides_are_explained(composed, override, parts):
     with pytest.raises(Exception) as raised:  # noqa: PT011
         composed("train", override)
-    text = explain(raised.value, "train")
+    text = explain_composition(raised.value, "train")
     for part in parts:
         assert part in text
 
@@ -386,14 +435,14 @@ def test_an_option_of_a_folder_that_is_not_looked_at_is_explained(composed, tmp_
     for name, hinted in (("mine", True), ("other", False)):
         with pytest.raises(MissingConfigException) as raised:
             composed("train", f"dataset={name}")
-        assert ("hydra.searchpath=[file://conf]" in explain(raised.value, "train")) == hinted
+        assert ("hydra.searchpath=[file://conf]" in explain_composition(raised.value, "train")) == hinted
 
 
 def test_what_the_user_has_set(composed):
     composed("train", "strategy=[tiles]", "seed=3", "+trainer.barebones=true", "dataset.root='a=b'")
     assert overridden_keys() == ["strategy", "seed", "trainer.barebones", "dataset.root"]
-    assert chosen() == {"strategy": ["tiles"], "test": []}
-    assert chosen(["backbone"]) == {"backbone": ["tiny"]}
+    assert chosen_options() == {"strategy": ["tiles"], "test": []}
+    assert chosen_options(["backbone"]) == {"backbone": ["tiny"]}
 
 
 def test_saved_configurations_are_plain(composed, tmp_path):
@@ -402,7 +451,7 @@ def test_saved_configurations_are_plain(composed, tmp_path):
     text = (tmp_path / "config.yaml").read_text()
     assert "${" not in text
     saved = OmegaConf.load(tmp_path / "config.yaml")
-    assert OmegaConf.to_container(saved) == resolved(cfg)
+    assert OmegaConf.to_container(saved) == resolve(cfg)
     assert saved.dataset.on_bad == "skip"
     assert saved.dataset.source.root == "there"
 
@@ -432,7 +481,7 @@ def trained(composed, *overrides):
 
 def test_without_overrides_a_checkpoint_keeps_its_settings(composed):
     saved = trained(composed, "strategy=[multi_scale]", "test.nms_iou=0.4", "trainer.max_epochs=99", "seed=5")
-    merged = overlaid(saved, composed("eval", "checkpoint=x"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
     assert merged.test.nms_iou == 0.4
     # Except what belongs to this run and this machine.
     assert merged.trainer.max_epochs == 5
@@ -454,7 +503,7 @@ def test_keys_on_the_command_line_win(composed):
         "data.num_workers=0",
         "views.test.scales.resolutions=[1.5,1.0]",
     )
-    merged = overlaid(saved, cfg, overridden_keys())
+    merged = overlay_settings(saved, cfg, overridden_keys())
     assert (merged.test.max_detections, merged.test.nms_iou) == (300, 0.4)
     assert merged.dataset.size_cuts == [20, 60]
     assert merged.data.num_workers == 0
@@ -465,9 +514,9 @@ def test_keys_on_the_command_line_win(composed):
 
 def test_limits_of_images_are_no_matter_of_a_checkpoint(composed):
     saved = trained(composed, "dataset.limit=7", "dataset.limit_val=5")
-    merged = overlaid(saved, composed("eval", "checkpoint=x"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
     assert (merged.dataset.limit, merged.dataset.limit_val) == (None, None)
-    merged = overlaid(saved, composed("eval", "checkpoint=x", "dataset.limit_val=3"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", "dataset.limit_val=3"), overridden_keys())
     assert (merged.dataset.limit, merged.dataset.limit_val) == (None, 3)
     with pytest.raises(ConfigError, match=r"dataset\.limit_val=3 evaluates on so many"):
         evaluate_checkpoint(composed("eval", "checkpoint=x", "dataset.limit=3"))
@@ -486,18 +535,18 @@ def test_a_limit_is_of_the_images_that_it_names(composed, shapes_root):
 
 def test_views_follow_the_resolution(composed):
     saved = trained(composed, "strategy=[multi_scale]", "test=[multi_scale]")
-    merged = overlaid(
+    merged = overlay_settings(
         saved, composed("eval", "checkpoint=x", "dataset.pyramid=[[300,400],[90,120]]"), overridden_keys()
     )
     for phase in ("train", "test"):
-        assert resolved(merged)["views"][phase]["scales"]["resolutions"] == [[300, 400], [90, 120]]
+        assert resolve(merged)["views"][phase]["scales"]["resolutions"] == [[300, 400], [90, 120]]
 
 
 def test_the_trainer_is_this_machines(composed):
     saved = trained(composed, "trainer=ddp", "trainer.max_epochs=9")
-    merged = overlaid(saved, composed("eval", "checkpoint=x"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
     assert (merged.trainer.accelerator, merged.trainer.devices, merged.trainer.strategy) == ("cpu", 1, "auto")
-    merged = overlaid(
+    merged = overlay_settings(
         saved, composed("eval", "checkpoint=x", "trainer=gpu", "+trainer.barebones=true"), overridden_keys()
     )
     assert (merged.trainer.accelerator, merged.trainer.precision) == ("gpu", "bf16-mixed")
@@ -507,18 +556,18 @@ def test_the_trainer_is_this_machines(composed):
 def test_a_strategy_replaces_the_views_of_a_checkpoint(composed):
     """They are this command's, at the checkpoint's resolution."""
     saved = trained(composed, "strategy=[multi_scale,flip]", "test=[multi_scale]", "dataset.resolution=[100,120]")
-    merged = overlaid(saved, composed("eval", "checkpoint=x", "strategy=[tiles]"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", "strategy=[tiles]"), overridden_keys())
     steps = build_planner(merged, "test").steps
     assert [type(step).__name__ for step in steps] == ["Pyramid", "Tiles"]
     assert steps[0].resolutions == [[100, 120]]
-    merged = overlaid(saved, composed("eval", "checkpoint=x", "test=[flip]"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", "test=[flip]"), overridden_keys())
     assert [type(step).__name__ for step in build_planner(merged, "test").steps] == ["Pyramid", "BothSides"]
 
 
 @pytest.mark.parametrize("options", ["[iterative]", "[voting]", "[iterative,voting]"])
 def test_refinements_leave_the_rest_of_a_checkpoints_inference(composed, options):
     saved = trained(composed, "strategy=[sniper,flip]", "test.score_threshold=0.02")
-    merged = overlaid(saved, composed("eval", "checkpoint=x", f"test={options}"), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", f"test={options}"), overridden_keys())
     assert merged.views.test == saved["views"]["test"]
     assert merged.test.merge == saved["test"]["merge"]
     assert (merged.test.score_threshold, merged.test.nms_iou, merged.test.view_detections) == (0.02, 1.0, 1000)
@@ -529,15 +578,15 @@ def test_refinements_leave_the_rest_of_a_checkpoints_inference(composed, options
 def test_views_of_a_test_replace_a_checkpoints_and_keep_its_merge(composed):
     saved = trained(composed, "strategy=[sniper,flip]", "test.max_detections=300")
     cfg = composed("eval", "checkpoint=x", "test=[single_scale,iterative]")
-    merged = accepted(overlaid(saved, cfg, overridden_keys()))
-    assert resolved(merged)["views"]["test"]["scales"]["valid_ranges"] is None
+    merged = accepted(overlay_settings(saved, cfg, overridden_keys()))
+    assert resolve(merged)["views"]["test"]["scales"]["valid_ranges"] is None
     assert merged.test.merge._target_.endswith("SoftNMS")
     assert (merged.test.max_detections, merged.test.passes) == (300, 2)
 
 
 def test_another_merge_replaces_a_checkpoints(composed):
     saved = trained(composed, "test.merge.iou=0.4")
-    merged = accepted(overlaid(saved, composed("eval", "checkpoint=x", "test=[soft_nms]"), overridden_keys()))
+    merged = accepted(overlay_settings(saved, composed("eval", "checkpoint=x", "test=[soft_nms]"), overridden_keys()))
     assert merged.test.merge._target_.endswith("SoftNMS")
     assert merged.test.nms_iou == 1.0
 
@@ -556,13 +605,13 @@ def test_tests_of_an_experiment_can_be_refined(composed, name):
 def test_another_dataset_comes_whole(composed):
     saved = trained(composed)
     cfg = composed("eval", "checkpoint=x", "dataset=voc", "dataset.root=there")
-    merged = overlaid(saved, cfg, overridden_keys())
-    dataset = resolved(merged)["dataset"]
+    merged = overlay_settings(saved, cfg, overridden_keys())
+    dataset = resolve(merged)["dataset"]
     assert dataset["source"] == {"_target_": "lightning_det.data.voc.Voc", "root": "there", "classes": None}
     assert dataset["size_cuts"] == [32, 96]
     # Views refer to the dataset, the detector's anchors are learned.
-    assert resolved(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
     assert merged.detector.rpn.sizes == saved["detector"]["rpn"]["sizes"] == [8, 16, 32, 64, 128]
+    assert resolve(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
 
 
 @pytest.mark.parametrize(("backbone", "maps"), [("dsod_tiny", 4), ("ssd_tiny", 4), ("tiny", 4)])
@@ -590,18 +639,18 @@ def test_mistakes_in_a_strategys_file_are_named(composed):
     cfg = composed("train")
     OmegaConf.update(cfg, "views.train.flip.probabilty", 0.1, force_add=True)  # as a user's own yaml would
     with pytest.raises(ConfigError, match="did you mean probability"):
-        checked(cfg)
+        validate_run(cfg)
 
 
 def test_a_checkpoint_finds_its_dataset_where_the_user_says(composed):
     saved = trained(composed, "dataset=coco", "dataset.root=there")
-    merged = overlaid(saved, composed("eval", "checkpoint=x", "dataset.root=here"), overridden_keys())
-    assert resolved(merged)["dataset"]["source"]["root"] == "here"
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", "dataset.root=here"), overridden_keys())
+    assert resolve(merged)["dataset"]["source"]["root"] == "here"
 
 
 @pytest.mark.parametrize("override", ["test=[tiles]", "test=[single_scale]", "strategy=[multi_scale]"])
 def test_what_was_trained_on_tiles_is_tested_otherwise(composed, coco_folder, override):
     store = Coco(str(coco_folder)).read("val2017")[0]
     saved = trained(composed, "strategy=[tiles]")
-    merged = overlaid(saved, composed("eval", "checkpoint=x", override), overridden_keys())
+    merged = overlay_settings(saved, composed("eval", "checkpoint=x", override), overridden_keys())
     assert build_data(merged, None, store).val is store

@@ -12,12 +12,13 @@ import yaml
 from helpers import run_forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lightning_det.annotations import LabelMap
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
-from lightning_det.config.build import check_order
-from lightning_det.config import CONF, ConfigError
+from lightning_det.config.data import check_order
+from lightning_det.config import ConfigError, read_option
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out
@@ -90,7 +91,7 @@ def bounds(ranges):
 
 
 def test_coco_gets_about_the_published_values():
-    published = yaml.safe_load((CONF / "dataset/coco.yaml").read_text())
+    published = read_option("dataset/coco").dataset
     found = of_store(coco_like())
     sniper = found["sniper"]
     assert sniper["size"] == 512
@@ -193,7 +194,7 @@ def test_large_images_are_tested_in_tiles_that_hold_what_they_are_to_find():
     rng = np.random.default_rng(0)
     store = random_store(3000, 3000, np.exp(rng.normal(np.log(18), 0.5, 700)), per_image=70)
     found = of_store(store)
-    composed = yaml.safe_load((CONF / "strategy/sniper.yaml").read_text())["views"]["test"]["windows"]
+    composed = OmegaConf.to_container(read_option("strategy/sniper").views.test.windows)
     assert composed.pop("_target_") == "lightning_det.views.LargeViews"
     windows = LargeViews(**composed)
     for key, pyramid in (("sniper", found["sniper"]["pyramid"]), ("snip", found["pyramid"])):

@@ -17,8 +17,10 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD
 from lightning_det.detectors.reach import best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
+from lightning_det.detectors import SSD, FasterRCNN
+from lightning_det.detectors.reach import best_ious, fitted_sizes, shapes_of
+from lightning_det.runs.data_report import report_anchors
 from lightning_det.selection import HardNegativeSelector, RandomSelector
-from lightning_det.train import report_anchors
 from lightning_det.views import Planner, Pyramid
 
 SIZES = [32, 64, 128, 256, 512]
@@ -137,13 +139,11 @@ def test_training_warns_once_and_names_the_remedy(caplog):
     sizes = np.full((40, 1), 14.0)
     corners = np.random.default_rng(0).uniform(0, 400, (40, 2))
     store = make_store([(640, 480)] * 2, [np.concatenate([corners, corners + sizes], axis=1)] * 2)
-    data = SimpleNamespace(train=store, train_views=Planner(Pyramid([1.0])), visibility={})
-    module = SimpleNamespace(detector=detector())
+    data = SimpleNamespace(train_views=Planner(Pyramid([1.0])), visibility={})
     cfg = OmegaConf.create({"seed": 0, "dataset": {"anchor_sizes": SIZES}, "detector": {}})
     with caplog.at_level("WARNING", logger="lightning_det"):
-        report_anchors(cfg, module, data)
-        module.detector = detector(sizes=[8, 16, 32, 64, 128])
-        report_anchors(cfg, module, data)
+        report_anchors(cfg, detector(), store, data)
+        report_anchors(cfg, detector(sizes=[8, 16, 32, 64, 128]), store, data)
     (said,) = caplog.messages
     assert "100 % of the boxes are met by no anchor" in said
     assert "dataset.anchor_sizes=[" in said

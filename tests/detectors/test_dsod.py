@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from helpers import make_batch
 from makers import ssd
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.backbones.dsod import DenseBlock
 from lightning_det.config import CONF
+from lightning_det.config import read_option
+from lightning_det.detectors import SSD
+from lightning_det.detectors.priors import Priors
 from lightning_det.selection import HardNegativeSelector
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ssd_dsod.json").read_text())
@@ -23,7 +26,7 @@ SIZES, RATIOS = [30, 60, 111, 162, 213, 264, 315], [[2], [2, 3], [2, 3], [2, 3],
 
 def published(name, **changes):
     """A backbone as its yaml says."""
-    settings = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())["backbone"]
+    settings = OmegaConf.to_container(read_option(f"backbone/{name}").backbone)
     assert settings.pop("_target_") == "lightning_det.backbones.dsod"
     return dsod(**settings | changes)
 

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from helpers import losses_of, make_batch
 from makers import ssd
 from torch import nn
 
 from lightning_det.backbones import dsod
 from lightning_det.config import CONF
+from omegaconf import OmegaConf
+from torch import nn
+
+from lightning_det.backbones import dsod
+from lightning_det.config import read_option
+from lightning_det.detectors import SSD
 from lightning_det.detectors.gated_pyramid import Gate, GatedPyramid
 from lightning_det.selection import HardNegativeSelector
 
@@ -22,7 +27,7 @@ REUSED = [128, 171, 86, 86, 86]
 
 
 def backbone(name, **changes):
-    settings = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())["backbone"]
+    settings = OmegaConf.to_container(read_option(f"backbone/{name}").backbone)
     del settings["_target_"]
     return dsod(**settings | changes)
 

@@ -12,9 +12,11 @@ from lightning_det import claims
 from lightning_det.claims import page, verdict
 from lightning_det.config import CONF, validated
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
+from lightning_det.config import CONF, validate
+from lightning_det.evaluation.comparison import Run, compared
 from lightning_det.evidence import experiments as protocols
 from lightning_det.evidence.experiments import Arm, Budget, Experiment, carried_out, experiment, place, rows_of
-from lightning_det.runs.command import overridden_keys
+from lightning_det.runs.composition import overridden_keys
 from lightning_det.system.errors import ConfigError, UserError
 
 CLAIMS = {
@@ -30,7 +32,7 @@ ARMS = [(name, arm) for name, made in CLAIMS.items() for arm in made.arms]
 @pytest.fixture
 def checked(composed):
     """The configuration of a command as it is checked before it starts."""
-    return lambda command, overrides: validated(composed(command, *overrides), {}, overridden_keys())
+    return lambda command, overrides: validate(composed(command, *overrides), {}, overridden_keys())
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS, ids=[f"{name} {arm}" for name, arm in ARMS])

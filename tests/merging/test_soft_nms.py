@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_module import LABELS, Stub, fixed
 
-from lightning_det.config import CONF
+from lightning_det.config import read_option
 from lightning_det.evaluation.results import Results
 from lightning_det.merging import soft_nms
 from lightning_det.merging.nms import NMS
@@ -262,7 +262,7 @@ def test_ranges_of_the_reference(case, scale):
 
 def test_a_perfect_detector_returns_every_size():
     """Ranges of inference overlap: nothing falls between two scales."""
-    sniper = OmegaConf.load(CONF / "dataset" / "coco.yaml").sniper
+    sniper = read_option("dataset/coco").dataset.sniper
     resolutions, ranges = (OmegaConf.to_container(sniper[name]) for name in ("pyramid", "test_ranges"))
     image = ImageRecord(1500, 1500, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
     views = Pyramid(resolutions, ranges)(image, [], None)
@@ -290,7 +290,7 @@ def test_a_perfect_detector_returns_every_size():
 
 
 def test_the_option_is_what_sniper_says():
-    option = OmegaConf.to_container(OmegaConf.load(CONF / "test" / "soft_nms.yaml").test.merge)
+    option = OmegaConf.to_container(read_option("test/soft_nms").test.merge)
     module, name = option.pop("_target_").rsplit(".", 1)
     merge = getattr(importlib.import_module(module), name)(**option)
     assert isinstance(merge, SoftNMS)

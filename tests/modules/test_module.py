@@ -23,8 +23,7 @@ from lightning_det.backbones import ssd_tiny, tiny_backbone
 from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
 from lightning_det.callbacks.pictures import compare
-from lightning_det.config import CONF
-from lightning_det.config.build import load_checkpoint
+from lightning_det.checkpoint import load_checkpoint
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.dataset import Collate, Look, Sample
@@ -60,10 +59,10 @@ def test_lengths_are_in_epochs_or_steps():
     assert [steps(s, 3, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
 
 
-def test_published_rates_of_dsod_in_epochs():
+def test_published_rates_of_dsod_in_epochs(composed):
     """VOC 2007 + 2012 has 16,551 images, so 130 steps of 4 x 32 per epoch; the rates are published."""
     golden = {0: 0.1, 19999: 0.1, 20000: 0.01, 45000: 0.001, 79999: 1e-4, 99969: 1e-5}
-    cfg = OmegaConf.load(CONF / "experiment/dsod300_voc0712.yaml")
+    cfg = composed("train", "experiment=dsod300_voc0712")
     images = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
     assert images == cfg.module.reference_batch == 128
     per_epoch = ceil(16551 / images)

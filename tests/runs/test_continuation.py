@@ -10,7 +10,8 @@ from pytorch_lightning.loops.progress import _ProcessedTracker
 
 from lightning_det.annotations import LabelMap
 from lightning_det.callbacks import GoingOn
-from lightning_det.config.build import build, build_module
+from lightning_det.config.build import build
+from lightning_det.config.module import build_module
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import TrainBatches
 from lightning_det.modules.module import parameter_groups

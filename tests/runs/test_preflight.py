@@ -13,7 +13,7 @@ from test_config import accepted
 from lightning_det.annotations import DatasetError
 from lightning_det.callbacks import BestCheckpoint, EpochSummary, Evaluator
 from lightning_det.config import ConfigError
-from lightning_det.config.build import usable_split
+from lightning_det.config.data import usable_split
 from lightning_det.runs.preflight import check_data, check_monitors
 
 SIZES = ("dataset.resolution=[48,64]", "dataset.anchor_sizes=[8,16,32]")

@@ -13,7 +13,12 @@ from lightning_det.backbones.pretrained import explain_failed_timm_download
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.build import build_trainer, load_weights
 from lightning_det.config.ranges import RANGES, check_ranges
+from lightning_det.backbones.pretrained import fetching_by_timm
+from lightning_det.config import ConfigError, resolve
+from lightning_det.config.trainer import build_trainer
+from lightning_det.config.values import RANGES, check_values
 from lightning_det.runs.preflight import check_trainer
+from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import UserError, explained
 from lightning_det.system.refusals import in_keys, unworkable
 
@@ -91,7 +96,7 @@ def test_a_warmup_as_long_as_the_training_is_said(composed, caplog):
 def test_numbers_out_of_range_are_refused_by_key(composed, given):
     cfg = composed("train", "callbacks=[default,early_stopping]", given)
     with pytest.raises(ConfigError, match=rf"^{given.partition('=')[0]} must be at least 0"):
-        check_ranges(resolved(cfg))
+        check_values(resolve(cfg))
 
 
 def test_constructor_refusals_name_the_key(composed, tmp_path):
@@ -133,18 +138,18 @@ def test_wandb_without_a_key_is_explained():
 
 def test_numbers_out_of_their_range_are_refused(composed):
     cfg = OmegaConf.to_container(composed("train", "test=[voting]", "test.nms_iou=1"), resolve=True, enum_to_str=True)
-    check_ranges(cfg)
+    check_values(cfg)
     for key, valid in RANGES.items():
         wrong = OmegaConf.create(cfg)
         low = valid.low if valid.open_low else valid.low - 7
         OmegaConf.update(wrong, key, low, force_add=True)
         with pytest.raises(ConfigError, match=rf"^{key.replace('.', '[.]')} must be .*, got {low}"):
-            check_ranges(OmegaConf.to_container(wrong))
+            check_values(OmegaConf.to_container(wrong))
     for value in ([5], [], [1, 2, 3]):
         wrong = OmegaConf.create(cfg)
         OmegaConf.update(wrong, "capacity.after_nms", value)
         with pytest.raises(ConfigError, match=r"capacity\.after_nms must be two numbers"):
-            check_ranges(OmegaConf.to_container(wrong))
+            check_values(OmegaConf.to_container(wrong))
     for key, value in {
         "optimizer.lr": "foo",
         "test.score_threshold": 1,
@@ -154,7 +159,7 @@ def test_numbers_out_of_their_range_are_refused(composed):
         wrong = OmegaConf.create(cfg)
         OmegaConf.update(wrong, key, value)
         with pytest.raises(ConfigError, match=key):
-            check_ranges(OmegaConf.to_container(wrong))
+            check_values(OmegaConf.to_container(wrong))
 
 
 @pytest.fixture

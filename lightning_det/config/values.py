@@ -1,19 +1,25 @@
-"""Numbers that no part refuses by itself, or by a name that the user does not know."""
+"""Values of single settings, by the keys that users type.
+
+A value is judged in one place. The constructors of this package judge their arguments. This module judges the rest:
+settings that reach no constructor, arguments of torch and Lightning, and arguments that a constructor would refuse by a
+name that the user does not know, such as ``capacity``. `contradictions` judges settings against each other.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightning_det.system.errors import ConfigError
+from lightning_det.views.resolution import check_resolution
 
 
 class Range(NamedTuple):
-    """Values that make sense; those that are no numbers are judged elsewhere."""
+    """Numbers that make sense."""
 
     words: str
     low: float
     high: float = float("inf")
     others: tuple[float, ...] = ()
-    """Values outside of the range that have a meaning."""
+    """Numbers outside of the range that have a meaning."""
     open_low: bool = False
     open_high: bool = False
 
@@ -27,6 +33,7 @@ class Range(NamedTuple):
 COUNT = Range("at least 1", 1)
 SHARE = Range("0 to 1", 0, 1)
 NOT_NEGATIVE = Range("at least 0", 0)
+RATE = Range("0 or more, or null", 0, open_high=True)
 
 RANGES = {
     "seed": Range("0 to 4294967295", 0, 2**32 - 1),
@@ -57,13 +64,15 @@ RANGES = {
     "capacity.head": COUNT,
     "capacity.roi": COUNT,
     "capacity.rois": COUNT,
+    "capacity.proposals_per_megapixel": RATE,
     "capacity.before_nms": COUNT,
     "capacity.after_nms": COUNT,
-    "detector.before_nms": COUNT,
-    "detector.after_nms": COUNT,
+    "detector.rpn.before_nms": COUNT,
+    "detector.rpn.after_nms": COUNT,
     "detector.roi_size": COUNT,
     "detector.box_beta": NOT_NEGATIVE,
-    "detector.anchor_border": Range("at least 0, or null", 0),
+    "detector.roi_head.box_beta": NOT_NEGATIVE,
+    "detector.rpn.border": Range("at least 0, or null", 0),
     "selection.priors.ratio": Range("above 0", 0, open_low=True),
     "callbacks.seeds.seed": NOT_NEGATIVE,
     "callbacks.early_stopping.patience": NOT_NEGATIVE,
@@ -75,21 +84,24 @@ RANGES = {
     "test.nms_iou": SHARE,
     "test.max_detections": COUNT,
     "test.view_detections": Range("at least 1, or null", 1),
+    "test.detections_per_megapixel": RATE,
+    "test.fragments": Range("above 0 and at most 1, or null", 0, 1, open_low=True),
     "test.passes": COUNT,
     "test.merge.iou": SHARE,
     "test.vote.iou": SHARE,
 }
-"""By dotted key; of a list, all numbers."""
+"""By dotted key; in a list, every number has to be in the range. Null is in every range."""
 
-
-PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.before_nms", "detector.after_nms")
+PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.rpn.before_nms", "detector.rpn.after_nms")
 
 TEXTS = ("trainer.val_check_interval",)
 """Keys that may be a text too."""
 
+BACKENDS = ("pycocotools", "faster-coco-eval")
 
-def check_ranges(cfg: Mapping[str, Any]) -> None:
-    """Refuses numbers out of their range.
+
+def check_values(cfg: Mapping[str, Any]) -> None:
+    """Refuses values that make no sense whatever the other settings are.
 
     Args:
         cfg: the configuration as plain data.
@@ -97,6 +109,17 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and what makes sense.
     """
+    _check_ranges(cfg)
+    _check_resolutions(cfg.get("dataset") or {})
+    cuts = _at(cfg, "dataset.size_cuts")
+    if cuts is not None and (len(cuts) != 2 or not 0 < cuts[0] < cuts[1]):
+        raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
+    backend = _at(cfg, "test.backend")
+    if backend is not None and backend not in BACKENDS:
+        raise ConfigError(f"test.backend must be {' or '.join(BACKENDS)}, got {backend!r}")
+
+
+def _check_ranges(cfg: Mapping[str, Any]) -> None:
     for key in PAIRS:
         if isinstance(value := _at(cfg, key), list) and len(value) != 2:
             raise ConfigError(f"{key} must be two numbers, of training and of inference, got {value}")
@@ -110,8 +133,26 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{key} must be {valid.words}, got {value}")
 
 
+def _check_resolutions(dataset: Mapping[str, Any]) -> None:
+    """Names the dataset's key where a resolution is none, or a factor that must have been meant as pixels."""
+    sniper = dataset.get("sniper")
+    sniper = sniper if isinstance(sniper, Mapping) else {}
+    lists = {f"sniper.{key}": sniper.get(key) for key in ("scales", "pyramid")} | {"pyramid": dataset.get("pyramid")}
+    lists["resolution"] = None if dataset.get("resolution") is None else [dataset["resolution"]]
+    for key, resolutions in lists.items():
+        if resolutions is None:
+            continue
+        if not isinstance(resolutions, list):
+            raise ConfigError(f"dataset.{key}: must be a list of resolutions, finest first, got {resolutions!r}")
+        for resolution in resolutions:
+            try:
+                check_resolution(resolution)
+            except ValueError as error:
+                raise ConfigError(f"dataset.{key}: {error}") from error
+
+
 def _at(cfg: Mapping[str, Any], key: str) -> Any:
-    """What is at a dotted key; None if there is nothing."""
+    """The value at a dotted key; None if there is none."""
     value: Any = cfg
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

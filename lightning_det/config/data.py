@@ -1,0 +1,143 @@
+"""From a configuration to annotations, planners and the data module."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lightning_det.annotations import AnnotationStore, DatasetError, Problem
+from lightning_det.annotations.labels import check_names
+from lightning_det.annotations.problems import refuse, summary
+from lightning_det.config.build import build
+from lightning_det.data.datamodule import ViewData
+from lightning_det.data.splits import misspelt
+from lightning_det.system.errors import ConfigError
+from lightning_det.views import Planner
+from lightning_det.views.resolution import scale_factor
+
+log = logging.getLogger("lightning_det")
+
+
+def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
+    """Annotations of one of the dataset's splits, and what is wrong with them.
+
+    Args:
+        cfg: the whole configuration.
+        which: ``train``, ``val`` or ``test``.
+
+    Raises:
+        ConfigError: the dataset has no such split, or no root.
+        DatasetError: the annotations cannot be read at all, or have class names that no checkpoint holds.
+    """
+    dataset = cfg.dataset
+    if which in ("train", "val") and dataset[which] is None and cfg.get("split") != which:
+        raise ConfigError(f"dataset.{which}=null: it must name a split of the dataset")
+    if which not in ("train", "val", "test") or dataset[which] is None:
+        there = ", ".join(s for s in ("train", "val", "test") if dataset[s] is not None)
+        raise ConfigError(f"split must be one of this dataset's {there}, got {which!r}")
+    split = OmegaConf.to_object(dataset[which]) if OmegaConf.is_config(dataset[which]) else dataset[which]
+    store, problems = build(dataset.source, "dataset.source").read(split)
+    try:
+        check_names(store.label_map.names)
+    except ValueError as error:
+        raise DatasetError(f"dataset.{which} ({split}): {error}; rename it") from error
+    return store, problems
+
+
+def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
+    """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
+
+    Args:
+        cfg: the whole configuration.
+        which: ``train``, ``val`` or ``test``.
+        limit: how many images to keep, the first ones; None for all.
+
+    Raises:
+        DatasetError: the split has problems that are not harmless and ``dataset.on_bad`` is ``error``, or it is empty.
+    """
+    store, problems = read_split(cfg, which)
+    name = f"dataset.{which} ({cfg.dataset[which]})"
+    if str(cfg.dataset.on_bad).split(".")[-1] == "error":
+        refuse(problems, name)
+    if problems:
+        log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
+    if misspelt(store.label_map):
+        names = ", ".join(map(ascii, misspelt(store.label_map)))
+        log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
+    if len(store) == 0:
+        raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
+    return keep_first(store, limit)
+
+
+def keep_first(store: AnnotationStore, limit: int | None) -> AnnotationStore:
+    """The first images of a store; None for all."""
+    return store if limit is None else store.select(np.arange(min(len(store), limit)))
+
+
+def build_planner(cfg: DictConfig, phase: str) -> Planner:
+    """The planner of ``views.train`` or ``views.test``.
+
+    Raises:
+        ConfigError: a step refuses its settings, or steps do not go together.
+    """
+    steps = {name: build(node, f"views.{phase}.{name}") for name, node in cfg.views[phase].items()}
+    try:
+        return Planner(**steps)
+    except ValueError as error:
+        raise ConfigError(f"views.{phase}: {error}") from error
+
+
+def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
+    """Refuses resolutions that are no order from the finest to the coarsest on most of a dataset's images.
+
+    On some images a factor may be coarser than all of the image in a chip: published settings are so on COCO's
+    smallest. Ranges of sizes are of original pixels, so nothing is lost there.
+
+    Args:
+        planner: of a phase.
+        store: whose images count.
+        key: of the scales, for the message.
+
+    Raises:
+        ConfigError: with the factors of a median image.
+    """
+    scales = planner.scales
+    wrong = scales.out_of_order(store.widths.tolist(), store.heights.tolist())
+    if 2 * sum(wrong) <= len(store):
+        return
+    numbers = np.flatnonzero(wrong)
+    areas = store.widths[numbers].astype(float) * store.heights[numbers]
+    number = int(numbers[np.argsort(areas, kind="stable")[(len(numbers) - 1) // 2]])
+    width, height = int(store.widths[number]), int(store.heights[number])
+    factors = ", ".join(f"{scale_factor(width, height, r):.3g}" for r in scales.resolutions)
+    raise ConfigError(
+        f"{key}: resolutions must be given from the finest to the coarsest, got {scales.resolutions}: in "
+        f"{len(numbers)} of {len(store)} images they are not, such as in {store.files[number]} ({width} x {height}), "
+        f"whose factors are {factors}"
+    )
+
+
+def build_data(
+    cfg: DictConfig,
+    train: AnnotationStore | None,
+    val: AnnotationStore | None,
+    frames: Callable[[int], Tensor] | None = None,
+) -> ViewData:
+    """The data module with its planners.
+
+    Args:
+        cfg: the whole configuration.
+        train: images to learn from; None without a training.
+        val: images to validate, evaluate or predict.
+        frames: reads image number ``n`` of ``val``, (3, H, W) uint8, where images are not files.
+
+    Raises:
+        ConfigError: a planner refuses its settings, or they do not fit the images.
+    """
+    planners = {f"{phase}_views": build_planner(cfg, phase) for phase in ("train", "test")}
+    if train is not None:
+        for phase in ("train", "test"):
+            check_order(planners[f"{phase}_views"], train, f"views.{phase}.scales")
+    return build(cfg.data, "data", train=train, val=val, seed=cfg.seed, frames=frames, **planners)

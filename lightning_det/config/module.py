@@ -1,0 +1,66 @@
+"""From a configuration to a detector and the module that trains it."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.annotations import LabelMap
+from lightning_det.checkpoint import with_keys
+from lightning_det.config.build import build
+from lightning_det.config.signatures import locate, parameters
+from lightning_det.config.validation import resolve
+from lightning_det.modules.module import DetectionModule, Inference
+
+
+def own_priors(cfg: DictConfig) -> str:
+    """The option that lets ``dataset.anchor_sizes`` take effect where a single-shot detector has sizes of its own."""
+    return " detector.priors.sizes=null" if OmegaConf.select(cfg, "detector.priors.sizes") is not None else ""
+
+
+def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
+    """The LightningModule around a freshly initialised detector.
+
+    Args:
+        cfg: the whole configuration.
+        labels: classes.
+        learning: whether it will be trained and needs an optimizer.
+    """
+    known = parameters(locate("detector", cfg.detector._target_)) or {}
+    selectors = {
+        f"select_{name}": build(node, f"selection.{name}")
+        for name, node in cfg.selection.items()
+        if f"select_{name}" in known
+    }
+    # A detector that will not train gets its weights from a checkpoint: nothing needs to be downloaded.
+    untrained = {} if learning else {"weights": None, "pretrained": False}
+    backbone: Any = OmegaConf.merge(cfg.backbone, {k: v for k, v in untrained.items() if k in cfg.backbone})
+    detector = build(
+        cfg.detector,
+        "detector",
+        backbone=build(backbone, "backbone"),
+        num_classes=len(labels),
+        **selectors,
+    )
+    test = {k: v for k, v in cfg.test.items() if k in Inference._fields}
+    test |= {key: build(cfg.test.get(key), f"test.{key}") for key in ("merge", "vote")}
+    return build(
+        cfg.module,
+        "module",
+        detector=detector,
+        labels=labels,
+        optimizer=build(cfg.optimizer, "optimizer") if learning else None,
+        schedule=build(cfg.schedule, "schedule") if learning else None,
+        inference=Inference(**test),
+        settings=portable(cfg),
+    )
+
+
+def portable(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data for a checkpoint.
+
+    Everything is resolved except settings that follow a change of the dataset: its source, the views and the tests.
+    """
+    plain = resolve(cfg)
+    symbolic = with_keys(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
+    kept = plain | {key: symbolic[key] for key in ("views", "test")}
+    return kept | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}

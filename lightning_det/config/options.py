@@ -1,0 +1,123 @@
+"""Options of config groups: what each of them sets, and the slots that only one of them may fill."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.config.schema import CONF
+from lightning_det.config.signatures import locate, parameters
+from lightning_det.system.errors import ConfigError
+
+SLOTS = (
+    "views.train.scales",
+    "views.train.windows",
+    "views.train.flip",
+    "views.train.distort",
+    "views.test.scales",
+    "views.test.windows",
+    "views.test.flip",
+    "selection.anchors",
+    "selection.rois",
+    "selection.priors",
+    "test.merge",
+    "test.vote",
+    "data",
+)
+"""Nodes that options of ``strategy`` and ``test`` replace; each at most once in a list of them."""
+
+
+def read_option(option: str) -> DictConfig:
+    """The content of an option with all that it inherits by its ``defaults``, at the keys where a run gets it.
+
+    Args:
+        option: ``GROUP/NAME``, in the package's config folder or one of ``hydra.searchpath``.
+
+    Raises:
+        HydraException: there is no such option.
+    """
+    given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    searched = tuple(o for o in given if o.lstrip("+").startswith("hydra.searchpath="))
+    if GlobalHydra.instance().is_initialized():
+        return OmegaConf.create(_compose(option, searched))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.create(_compose(option, searched))
+
+
+@lru_cache
+def _compose(option: str, searched: tuple[str, ...]) -> dict[str, Any]:
+    group, _, name = option.rpartition("/")
+    # Not as the primary configuration: Hydra looks for that in the package's folder only.
+    overrides = [f"+{group}={name}", *searched]
+    composed = GlobalHydra.instance().config_loader().load_configuration(None, overrides, RunMode.RUN)
+    content: Any = OmegaConf.to_container(composed, resolve=False)
+    return {key: value for key, value in content.items() if key != "hydra"}
+
+
+def check_slots(group: str, names: Sequence[str]) -> None:
+    """Refuses a list of options of which two set the same slot.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    owners: dict[str, str] = {}
+    for name in names:
+        content = read_option(f"{group}/{name}")
+        for slot in SLOTS:
+            # A node without a target adjusts the part that another option has put into the slot.
+            if "_target_" not in (OmegaConf.select(content, slot) or {}):
+                continue
+            if slot in owners:
+                raise ConfigError(
+                    f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
+                )
+            owners[slot] = name
+
+
+def drop_leftovers(cfg: DictConfig, options: Iterable[str], overridden: set[str]) -> None:
+    """Removes the arguments of replaced parts: Hydra merges dictionaries, but a slot holds one part.
+
+    Args:
+        cfg: changed in place.
+        options: ``GROUP/NAME`` of all that may have filled a slot.
+        overridden: dotted keys that the user set; they stay, and are refused where the part does not know them.
+    """
+    contents = [read_option(option) for option in options]
+    for slot in SLOTS:
+        _drop_leftovers(cfg, slot, [OmegaConf.load(CONF / "base.yaml"), *contents], overridden)
+    _drop_absent(cfg, contents, overridden)
+
+
+def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[Any], overridden: set[str]) -> None:
+    node = OmegaConf.select(cfg, slot)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return
+    known = parameters(locate(slot, node._target_))
+    if known is None:
+        return
+    given = [n for n in (OmegaConf.select(c, slot) for c in contents) if isinstance(n, DictConfig)]
+    replaced = {str(key) for n in given if n.get("_target_", node._target_) != node._target_ for key in n}
+    OmegaConf.set_struct(node, False)
+    for key in replaced - set(known):
+        if key in node and not key.startswith("_") and f"{slot}.{key}" not in overridden:
+            del node[key]
+    OmegaConf.set_struct(node, True)
+
+
+def _drop_absent(cfg: DictConfig, contents: Sequence[DictConfig], overridden: set[str]) -> None:
+    """Removes the settings that options give to a part which the detector does not have, as OHEM's RoI head of an SSD."""
+    known = parameters(locate("detector", cfg.detector._target_))
+    if known is None:
+        return
+    given = {str(key) for content in contents for key in OmegaConf.select(content, "detector") or ()}
+    OmegaConf.set_struct(cfg.detector, False)
+    for key in given - set(known):
+        is_part = isinstance(cfg.detector.get(key), DictConfig) and "_target_" not in cfg.detector[key]
+        if is_part and not any(f"{o}.".startswith(f"detector.{key}.") for o in overridden):
+            del cfg.detector[key]
+    OmegaConf.set_struct(cfg.detector, True)

@@ -1,0 +1,65 @@
+"""From a configuration to Lightning's trainer, its loggers and its callbacks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
+
+from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
+from lightning_det.config.build import build
+from lightning_det.system.errors import ConfigError
+from lightning_det.system.refusals import unworkable
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """The loggers; a node that the user has set to null is left out."""
+    return [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node is not None]
+
+
+def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Trainer:
+    """Lightning's trainer.
+
+    Args:
+        cfg: the whole configuration.
+        folder: of the run.
+        learning: whether it will train, with the loggers and callbacks of the configuration.
+
+    Raises:
+        ConfigError: Lightning refuses the settings, or would only refuse them during the run.
+    """
+    arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
+    if learning:
+        loggers = build_loggers(cfg)
+        arguments = {"logger": loggers or False, "callbacks": _callbacks(cfg, loggers), "plugins": [WholeCheckpoints()]}
+    # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
+    arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
+    if why := unworkable(cfg.trainer):
+        raise ConfigError(why)
+    trainer: pl.Trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
+    _restart_by_epochs(trainer)
+    return trainer
+
+
+def _callbacks(cfg: DictConfig, loggers: list[Logger]) -> list[Callback]:
+    """The callbacks of a training, without those that Lightning refuses beside the other settings."""
+    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
+    built: dict[str, Callback] = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
+    if not loggers:
+        built.pop("learning_rate", None)
+    if not cfg.trainer.enable_progress_bar:
+        built.pop("progress", None)
+    # The last checkpoint is written after all other callbacks have done their part: it holds their states.
+    return sorted([GoingOn(), *built.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
+
+
+def _restart_by_epochs(trainer: pl.Trainer) -> None:
+    """Has a resumed run start the epoch after its checkpoint, also with ``trainer.max_steps``.
+
+    With ``max_steps``, Lightning takes every checkpoint for one from the middle of an epoch and ends whole epochs a
+    second time, so logs and epoch means would not be those of an uninterrupted run. There is no public switch. The
+    private method was checked on Lightning 2.6; `tests/config/test_trainer.py` fails when it moves.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]

@@ -1,0 +1,73 @@
+"""The checks that a run makes before it starts."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from lightning_det.config.contradictions import check_contradictions
+from lightning_det.config.options import check_slots, drop_leftovers, read_option
+from lightning_det.config.signatures import check_targets, locate, parameters
+from lightning_det.config.values import check_values
+from lightning_det.system.errors import ConfigError
+
+
+def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: Iterable[str]) -> DictConfig:
+    """The configuration without the arguments of replaced parts, checked as a whole.
+
+    Args:
+        cfg: as composed.
+        options: names in the lists ``strategy`` and ``test``, by group.
+        overridden: dotted keys that the user set on the command line.
+
+    Raises:
+        ConfigError: naming the key and the valid values.
+    """
+    for group, names in options.items():
+        check_slots(group, names)
+    cfg = cfg.copy()
+    drop_leftovers(cfg, [f"{group}/{name}" for group, names in options.items() for name in names], set(overridden))
+    plain = resolve(cfg)
+    _check_selection(plain, options.get("strategy", []), overridden)
+    if plain["dataset"]["root"] is None:
+        raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
+    check_targets(plain)
+    check_contradictions(plain)
+    check_values(plain)
+    return cfg
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, interpolations resolved.
+
+    Raises:
+        ConfigError: a value is missing, or refers to something that does not exist.
+    """
+    try:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        variable = re.search(r"Environment variable '(\w+)' not found", reason)
+        if variable:
+            reason = f"the environment variable {variable[1]} is not set; set it, or give {error.full_key}=..."
+        elif isinstance(error, MissingMandatoryValue):
+            reason = f"not set; give {error.full_key}=..."
+        raise ConfigError(f"{error.full_key or 'config'}: {reason}") from error
+    return plain
+
+
+def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: Iterable[str]) -> None:
+    """Refuses strategies and settings that select what the detector does not have."""
+    known = parameters(locate("detector", cfg["detector"]["_target_"])) or {}
+    for name in names:
+        selects = read_option(f"strategy/{name}").get("selection", {})
+        if selects and not any(f"select_{kind}" in known for kind in selects):
+            raise ConfigError(
+                f"strategy={name} selects {', '.join(selects)}, which detector {cfg['detector']['_target_']} has not"
+            )
+    for key in overridden:
+        group, _, rest = key.partition(".")
+        if group == "selection" and rest and f"select_{rest.split('.')[0]}" not in known:
+            raise ConfigError(f"{key}: detector {cfg['detector']['_target_']} has no {rest.split('.')[0]}")

@@ -1,0 +1,68 @@
+"""A few images of a COCO dataset, as a dataset."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightning_det.annotations import DatasetError
+
+
+class CocoLayout(NamedTuple):
+    """Where a dataset in COCO's layout keeps a split; both names contain ``{split}``."""
+
+    root: Path
+    annotations: str
+    """Of a split, below ``root``."""
+    folder: str
+    """Of a split's images, below ``root``."""
+
+
+def cut_split(source: CocoLayout, output: Path, split: str, images: int, seed: int) -> tuple[int, int]:
+    """Copies random images of a split and their annotations as they are; categories stay complete.
+
+    Args:
+        source: the full dataset.
+        output: root of the small one.
+        split: name.
+        images: how many, at most.
+        seed: of the choice.
+
+    Returns:
+        How many images and annotations were copied.
+
+    Raises:
+        DatasetError: the annotation file is missing, or not COCO's.
+    """
+    name, folder = source.annotations.format(split=split), source.folder.format(split=split)
+    content = load_annotations(source.root / name)
+    rng = np.random.default_rng(seed)
+    count = min(images, len(content["images"]))
+    kept = [content["images"][i] for i in sorted(rng.choice(len(content["images"]), count, replace=False))]
+    ids = {image["id"] for image in kept}
+    annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    (output / name).write_text(json.dumps(content | {"images": kept, "annotations": annotations}))
+    for image in kept:
+        target = output / folder / image["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.root / folder / image["file_name"], target)
+    return len(kept), len(annotations)
+
+
+def load_annotations(file: Path) -> dict[str, Any]:
+    """The content of an annotation file.
+
+    Raises:
+        DatasetError: it is missing or no COCO json.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        content["images"], content["annotations"]
+    except OSError as error:
+        raise DatasetError(f"{file}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"{file}: not a COCO annotation file ({error})") from error
+    return content

@@ -1,0 +1,53 @@
+"""A run's configuration: how it was composed, its checks, and its record in the run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_det.config import validate
+from lightning_det.runs.resume import OVERRIDES, composed_of, override_key, to_record
+from lightning_det.system.files import whole
+
+
+def validate_run(cfg: DictConfig) -> DictConfig:
+    """The run's configuration after `lightning_det.config.validate`.
+
+    Raises:
+        ConfigError: naming the key and the valid values.
+    """
+    return validate(cfg, chosen_options(), overridden_keys())
+
+
+def run_folder() -> Path:
+    """Folder of this run's results: ``hydra.run.dir``, or the job's folder in a sweep."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
+    """Options of some config groups that the run is composed of, without those that these inherit from."""
+    loader = GlobalHydra.instance().config_loader()
+    defaults = loader.compute_defaults_list(HydraConfig.get().job.config_name, composed_of(), RunMode.RUN).defaults
+    options = {*groups, "strategy", "test", "shared"}
+    paths = [d.config_path for d in defaults if d.config_path and (d.parent or "").partition("/")[0] not in options]
+    return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
+
+
+def overridden_keys() -> list[str]:
+    """Keys that the user set on the command line, without ``+``."""
+    return [override_key(o) for o in HydraConfig.get().overrides.task]
+
+
+@rank_zero_only
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
+    with whole(folder / "config.yaml") as stream:
+        stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
+    record = to_record(folder)
+    with whole(folder / OVERRIDES) as stream:
+        yaml.safe_dump(record, stream)

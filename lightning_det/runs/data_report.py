@@ -1,0 +1,48 @@
+"""Remarks about the training views before the first step: boxes that nothing will learn from."""
+
+import logging
+
+from omegaconf import DictConfig
+from torch import nn
+
+from lightning_det.annotations import AnnotationStore
+from lightning_det.config.module import own_priors
+from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
+from lightning_det.data.datamodule import ViewData
+from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.suggestion import sample
+
+log = logging.getLogger("lightning_det")
+
+
+def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> None:
+    """Says which boxes no scale or tile shows, and when there are no negative chips.
+
+    Args:
+        cfg: the whole configuration.
+        store: images to learn from.
+        data: plans their views.
+    """
+    orphans = count_orphans(store, data.train_views)
+    if orphans:
+        unlearned = count_unlearned(store, data.train_views)
+        log.info(
+            "train: %d boxes are valid at no scale: %d go to the coarsest, %d get no chip (windows.orphans)",
+            orphans,
+            orphans - unlearned,
+            unlearned,
+        )
+    if larger := larger_than_tiles(store, data.train_views):
+        log.warning("train: %s", larger)
+    if (cfg.views.train.windows or {}).get("negatives") and cfg.proposals is None:
+        log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
+
+
+def report_anchors(cfg: DictConfig, detector: nn.Module, store: AnnotationStore, data: ViewData) -> None:
+    """Warns where many boxes of the training views have no anchor that could learn to find them."""
+    store = sample(store, cfg.seed, SAMPLE)
+    boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)
+    said = misfit(boxes, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
+    if said:
+        log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)

@@ -1,0 +1,45 @@
+"""Errors of Hydra and OmegaConf in words that name the key and what would be valid."""
+
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+
+def explain_composition(error: Exception, config_name: str) -> str:
+    """A Hydra or OmegaConf error in words that name the key and what would be valid."""
+    text = str(error).strip()
+    cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
+    if isinstance(error, MissingConfigException) and Path(f"conf/{error.missing_cfg_file}.yaml").exists():
+        text += "\nYour conf/ is looked at with hydra.searchpath=[file://conf]"
+    if isinstance(cause, OmegaConfBaseException):
+        text += f"\n{str(cause).splitlines()[0]}"
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
+        return f"{text.splitlines()[0]}{_valid_keys(cause, config_name)}\n{str(cause).splitlines()[0]}"
+    return text
+
+
+def raised_by(error: Exception, library: str) -> bool:
+    """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith(f"{library}.")
+
+
+def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:
+    """Keys that exist where an unknown one was used."""
+    full_key = getattr(error, "full_key", None)
+    if not full_key:
+        return ""
+    *parents, wrong = str(full_key).split(".")
+    parent = error.parent_node
+    if not isinstance(parent, DictConfig) or wrong in parent:
+        return ""
+    keys = [str(k) for k in parent]
+    near = get_close_matches(wrong, keys, n=1)
+    hint = f"did you mean {'.'.join([*parents, near[0]])}? " if near else ""
+    return f"\n{hint}{'.'.join(parents) or config_name} has the keys {', '.join(keys)}"

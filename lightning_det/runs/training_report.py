@@ -1,0 +1,94 @@
+"""The end of a training: ``metrics.json``, COCO's table and the run folder."""
+
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from lightning_det.callbacks import EpochSummary, Evaluator, Throughput
+from lightning_det.modules import keys
+from lightning_det.system.errors import UserError
+from lightning_det.system.files import read_json, write_json
+
+log = logging.getLogger("lightning_det")
+
+Kind = TypeVar("Kind", bound=Callback)
+
+
+def check_learned(cfg: DictConfig, trainer: pl.Trainer) -> None:
+    """Refuses a training that has ended without a step.
+
+    Raises:
+        UserError: nothing was learned.
+    """
+    if trainer.global_step == 0:
+        raise UserError(
+            "the training has ended without a single step, so nothing is learned "
+            f"(trainer.max_time={cfg.trainer.max_time}, trainer.limit_train_batches={cfg.trainer.limit_train_batches})"
+        )
+
+
+def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:
+    """Writes ``metrics.json`` and prints COCO's table and, last, the run folder.
+
+    Args:
+        trainer: after the training.
+        folder: of the run.
+        mining: the file with the cost of mining, of this run or an earlier one.
+    """
+    evaluator = _callback(trainer, Evaluator)
+    metrics: dict[str, Any] = {
+        "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]  # of a base class
+        "steps": trainer.global_step,
+    }
+    summary, throughput = _callback(trainer, EpochSummary), _callback(trainer, Throughput)
+    if summary is not None and summary.losses:
+        metrics |= {"loss": summary.losses[-1], "epoch_losses": summary.losses}
+    if throughput is not None:
+        metrics["cost"] = throughput.cost(trainer)
+    if mining is not None and (found := read_json(mining)):
+        metrics["mining"] = found
+    if evaluator is not None and evaluator.report:
+        metrics = evaluator.report["figures"] | metrics
+        metrics["best_AP"] = _best_ap(trainer, metrics["AP"])
+        metrics["per_class"] = evaluator.report["per_class"]
+        print(evaluator.report["table"])
+    if evaluator is not None and trainer.limit_val_batches:
+        report_unvalidated(evaluator.report, trainer, folder)
+    write_json(folder / "metrics.json", metrics)
+    print(folder)
+
+
+def _callback(trainer: pl.Trainer, kind: type[Kind]) -> Kind | None:
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]  # set late
+
+
+def _best_ap(trainer: pl.Trainer, last: float) -> float:
+    """The AP of the best checkpoint; the last AP without one."""
+    savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    best = next((c.best_model_score for c in savers if c.monitor == keys.validated("AP")), None)
+    return last if best is None else float(best)
+
+
+def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path) -> None:
+    """Warns where a training has ended after its last validation: the figures are not those of its last weights.
+
+    Args:
+        report: the evaluator's; empty if nothing has been validated.
+        trainer: after the training.
+        folder: of the run.
+    """
+    # Checkpoints of earlier versions do not hold the step.
+    validated = report.get("step", trainer.global_step) if report else 0
+    if validated < trainer.global_step:
+        figures = f"the figures are those of step {validated}" if validated else "there are no figures"
+        log.warning(
+            "%s: the training ended at step %d, without a validation. Evaluate it with python -m lightning_det.eval "
+            "checkpoint=%s, or train with trainer.val_check_interval=STEPS trainer.check_val_every_n_epoch=null",
+            figures,
+            trainer.global_step,
+            folder / "checkpoints/last.ckpt",
+        )

@@ -1,0 +1,69 @@
+"""Trained weights for a module that is about to train: ``weights=``."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torchvision
+from torch import Tensor
+
+from lightning_det.annotations import LabelMap
+from lightning_det.backbones.pretrained import fetching
+from lightning_det.checkpoint import checkpoint_file, is_own, read_weights
+from lightning_det.modules.module import DetectionModule
+from lightning_det.system.errors import CapabilityError, ConfigError, UserError
+
+log = logging.getLogger("lightning_det")
+
+
+def load_weights(module: DetectionModule, source: str) -> None:
+    """Starts a module from trained weights.
+
+    Args:
+        module: gets the weights.
+        source: one of our checkpoints, a file with torchvision's state_dict, or the name of torchvision weights such
+            as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
+
+    Raises:
+        UserError: neither, or weights of another detector.
+    """
+    if not Path(source).exists():
+        try:
+            weights = torchvision.models.get_weight(source)
+        except ValueError as error:
+            raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
+        with fetching(f"weights={source}", weights.url):
+            content = weights.get_state_dict(progress=True, check_hash=True)
+    else:
+        content = read_weights(checkpoint_file(source, "best"))
+    try:
+        if is_own(content):
+            labels = LabelMap.from_dict(content["hyper_parameters"]["labels"])
+            check_kinds(module, content["state_dict"])
+            outcome = module.load_own(content["state_dict"], labels)
+        else:
+            outcome = module.detector.load_torchvision(content, module.labels.names)
+    except (CapabilityError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise UserError(f"weights={source}: {error or type(error).__name__}") from error
+    if broken := not_finite(module.state_dict()):
+        raise UserError(f"weights={source}: {broken} holds NaN or infinite values; take other weights")
+    log.info("weights from %s: %s", source, outcome)
+
+
+def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that fit a module by shape and mean nothing in it: integers for floats, or NaN.
+
+    Raises:
+        ValueError: naming a tensor.
+    """
+    mine = module.state_dict()
+    for name, tensor in weights.items():
+        if name in mine and tensor.is_floating_point() != mine[name].is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, not {mine[name].dtype}")
+    if broken := not_finite(weights):
+        raise ValueError(f"{broken} holds NaN or infinite values")
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """Name of a tensor with values that are NaN or infinite."""
+    return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)

@@ -1,0 +1,79 @@
+"""``lightning-det``: the commands by one name."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from test_architecture import COMMANDS, PACKAGE
+
+from lightning_det.__main__ import commands, main
+
+
+def called(*arguments, **options):
+    """``lightning-det ARGUMENTS`` in a process of its own, as an installed script starts it."""
+    script = "import sys; from lightning_det.__main__ import main; sys.argv[0] = 'lightning-det'; main()"
+    call = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=False, **options)
+
+
+def test_every_command_is_listed_with_a_line():
+    assert set(commands()) == set(COMMANDS)
+    for given in ((), ("--help",)):
+        listed = called(*given)
+        assert (listed.returncode, listed.stderr) == (0, "")
+        for name in COMMANDS:
+            (line,) = (line for line in listed.stdout.splitlines() if line.startswith(f"  {name} "))
+            assert len(line.removeprefix(f"  {name}").strip()) > 10
+
+
+def test_the_list_does_not_import_what_commands_need():
+    script = "import sys; sys.argv[1:] = []\nimport lightning_det.__main__ as m\ntry:\n    m.main()\n"
+    script += "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_near():
+    refused = called("trian")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: 'trian' is no command; did you mean train?\n"
+    assert "there are claims, compare" in called("zzz").stderr
+    assert called("../conf").returncode == called("__main__").returncode == called("runs").returncode == 2
+
+
+def test_a_command_is_started_as_its_module_is(monkeypatch):
+    """So ranks, run folders, Ctrl-C and sweeps see no difference."""
+    monkeypatch.setattr(os, "execv", lambda file, call: (_ for _ in ()).throw(SystemExit(str([file, call]))))
+    monkeypatch.setattr(sys, "argv", ["/bin/lightning-det", "train", "-m", "seed=0,1"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert str(left.value) == str(
+        [sys.executable, [sys.executable, "-m", "lightning_det.train", "-m", "seed=0,1"]],
+    )
+
+
+def test_the_installed_script_is_this_one():
+    assert 'lightning-det = "lightning_det.__main__:main"' in (PACKAGE.parent / "pyproject.toml").read_text()
+
+
+SMALL = ("dataset.source.train=4", "dataset.source.val=2", "trainer.max_epochs=1", "data.num_workers=0", "logger=csv")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_into_one_folder(tmp_path, shapes_root):
+    ranks = ("trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2", f"dataset.root={shapes_root}")
+    trained = called("train", *SMALL, *ranks, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "outputs/train").glob("*/*")
+    assert (folder / "checkpoints/last.ckpt").exists()
+    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [*SMALL, *ranks]
+
+
+@pytest.mark.slow
+def test_a_sweep_starts_its_jobs(tmp_path, shapes_root):
+    swept = called("train", "-m", *SMALL, "seed=0,1", f"dataset.root={shapes_root}", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    (folder,) = (tmp_path / "multirun/train").glob("*/*")
+    assert {place.name for place in folder.iterdir() if place.is_dir()} == {"0", "1"}
+    assert all((folder / job / "metrics.json").exists() for job in "01")
