@@ -15,11 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.compare import cell, cost, gain, markdown, value
 from lightning_det.evaluation.comparison import FIGURES, Run, compared, pixels
-from lightning_det.evidence.experiments import Experiment, carried_out, command_line, elapsed, experiment, place
+from lightning_det.evidence.experiments import (
+    Experiment,
+    command_line,
+    elapsed_seconds,
+    parse_experiment,
+    run_experiment,
+    training_folder,
+)
 from lightning_det.plotting.comparison import plot_cost, plot_sizes
 from lightning_det.runs.command import command
 from lightning_det.system.errors import ConfigError, UserError
-from lightning_det.system.files import whole, write_json
+from lightning_det.system.files import atomic_write, write_json
 
 BEGIN = """# Claims
 
@@ -55,12 +62,12 @@ def claims(cfg: DictConfig) -> None:
             home = (folder / claim / name).resolve()
             file = docs / "claims" / f"{claim}-{name}-{cfg.budget}.json"
             before = _before(file, list(cfg.settings))
-            runs = carried_out(made, seeds, cfg.budget, home, cfg.jobs)
+            runs = run_experiment(made, seeds, cfg.budget, home, cfg.jobs)
             record = _record(claim, name, cfg, made, runs, seeds, home)
             if record["runs"] == before.get("runs"):  # no new figures: day and machine are those that made them
                 record |= {key: before[key] for key in ("date", "hardware", "jobs")}
             write_json(file, record)
-    with whole(docs / "claims.md") as stream:
+    with atomic_write(docs / "claims.md") as stream:
         stream.write(page(docs / "claims"))
     print(docs / "claims.md")
 
@@ -91,7 +98,7 @@ def _experiments(claim: str, node: DictConfig, cfg: DictConfig) -> dict[str, Exp
     content = OmegaConf.to_container(node, resolve=False)  # what options refer to is the training's
     found = {}
     for name in content if cfg.experiments is None else [n for n in content if n in cfg.experiments]:
-        made = experiment(content[name], f"claim {claim}, {name}")
+        made = parse_experiment(content[name], f"claim {claim}, {name}")
         if cfg.budget not in made.budgets:
             raise ConfigError(f"budget={cfg.budget}: {claim}, {name} has {', '.join(made.budgets)}")
         found[name] = replace(made, settings=[*made.settings, *cfg.settings])
@@ -112,8 +119,8 @@ def _record(
     trainings = {arm: made.training(arm, 0, cfg.budget, Path("RUNS")) for arm in made.arms}
     more = made.budgets[cfg.budget].tests
     evaluations = {f"{arm}, {test}": [*more, *given] for arm in arms for test, given in made.arms[arm].tests.items()}
-    folders = [place(home, arm, seed) for arm in made.arms for seed in seeds]
-    seconds = sum(elapsed(f.parent) for folder in folders for f in folder.rglob("elapsed.json"))
+    folders = [training_folder(home, arm, seed) for arm in made.arms for seed in seeds]
+    seconds = sum(elapsed_seconds(f.parent) for folder in folders for f in folder.rglob("elapsed.json"))
     return {
         "claim": claim,
         "experiment": name,
@@ -132,7 +139,7 @@ def _record(
         "trainings": trainings,
         "evaluations": evaluations,
         "runs": [asdict(run) for run in runs],
-        "steps": {arm: _steps(place(home, arm, seeds[0])) for arm in arms},
+        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms},
     }
 
 

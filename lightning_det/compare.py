@@ -14,7 +14,7 @@ from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_size
 from lightning_det.runs.command import command, run_folder
 from lightning_det.runs.results import read_runs
 from lightning_det.system.errors import ConfigError, one_line, printable
-from lightning_det.system.files import whole, write_json
+from lightning_det.system.files import atomic_write, write_json
 
 
 def compare(cfg: DictConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     parts += [f"![{file}]({file})" for file, drawn in plots.items() if drawn is not False]
     if left_out:
         parts += ["Left out:", "\n".join(f"- {cell(line)}" for line in left_out)]
-    with whole(folder / "compare.md") as stream:
+    with atomic_write(folder / "compare.md") as stream:
         stream.write("\n\n".join(parts) + "\n")
     show(result, left_out)
     print(folder)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.callbacks import Evaluator, finished_logs, log_ap_by_size
+from lightning_det.callbacks import Evaluator, end_wandb_run, log_ap_by_size
 from lightning_det.config.build import build, build_data, build_loggers, build_trainer, checkpoint_file, usable_split
 from lightning_det.evaluation.coco import Evaluation, evaluate, shown, unmeasured
 from lightning_det.evaluation.files import write_coco_results
@@ -49,7 +49,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         if shown.get(name) is not None:
             trainer.callbacks.append(build(shown[name], f"callbacks.{name}", **place))
     trainer.loggers = build_loggers(settings)
-    with finished_logs(trainer):
+    with end_wandb_run(trainer):
         trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
         return report(cfg, trainer, evaluator, folder) if trainer.is_global_zero else {}
 

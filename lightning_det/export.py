@@ -21,7 +21,7 @@ from lightning_det.protocols.structures import STRIDE, ImageRecord
 from lightning_det.runs.command import command, run_folder
 from lightning_det.runs.restore import restored
 from lightning_det.system.errors import ConfigError, UserError
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 from lightning_det.views.planner import Planner
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def export(cfg: DictConfig) -> None:
     model = to_onnx(module.detector, height, width, dynamic=planner.canvas is None, opset=cfg.opset)
     describe(model, module.labels, module.inference, planner)
     check(model, module.detector, height, width)
-    with whole(output, "wb") as stream:
+    with atomic_write(output, "wb") as stream:
         stream.write(model.SerializeToString())
     print(output)
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from lightning_det.annotations import DatasetError
-from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, finished_logs
+from lightning_det.callbacks import EpochSummary, Evaluator, Throughput, end_wandb_run
 from lightning_det.config.build import (
     build_data,
     build_module,
@@ -26,12 +26,12 @@ from lightning_det.data.splits import matched, nothing_to_learn
 from lightning_det.data.suggestion import sample
 from lightning_det.modules import keys
 from lightning_det.runs.command import checked, command, run_folder, save_config
-from lightning_det.runs.continuation import restoring, to_go_on_from
-from lightning_det.runs.launch import is_first
+from lightning_det.runs.continuation import check_resumable, explain_restore_errors
+from lightning_det.runs.launch import is_first_rank
 from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
-from lightning_det.runs.occupancy import forget
+from lightning_det.runs.occupancy import remove_results
 from lightning_det.runs.preflight import check_data, check_monitors, check_trainer
-from lightning_det.runs.resume import completed, unstarted
+from lightning_det.runs.resume import complete_overrides, is_unstarted
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import read_json, write_json
 
@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     cfg = checked(cfg)
     check_trainer(cfg)
     check_monitors(cfg)
-    fresh = cfg.resume is None or unstarted(cfg.resume)
+    fresh = cfg.resume is None or is_unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
     folder = run_folder()
@@ -71,10 +71,10 @@ def train(cfg: DictConfig) -> pl.Trainer:
     cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, stores["train"].label_map)
     if not fresh:
-        to_go_on_from(cfg, module, mines)
+        check_resumable(cfg, module, mines)
     elif cfg.weights is not None:
         load_weights(module, cfg.weights)
-    if fresh and is_first() and (gone := forget(folder)):
+    if fresh and is_first_rank() and (gone := remove_results(folder)):
         log.info("starts over; removed what its first start had left: %s", ", ".join(gone))
     save_config(asked, folder)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
@@ -86,7 +86,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     report_anchors(cfg, module, data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
-    with finished_logs(trainer), restoring(cfg):
+    with end_wandb_run(trainer), explain_restore_errors(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.global_step == 0:
         raise UserError(
@@ -176,7 +176,7 @@ def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path
         )
 
 
-main = command("train", completed)(train)
+main = command("train", complete_overrides)(train)
 
 if __name__ == "__main__":
     main()

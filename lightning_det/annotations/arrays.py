@@ -8,12 +8,12 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays, whole or not at all; the folder is made if need be."""
-    with whole(file, "wb") as stream:
+    with atomic_write(file, "wb") as stream:
         np.savez(stream, **arrays)
 
 

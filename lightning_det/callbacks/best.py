@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_det.callbacks.evaluation import undefined
+from lightning_det.callbacks.evaluation import is_undefined
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -24,12 +24,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, if there is a figure."""
-        if not undefined(trainer, self.monitor):
+        if not is_undefined(trainer, self.monitor):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, if there is a figure."""
-        if not undefined(trainer, self.monitor):
+        if not is_undefined(trainer, self.monitor):
             super().on_validation_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:

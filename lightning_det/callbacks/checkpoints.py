@@ -14,13 +14,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.checkpoint import read_checkpoint
 from lightning_det.system.errors import UserError
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 
 NEXT = ".part"
 """Ends the name of a checkpoint that does not count yet."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint as a whole or not at all, and unpickles nothing but tensors and plain data."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -33,7 +33,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         content = BytesIO()  # torch's own writer does not say why a file cannot be written
         torch.save(checkpoint, content)
         try:
-            with whole(file, "wb") as stream:
+            with atomic_write(file, "wb") as stream:
                 stream.write(content.getbuffer())
         except OSError as error:
             file = file.with_name(file.name.removesuffix(NEXT))

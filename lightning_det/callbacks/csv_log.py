@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 
 
 class CSVLog(Logger):
@@ -72,7 +72,7 @@ class CSVLog(Logger):
             self.after_row()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        with whole(self.file) as stream:
+        with atomic_write(self.file) as stream:
             stream.write(_text([dict(zip(self._columns, self._columns, strict=True)), *rows], self._columns))
 
 

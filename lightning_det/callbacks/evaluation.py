@@ -38,9 +38,7 @@ class Collector(pl.Callback):
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
         # All views of an image are with one rank: it merges them, and little has to travel.
-        self.results = Results.concatenate(
-            _gathered(pl_module.inference.merged(mine, trainer.datamodule.val))
-        ).by_image()
+        self.results = Results.concatenate(_gather(pl_module.inference.merged(mine, trainer.datamodule.val))).by_image()
 
 
 class Evaluator(Collector):
@@ -96,14 +94,14 @@ class Evaluator(Collector):
         self.report = state_dict
 
 
-def undefined(trainer: pl.Trainer, name: str) -> bool:
+def is_undefined(trainer: pl.Trainer, name: str) -> bool:
     """Whether the last validation had nothing to measure for what is logged under a name, such as ``val/AP``."""
     reports = [c.report for c in trainer.callbacks if isinstance(c, Evaluator)]
     figures = reports[0].get("figures", {}) if reports else {}
     return any(keys.validated(figure) == name and value is None for figure, value in figures.items())
 
 
-def _gathered(mine: Results) -> list[Results]:
+def _gather(mine: Results) -> list[Results]:
     """The results of all ranks, in rank order."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]

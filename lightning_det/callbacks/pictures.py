@@ -39,7 +39,9 @@ class Pictures(pl.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or evaluator is None:
             return
         store, results = trainer.datamodule.val, evaluator.results
-        pictures = [compare(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]]
+        pictures = [
+            draw_comparison(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]
+        ]
         publish(trainer, self.folder, "val", pictures)
 
 
@@ -67,7 +69,7 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
                 )
 
 
-def compare(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
+def draw_comparison(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
     """Ground truth (ignored regions grey and dashed) and detections of one image, (h, w, 3) uint8.
 
     Small images are enlarged by a whole factor, so that captions leave their objects visible.

@@ -5,7 +5,7 @@ import logging
 import pytorch_lightning as pl
 import torch
 
-from lightning_det.callbacks.evaluation import undefined
+from lightning_det.callbacks.evaluation import is_undefined
 from lightning_det.evaluation.coco import shown
 from lightning_det.modules import keys
 
@@ -42,7 +42,7 @@ class EpochSummary(pl.Callback):
         """Keeps the figures of this epoch's validation; in most epochs there may be none."""
         found = trainer.callback_metrics
         self._figures = {n: float(found[keys.validated(n)]) for n in ("AP", "AP50") if keys.validated(n) in found}
-        if undefined(trainer, keys.validated("AP")):
+        if is_undefined(trainer, keys.validated("AP")):
             self._figures = {"AP": None}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

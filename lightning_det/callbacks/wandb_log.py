@@ -68,7 +68,7 @@ class WandbLog(WandbLogger):
 
 
 @contextmanager
-def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
+def end_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
     """Ends wandb's run with what is done inside, failed ones as failed: the next job of a sweep would log into it."""
     code = 1
     try:

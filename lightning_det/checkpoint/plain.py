@@ -114,7 +114,7 @@ def _interpolations(tree: Any) -> Iterator[Any]:
         yield from _interpolations(tree.getChild(number))
 
 
-def named_place(name: str, place: tuple[str, ...]) -> tuple[str, ...]:
+def referenced_path(name: str, place: tuple[str, ...]) -> tuple[str, ...]:
     """Where the key of an interpolation leads.
 
     Args:
@@ -126,7 +126,7 @@ def named_place(name: str, place: tuple[str, ...]) -> tuple[str, ...]:
     return (*place[: len(place) - dots], *steps) if dots else steps
 
 
-def followed(root: Any, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+def follow(root: Any, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     """The node at a place and its place, or the first text or nothing on the way to it."""
     node, way = root, ()
     for step in place:
@@ -140,17 +140,17 @@ def followed(root: Any, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     return node, way
 
 
-def own_references(text: Any, place: tuple[str, ...]) -> list[tuple[str, ...]]:
+def key_references(text: Any, place: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Places that a value refers to; none for what calls resolvers, which only the user's own settings may."""
     if not isinstance(text, str) or "${" not in text:
         return []
     try:
-        return [named_place(name, place) for name in references(text)]
+        return [referenced_path(name, place) for name in references(text)]
     except ValueError:
         return []
 
 
-def with_keys(node: Any, plain: Any) -> Any:
+def keep_references(node: Any, plain: Any) -> Any:
     """Settings with those interpolations that name keys only, as checkpoints keep them; others are resolved.
 
     Args:
@@ -158,9 +158,9 @@ def with_keys(node: Any, plain: Any) -> Any:
         plain: the same, resolved.
     """
     if isinstance(node, dict) and isinstance(plain, dict):
-        return {name: with_keys(value, plain[name]) for name, value in node.items()}
+        return {name: keep_references(value, plain[name]) for name, value in node.items()}
     if isinstance(node, list) and isinstance(plain, list):
-        return [with_keys(*pair) for pair in zip(node, plain, strict=True)]
+        return [keep_references(*pair) for pair in zip(node, plain, strict=True)]
     try:
         check_keys_only(node)
     except ValueError:
@@ -190,8 +190,8 @@ def check_references(root: dict[str, Any], complete: bool = False) -> None:
         if isinstance(node, dict | list):
             items = node.items() if isinstance(node, dict) else enumerate(node)
             total += sum(size((*place, str(name)), value) for name, value in items)
-        for other in own_references(node, place):
-            there, way = followed(root, other)
+        for other in key_references(node, place):
+            there, way = follow(root, other)
             if complete and way != other and not isinstance(there, str):
                 raise ValueError(f"{_short('.'.join(place))}: refers to {'.'.join(other)[:100]}, which is not there")
             if way:  # a place that is not there is named when it is resolved

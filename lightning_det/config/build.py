@@ -19,15 +19,15 @@ from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap, P
 from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.backbones.pretrained import fetching
-from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
-from lightning_det.checkpoint import checkpoint_file, is_own, read_checkpoint, read_weights, with_keys
+from lightning_det.callbacks import AtomicCheckpointIO, KeepSettings, LastCheckpoint
+from lightning_det.checkpoint import checkpoint_file, is_own, keep_references, read_checkpoint, read_weights
 from lightning_det.config import ConfigError, resolved
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.splits import alike
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.system.errors import UserError, out_of_memory
-from lightning_det.system.refusals import in_keys, unworkable
+from lightning_det.system.refusals import name_keys, trainer_problem
 from lightning_det.views import Planner, Pyramid
 from lightning_det.views.pyramid import scale_factor
 
@@ -56,7 +56,7 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
             raise error.__cause__ from None
         raise ConfigError(f"{key}: {error.__cause__ or error}") from error
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-        words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
+        words = name_keys(str(error)) if key == "trainer" else f"{key}: {error}"
         raise ConfigError(words) from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:  # settings that nothing has foreseen
         if out_of_memory(error):
@@ -228,7 +228,7 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
     Everything is resolved except what refers to the dataset and shall follow a change of it: its source, views, tests.
     """
     plain = resolved(cfg)
-    symbolic = with_keys(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
+    symbolic = keep_references(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
     kept = plain | {key: symbolic[key] for key in ("views", "test")}
     return kept | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}
 
@@ -250,11 +250,13 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
         if not cfg.trainer.enable_progress_bar:
             callbacks.pop("progress", None)  # Lightning refuses both
         # The last checkpoint holds what all others have come to.
-        callbacks = sorted([GoingOn(), *callbacks.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
-        arguments = {"logger": loggers or False, "callbacks": callbacks, "plugins": [WholeCheckpoints()]}
+        callbacks = sorted(
+            [KeepSettings(), *callbacks.values()], key=lambda callback: isinstance(callback, LastCheckpoint)
+        )
+        arguments = {"logger": loggers or False, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
-    if why := unworkable(cfg.trainer):
+    if why := trainer_problem(cfg.trainer):
         raise ConfigError(why)
     trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
     # With max_steps, Lightning takes every checkpoint to be from the middle of an epoch, and ends those of whole epochs

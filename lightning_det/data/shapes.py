@@ -21,7 +21,7 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, plate
 from lightning_det.data.images import cores, progress
-from lightning_det.system.files import alone
+from lightning_det.system.files import exclusive
 
 VERSION = 1
 """Changes whenever the same arguments give other images."""
@@ -98,7 +98,7 @@ class Shapes:
             raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
         if not self.folder.exists():
             try:
-                with alone(self.folder.with_name(f".{self.folder.name}.lock")):
+                with exclusive(self.folder.with_name(f".{self.folder.name}.lock")):
                     if not self.folder.exists():  # several jobs may start at once: the first one renders for all
                         self._render()
             except OSError as error:

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lightning_det.data.images import cores
 from lightning_det.evaluation.comparison import Run
 from lightning_det.runs.launch import PARENT
-from lightning_det.runs.results import METRICS, run_of
-from lightning_det.runs.resume import override_key, quoted, started_with
+from lightning_det.runs.results import METRICS, read_run
+from lightning_det.runs.resume import override_key, quote, recorded_overrides
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import write_json
 
@@ -111,12 +111,12 @@ class Experiment:
             raise ConfigError(f"{self.title}: the budget {budget} is less than one step of {arm}")
         stop = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"]
         if chosen.start is not None:
-            stop.append(f"weights={quoted(place(folder, chosen.start, seed) / 'checkpoints' / 'last.ckpt')}")
+            stop.append(f"weights={quote(training_folder(folder, chosen.start, seed) / 'checkpoints' / 'last.ckpt')}")
         size = f"data.batch_size={chosen.batch * spent.batch}"
         return [*self.settings, *spent.settings, *chosen.settings, size, *stop, f"seed={seed}"]
 
 
-def experiment(node: Mapping[str, Any], name: str) -> Experiment:
+def parse_experiment(node: Mapping[str, Any], name: str) -> Experiment:
     """An experiment out of plain data.
 
     Raises:
@@ -133,7 +133,7 @@ def experiment(node: Mapping[str, Any], name: str) -> Experiment:
         )
     except (TypeError, KeyError) as error:
         raise ConfigError(f"{name}: {error}") from error
-    rows = rows_of(made)
+    rows = table_rows(made)
     for row in [made.baseline, *(r for bar in made.bars for r in (bar.better, *bar.than))]:
         if row not in rows:
             raise ConfigError(f"{name}: no arm and test {row!r}; there are {'; '.join(rows)}")
@@ -143,17 +143,17 @@ def experiment(node: Mapping[str, Any], name: str) -> Experiment:
     return made
 
 
-def rows_of(experiment: Experiment) -> list[str]:
+def table_rows(experiment: Experiment) -> list[str]:
     """``arm, test`` of all rows of its table."""
     return [f"{arm}, {test}" for arm, content in experiment.arms.items() for test in content.tests]
 
 
-def place(folder: Path, arm: str, seed: int) -> Path:
+def training_folder(folder: Path, arm: str, seed: int) -> Path:
     """Run folder of a training."""
     return folder / f"{arm}-{seed}".replace(" ", "_")
 
 
-def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int) -> list[Run]:
+def run_experiment(experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int) -> list[Run]:
     """Runs what is left of an experiment, and reads all of it.
 
     Args:
@@ -177,15 +177,15 @@ def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folde
         def one(name: str, seed: int, start: Future | None) -> list[Run]:
             if start is not None:
                 start.result()
-            home, arm = place(folder, name, seed), experiment.arms[name]
+            home, arm = training_folder(folder, name, seed), experiment.arms[name]
             train(home, experiment.training(name, seed, budget, folder), workers)
             progress.advance(task)
             runs = []
             for test, settings in arm.tests.items():
                 evaluated = home / test.replace(" ", "_")
-                checkpoint = quoted(home / "checkpoints" / "last.ckpt")
+                checkpoint = quote(home / "checkpoints" / "last.ckpt")
                 evaluate(evaluated, [f"checkpoint={checkpoint}", *experiment.budgets[budget].tests, *settings])
-                runs.append(run_of(evaluated, f"{name}, {test}", seed))
+                runs.append(read_run(evaluated, f"{name}, {test}", seed))
                 progress.advance(task)
             return runs
 
@@ -219,7 +219,7 @@ def train(folder: Path, options: Sequence[str], workers: int) -> None:
     """
     begun = _begun(folder, options)
     if not (folder / METRICS).exists():
-        given = options if begun is None else [f"resume={quoted(folder)}"]
+        given = options if begun is None else [f"resume={quote(folder)}"]
         _command("train", folder, [*given, f"{WORKERS}={workers}"])
 
 
@@ -236,14 +236,14 @@ def _begun(folder: Path, options: Sequence[str]) -> list[str] | None:
     Raises:
         ConfigError: with others than these.
     """
-    begun = started_with(folder)
+    begun = recorded_overrides(folder)
     changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) not in ("resume", WORKERS))
     if changed:
         raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
     return begun
 
 
-def elapsed(folder: Path) -> float:
+def elapsed_seconds(folder: Path) -> float:
     """Seconds that the processes of a run took; 0 where nothing is known."""
     file = folder / ELAPSED
     try:
@@ -260,7 +260,7 @@ def command_line(name: str, options: Sequence[str]) -> list[str]:
 def _command(name: str, folder: Path, options: Sequence[str]) -> None:
     """Runs a command of one thread; its output goes into the folder."""
     if not any(override_key(o) == "resume" for o in options):
-        options = [*options, f"hydra.run.dir={quoted(folder)}"]
+        options = [*options, f"hydra.run.dir={quote(folder)}"]
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}
     start = time.monotonic()
@@ -270,7 +270,7 @@ def _command(name: str, folder: Path, options: Sequence[str]) -> None:
         RUNNING.add(command)
         code = command.wait()
         RUNNING.discard(command)
-    write_json(folder / ELAPSED, round(elapsed(folder) + time.monotonic() - start, 1))
+    write_json(folder / ELAPSED, round(elapsed_seconds(folder) + time.monotonic() - start, 1))
     if code:
         said = (folder / "output.txt").read_text().strip().splitlines()[-1:]
         raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt)")

@@ -3,7 +3,7 @@
 import errno
 import re
 
-from lightning_det.system.refusals import refused
+from lightning_det.system.refusals import explain_refusal
 
 
 class UserError(Exception):
@@ -44,7 +44,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def explained(error: Exception) -> str | None:
+def explain_error(error: Exception) -> str | None:
     """An error in words that name what can be done about it; None for what is no fault of files or machine.
 
     Args:
@@ -84,7 +84,7 @@ def explained(error: Exception) -> str | None:
             f"wandb: {text.strip().rstrip('.')}. Log in with `wandb login` or WANDB_API_KEY=..., or leave runs on this "
             "machine with logger.wandb.offline=true; `wandb sync` uploads them later"
         )
-    return refused(error)
+    return explain_refusal(error)
 
 
 def _remedy(error: OSError) -> str:

@@ -15,7 +15,7 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def whole(file: Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(file: Path, mode: str = "w") -> Iterator[IO]:
     """Opens a file to write that replaces the old one only when all of it is on the disk.
 
     A process that is killed, or a disk that is full, leaves the old file, if there was one.
@@ -45,7 +45,7 @@ def whole(file: Path, mode: str = "w") -> Iterator[IO]:
 
 def write_json(file: Path, content: object, indent: int | None = 1) -> None:
     """Writes plain data as json, for people to read unless ``indent`` is None."""
-    with whole(file) as stream:
+    with atomic_write(file) as stream:
         json.dump(content, stream, indent=indent)
 
 
@@ -105,7 +105,7 @@ def same_files(files: Sequence[str | Path]) -> dict[int, int]:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
+def exclusive(file: Path) -> Iterator[None]:
     """Lets one process in while others wait.
 
     Where nothing can be locked all come in, and when the first has left perhaps two: it saves work that several would

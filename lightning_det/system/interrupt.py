@@ -27,30 +27,30 @@ class _Command:
     """How it goes on; None says nothing, as another process does."""
 
 
-def interrupted() -> bool:
+def was_interrupted() -> bool:
     """Whether Ctrl-C was pressed; libraries turn its exception into others."""
     return _Command.interrupted
 
 
-def hint(words: Callable[[], str | None]) -> None:
+def set_hint(words: Callable[[], str | None]) -> None:
     """Sets what will be said."""
     _Command.hint = staticmethod(words)
 
 
-def catch() -> None:
-    """Has Ctrl-C end this process at once and in one line, as long as nothing runs that `one_line` surrounds."""
+def install_handler() -> None:
+    """Has Ctrl-C end this process at once and in one line, as long as nothing runs that `clean_exit` surrounds."""
     if threading.current_thread() is threading.main_thread():
         _Command.process = os.getpid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN if is_lightnings() else _handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if started_by_lightning() else _handle)
 
 
-def is_lightnings() -> bool:
+def started_by_lightning() -> bool:
     """Whether Lightning has started this process for its first rank, which ends it."""
     return any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def clean_exit() -> Iterator[None]:
     """Has Ctrl-C raise `KeyboardInterrupt` within, so that everything is left in order; a second one does not wait.
 
     Raises:
@@ -58,20 +58,20 @@ def one_line() -> Iterator[None]:
     """
     before = signal.getsignal(signal.SIGINT)
     general, _Command.interrupted, _Command.runs = _Command.hint, False, True
-    catch()
+    install_handler()
     try:
         yield
     except BaseException:
-        if not interrupted():
+        if not was_interrupted():
             raise
     finally:
         _Command.runs = False
-        if interrupted():
-            catch()  # Lightning ignores Ctrl-C from then on
+        if was_interrupted():
+            install_handler()  # Lightning ignores Ctrl-C from then on
         elif threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
             _Command.hint = staticmethod(general)
-    if interrupted():
+    if was_interrupted():
         _say()
         sys.exit(CODE)
 

@@ -28,7 +28,7 @@ OWN = {
 """Arguments of the trainer that it gets from elsewhere, and from where."""
 
 
-def unworkable(settings: Mapping[str, Any]) -> str:
+def trainer_problem(settings: Mapping[str, Any]) -> str:
     """Why a trainer would fail later, or do another thing than it is told to, in words; empty if it would not.
 
     Args:
@@ -62,7 +62,7 @@ def _is_time(value: Any) -> bool:
     return value is None or (isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value) is not None)
 
 
-def refused(error: Exception) -> str | None:
+def explain_refusal(error: Exception) -> str | None:
     """Why Lightning refuses its settings, in its words, its arguments named as keys; None for other errors."""
     if not isinstance(error, MisconfigurationException):
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -70,10 +70,10 @@ def refused(error: Exception) -> str | None:
         by_lightning = module.startswith(("pytorch_lightning.", "lightning_fabric."))
         if not (isinstance(error, ValueError | RuntimeError) and by_lightning):
             return None
-    return in_keys(str(error))
+    return name_keys(str(error))
 
 
-def in_keys(text: str) -> str:
+def name_keys(text: str) -> str:
     """Lightning's words about a trainer's arguments, with their names as keys of the configuration."""
     known = list(inspect.signature(pl.Trainer).parameters)
     longer = "|".join(name for name in known if "_" in name)  # others are ordinary words too

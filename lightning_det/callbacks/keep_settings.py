@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 UNSTOPPED = (EarlyStoppingReason.NOT_STOPPED.value, EarlyStoppingReason.PATIENCE_EXHAUSTED.value)
 
 
-class GoingOn(pl.Callback):
+class KeepSettings(pl.Callback):
     """Keeps Lightning's callbacks from restoring settings along with their state.
 
     - `EarlyStopping` would take the checkpoint's patience, and would train on where it had stopped: a run that was
@@ -30,17 +30,19 @@ class GoingOn(pl.Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping) and callback.state_key in states:
                 state = states[callback.state_key]
-                self._stopped |= has_stopped(state, callback.patience, early_stopping(before) == early_stopping(now))
+                self._stopped |= has_stopped(
+                    state, callback.patience, early_stopping_nodes(before) == early_stopping_nodes(now)
+                )
                 states[callback.state_key] = state | {"patience": callback.patience}
             if isinstance(callback, ModelCheckpoint) and (state := _state_of_best(callback, states)):
-                states[callback.state_key] = kept_best(state, callback)
+                states[callback.state_key] = retain_best(state, callback)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends what had ended."""
         trainer.should_stop = trainer.should_stop or self._stopped
 
 
-def early_stopping(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def early_stopping_nodes(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The nodes of settings that describe an `EarlyStopping`, without its patience."""
     nodes = {name: node for name, node in (settings.get("callbacks") or {}).items() if isinstance(node, dict)}
     nodes = {name: node for name, node in nodes.items() if str(node.get("_target_")).endswith(".EarlyStopping")}
@@ -68,7 +70,7 @@ def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict
     return found[0] if len(found) == 1 else None
 
 
-def kept_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
+def retain_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
     """A `ModelCheckpoint`'s state with the checkpoints that lie in its folder now, as many as it is to keep.
 
     Args:
