@@ -1,4 +1,4 @@
-"""Checkpoints are data: what a file claims is checked before any of it is read, and nothing in it is called."""
+"""Reads checkpoints as data: the contents are checked before tensors are read, and nothing in a file is called."""
 
 from lightning_det.checkpoint.plain import check_references, keep_references
 from lightning_det.checkpoint.reading import checkpoint_file, read_checkpoint, read_weights

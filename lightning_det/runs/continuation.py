@@ -36,7 +36,7 @@ WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_
 LIGHTNING_RESTORERS = {"_restore_modules_and_callbacks", "restore_training_state"}
 """Functions of Lightning that read the state of a training, in the private class ``_CheckpointConnector``.
 
-Checked with Lightning 2.6; `tests/runs/test_lightning_internals.py` fails when they are renamed.
+Checked with Lightning 2.6; `tests/callbacks/test_private_lightning.py` fails when they are renamed.
 """
 
 RESTORERS = {*LIGHTNING_RESTORERS, "_find_mismatch", "_find_end"}

@@ -9,19 +9,12 @@ from helpers import SMALL, read, run_forked
 from omegaconf import OmegaConf
 
 from lightning_det import claims
-from lightning_det.claims import page, verdict
 from lightning_det.config import CONF, validated
 from lightning_det.evaluation.comparison import Run, compared
-from lightning_det.evidence import experiments as protocols
-from lightning_det.evidence.experiments import (
-    Arm,
-    Budget,
-    Experiment,
-    parse_experiment,
-    run_experiment,
-    table_rows,
-    training_folder,
-)
+from lightning_det.evidence import execution, records
+from lightning_det.evidence.execution import run_experiment
+from lightning_det.evidence.experiments import Arm, Budget, Experiment, parse_experiment, table_rows, training_folder
+from lightning_det.evidence.pages import page, verdict
 from lightning_det.runs.command import overridden_keys
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -147,13 +140,13 @@ def commands(monkeypatch):
         (folder / "metrics.json").write_text(json.dumps({"AP": fake.AP} | more))
 
     fake.broken, fake.AP = set(), 0.5
-    monkeypatch.setattr(protocols, "_command", fake)
+    monkeypatch.setattr(execution, "_command", fake)
     return called, fake
 
 
 def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     called, _ = commands
-    monkeypatch.setattr(protocols, "cores", lambda: 6)
+    monkeypatch.setattr(execution, "cores", lambda: 6)
     runs = run_experiment(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2)
     rows = [("one, t", 0), ("one, t", 1), ("two, t", 0), ("two, u", 0), ("two, t", 1), ("two, u", 1)]
     assert [(r.name, r.seed) for r in runs] == rows
@@ -215,13 +208,13 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
     """Those of the runs, not of the last start; seconds are those of the seeds in the table."""
     _, fake = commands
     file = tmp_path / "docs/claims/c-e-laptop.json"
-    monkeypatch.setattr(claims, "_steps", lambda folder: 2)
-    monkeypatch.setattr(claims, "elapsed_seconds", lambda folder: 10.0)
-    monkeypatch.setattr(claims, "hardware", lambda: "one machine")
+    monkeypatch.setattr(records, "_steps", lambda folder: 2)
+    monkeypatch.setattr(records, "elapsed_seconds", lambda folder: 10.0)
+    monkeypatch.setattr(records, "hardware", lambda: "one machine")
     claims.claims(asked)
     for folder in (tmp_path / "runs").rglob("metrics.json"):
         (folder.parent / "elapsed.json").touch()
-    monkeypatch.setattr(claims, "hardware", lambda: "another machine")
+    monkeypatch.setattr(records, "hardware", lambda: "another machine")
     claims.claims(asked)
     assert (read(file)["hardware"], read(file)["process_seconds"]) == ("one machine", 40)
     fake.AP = 0.7
@@ -256,7 +249,7 @@ def test_an_interrupt_starts_nothing_more(commands, monkeypatch, tmp_path):
     def interrupted(futures):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocols, "wait", interrupted)
+    monkeypatch.setattr(execution, "wait", interrupted)
     seeds = range(500)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(small(), seeds, "laptop", tmp_path, jobs=1)
@@ -264,7 +257,7 @@ def test_an_interrupt_starts_nothing_more(commands, monkeypatch, tmp_path):
 
 
 def test_errors_of_our_own_are_no_failures_of_runs(commands, monkeypatch, tmp_path):
-    monkeypatch.setattr(protocols, "read_run", lambda *_: 1 / 0)
+    monkeypatch.setattr(execution, "read_run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_experiment(small(), [0], "laptop", tmp_path, jobs=1)
 

@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from lightning_det import inspect
 from lightning_det.annotations import DatasetError, LabelMap
-from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
 from lightning_det.config.build import usable_split
 from lightning_det.data import images
 from lightning_det.eval import print_tables
 from lightning_det.evaluation.comparison import Run, compared
+from lightning_det.evidence.tables import tables
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
