@@ -54,7 +54,7 @@ class Moments:
 
     def watch(self):
         """Only for a process that ends soon: it patches what it counts."""
-        hooks, whole = call._call_callback_hooks, checkpoints.whole
+        hooks, whole = call._call_callback_hooks, checkpoints.atomic_write
 
         def hook(*args, **kwargs):
             self.pass_by()
@@ -82,7 +82,7 @@ class Moments:
                 yield Slow(stream, self)
 
         call._call_callback_hooks = hook
-        checkpoints.whole = slowly
+        checkpoints.atomic_write = slowly
 
 
 def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL):
