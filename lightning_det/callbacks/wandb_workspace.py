@@ -120,12 +120,15 @@ def _browser(title: str, key: str) -> Any:
 
 def panel_keys(panel: Any) -> list[str]:
     """The keys of the figures that a panel shows; the pattern of the keys for the learning rate's panel."""
-    for name in ("y", "media_keys"):
-        if getattr(panel, name, None):
-            return list(getattr(panel, name))
-    if getattr(panel, "metric_regex", None):
-        return [panel.metric_regex]
-    return [panel.table_name] if hasattr(panel, "table_name") else [panel.query["summaryTable"]["tableKey"]]
+    from wandb_workspaces.reports.v2 import CustomChart, LinePlot, MediaBrowser
+
+    if isinstance(panel, LinePlot):
+        return [panel.metric_regex] if panel.metric_regex else list(panel.y)
+    if isinstance(panel, MediaBrowser):
+        return list(panel.media_keys)
+    if isinstance(panel, CustomChart):
+        return [panel.query["summaryTable"]["tableKey"]]
+    return [panel.table_name]
 
 
 def describe(workspace: "Workspace") -> str:
@@ -136,7 +139,16 @@ def describe(workspace: "Workspace") -> str:
     for section in workspace.sections:
         lines += ["", section.name]
         for panel in section.panels:
-            title = getattr(panel, "title", None) or getattr(panel, "chart_strings", {}).get("title", "")
-            words = f"{title}: " if title else ""
-            lines.append(f"  {type(panel).__name__:22}  {words}{', '.join(panel_keys(panel))}")
+            title = _title(panel)
+            prefix = f"{title}: " if title else ""
+            lines.append(f"  {type(panel).__name__:22}  {prefix}{', '.join(panel_keys(panel))}")
     return "\n".join(lines)
+
+
+def _title(panel: Any) -> str:
+    """The title of a panel; empty for a table, which has none."""
+    from wandb_workspaces.reports.v2 import CustomChart, LinePlot, MediaBrowser
+
+    if isinstance(panel, CustomChart):
+        return panel.chart_strings["title"]
+    return panel.title if isinstance(panel, LinePlot | MediaBrowser) else ""

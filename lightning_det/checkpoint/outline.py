@@ -77,9 +77,9 @@ class StoredTensor:
     def __init__(self, numbers: StoredNumbers, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
         counts = (offset, *shape, *strides)
         if not isinstance(numbers, StoredNumbers) or len(shape) != len(strides) or len(shape) > 64:
-            raise OutlineError("a tensor of no known kind")
+            raise OutlineError("a tensor of an unknown kind")
         if not all(type(n) is int and 0 <= n < 2**48 for n in counts):
-            raise OutlineError("a tensor with sizes that cannot be")
+            raise OutlineError("a tensor of an impossible size")
         count = prod(shape)
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else offset - 1
         if count > numbers.length or last >= numbers.length:
@@ -133,7 +133,7 @@ class _Bounded:
         self.bytes -= count
         self.reads -= 1
         if self.bytes < 0 or self.reads < 0:
-            raise OutlineError("more plain data than any training leaves")
+            raise OutlineError("more plain data than any training writes")
 
 
 class _Outliner(pickle._Unpickler):  # unlike the one in C, it allocates no memory that the file does not fill
@@ -164,7 +164,7 @@ class _Outliner(pickle._Unpickler):  # unlike the one in C, it allocates no memo
 
     def parameter(self, tensor: Any, *rest: Any) -> StoredTensor:
         if not isinstance(tensor, StoredTensor):
-            raise OutlineError("a parameter of no known kind")
+            raise OutlineError("a parameter of an unknown kind")
         return tensor
 
     def persistent_load(self, pid: Any) -> StoredNumbers:
@@ -236,7 +236,7 @@ def _read_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
 
     head = [_unpickle(bounded, storage)[0] for _ in range(2)]
     if head != [MAGIC, PROTOCOL]:
-        raise OutlineError("no file that torch has written")
+        raise OutlineError("a file that torch has not written")
     _unpickle(bounded, storage)  # values about the machine
     found = _unpickle(bounded, storage)
     if sum(n.length * ITEM_BYTES[n.kind] for n in known.values()) > size:
@@ -247,7 +247,7 @@ def _read_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
 def _numbers(kind: Any, key: Any, count: Any) -> StoredNumbers:
     """A storage that a file names, with its values checked."""
     if type(kind) is not _Kind or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
-        raise OutlineError("numbers of no known kind")
+        raise OutlineError("numbers of an unknown kind")
     return StoredNumbers(str(kind), key, count)
 
 

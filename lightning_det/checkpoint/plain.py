@@ -50,10 +50,10 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
             raise ValueError(f"{_short(key)}: nested more than {DEPTH} levels deep")
         for name, value in node.items() if type(node) is dict else enumerate(node):
             if type(node) is dict and (type(name) is not str or not KEY.fullmatch(name)):
-                raise ValueError(f"{_short(key)}: a key that is no short word")
+                raise ValueError(f"{_short(key)}: a key that is not a short word")
             check_plain(value, f"{key}.{name}" if key else str(name), left, depth - 1)
     elif type(node) not in SCALARS:
-        raise ValueError(f"{_short(key)}: a {type(node).__name__}, no plain data")
+        raise ValueError(f"{_short(key)}: a {type(node).__name__}, not plain data")
     elif type(node) is int and abs(node) >= 2**63:
         raise ValueError(f"{_short(key)}: a number of more than 64 bits")
     elif type(node) is str and len(node) > TEXT:
@@ -95,7 +95,7 @@ def references(text: str) -> list[str]:
     try:
         tree = grammar_parser.parse(text)
     except (OmegaConfBaseException, RecursionError) as error:
-        raise ValueError("an interpolation that cannot be read") from error
+        raise ValueError("an interpolation that cannot be parsed") from error
     found = []
     for node in _interpolations(tree):
         inner = node.getChild(0)
@@ -103,7 +103,7 @@ def references(text: str) -> list[str]:
             raise ValueError(f"{inner.getText()[:80]} calls a resolver; only keys of the settings may be named")
         name = inner.getText()[2:-1].strip()
         if "${" in name:
-            raise ValueError(f"{inner.getText()[:80]} is put together by other interpolations")
+            raise ValueError(f"{inner.getText()[:80]} contains other interpolations")
         found.append(name)
     return found
 

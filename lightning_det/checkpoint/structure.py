@@ -34,7 +34,7 @@ def check_own(content: Any) -> None:
     _check_state(rest, "checkpoint", [VALUES])
     for name, fits in TRAINING.items():
         if name in content and not fits(content[name]):
-            raise ValueError(f"{name}: not what a training leaves there")
+            raise ValueError(f"{name}: not as a training writes it")
 
 
 def check_settings(settings: Any) -> None:
@@ -44,7 +44,7 @@ def check_settings(settings: Any) -> None:
         ValueError: naming the key.
     """
     if type(settings) is not dict:
-        raise ValueError("settings: no dictionary")
+        raise ValueError("settings: not a dictionary")
     check_plain(settings)
     check_keys_only(settings)
     check_references(settings, complete=True)
@@ -61,12 +61,12 @@ def check_weights(weights: Any, name: str) -> None:
         ValueError: naming what is there instead.
     """
     if not isinstance(weights, dict):
-        raise ValueError(f"{name}: no tensors by name, but a {type(weights).__name__}")
+        raise ValueError(f"{name}: a {type(weights).__name__}, not a dictionary of tensors")
     if any(type(key) is not str for key in weights):
-        raise ValueError(f"{name}: names that are no texts")
+        raise ValueError(f"{name}: names that are not texts")
     wrong = next((key for key, value in weights.items() if not isinstance(value, StoredTensor)), None)
     if wrong is not None:
-        raise ValueError(f"{name}: {wrong[:100]!r} is a {type(weights[wrong]).__name__}, no tensor")
+        raise ValueError(f"{name}: {wrong[:100]!r} is a {type(weights[wrong]).__name__}, not a tensor")
     _check_attributes(weights, name)
 
 
@@ -78,13 +78,13 @@ def check_labels(labels: Any) -> LabelMap:
     """
     names, ids = (labels.get(k) for k in ("names", "source_ids")) if isinstance(labels, dict) else (None, None)
     if type(names) is not list or type(ids) is not list:
-        raise ValueError("labels: no lists of names and ids")
+        raise ValueError("labels: not lists of names and ids")
     if len(names) > CLASSES:
         raise ValueError(f"labels: {len(names)} classes, more than {CLASSES}")
     if not all(type(n) is str for n in names):
-        raise ValueError("labels: class names that are no texts")
+        raise ValueError("labels: class names that are not texts")
     if not all(type(i) is int and abs(i) < 2**63 for i in ids):
-        raise ValueError("labels: ids that are no whole numbers")
+        raise ValueError("labels: ids that are not integers")
     try:
         check_names(names)
         return LabelMap.from_dict(labels)
@@ -103,11 +103,11 @@ def _check_state(node: Any, key: str, left: list[int], depth: int = DEPTH) -> No
     """
     left[0] -= 1
     if left[0] < 0 or depth == 0:
-        raise ValueError(f"{key[:100]}: more, or nested deeper, than any training leaves")
+        raise ValueError(f"{key[:100]}: larger, or nested deeper, than any training writes")
     if isinstance(node, dict):
         for name, value in node.items():
             if type(name) not in (str, int):
-                raise ValueError(f"{key[:100]}: a key that is neither text nor number")
+                raise ValueError(f"{key[:100]}: a key that is neither a text nor an integer")
             _check_state(value, f"{key}.{name}", left, depth - 1)
         _check_attributes(node, key)
     elif type(node) in (list, tuple):
