@@ -123,7 +123,7 @@ def panel_keys(panel: Any) -> list[str]:
     from wandb_workspaces.reports.v2 import CustomChart, LinePlot, MediaBrowser
 
     if isinstance(panel, LinePlot):
-        return [panel.metric_regex] if panel.metric_regex else list(panel.y)
+        return [panel.metric_regex] if panel.metric_regex else [str(key) for key in panel.y]
     if isinstance(panel, MediaBrowser):
         return list(panel.media_keys)
     if isinstance(panel, CustomChart):
@@ -151,4 +151,4 @@ def _title(panel: Any) -> str:
 
     if isinstance(panel, CustomChart):
         return panel.chart_strings["title"]
-    return panel.title if isinstance(panel, LinePlot | MediaBrowser) else ""
+    return (panel.title or "") if isinstance(panel, LinePlot | MediaBrowser) else ""
