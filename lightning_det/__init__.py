@@ -8,8 +8,8 @@ import sys
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if any(word.startswith("lightning_det.") for word in sys.orig_argv[1:4]):  # python -m lightning_det.train
-    from lightning_det.system.interrupt import catch
+    from lightning_det.system.interrupt import install_handler
 
-    catch()  # imports take seconds
+    install_handler()  # imports take seconds
 
 __version__ = "0.1.0"

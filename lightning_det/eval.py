@@ -7,11 +7,11 @@ from typing import Any
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 
-from lightning_det.callbacks import Evaluator, finished_logs
+from lightning_det.callbacks import Evaluator, end_wandb_run
 from lightning_det.config.build import build
 from lightning_det.config.data import build_data, usable_split
 from lightning_det.config.trainer import build_loggers, build_trainer
-from lightning_det.evaluation.coco import unmeasured
+from lightning_det.evaluation.measurable import explain_undefined
 from lightning_det.runs.command import command
 from lightning_det.runs.composition import run_folder, save_config
 from lightning_det.runs.evaluation_report import report_evaluation
@@ -33,7 +33,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     save_config(settings, folder)
     store = relabel(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
     log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
-    if reason := unmeasured(store):
+    if reason := explain_undefined(store):
         log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)
 
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
@@ -41,7 +41,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     trainer = build_trainer(settings, folder, learning=False)
     trainer.callbacks += [evaluator, *media_callbacks(settings, folder)]  # type: ignore[attr-defined]  # set late
     trainer.loggers = build_loggers(settings)
-    with finished_logs(trainer):
+    with end_wandb_run(trainer):
         trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
         return report_evaluation(cfg, trainer, evaluator, store, folder) if trainer.is_global_zero else {}
 

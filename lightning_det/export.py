@@ -14,7 +14,7 @@ from lightning_det.runs.command import command
 from lightning_det.runs.composition import run_folder
 from lightning_det.runs.restore import restore_detector
 from lightning_det.system.errors import ConfigError, UserError
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 
 
 def export(cfg: DictConfig) -> None:
@@ -35,7 +35,7 @@ def export(cfg: DictConfig) -> None:
     model = to_onnx(part, height, width, dynamic=planner.canvas is None, opset=cfg.opset)
     describe(model, module.labels, module.inference, resolve(settings)["views"]["test"]["scales"].get("resolutions"))
     compare(model, part, height, width)
-    with whole(output, "wb") as stream:
+    with atomic_write(output, "wb") as stream:
         stream.write(model.SerializeToString())
     print(output)
 

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from lightning_det.annotations import AnnotationStore
-from lightning_det.callbacks import finished_logs
+from lightning_det.callbacks import end_wandb_run
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.config.data import build_data
 from lightning_det.config.module import build_module
@@ -15,13 +15,13 @@ from lightning_det.config.trainer import build_trainer
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.command import command
 from lightning_det.runs.composition import run_folder, save_config, validate_run
-from lightning_det.runs.continuation import restoring, to_go_on_from
+from lightning_det.runs.continuation import check_resumable, explain_restore_errors
 from lightning_det.runs.data_report import report_anchors, report_views
-from lightning_det.runs.launch import is_first
+from lightning_det.runs.launch import is_first_rank
 from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
-from lightning_det.runs.occupancy import forget
+from lightning_det.runs.occupancy import remove_results
 from lightning_det.runs.preflight import check_data, check_monitors, check_trainer
-from lightning_det.runs.resume import completed, unstarted
+from lightning_det.runs.resume import complete_overrides, is_unstarted
 from lightning_det.runs.splits import read_training_splits
 from lightning_det.runs.training_report import check_learned, report_training
 from lightning_det.runs.weights import load_weights
@@ -40,7 +40,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     cfg = validate_run(cfg)
     check_trainer(cfg)
     check_monitors(cfg)
-    fresh = cfg.resume is None or unstarted(cfg.resume)
+    fresh = cfg.resume is None or is_unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")
     folder = run_folder()
@@ -55,7 +55,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     report_anchors(cfg, module.detector, stores["train"], data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
-    with finished_logs(trainer), restoring(cfg):
+    with end_wandb_run(trainer), explain_restore_errors(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     check_learned(cfg, trainer)
     if trainer.is_global_zero:
@@ -80,10 +80,10 @@ def prepare(
     cfg.proposals = None if proposals is None else str(proposals)
     module = build_module(cfg, store.label_map)
     if not fresh:
-        to_go_on_from(cfg, module, mines)
+        check_resumable(cfg, module, mines)
     elif cfg.weights is not None:
         load_weights(module, cfg.weights)
-    if fresh and is_first() and (gone := forget(folder)):
+    if fresh and is_first_rank() and (gone := remove_results(folder)):
         log.info("starts over; removed what its first start had left: %s", ", ".join(gone))
     save_config(composed, folder)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
@@ -92,7 +92,7 @@ def prepare(
     return module
 
 
-main = command("train", completed)(train)
+main = command("train", complete_overrides)(train)
 
 if __name__ == "__main__":
     main()

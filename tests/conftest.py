@@ -14,7 +14,7 @@ from omegaconf import open_dict
 from PIL import Image
 
 from lightning_det.config import CONF, register_schema
-from lightning_det.runs.launch import register_started
+from lightning_det.runs.launch import register_start_time
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
 # it. Two processes with two threads each on two cores wait for each other most of the time.
@@ -58,7 +58,7 @@ def composed(monkeypatch, tmp_path):
     for variable in ("BCCD_ROOT", "TINY_COCO_ROOT"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     register_schema()
-    register_started()
+    register_start_time()
 
     def compose_for(command, *overrides):
         GlobalHydra.instance().clear()

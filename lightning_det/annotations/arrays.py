@@ -8,12 +8,10 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from lightning_det.system.files import whole
-
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name to a file, atomically; the folder is made if it is missing."""
-    with whole(file, "wb") as stream:
+    with atomic_write(file, "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes any name for allow_pickle
 
 

@@ -1,11 +1,11 @@
-"""Lightning callbacks: what happens around training steps."""
+"""Lightning callbacks and loggers: everything that happens around the training steps."""
 
 from lightning_det.callbacks.averaging import WeightAverage
 from lightning_det.callbacks.best import BestCheckpoint
-from lightning_det.callbacks.checkpoints import LastCheckpoint, WholeCheckpoints
+from lightning_det.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
-from lightning_det.callbacks.going_on import GoingOn
+from lightning_det.callbacks.keep_settings import KeepSettings
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.progress import TrainingProgress
@@ -14,16 +14,17 @@ from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 from lightning_det.callbacks.throughput import Throughput
-from lightning_det.callbacks.wandb_log import WandbLog, finished_logs
+from lightning_det.callbacks.wandb_log import WandbLog, end_wandb_run
 from lightning_det.callbacks.wandb_media import WandbMedia, log_ap_by_size
 
 __all__ = [
+    "AtomicCheckpointIO",
     "BestCheckpoint",
     "CSVLog",
     "Collector",
     "EpochSummary",
     "Evaluator",
-    "GoingOn",
+    "KeepSettings",
     "LastCheckpoint",
     "Pictures",
     "SameConfiguration",
@@ -35,7 +36,6 @@ __all__ = [
     "WandbLog",
     "WandbMedia",
     "WeightAverage",
-    "WholeCheckpoints",
-    "finished_logs",
+    "end_wandb_run",
     "log_ap_by_size",
 ]

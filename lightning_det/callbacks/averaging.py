@@ -4,23 +4,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 
-class WeightAverage(EMAWeightAveraging):
-    """Lightning's `EMAWeightAveraging` of weights and of the statistics of normalisation.
+class WeightAverage(WeightAveraging):
+    """An exponential moving average of the weights and of the statistics of normalisation layers.
 
-    Lightning's own averages everything that floats: a constant that meets itself in ``d a + (1 - d) a`` changes by a
-    rounding error every step, and a run that goes on begins with the constant as it was. Here what is equal stays as it
-    is, and whole numbers are copied. Before the first average there is none: the weights are those of the last step,
-    where Lightning validates and saves those from before the training.
+    Differs from Lightning's `EMAWeightAveraging` in three points. Values that are equal stay as they are: in
+    ``d a + (1 - d) a`` a constant would change by a rounding error at every step, but a resumed run begins with the
+    constant as it was made. Integers are copied. And before the first update validations and checkpoints use the
+    weights of the last step; Lightning's would use those from before the training.
 
     Args:
         decay: share of the average that stays at each update.
         update_every_n_steps: optimizer steps between two updates.
         update_starting_at_step: optimizer step of the first update.
-        update_starting_at_epoch: from this epoch on, its end is an update, too.
+        update_starting_at_epoch: from this epoch on, the end of each epoch is an update, too.
         device: of the average; None takes that of the weights.
     """
 
@@ -36,39 +36,56 @@ class WeightAverage(EMAWeightAveraging):
             raise ValueError(f"decay is a share, at least 0 and below 1, got {decay}")
         if update_every_n_steps < 1 and update_starting_at_epoch is None:
             raise ValueError(f"update_every_n_steps={update_every_n_steps} leaves no update; it must be at least 1")
-        super().__init__(
-            device=device,
-            decay=decay,
-            update_every_n_steps=update_every_n_steps,
-            update_starting_at_step=update_starting_at_step,
-            update_starting_at_epoch=update_starting_at_epoch,
-        )
+        super().__init__(device=device, avg_fn=self._average)
         self.decay = decay
-        self._kwargs["avg_fn"] = self._average
-        self._begun = self._copies = False
+        self.update_every_n_steps = update_every_n_steps
+        self.update_starting_at_step = update_starting_at_step
+        self.update_starting_at_epoch = update_starting_at_epoch
+        self._begun = False
+        self._copies = False  # whether the present update copies the weights: no average has begun
+        self._last_epoch = -1  # whose end was an update; Lightning does not keep it in checkpoints
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Whether the average takes in the weights of a step; until the first one it is these weights."""
-        update = super().should_update(step_idx, epoch_idx)
+        """Whether a step or the end of an epoch updates the average. Before the first update it copies every step.
+
+        Args:
+            step_idx: of the last optimizer step, counted from 0; None at the end of an epoch.
+            epoch_idx: of the last epoch, counted from 0; None after a step.
+        """
+        if epoch_idx is not None and epoch_idx <= self._last_epoch:
+            return False
+        update = self._is_due(step_idx, epoch_idx)
+        if update and epoch_idx is not None:
+            self._last_epoch = epoch_idx
         self._copies = not self._begun
         self._begun |= update
         return update or (step_idx is not None and self._copies)
+
+    def _is_due(self, step: int | None, epoch: int | None) -> bool:
+        """Whether the settings ask for an update."""
+        if step is not None:
+            begun = self.update_starting_at_step is None or step >= self.update_starting_at_step
+            return begun and self.update_every_n_steps > 0 and step % self.update_every_n_steps == 0
+        starts = self.update_starting_at_epoch
+        return epoch is not None and starts is not None and epoch >= starts
 
     def _average(self, average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
         if self._copies or not average.is_floating_point():
             return now
         return torch.where(average == now, now, average.lerp(now, 1 - self.decay))
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Loads the average; those of earlier versions began with the first step."""
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Loads the average. In checkpoints of earlier versions it had always begun."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._begun = "averaging_state" in checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return super().state_dict() | {"begun": self._begun, "latest_update_epoch": self._latest_update_epoch}
+        """The state for checkpoints."""
+        return super().state_dict() | {"begun": self._begun, "latest_update_epoch": self._last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undoes `state_dict`."""
+        """Loads the state of a checkpoint."""
         super().load_state_dict(state_dict)
-        self._begun, self._latest_update_epoch = state_dict["begun"], state_dict["latest_update_epoch"]
+        self._begun, self._last_epoch = state_dict["begun"], state_dict["latest_update_epoch"]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, hold plain data only, and come often enough."""
+"""Checkpoints: written atomically, read as plain data only, and often enough to resume from."""
 
 import os
 from functools import partial
@@ -13,27 +13,28 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.checkpoint import read_checkpoint
+from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import UserError
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 
 NEXT = ".part"
-"""Ends the name of a checkpoint that does not count yet."""
+"""Suffix of a checkpoint whose step has not been logged yet."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint as a whole or not at all, and unpickles nothing but tensors and plain data."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint completely or not at all, and unpickles only tensors and plain data."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replaces the file when all of the new one is on the disk.
+        """Writes a checkpoint, and replaces the old file when all of the new one is on the disk.
 
         Raises:
-            UserError: it cannot be written; an older one stays as it is.
+            UserError: the file cannot be written. The old one stays.
         """
         file = Path(path)
-        content = BytesIO()  # torch's own writer does not say why a file cannot be written
+        content = BytesIO()  # torch's own writer does not tell why a file cannot be written
         torch.save(checkpoint, content)
         try:
-            with whole(file, "wb") as stream:
+            with atomic_write(file, "wb") as stream:
                 stream.write(content.getbuffer())
         except OSError as error:
             file = file.with_name(file.name.removesuffix(NEXT))
@@ -43,11 +44,13 @@ class WholeCheckpoints(TorchCheckpointIO):
                 "folder, and go on with resume=RUN_FOLDER"
             ) from error
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
         """Reads a checkpoint, see `read_checkpoint`.
 
         Raises:
-            UserError: it is none, or a damaged one.
+            UserError: the file is not a checkpoint of this package, or is damaged.
         """
         return read_checkpoint(Path(path), map_location)
 
@@ -55,16 +58,17 @@ class WholeCheckpoints(TorchCheckpointIO):
 class LastCheckpoint(Checkpoint):
     """Keeps the state of the training in one file, from which an interrupted run goes on.
 
-    It is written at the end of every epoch and, within one, after every so many optimizer steps; never within an
-    accumulation window, whose gradients no checkpoint holds.
+    It is written at the end of every epoch and within an epoch after a number of optimizer steps. It is never written
+    within an accumulation window, because checkpoints do not hold gradients.
 
-    Lightning logs a step or an epoch after the callbacks of its end. So the file takes its place only then: a run that
-    is killed in between goes on from the one before, and its log has every row. A step that a validation follows is
-    saved after that: Lightning would leave out the validation where a run goes on.
+    Lightning logs a step or an epoch after the callbacks of its end. The checkpoint is therefore written beside the old
+    one, and replaces it when the step is logged: a run that is killed in between goes on from the old one, and its log
+    has every row. If a validation follows a step, the step is saved again after the validation, which Lightning would
+    leave out in the resumed run.
 
     Args:
-        dirpath: its folder.
-        filename: its name without ``.ckpt``.
+        dirpath: folder of the file.
+        filename: name of the file without ``.ckpt``.
         every_n_train_steps: optimizer steps between two checkpoints within an epoch; None for none.
     """
 
@@ -74,67 +78,76 @@ class LastCheckpoint(Checkpoint):
         self.file = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._saved = 0
-        self._waits: Any = None  # progress of the loop whose end has been saved, until that is logged
-        self._validates = False  # after a step that is to be saved
+        self._unlogged: Any = None  # the progress of the loop whose end was saved, until that is logged
+        self._saves_again = False  # after the validation that has begun
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Removes what an interruption left half-written."""
-        self._saved = trainer.global_step  # a run that goes on needs no second checkpoint of where it begins
+        """Removes unfinished checkpoints of an interrupted run."""
+        self._saved = trainer.global_step  # a resumed run needs no second checkpoint of its beginning
         if trainer.is_global_zero:
             for part in self.file.parent.glob(f"*{NEXT}"):
                 part.unlink()
         for logger in trainer.loggers:
             if isinstance(logger, CSVLog):
-                logger.after_row = partial(self._place, trainer, trainer.fit_loop.epoch_progress)
+                logger.after_row = partial(self._publish, trainer, trainer.fit_loop.epoch_progress)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
-        """Saves, if it is time; after an epoch's last batch the end of the epoch does it."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Saves if it is time. The last batch of an epoch is left to the end of the epoch."""
         if self.every_n_train_steps is None or batch_idx + 1 >= trainer.num_training_batches:
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.global_step - self._saved >= self.every_n_train_steps:
             self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module, batch, batch_idx: int) -> None:
-        """What was saved has been logged."""
-        self._place(trainer, self._waits)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Publishes: the saved step has been logged."""
+        self._publish(trainer, self._unlogged)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The step is saved once more."""
-        self._validates, self._waits = self._waits is not None, None
+        """Drops the unlogged checkpoint; the step is saved again after the validation."""
+        self._saves_again, self._unlogged = self._unlogged is not None, None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves; the validation has been logged."""
-        if self._validates:
+        """Saves and publishes: the validation has been logged."""
+        if self._saves_again:
             self._save(trainer, trainer.fit_loop.epoch_loop.batch_progress)
-            self._place(trainer, self._waits)
+            self._publish(trainer, self._unlogged)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves."""
+        """Saves the end of the epoch."""
         self._save(trainer, trainer.fit_loop.epoch_progress)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was saved has been logged."""
-        self._place(trainer, self._waits)
+        """Publishes: what was saved has been logged."""
+        self._publish(trainer, self._unlogged)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was saved has been logged."""
-        self._place(trainer, self._waits)
+        """Publishes: what was saved has been logged."""
+        self._publish(trainer, self._unlogged)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The last chance, if what was saved has been logged."""
-        if self._waits is not None and self._waits.current.completed >= self._waits.current.processed:
-            self._place(trainer, self._waits)
+        """Publishes if the saved step has been logged."""
+        if self._unlogged is not None and self._unlogged.current.completed >= self._unlogged.current.processed:
+            self._publish(trainer, self._unlogged)
 
     def _save(self, trainer: pl.Trainer, progress: Any) -> None:
         self._saved = trainer.global_step
         trainer.save_checkpoint(f"{self.file}{NEXT}", weights_only=False)  # with the optimizer's state
-        self._waits = progress
+        self._unlogged = progress
 
-    def _place(self, trainer: pl.Trainer, progress: Any) -> None:
-        """Lets what was saved at the end of a loop count."""
-        if progress is None or self._waits is not progress:
+    def _publish(self, trainer: pl.Trainer, progress: Any) -> None:
+        """Replaces the old checkpoint by the one that was saved at the end of a loop.
+
+        Args:
+            trainer: of the run.
+            progress: of the loop whose end is logged now.
+        """
+        if progress is None or self._unlogged is not progress:
             return
         if trainer.is_global_zero:
             os.replace(f"{self.file}{NEXT}", self.file)
-        self._waits = None
+        self._unlogged = None

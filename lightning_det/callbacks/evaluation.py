@@ -1,4 +1,4 @@
-"""COCO figures of every validation."""
+"""COCO's figures of every validation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,60 +6,69 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 
+from lightning_det.callbacks.access import find_callback, module_of, val_store
 from lightning_det.evaluation.coco import Backend, evaluate
 from lightning_det.evaluation.figures import COCO_CUTS, Evaluation
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
+from lightning_det.protocols.structures import Batch
 
 
 class Collector(pl.Callback):
-    """Collects the detections of a validation from all ranks and merges views.
+    """Collects the detections of a validation from all ranks, and merges those of an image's views.
 
     Attributes:
-        results: of the last validation, on every rank.
-        pixels: that this rank looked at for them, padding included.
+        results: of the last validation, on every rank; None before the first one.
+        pixels: of the views that this rank evaluated for it, padding included.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.results: Results | None = None
         self.pixels = 0
         self._parts: list[Results] = []
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the last validation."""
+        """Starts an empty collection."""
         self._parts, self.pixels = [], 0
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Keeps the detections of a batch."""
         self._parts.append(outputs)
         self.pixels += len(batch) * batch.images.shape[-2:].numel()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merges what the ranks have, some perhaps nothing."""
+        """Merges the detections of all ranks. Some ranks may have none."""
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
-        # All views of an image are with one rank: it merges them, and little has to travel.
-        self.results = Results.concatenate(
-            _gathered(pl_module.inference.merged(mine, trainer.datamodule.val))
-        ).by_image()
+        # One rank has all views of an image and merges them before the exchange, so little is sent.
+        merged = module_of(pl_module).inference.merged(mine, val_store(trainer))
+        self.results = Results.concatenate(_gather(merged)).by_image()
 
 
 class Evaluator(Collector):
-    """Evaluates every validation and logs ``val/AP`` and the other figures, those that are undefined left out.
+    """Evaluates every validation, and logs ``val/AP`` and all other figures that are defined.
 
-    All ranks evaluate the whole, so that all can monitor it.
+    Every rank evaluates all detections, so that callbacks on any rank can monitor the figures.
 
     Args:
         size_cuts: see `evaluate`.
-        max_detections: see `evaluate`; where inference gives large images more, they count all.
+        max_detections: see `evaluate`. Where inference allows more for large images, all of them count.
         backend: see `evaluate`.
 
     Attributes:
-        evaluation: the last one that this process has made.
-        results: its detections, views merged.
-        counted: most detections of an image that counted in it.
-        report: plain data of the last one of the run, kept in checkpoints: ``figures`` (None where there was nothing to
-            measure), ``per_class``, ``table`` and ``step``, after which it was made.
+        evaluation: the last evaluation of this process.
+        results: its detections, with views merged.
+        counted: the largest number of detections of an image that it counted.
+        report: the last evaluation of the run as plain data, kept in checkpoints: ``figures`` (None if undefined),
+            ``per_class``, ``table`` and the optimizer ``step`` after which it was made.
     """
 
     def __init__(
@@ -76,11 +85,12 @@ class Evaluator(Collector):
         self.report: dict[str, Any] = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluates, except where Lightning merely tries out whether validation runs."""
+        """Evaluates. Lightning's sanity check is not logged."""
         super().on_validation_epoch_end(trainer, pl_module)
-        store = trainer.datamodule.val
-        self.counted = int(pl_module.inference.per_image(store).max(initial=self.max_detections))
-        self.evaluation = evaluate(store, self.results, self.size_cuts, self.counted, backend=self.backend)
+        store, results = val_store(trainer), self.results
+        assert results is not None, "the collector has made them"
+        self.counted = int(module_of(pl_module).inference.per_image(store).max(initial=self.max_detections))
+        self.evaluation = evaluate(store, results, self.size_cuts, self.counted, backend=self.backend)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
             defined = {keys.validated(k): v for k, v in figures.items() if v is not None}
@@ -89,25 +99,30 @@ class Evaluator(Collector):
             self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
+        """The state for checkpoints."""
         return self.report
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undoes `state_dict`."""
+        """Loads the state of a checkpoint."""
         self.report = state_dict
 
 
-def undefined(trainer: pl.Trainer, name: str) -> bool:
-    """Whether the last validation had nothing to measure for what is logged under a name, such as ``val/AP``."""
-    reports = [c.report for c in trainer.callbacks if isinstance(c, Evaluator)]
-    figures = reports[0].get("figures", {}) if reports else {}
+def is_undefined(trainer: pl.Trainer, name: str | None) -> bool:
+    """Whether a figure was undefined in the last validation: there was nothing to measure.
+
+    Args:
+        trainer: of the run.
+        name: that the figure is logged under, such as ``val/AP``.
+    """
+    evaluator = find_callback(trainer, Evaluator)
+    figures = evaluator.report.get("figures", {}) if evaluator is not None else {}
     return any(keys.validated(figure) == name and value is None for figure, value in figures.items())
 
 
-def _gathered(mine: Results) -> list[Results]:
+def _gather(mine: Results) -> list[Results]:
     """The results of all ranks, in rank order."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
-    everyone: list[Results | None] = [None] * dist.get_world_size()
+    everyone = [mine] * dist.get_world_size()  # each is replaced
     dist.all_gather_object(everyone, mine)
     return everyone

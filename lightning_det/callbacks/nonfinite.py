@@ -1,35 +1,41 @@
-"""Losses that are no numbers end the run, with the evidence kept."""
+"""A loss that is infinite or NaN ends the run, and its batch is kept."""
 
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
+from lightning_det.callbacks.access import train_store
+from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import UserError
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or NaN."""
+    """A loss is infinite or NaN."""
 
 
 class StopOnNonFinite(pl.Callback):
-    """Stops when a loss is not finite, saves the batch and names its images.
+    """Stops when the loss of a step is not finite, saves the batch and names its images.
 
-    The losses of a step are looked at after the next one has been queued, so the device never waits for the host;
-    at most one more step is taken with broken weights, and none is saved: checkpoints come at the end of an epoch.
+    The losses are checked after the next step has been queued, so the device never waits for the host. At most one
+    more step is taken with broken weights, and they are never saved: validations and epochs end with a check.
 
     Args:
-        folder: where ``nonfinite-rankR.pt`` is written; load it with ``torch.load``.
+        folder: gets ``nonfinite-rankR.pt``, to be loaded with ``torch.load``.
     """
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
-        self._last = None
+        self._last: tuple[int, dict[str, Tensor], Batch] | None = None
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Checks the step before this one."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Checks the previous step."""
         self._check(trainer)
         self._last = (batch_idx, {k: v.detach() for k, v in outputs.items()}, batch)
 
@@ -47,7 +53,7 @@ class StopOnNonFinite(pl.Callback):
         (batch_idx, outputs, batch), self._last = self._last, None
         if math.isfinite(outputs["loss"]):
             return
-        store = trainer.datamodule.train
+        store = train_store(trainer)
         names = [str(store.path(int(i))) for i in batch.index]
         losses = {name: float(value) for name, value in outputs.items()}
         self.folder.mkdir(parents=True, exist_ok=True)

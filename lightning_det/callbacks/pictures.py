@@ -1,4 +1,4 @@
-"""Predictions beside ground truth, after every validation."""
+"""Pictures of detections beside ground truth, after every validation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
 from lightning_det.evaluation.results import Results
@@ -16,14 +17,14 @@ from lightning_det.modules import keys
 from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes, side_by_side
 
 LEGIBLE = 600
-"""Longer side below which an image is enlarged to be drawn on."""
+"""Pixels of the longer side below which an image is enlarged before boxes are drawn."""
 
 
 class Pictures(pl.Callback):
-    """Draws the first validation images with their boxes and detections, for the run folder and the logger.
+    """Draws the first validation images with boxes and detections, for the run folder and the loggers.
 
     Args:
-        folder: where the PNG files go; those of the last validation stay.
+        folder: gets PNG files; those of the last validation stay.
         count: how many images.
         score_threshold: detections below this are not drawn.
     """
@@ -34,23 +35,26 @@ class Pictures(pl.Callback):
         self.score_threshold = score_threshold
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws what the `Evaluator` found."""
-        evaluator = next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
-        if trainer.sanity_checking or not trainer.is_global_zero or evaluator is None:
+        """Draws the detections of the `Evaluator`."""
+        evaluator = find_callback(trainer, Evaluator)
+        results = None if evaluator is None else evaluator.results
+        if trainer.sanity_checking or not trainer.is_global_zero or results is None:
             return
-        store, results = trainer.datamodule.val, evaluator.results
-        pictures = [compare(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]]
+        store = val_store(trainer)
+        pictures = [
+            draw_comparison(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]
+        ]
         publish(trainer, self.folder, "val", pictures)
 
 
 def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.ndarray]) -> None:
-    """Writes pictures (h, w, 3) uint8 into a folder, over those of the last time, and to wandb and TensorBoard.
+    """Writes pictures into a folder, replacing earlier ones of the same name, and to wandb and TensorBoard.
 
     Args:
         trainer: has the loggers.
         folder: gets ``NAME_00.png`` and so on.
-        name: what the pictures are of.
-        pictures: in order.
+        name: of the kind of pictures.
+        pictures: each (h, w, 3) uint8.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob(f"{name}_[0-9][0-9].png"))[len(pictures) :]:
@@ -67,10 +71,10 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
                 )
 
 
-def compare(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
-    """Ground truth (ignored regions grey and dashed) and detections of one image, (h, w, 3) uint8.
+def draw_comparison(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
+    """The ground truth and the detections of an image beside each other, (h, w, 3) uint8.
 
-    Small images are enlarged by a whole factor, so that captions leave their objects visible.
+    Ignored regions are grey and dashed. Small images are enlarged by an integer, so that captions hide no objects.
     """
     pixels = decode(store.path(image)).permute(1, 2, 0).numpy()
     enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))
@@ -82,7 +86,7 @@ def compare(store: AnnotationStore, results: Results, image: int, score_threshol
         record.boxes * enlarge,
         [names[label] for label in record.labels],
         [GREY if i else class_colour(label) for label, i in zip(record.labels, record.ignored, strict=True)],
-        dashed=record.ignored,
+        dashed=record.ignored.tolist(),
     )
     found = draw_detections(pixels, results, image, names, score_threshold, enlarge)
     return side_by_side(truth, found, (f"ground truth: {store.files[image]}", f"detections above {score_threshold:g}"))
@@ -96,7 +100,16 @@ def draw_detections(
     score_threshold: float,
     enlarge: int = 1,
 ) -> np.ndarray:
-    """The detections of one image on its pixels (H, W, 3) uint8, which were enlarged by a factor."""
+    """Draws the detections of an image.
+
+    Args:
+        pixels: (H, W, 3) uint8, enlarged by ``enlarge``.
+        results: of all images; boxes in pixels of the original image.
+        image: its position in the store.
+        names: of the classes.
+        score_threshold: detections below this are not drawn.
+        enlarge: factor of the pixels.
+    """
     rows = [row for row in results.of_image(image) if results.scores[row] >= score_threshold]
     labels = results.labels[rows]
     captions = [f"{names[n]} {s:.2f}" for n, s in zip(labels, results.scores[rows], strict=True)]

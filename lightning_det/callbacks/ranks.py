@@ -1,4 +1,4 @@
-"""Ranks that train the same thing."""
+"""Checks that all ranks have the same configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from lightning_det.system.errors import ConfigError
 class SameConfiguration(pl.Callback):
     """Stops a training whose ranks have different configurations, which nothing else would notice.
 
-    Launchers that start every rank with its own command line can do that: another override, environment or checkout.
+    That can happen where a launcher starts each rank with its own command line, environment or checkout.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares all ranks with the first one.
+        """Compares the settings of all ranks with those of the first one.
 
         Raises:
-            ConfigError: on every rank, so that none waits for another.
+            ConfigError: they differ. Raised on every rank, so that none waits for another.
         """
         own = pl_module.hparams["settings"]
         first, *others = (trainer.strategy.broadcast(own, src=rank) for rank in range(trainer.world_size))
@@ -31,7 +31,7 @@ class SameConfiguration(pl.Callback):
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ in two pieces of plain data."""
+    """Dotted keys whose values differ between two pieces of plain data."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         keys = {*first, *second}
         return [

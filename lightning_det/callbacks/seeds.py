@@ -1,15 +1,17 @@
-"""Random numbers of a training step that do not depend on the steps before it."""
+"""Random numbers of a training step that are independent of the steps before it."""
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from lightning_det.protocols.structures import Batch
+
 
 class StepSeeds(pl.Callback):
     """Seeds torch before each training batch by (seed, epoch, batch, rank).
 
-    So a run that was interrupted draws the same samples and dropout masks as one that was not, wherever it goes on:
-    the state of a generator belongs to its device and process, and would have to be kept for every rank.
+    So an interrupted run draws the same samples and dropout masks as an uninterrupted one, wherever it goes on. The
+    alternative is to save a generator's state for every device of every rank.
 
     Args:
         seed: of the run.
@@ -18,7 +20,9 @@ class StepSeeds(pl.Callback):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
         """Seeds the generators of all devices."""
         parts = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]))

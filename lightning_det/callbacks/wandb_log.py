@@ -1,8 +1,9 @@
-"""wandb's run that goes on with its run folder."""
+"""A wandb run that a resumed training continues."""
 
 import json
 import os
 import secrets
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +17,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_det.system.files import write_json
 
 FILE = "wandb.json"
-"""Of a run folder: ``id``, which wandb knows the run by."""
+"""File of a run folder with the ``id`` of its wandb run."""
 
 
 class WandbLog(WandbLogger):
-    """Lightning's `WandbLogger`, which continues the run that an earlier part of the training logged to.
+    """Lightning's `WandbLogger`, which continues the wandb run of an earlier part of the training.
 
-    Online, the run goes on; offline, each part of the training leaves a folder of its own with the same id, and
-    ``wandb sync`` puts them together in order of time.
+    Offline, each part of the training leaves a folder of its own with the same id, and ``wandb sync`` joins them in
+    the order of time.
 
     Args:
-        save_dir: the run folder; it keeps the id in ``wandb.json``.
+        save_dir: the run folder, which keeps the id in ``wandb.json``.
         name: of the run; None takes ``WANDB_NAME``, or lets wandb invent one.
         group: of runs; None takes ``WANDB_RUN_GROUP``.
-        log_model: whether a training that ends well leaves its checkpoints as versions ``last`` and ``best`` of the
-            artifact ``model-ID``, offline too; Lightning's own refuses that.
+        log_model: whether a training that succeeds logs its checkpoints as versions ``last`` and ``best`` of the
+            artifact ``model-ID``. Unlike Lightning's own, this also works offline.
         **arguments: see Lightning.
     """
 
@@ -42,21 +43,22 @@ class WandbLog(WandbLogger):
         log_model: bool = False,
         **arguments: Any,
     ):
-        # wandb reads the environment once per process, but every job of a sweep has a name of its own there.
+        # wandb reads the environment once per process, but each job of a sweep has a name of its own there.
         name, group = name or os.environ.get("WANDB_NAME"), group or os.environ.get("WANDB_RUN_GROUP")
         super().__init__(name=name, save_dir=save_dir, id=run_id(Path(save_dir)), group=group, **arguments)
         self._checkpoints = Path(save_dir) / "checkpoints" if log_model else None
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """Logs a module's hyperparameters, with ``settings`` resolved: a checkpoint keeps references in them."""
-        settings = OmegaConf.to_container(OmegaConf.create(params["settings"]), resolve=True)
-        # Not at the top: wandb's agents lock what they set there, such as `detector`, which is a node here.
-        super().log_hyperparams({**params, "settings": settings})
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Logs a module's hyperparameters with ``settings`` resolved: checkpoints keep their interpolations."""
+        given = dict(vars(params)) if isinstance(params, Namespace) else params
+        settings = OmegaConf.to_container(OmegaConf.create(given["settings"]), resolve=True)
+        # Not at the top level: wandb's agents lock the keys that they set there, and `detector` is a node here.
+        super().log_hyperparams({**given, "settings": settings})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Logs the checkpoints, if that was asked for; the best comes last and so is also the ``latest``."""
+        """Logs the checkpoints if ``log_model`` is set. The best comes last, and so is also the ``latest``."""
         if status != "success" or self._checkpoints is None:
             return
         import wandb
@@ -68,8 +70,8 @@ class WandbLog(WandbLogger):
 
 
 @contextmanager
-def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
-    """Ends wandb's run with what is done inside, failed ones as failed: the next job of a sweep would log into it."""
+def end_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
+    """Ends the wandb run after the body, as failed if it raises. Else the next job of a sweep would log into it."""
     code = 1
     try:
         yield
@@ -82,9 +84,9 @@ def finished_logs(trainer: pl.Trainer) -> Iterator[None]:
 
 @rank_zero_only
 def run_id(folder: Path) -> str:
-    """The id of a run folder's wandb run: an earlier part's, else ``WANDB_RUN_ID``, else a new one.
+    """The id of a run folder's wandb run: that of an earlier part, else ``WANDB_RUN_ID``, else a new one.
 
-    None on other ranks than zero, which do not log.
+    On ranks other than zero, which do not log, it is None.
     """
     file = folder / FILE
     if file.exists():

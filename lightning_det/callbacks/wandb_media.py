@@ -1,4 +1,4 @@
-"""What only wandb shows: tables, curves, and images whose boxes can be switched, filtered and searched."""
+"""Tables, curves and images for wandb, which can filter and search their boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.callbacks.access import find_callback, module_of, train_store, val_store
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
 from lightning_det.evaluation.coco import evaluate
@@ -21,63 +22,63 @@ if TYPE_CHECKING:
     import wandb
 
 STATES = {"valid": State.VALID, "invalid": State.INVALID, "ignored": State.IGNORED}
-"""Of a view's boxes, by the names of their groups."""
+"""The states of boxes by the names of their groups in wandb."""
 
 
 class WandbMedia(pl.Callback):
-    """Logs to wandb, if there is such a logger; without one it does nothing, and wandb is not imported.
+    """Logs to wandb. Without a wandb logger it does nothing and does not import wandb.
 
-    Every epoch: views of its first batch (chips, if the strategy cuts them), their boxes grouped by state. Every
-    validation: the first images with ground truth and detections, a table of the classes and their
-    precision-recall curves. Training ends with AP by object size, of the last validation, which takes an evaluation of
-    its own.
+    Each epoch it logs the views of the first batch (chips, if the strategy cuts them) with their boxes grouped by
+    state; each validation, the first images with ground truth and detections, a table of the classes and their
+    precision-recall curves. At the end of the training it evaluates the last validation by object size.
 
     Args:
-        count: how many views and images.
-        score_threshold: detections below this are left out of images.
+        count: number of views and of images.
+        score_threshold: detections below this are not drawn.
     """
 
     def __init__(self, count: int = 8, score_threshold: float = 0.1):
         self.count = count
         self.score_threshold = score_threshold
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        """Shows what an epoch begins with."""
-        if batch_idx == 0 and _shown(trainer):
-            store, names = trainer.datamodule.train, pl_module.labels.names
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Logs the views of an epoch's first batch."""
+        if batch_idx == 0 and _logs_to_wandb(trainer):
+            store, names = train_store(trainer), module_of(pl_module).labels.names
             shown = [view_image(batch, view, store, names) for view in range(min(self.count, len(batch)))]
             _log(trainer, {VIEWS: shown})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows what the `Evaluator` found."""
-        evaluator = _evaluator(trainer)
-        if trainer.sanity_checking or evaluator is None or not _shown(trainer):
+        """Logs the detections and the figures of the `Evaluator`."""
+        evaluator = find_callback(trainer, Evaluator)
+        if trainer.sanity_checking or evaluator is None or not _logs_to_wandb(trainer):
             return
-        results = evaluator.results
-        images = [
-            predictions(trainer.datamodule.val, results, int(image), self.score_threshold)
-            for image in results.seen[: self.count]
-        ]
-        found = {PER_CLASS: class_table(evaluator.evaluation), PR_CURVES: pr_curves(evaluator.evaluation)}
-        _log(trainer, found | {PREDICTIONS: images})
+        results, evaluation, store = evaluator.results, evaluator.evaluation, val_store(trainer)
+        assert results is not None, "a validation has ended"
+        assert evaluation is not None, "a validation has ended"
+        images = [predictions(store, results, int(image), self.score_threshold) for image in results.seen[: self.count]]
+        figures = {PER_CLASS: class_table(evaluation), PR_CURVES: pr_curves(evaluation)}
+        _log(trainer, figures | {PREDICTIONS: images})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures octaves of object size, which validations do without."""
-        evaluator = _evaluator(trainer)
-        # A training that went on behind its last validation has nothing to measure.
-        if evaluator is not None and evaluator.results is not None and _shown(trainer):
-            store, found = trainer.datamodule.val, evaluator.results
+        """Evaluates the last validation by octaves of object size, which validations leave out."""
+        evaluator = find_callback(trainer, Evaluator)
+        # A run that was resumed after its last validation has no results.
+        if evaluator is not None and evaluator.results is not None and _logs_to_wandb(trainer):
+            store, results = val_store(trainer), evaluator.results
             cuts, most = evaluator.size_cuts, evaluator.counted
-            log_ap_by_size(trainer, evaluate(store, found, cuts, most, curve=True, backend=evaluator.backend).curve())
+            log_ap_by_size(trainer, evaluate(store, results, cuts, most, curve=True, backend=evaluator.backend).curve())
 
 
 def log_ap_by_size(trainer: pl.Trainer, curve: Sequence[Mapping[str, float]]) -> None:
-    """Plots an `Evaluation.curve` in wandb, if there is such a logger; a row is a figure of an octave."""
-    if not _shown(trainer):
+    """Plots an `Evaluation.curve` in wandb, if there is a wandb logger."""
+    if not _logs_to_wandb(trainer):
         return
     import wandb
 
-    columns = ["from", "to", "boxes", "figure", "value"]
+    columns: list[str | int] = ["from", "to", "boxes", "figure", "value"]
     rows = [[row["from"], row["to"], row["boxes"], name, row[name]] for row in curve for name in ("AP", "AP50")]
     table = wandb.Table(columns=columns, data=rows)
     title = "AP by object size: octaves up to sqrt(area), px"
@@ -85,7 +86,7 @@ def log_ap_by_size(trainer: pl.Trainer, curve: Sequence[Mapping[str, float]]) ->
 
 
 def class_table(evaluation: Evaluation) -> "wandb.Table":
-    """Boxes, AP and AP50 of every class."""
+    """A table with the boxes, AP and AP50 of every class."""
     import wandb
 
     rows = [[name, row["boxes"], row["AP"], row["AP50"]] for name, row in evaluation.per_class().items()]
@@ -93,7 +94,7 @@ def class_table(evaluation: Evaluation) -> "wandb.Table":
 
 
 def pr_curves(evaluation: Evaluation) -> "wandb.plot.CustomChart":
-    """Precision over recall at IoU 0.5: of every class that has boxes, and their mean."""
+    """Precision over recall at IoU 0.5, of every class that has boxes and their mean."""
     import wandb
 
     recall, precision = evaluation.precision_recall(0.5)
@@ -120,7 +121,7 @@ def predictions(store: AnnotationStore, results: Results, image: int, score_thre
 
 
 def view_image(batch: Batch, view: int, store: AnnotationStore, names: Sequence[str]) -> "wandb.Image":
-    """A view of a batch, its boxes grouped by `State`; the caption names image, scale and window."""
+    """A view of a batch with its boxes grouped by `State`. The caption names image, scale and window."""
     height, width = batch.sizes[view].tolist()
     pixels = batch.images[view, :, :height, :width].permute(1, 2, 0).cpu().numpy()
     boxes, labels, states = (t[view].cpu().numpy() for t in (batch.boxes, batch.labels, batch.states))
@@ -134,20 +135,29 @@ def view_image(batch: Batch, view: int, store: AnnotationStore, names: Sequence[
 def boxes_of(
     boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], scores: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """Boxes (n, 4) ``xyxy`` pixels with labels (n,), and scores (n,) if they have some, as wandb wants them."""
-    found = []
+    """Boxes in the format of wandb.
+
+    Args:
+        boxes: (n, 4) ``xyxy`` pixels of the image.
+        labels: (n,) positions in ``names``.
+        names: of the classes.
+        scores: (n,); None for ground truth.
+    """
+    rows = []
     for number, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
         position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
         one = {"position": position, "domain": "pixel", "class_id": label, "box_caption": names[label]}
         if scores is not None:
             score = float(scores[number])
             one |= {"scores": {"score": score}, "box_caption": f"{names[label]} {score:.2f}"}
-        found.append(one)
-    return found
+        rows.append(one)
+    return rows
 
 
-def _image(pixels: np.ndarray, groups: Mapping[str, list], names: Sequence[str], caption: str) -> "wandb.Image":
-    """An image (h, w, 3) uint8 with groups of boxes; those without boxes are left out."""
+def _image(
+    pixels: np.ndarray, groups: Mapping[str, list[dict[str, Any]]], names: Sequence[str], caption: str
+) -> "wandb.Image":
+    """An image (h, w, 3) uint8 with groups of boxes. Empty groups are left out."""
     import wandb
 
     classes = dict(enumerate(names))
@@ -155,11 +165,8 @@ def _image(pixels: np.ndarray, groups: Mapping[str, list], names: Sequence[str],
     return wandb.Image(Image.fromarray(pixels), caption=caption, boxes=boxes)
 
 
-def _evaluator(trainer: pl.Trainer) -> Evaluator | None:
-    return next((c for c in trainer.callbacks if isinstance(c, Evaluator)), None)
-
-
-def _shown(trainer: pl.Trainer) -> bool:
+def _logs_to_wandb(trainer: pl.Trainer) -> bool:
+    """Whether this rank has a wandb logger to log to."""
     return trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
 
 

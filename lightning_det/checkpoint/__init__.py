@@ -1,6 +1,6 @@
-"""Checkpoints are data: what a file claims is checked before any of it is read, and nothing in it is called."""
+"""Reads checkpoints as data: the contents are checked before tensors are read, and nothing in a file is called."""
 
-from lightning_det.checkpoint.plain import check_references, with_keys
+from lightning_det.checkpoint.plain import check_references, keep_references
 from lightning_det.checkpoint.reading import checkpoint_file, load_checkpoint, read_checkpoint, read_weights
 from lightning_det.checkpoint.structure import is_own
 
@@ -8,8 +8,8 @@ __all__ = [
     "check_references",
     "checkpoint_file",
     "is_own",
+    "keep_references",
     "load_checkpoint",
     "read_checkpoint",
     "read_weights",
-    "with_keys",
 ]

@@ -1,7 +1,8 @@
-"""What a file that ``torch.save`` wrote claims to hold, found without reading a tensor or calling anything.
+"""The outline of a file that ``torch.save`` has written: its plain data, and the shapes of its tensors.
 
-``torch.load(weights_only=True)`` runs no code, but believes sizes: of compressed members, of storages, of views of one
-number. The outline is made by an unpickler that knows a handful of names, has bounds, and makes notes of tensors.
+``torch.load(weights_only=True)`` runs no code, but trusts sizes: those of compressed members and of storages, and views
+that repeat one number. The outline is made by a restricted unpickler, which knows a dozen names, has limits, and notes
+tensors instead of reading them. It calls nothing that the file names.
 """
 
 import pickle
@@ -12,19 +13,19 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 BYTES = 32 * 2**20
-"""Of a pickle, which holds everything but the numbers of tensors; that of a large detector's checkpoint has 1 MB."""
+"""Largest pickle, which holds all but the numbers of tensors. That of a large detector's checkpoint has 1 MB."""
 
 READS = 3_000_000
-"""Reads from a pickle, a few per value; a large detector's checkpoint has some 200,000."""
+"""Most reads from a pickle, a few per value. A large detector's checkpoint takes some 200,000."""
 
 MEMBERS = 200_000
-"""Of a zip archive; each storage of numbers is one."""
+"""Most members of a zip archive. Each storage is one."""
 
 COPIES = 4
-"""Times that the tensors of a file may be as large as the file: some share their numbers."""
+"""How many times larger than the file its tensors may be: some share their numbers."""
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-"""Of files that are no zip archives, which torch wrote before 1.6."""
+"""The first values in files of torch before 1.6, which are not zip archives."""
 
 ITEM_BYTES = {
     "DoubleStorage": 8,
@@ -43,19 +44,25 @@ OPCODES = "PROTO STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG
 OPCODES += "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE "
 OPCODES += "NEWOBJ BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET"
 CODES = [getattr(pickle, name)[0] for name in OPCODES.split()]
-"""What torch writes, and its own reader knows."""
+"""The opcodes that torch writes and its own reader knows."""
 
 
 class OutlineError(Exception):
-    """The file claims what it cannot hold, or holds more than tensors and plain data."""
+    """The file contradicts itself, or holds more than tensors and plain data."""
 
 
 class StoredNumbers(NamedTuple):
-    """A storage."""
+    """A storage.
+
+    Attributes:
+        kind: name of its class, see `ITEM_BYTES`.
+        key: name of its member in the archive.
+        length: how many numbers it holds.
+    """
 
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class StoredTensor:
@@ -63,19 +70,19 @@ class StoredTensor:
 
     Attributes:
         shape: of the tensor.
-        floating: whether it holds real numbers.
-        bytes: of all its numbers.
+        floating: whether its numbers are floating-point.
+        bytes: size of all its numbers.
     """
 
     def __init__(self, numbers: StoredNumbers, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
         counts = (offset, *shape, *strides)
         if not isinstance(numbers, StoredNumbers) or len(shape) != len(strides) or len(shape) > 64:
-            raise OutlineError("a tensor of no known kind")
+            raise OutlineError("a tensor of an unknown kind")
         if not all(type(n) is int and 0 <= n < 2**48 for n in counts):
-            raise OutlineError("a tensor with sizes that cannot be")
+            raise OutlineError("a tensor of an impossible size")
         count = prod(shape)
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else offset - 1
-        if count > numbers.count or last >= numbers.count:
+        if count > numbers.length or last >= numbers.length:
             raise OutlineError("a tensor that is larger than what is stored of it")
         self.shape = shape
         self.floating = numbers.kind in ("DoubleStorage", "FloatStorage", "HalfStorage", "BFloat16Storage")
@@ -86,7 +93,11 @@ class StoredTensor:
 
 
 class StoredDict(dict):
-    """An ``OrderedDict``, with the attributes that it is given."""
+    """An ``OrderedDict`` in an outline.
+
+    Attributes:
+        attributes: that the file sets on it.
+    """
 
     attributes: Any = None
 
@@ -95,14 +106,14 @@ class StoredDict(dict):
 
 
 class _Kind(str):
-    """Name of a class of storages."""
+    """The name of a storage class."""
 
     def __setstate__(self, state: Any) -> None:
         raise OutlineError("a class with a state")
 
 
 class _Bounded:
-    """A stream of which only so much is read."""
+    """A stream that refuses to read more than `BYTES`, or more often than `READS`."""
 
     def __init__(self, stream: IO[bytes]):
         self.stream = stream
@@ -122,17 +133,19 @@ class _Bounded:
         self.bytes -= count
         self.reads -= 1
         if self.bytes < 0 or self.reads < 0:
-            raise OutlineError("more plain data than any training leaves")
+            raise OutlineError("more plain data than any training writes")
 
 
-class _Outliner(pickle._Unpickler):  # the one in C sets memory aside for whatever number a file names
+class _Outliner(pickle._Unpickler):  # unlike the one in C, it allocates no memory that the file does not fill
+    """An unpickler that knows the names in `self.known` only."""
+
     dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for code in CODES}
 
     def __init__(self, stream: _Bounded, storage: Callable[[Any], StoredNumbers]):
         super().__init__(stream, encoding="utf-8")
         self.storage = storage
         self.bytes = 0
-        self.known = {
+        self.known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): StoredDict,
             ("torch._utils", "_rebuild_tensor"): self.tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
@@ -144,14 +157,14 @@ class _Outliner(pickle._Unpickler):  # the one in C sets memory aside for whatev
             raise OutlineError(f"{module}.{name}"[:200])
         return self.known[module, name]
 
-    def tensor(self, numbers, offset, shape, strides, *rest) -> StoredTensor:
+    def tensor(self, numbers: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
         made = StoredTensor(numbers, offset, tuple(shape), tuple(strides))
         self.bytes += made.bytes
         return made
 
-    def parameter(self, tensor, *rest) -> StoredTensor:
+    def parameter(self, tensor: Any, *rest: Any) -> StoredTensor:
         if not isinstance(tensor, StoredTensor):
-            raise OutlineError("a parameter of no known kind")
+            raise OutlineError("a parameter of an unknown kind")
         return tensor
 
     def persistent_load(self, pid: Any) -> StoredNumbers:
@@ -159,32 +172,33 @@ class _Outliner(pickle._Unpickler):  # the one in C sets memory aside for whatev
 
 
 def outline(file: Path) -> Any:
-    """What a file holds: plain data, `StoredTensor` for tensors, `StoredDict` for ordered dictionaries.
+    """The content of a file as plain data, with `StoredTensor` for tensors and `StoredDict` for ordered dictionaries.
 
     Raises:
-        OutlineError: the file is damaged, or claims more than it can hold, or holds something else.
-        OSError: it cannot be read.
+        OutlineError: the file is damaged, contradicts itself, or holds more than tensors and plain data.
+        OSError: the file cannot be read.
     """
     with file.open("rb") as stream:
         size = file.stat().st_size
         zipped = stream.read(2) == b"PK"
         stream.seek(0)
         try:
-            content, made = _of_zip(stream, size) if zipped else _of_legacy(stream, size)
+            content, made = _read_zip(stream, size) if zipped else _read_legacy(stream, size)
         except (OSError, OutlineError, MemoryError):
             raise
-        except Exception as error:  # whatever a damaged pickle or archive comes to
+        except Exception as error:  # a damaged pickle or archive may raise anything
             raise OutlineError(f"{type(error).__name__}: {error}"[:200]) from error
     if made > COPIES * size:
         raise OutlineError("tensors that are larger than the file")
     return content
 
 
-def _of_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
+def _read_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
+    """The content of a zip archive, and the size of its tensors in bytes."""
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
         stream.seek(size - 22)
-        # torch's reader and this one look for the list of members at the end: there must be only one.
+        # torch's reader and this one look for the list of members at the end, so there must be only one.
         begins = members and min(member.header_offset for member in members) == 0
         if not begins or archive.comment or stream.read(4) != b"PK\x05\x06" or len(members) > MEMBERS:
             raise OutlineError("an archive that torch has not written")
@@ -204,11 +218,13 @@ def _of_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
             return numbers
 
         with archive.open(f"{top}/data.pkl") as data:
-            return _loaded(_Bounded(data), storage)
+            return _unpickle(_Bounded(data), storage)
 
 
-def _of_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
-    bounded, known = _Bounded(stream), {}
+def _read_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
+    """The content of a file of torch before 1.6, and the size of its tensors in bytes."""
+    bounded = _Bounded(stream)
+    known: dict[str, StoredNumbers] = {}
 
     def storage(pid: Any) -> StoredNumbers:
         word, kind, key, _, count, view = pid
@@ -218,23 +234,24 @@ def _of_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
             raise OutlineError("tensors of another size than their numbers")
         return numbers
 
-    head = [_loaded(bounded, storage)[0] for _ in range(2)]
+    head = [_unpickle(bounded, storage)[0] for _ in range(2)]
     if head != [MAGIC, PROTOCOL]:
-        raise OutlineError("no file that torch has written")
-    _loaded(bounded, storage)  # about the machine
-    found = _loaded(bounded, storage)
-    if sum(n.count * ITEM_BYTES[n.kind] for n in known.values()) > size:
+        raise OutlineError("a file that torch has not written")
+    _unpickle(bounded, storage)  # values about the machine
+    found = _unpickle(bounded, storage)
+    if sum(n.length * ITEM_BYTES[n.kind] for n in known.values()) > size:
         raise OutlineError("tensors that are larger than the file")
     return found
 
 
 def _numbers(kind: Any, key: Any, count: Any) -> StoredNumbers:
+    """A storage that a file names, with its values checked."""
     if type(kind) is not _Kind or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
-        raise OutlineError("numbers of no known kind")
+        raise OutlineError("numbers of an unknown kind")
     return StoredNumbers(str(kind), key, count)
 
 
-def _loaded(stream: _Bounded, storage: Callable[[Any], StoredNumbers]) -> tuple[Any, int]:
-    """A pickle's content, and the bytes of the tensors in it."""
+def _unpickle(stream: _Bounded, storage: Callable[[Any], StoredNumbers]) -> tuple[Any, int]:
+    """The content of a pickle, and the size of its tensors in bytes."""
     unpickler = _Outliner(stream, storage)
     return unpickler.load(), unpickler.bytes

@@ -1,39 +1,42 @@
-"""Plain data of bounded size, and interpolations that name keys and nothing else."""
+"""Settings as plain data of bounded size, whose interpolations name keys of the settings and call nothing."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
+Path: TypeAlias = tuple[str, ...]
+"""The keys on the way to a value in nested settings. List items have their number."""
+
 DEPTH = 32
-"""Levels that settings, or what else a checkpoint holds, may be nested."""
+"""Most levels that settings, or other contents of a checkpoint, may be nested."""
 
 NODES = 20_000
-"""Values that settings may hold, before and after their interpolations; a training's have some 300."""
+"""Most values of settings, before and after interpolation. Those of a training have some 300."""
 
 TEXT = 10_000
-"""Characters of a setting."""
+"""Most characters of a setting."""
 
 INTERPOLATED = 300
-"""Characters of a setting with an interpolation."""
+"""Most characters of a setting with an interpolation."""
 
 KEY = re.compile(r"[\w /+-]{1,200}")
-"""What a key of the settings looks like: nothing that OmegaConf reads as a path."""
+"""The keys that settings may have: none that OmegaConf reads as a path."""
 
 SCALARS = (str, int, float, bool, type(None))
 
 
 def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: int = DEPTH) -> None:
-    """Refuses settings that are more than lists and dictionaries of texts and numbers, or too many of them.
+    """Refuses settings that are not lists and dictionaries of texts and numbers, or that are too large.
 
     Args:
         node: the settings.
         key: of the node, for the message.
-        left: values that may still come; shared by the whole walk, so that what is referred to often counts as often.
-        depth: levels that may still come; what holds itself has no last one.
+        left: how many more values are allowed, shared by the whole walk: an object counts as often as it occurs.
+        depth: how many more levels are allowed, which ends the walk of an object that contains itself.
 
     Raises:
         ValueError: naming the key.
@@ -47,10 +50,10 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
             raise ValueError(f"{_short(key)}: nested more than {DEPTH} levels deep")
         for name, value in node.items() if type(node) is dict else enumerate(node):
             if type(node) is dict and (type(name) is not str or not KEY.fullmatch(name)):
-                raise ValueError(f"{_short(key)}: a key that is no short word")
+                raise ValueError(f"{_short(key)}: a key that is not a short word")
             check_plain(value, f"{key}.{name}" if key else str(name), left, depth - 1)
     elif type(node) not in SCALARS:
-        raise ValueError(f"{_short(key)}: a {type(node).__name__}, no plain data")
+        raise ValueError(f"{_short(key)}: a {type(node).__name__}, not plain data")
     elif type(node) is int and abs(node) >= 2**63:
         raise ValueError(f"{_short(key)}: a number of more than 64 bits")
     elif type(node) is str and len(node) > TEXT:
@@ -60,7 +63,7 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
 
 
 def check_keys_only(node: Any, key: str = "") -> None:
-    """Refuses interpolations that do more than name a key of the settings: resolvers run code.
+    """Refuses interpolations that do more than name a key of the settings. Resolvers run code.
 
     Args:
         node: plain settings, see `check_plain`.
@@ -80,10 +83,10 @@ def check_keys_only(node: Any, key: str = "") -> None:
 
 
 def references(text: str) -> list[str]:
-    """Keys that the interpolations of a text name, in OmegaConf's grammar; relative ones begin with dots.
+    """The keys that the interpolations of a text name, by OmegaConf's grammar. Relative keys begin with dots.
 
     Raises:
-        ValueError: an interpolation calls a resolver, or is put together by others.
+        ValueError: an interpolation calls a resolver, or contains other interpolations.
     """
     if len(text) > INTERPOLATED:
         raise ValueError(f"an interpolation in more than {INTERPOLATED} characters")
@@ -92,7 +95,7 @@ def references(text: str) -> list[str]:
     try:
         tree = grammar_parser.parse(text)
     except (OmegaConfBaseException, RecursionError) as error:
-        raise ValueError("an interpolation that cannot be read") from error
+        raise ValueError("an interpolation that cannot be parsed") from error
     found = []
     for node in _interpolations(tree):
         inner = node.getChild(0)
@@ -100,13 +103,13 @@ def references(text: str) -> list[str]:
             raise ValueError(f"{inner.getText()[:80]} calls a resolver; only keys of the settings may be named")
         name = inner.getText()[2:-1].strip()
         if "${" in name:
-            raise ValueError(f"{inner.getText()[:80]} is put together by other interpolations")
+            raise ValueError(f"{inner.getText()[:80]} contains other interpolations")
         found.append(name)
     return found
 
 
 def _interpolations(tree: Any) -> Iterator[Any]:
-    """Outermost interpolations of a parsed text."""
+    """The outermost interpolations of a parsed text."""
     if isinstance(tree, OmegaConfGrammarParser.InterpolationContext):
         yield tree
         return
@@ -114,22 +117,27 @@ def _interpolations(tree: Any) -> Iterator[Any]:
         yield from _interpolations(tree.getChild(number))
 
 
-def named_place(name: str, place: tuple[str, ...]) -> tuple[str, ...]:
-    """Where the key of an interpolation leads.
+def referenced_path(name: str, path: Path) -> Path:
+    """The path of the key that an interpolation names.
 
     Args:
         name: see `references`.
-        place: of the text.
+        path: of the text with the interpolation.
     """
     steps = tuple(s for s in name.replace("[", ".").replace("]", "").split(".") if s)
     dots = len(name) - len(name.lstrip("."))
-    return (*place[: len(place) - dots], *steps) if dots else steps
+    return (*path[: len(path) - dots], *steps) if dots else steps
 
 
-def followed(root: Any, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """The node at a place and its place, or the first text or nothing on the way to it."""
-    node, way = root, ()
-    for step in place:
+def follow(root: Any, path: Path) -> tuple[Any, Path]:
+    """Follows a path as far as it exists.
+
+    Returns:
+        The node and its path. If the path ends early: the text that it ends at, such as an interpolation, or None.
+    """
+    way: Path = ()
+    node = root
+    for step in path:
         if isinstance(node, dict) and step in node:
             node = node[step]
         elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
@@ -140,27 +148,32 @@ def followed(root: Any, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     return node, way
 
 
-def own_references(text: Any, place: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Places that a value refers to; none for what calls resolvers, which only the user's own settings may."""
+def key_references(text: Any, path: Path) -> list[Path]:
+    """The paths that a value refers to; none if it calls a resolver, which only the user's own settings may.
+
+    Args:
+        text: the value.
+        path: of the value.
+    """
     if not isinstance(text, str) or "${" not in text:
         return []
     try:
-        return [named_place(name, place) for name in references(text)]
+        return [referenced_path(name, path) for name in references(text)]
     except ValueError:
         return []
 
 
-def with_keys(node: Any, plain: Any) -> Any:
-    """Settings with those interpolations that name keys only, as checkpoints keep them; others are resolved.
+def keep_references(node: Any, plain: Any) -> Any:
+    """Settings as checkpoints keep them: interpolations that name keys stay, all others are resolved.
 
     Args:
         node: the settings, not resolved.
-        plain: the same, resolved.
+        plain: the same settings, resolved.
     """
     if isinstance(node, dict) and isinstance(plain, dict):
-        return {name: with_keys(value, plain[name]) for name, value in node.items()}
+        return {name: keep_references(value, plain[name]) for name, value in node.items()}
     if isinstance(node, list) and isinstance(plain, list):
-        return [with_keys(*pair) for pair in zip(node, plain, strict=True)]
+        return [keep_references(*pair) for pair in zip(node, plain, strict=True)]
     try:
         check_keys_only(node)
     except ValueError:
@@ -169,44 +182,47 @@ def with_keys(node: Any, plain: Any) -> Any:
 
 
 def check_references(root: dict[str, Any], complete: bool = False) -> None:
-    """Refuses settings whose interpolations lead in a circle, or grow to more values than `NODES`.
+    """Refuses settings whose interpolations form a circle, or grow to more than `NODES` values.
 
     Args:
-        root: all of the settings, not resolved.
-        complete: whether every key that an interpolation names has to be there.
+        root: all settings, not resolved.
+        complete: whether every key that an interpolation names must exist.
 
     Raises:
         ValueError: naming the key.
     """
-    known: dict[tuple[str, ...], int | None] = {}
+    sizes: dict[Path, int] = {}
+    entered: set[Path] = set()
 
-    def size(place: tuple[str, ...], node: Any) -> int:
-        if place in known:
-            if known[place] is None:
-                raise ValueError(f"{_short('.'.join(place))}: its interpolations lead in a circle")
-            return known[place]
-        known[place] = None
+    def count(path: Path, node: Any) -> int:
+        """The number of values that a node has when it is resolved."""
+        if path in sizes:
+            return sizes[path]
+        if path in entered:
+            raise ValueError(f"{_short('.'.join(path))}: its interpolations lead in a circle")
+        entered.add(path)
         total = 1 + (len(node) // 100 if isinstance(node, str) else 0)
         if isinstance(node, dict | list):
             items = node.items() if isinstance(node, dict) else enumerate(node)
-            total += sum(size((*place, str(name)), value) for name, value in items)
-        for other in own_references(node, place):
-            there, way = followed(root, other)
-            if complete and way != other and not isinstance(there, str):
-                raise ValueError(f"{_short('.'.join(place))}: refers to {'.'.join(other)[:100]}, which is not there")
-            if way:  # a place that is not there is named when it is resolved
-                total += size(way, there)
+            total += sum(count((*path, str(name)), value) for name, value in items)
+        for other in key_references(node, path):
+            target, way = follow(root, other)
+            if complete and way != other and not isinstance(target, str):
+                raise ValueError(f"{_short('.'.join(path))}: refers to {'.'.join(other)[:100]}, which is not there")
+            if way:  # a missing key is named when the settings are resolved
+                total += count(way, target)
         if total > NODES:
-            raise ValueError(f"{_short('.'.join(place))}: its interpolations grow to more than {NODES} values")
-        known[place] = total
+            raise ValueError(f"{_short('.'.join(path))}: its interpolations grow to more than {NODES} values")
+        sizes[path] = total
         return total
 
     try:
-        size((), root)
+        count((), root)
     except RecursionError as error:
         raise ValueError("the settings' interpolations lead from one to the next too often") from error
 
 
 def _short(key: str) -> str:
+    """A key for a message, cut off if it is long."""
     text = f"settings.{key}" if key else "settings"
     return text if len(text) < 100 else f"{text[:97]}..."

@@ -1,4 +1,4 @@
-"""Reads checkpoints and weights: what a file claims first, then its tensors."""
+"""Reads checkpoints and weights: their outline is checked first, then their tensors are read."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,19 @@ from lightning_det.checkpoint.structure import check_own, check_weights, is_own
 from lightning_det.system.errors import UserError
 
 NESTED = ("state_dict", "model", "model_state_dict", "model_state", "weights")
-"""Where other packages keep the weights among other things."""
+"""Keys under which other packages save weights together with other data."""
 
 
 def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
-    """The checkpoint that a file or run folder means; a run without a validation has no best, but a last one."""
+    """The checkpoint file of a run folder, or the given file.
+
+    Args:
+        path: run folder or file.
+        prefer: ``best`` or ``last``. Runs without validation have no best checkpoint; their last one is taken.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
     path = Path(path)
     files = [path / "checkpoints" / f"{name}.ckpt" for name in (prefer, "last")] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
@@ -25,14 +33,14 @@ def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
 
 
 def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint of this package, checked as a whole.
+    """Reads a checkpoint of this package, after checking all of its parts.
 
     Args:
         file: see `checkpoint_file`.
-        map_location: where tensors go.
+        map_location: device of the tensors, as in ``torch.load``.
 
     Raises:
-        UserError: it is damaged, holds more than tensors and plain data, or other things than a training leaves.
+        UserError: the file is damaged, holds more than tensors and plain data, or is not what a training writes.
     """
     claimed = _outline(file, "checkpoint", "give a run folder or its *.ckpt")
     if not is_own(claimed):
@@ -64,13 +72,13 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """A checkpoint of this package, checked as a whole, or other tensors by name.
+    """Reads a checkpoint of this package (see `read_checkpoint`), or a state_dict of another one.
 
     Args:
         file: see `checkpoint_file`.
 
     Raises:
-        UserError: neither.
+        UserError: the file is neither.
     """
     remedy = "give one of our checkpoints, or a state_dict that torch.save has written"
     if file.suffix == ".safetensors":
@@ -112,7 +120,7 @@ def _article(what: str) -> str:
 
 
 def _unreadable(error: Exception) -> str:
-    """Why a file was refused. torch's own words advise to load all of it, which would run what is in it."""
+    """Why a file was refused. torch's message would advise to load it unsafely, which runs code in the file."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return "it is damaged, or holds more than tensors and plain data, which could run anything and is not loaded"

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_det.system.errors import ConfigError, out_of_memory
-from lightning_det.system.refusals import in_keys
+from lightning_det.system.refusals import name_keys
 
 
 def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
@@ -33,7 +33,7 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
             raise error.__cause__ from None
         raise ConfigError(f"{key}: {error.__cause__ or error}") from error
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-        words = in_keys(str(error)) if key == "trainer" else f"{key}: {error}"
+        words = name_keys(str(error)) if key == "trainer" else f"{key}: {error}"
         raise ConfigError(words) from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:  # settings that nothing has foreseen
         if out_of_memory(error):

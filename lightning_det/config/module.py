@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.annotations import LabelMap
-from lightning_det.checkpoint import with_keys
+from lightning_det.checkpoint import keep_references
 from lightning_det.config.build import build
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.config.validation import resolve
@@ -61,6 +61,6 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
     Everything is resolved except settings that follow a change of the dataset: its source, the views and the tests.
     """
     plain = resolve(cfg)
-    symbolic = with_keys(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
+    symbolic = keep_references(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)
     kept = plain | {key: symbolic[key] for key in ("views", "test")}
     return kept | {"dataset": plain["dataset"] | {"source": symbolic["dataset"]["source"]}}

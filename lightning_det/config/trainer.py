@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
-from lightning_det.callbacks import GoingOn, LastCheckpoint, WholeCheckpoints
+from lightning_det.callbacks import AtomicCheckpointIO, KeepSettings, LastCheckpoint
 from lightning_det.config.build import build
 from lightning_det.system.errors import ConfigError
-from lightning_det.system.refusals import unworkable
+from lightning_det.system.refusals import trainer_problem
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -33,10 +33,14 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
     arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
     if learning:
         loggers = build_loggers(cfg)
-        arguments = {"logger": loggers or False, "callbacks": _callbacks(cfg, loggers), "plugins": [WholeCheckpoints()]}
+        arguments = {
+            "logger": loggers or False,
+            "callbacks": _callbacks(cfg, loggers),
+            "plugins": [AtomicCheckpointIO()],
+        }
     # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
-    if why := unworkable(cfg.trainer):
+    if why := trainer_problem(cfg.trainer):
         raise ConfigError(why)
     trainer: pl.Trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
     _restart_by_epochs(trainer)
@@ -52,7 +56,7 @@ def _callbacks(cfg: DictConfig, loggers: list[Logger]) -> list[Callback]:
     if not cfg.trainer.enable_progress_bar:
         built.pop("progress", None)
     # The last checkpoint is written after all other callbacks have done their part: it holds their states.
-    return sorted([GoingOn(), *built.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
+    return sorted([KeepSettings(), *built.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
 
 
 def _restart_by_epochs(trainer: pl.Trainer) -> None:

@@ -21,7 +21,7 @@ from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.coco import Coco
 from lightning_det.data.glyphs import CLASSES, DECOYS, draw_plate
-from lightning_det.system.files import alone
+from lightning_det.system.files import exclusive
 from lightning_det.system.workload import cores, progress
 
 VERSION = 1
@@ -105,7 +105,7 @@ class Shapes:
             raise DatasetError(f"shapes has the splits {', '.join(SPLITS)}, not {split!r}")
         if not self.folder.exists():
             try:
-                with alone(self.folder.with_name(f".{self.folder.name}.lock")):
+                with exclusive(self.folder.with_name(f".{self.folder.name}.lock")):
                     if not self.folder.exists():  # of several jobs that start at once, the first renders for all
                         self._render()
             except OSError as error:

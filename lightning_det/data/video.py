@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_det.annotations.problems import DatasetError, Problem
 from lightning_det.data.opening import MAX_PIXELS
 from lightning_det.system.errors import UserError
-from lightning_det.system.files import whole
+from lightning_det.system.files import atomic_write
 from lightning_det.system.workload import progress
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> Non
     # H.264 halves the resolution of colours, so it needs even sides.
     even = video.width % 2 == video.height % 2 == 0
     codec: Literal["libx264", "mpeg4"] = "libx264" if even and "libx264" in av.codecs_available else "mpeg4"
-    with whole(file, "wb") as target, av.open(target, "w", format="mp4") as container:
+    with atomic_write(file, "wb") as target, av.open(target, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=video.rate, width=video.width, height=video.height)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = video.unit

@@ -1,1 +1,1 @@
-"""The experiments behind a claim: which runs, and the pages that they fill."""
+"""The experiments behind a claim: what to run, running it, and the pages and tables of its figures."""

@@ -1,129 +1,117 @@
-"""Experiments that are written down before they run: arms, each an ordinary training and its evaluations per seed."""
+"""The protocol of an experiment, written down before it runs: arms, each a training and its evaluations per seed."""
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from omegaconf import DictConfig, OmegaConf
 
-from lightning_det.evaluation.comparison import RunRecord
-from lightning_det.runs.launch import PARENT
-from lightning_det.runs.results import METRICS, run_of
-from lightning_det.runs.resume import override_key, quoted, started_with
-from lightning_det.system.errors import ConfigError, UserError
-from lightning_det.system.files import write_json
-from lightning_det.system.workload import cores
-
-WORKERS = "data.num_workers"
-
-ELAPSED = "elapsed.json"
-"""In the folder of a run: seconds of its process, of all starts that ended."""
-
-RUNNING: set[subprocess.Popen] = set()
-"""Commands that this process has started and that have not ended."""
+from lightning_det.runs.resume import quote
+from lightning_det.system.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the things to compare."""
+    """One of the trainings that an experiment compares."""
 
     settings: Sequence[str]
-    """Options of its training."""
+    """Overrides of its training."""
     batch: int
     """``data.batch_size``, before the budget enlarges it."""
     canvases: float
-    """Training pixels of a step of this batch, in canvases."""
+    """Training pixels of a step with this batch, in canvases."""
     tests: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Options of evaluations of the last checkpoint, by what tables call them."""
+    """Overrides of evaluations of the last checkpoint, by their names in tables."""
     start: str | None = None
-    """Arm whose last weights of the same seed it starts from."""
+    """The arm whose last weights, of the same seed, it starts from."""
     share: float = 1.0
-    """Of the experiment's pixels that it trains for."""
+    """Share of the budget's pixels that it trains on."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a claim expects."""
+    """An expectation of a claim: how much better one row is than others."""
 
     figure: str
     better: str
     """``arm, test``."""
     than: Sequence[str]
-    """``arm, test`` of each baseline; the best of them counts."""
+    """``arm, test`` of each baseline. The best of them counts."""
     by: float
-    """Least difference of the means over seeds, 0 to 1; negative where it may be that much worse."""
+    """Smallest difference of the means over seeds, in 0 to 1. Negative: it may be worse by that much."""
     pixels: float | None = None
-    """Largest share of the baseline's training pixels, mining included."""
+    """Largest share of the baseline's training pixels, including mining; None: any."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an experiment computes."""
+    """How much an experiment may compute."""
 
     canvases: float
     """Training pixels of an arm, in canvases."""
     batch: int = 1
-    """How many times the batches of the arms."""
+    """Factor of the arms' batches."""
     settings: Sequence[str] = ()
-    """Further options of all trainings."""
+    """Further overrides of all trainings."""
     tests: Sequence[str] = ()
-    """Further options of all evaluations: they do not take the trainer from the training."""
+    """Further overrides of all evaluations, which do not inherit the training's trainer."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms that are compared in one table."""
+    """Arms that one table compares."""
 
     title: str
     equal: str
-    """What the arms have in common: ``pixels`` or ``images``."""
+    """The cost that the arms have in common: ``pixels`` or ``images``."""
     canvas: int
-    """Pixels of a canvas: of one image at the dataset's resolution."""
+    """Pixels of a canvas, which is one image at the dataset's resolution."""
     budgets: Mapping[str, Budget]
     arms: Mapping[str, Arm]
     baseline: str
     """``arm, test`` that the others are compared with."""
     settings: Sequence[str] = ()
-    """Options of all trainings."""
+    """Overrides of all trainings."""
     needs: str | None = None
-    """Environment variable that names the dataset's folder; without it the experiment is left out."""
+    """Environment variable with the dataset's folder. If it is not set, the experiment is left out."""
     bars: Sequence[Bar] = ()
 
     def training(self, arm: str, seed: int, budget: str, folder: Path) -> list[str]:
-        """Options of an arm's training.
+        """Overrides of an arm's training.
 
         Args:
-            arm: its name.
-            seed: of everything.
-            budget: one of the budgets.
+            arm: name of the arm.
+            seed: of the training.
+            budget: name of the budget.
             folder: of the experiment's runs.
+
+        Raises:
+            ConfigError: the budget is too small for a single step.
         """
-        chosen, spent = self.arms[arm], self.budgets[budget]
-        steps = round(chosen.share * spent.canvases / (chosen.canvases * spent.batch))
+        own, limit = self.arms[arm], self.budgets[budget]
+        steps = round(own.share * limit.canvases / (own.canvases * limit.batch))
         if steps < 1:
             raise ConfigError(f"{self.title}: the budget {budget} is less than one step of {arm}")
         stop = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"]
-        if chosen.start is not None:
-            stop.append(f"weights={quoted(place(folder, chosen.start, seed) / 'checkpoints' / 'last.ckpt')}")
-        size = f"data.batch_size={chosen.batch * spent.batch}"
-        return [*self.settings, *spent.settings, *chosen.settings, size, *stop, f"seed={seed}"]
+        if own.start is not None:
+            stop.append(f"weights={quote(training_folder(folder, own.start, seed) / 'checkpoints' / 'last.ckpt')}")
+        batch = f"data.batch_size={own.batch * limit.batch}"
+        return [*self.settings, *limit.settings, *own.settings, batch, *stop, f"seed={seed}"]
 
 
-def experiment(node: Mapping[str, Any], name: str) -> Experiment:
-    """An experiment out of plain data.
+def parse_experiment(node: Mapping[str, Any], name: str) -> Experiment:
+    """Makes an experiment of plain data.
+
+    Args:
+        node: the fields of `Experiment`.
+        name: of the experiment, for messages.
 
     Raises:
-        ConfigError: a key is unknown or missing, or an arm, test or budget that is referred to is not there.
+        ConfigError: a key is unknown or missing, or the experiment refers to an arm or test that does not exist.
     """
     try:
-        made = Experiment(
+        experiment = Experiment(
             **{
                 **node,
                 "budgets": {key: Budget(**value) for key, value in node["budgets"].items()},
@@ -133,144 +121,49 @@ def experiment(node: Mapping[str, Any], name: str) -> Experiment:
         )
     except (TypeError, KeyError) as error:
         raise ConfigError(f"{name}: {error}") from error
-    rows = rows_of(made)
-    for row in [made.baseline, *(r for bar in made.bars for r in (bar.better, *bar.than))]:
+    rows = table_rows(experiment)
+    for row in [experiment.baseline, *(r for bar in experiment.bars for r in (bar.better, *bar.than))]:
         if row not in rows:
             raise ConfigError(f"{name}: no arm and test {row!r}; there are {'; '.join(rows)}")
-    for key, arm in made.arms.items():
-        if arm.start is not None and made.arms[arm.start].start is not None:
+    for key, arm in experiment.arms.items():
+        if arm.start is not None and experiment.arms[arm.start].start is not None:
             raise ConfigError(f"{name}.arms.{key}: start={arm.start} itself starts from another arm")
-    return made
+    return experiment
 
 
-def rows_of(experiment: Experiment) -> list[str]:
-    """``arm, test`` of all rows of its table."""
+def table_rows(experiment: Experiment) -> list[str]:
+    """``arm, test`` of every row in the table of an experiment."""
     return [f"{arm}, {test}" for arm, content in experiment.arms.items() for test in content.tests]
 
 
-def place(folder: Path, arm: str, seed: int) -> Path:
-    """Run folder of a training."""
+def training_folder(folder: Path, arm: str, seed: int) -> Path:
+    """The run folder of a training.
+
+    Args:
+        folder: of the experiment's runs.
+        arm: name of the arm.
+        seed: of the training.
+    """
     return folder / f"{arm}-{seed}".replace(" ", "_")
 
 
-def carried_out(experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int) -> list[RunRecord]:
-    """Runs what is left of an experiment, and reads all of it.
-
-    Args:
-        experiment: what to do.
-        seeds: of its arms.
-        budget: one of its budgets.
-        folder: of its runs; finished ones are not run again, interrupted trainings go on.
-        jobs: how many run side by side.
+def select_experiments(cfg: DictConfig) -> dict[tuple[str, str], Experiment]:
+    """The experiments that a configuration of ``claims`` asks for, by claim and name.
 
     Raises:
-        UserError: some run has failed, or its folder holds a run with other options; the others have ended.
+        ConfigError: an experiment is unknown or makes no sense, or has no such budget.
     """
-    count = len(seeds) * sum(1 + len(arm.tests) for arm in experiment.arms.values())
-    workers = max(0, cores() // jobs - 1)
-    # What others start from comes first, of all seeds: whoever waits for it keeps a place that another one could use.
-    order = sorted(product(seeds, experiment.arms), key=lambda job: experiment.arms[job[1]].start is not None)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
-        task = progress.add_task(experiment.title, total=count)
-
-        def one(name: str, seed: int, start: Future | None) -> list[RunRecord]:
-            if start is not None:
-                start.result()
-            home, arm = place(folder, name, seed), experiment.arms[name]
-            train(home, experiment.training(name, seed, budget, folder), workers)
-            progress.advance(task)
-            runs = []
-            for test, settings in arm.tests.items():
-                evaluated = home / test.replace(" ", "_")
-                checkpoint = quoted(home / "checkpoints" / "last.ckpt")
-                evaluate(evaluated, [f"checkpoint={checkpoint}", *experiment.budgets[budget].tests, *settings])
-                runs.append(run_of(evaluated, f"{name}, {test}", seed))
-                progress.advance(task)
-            return runs
-
-        futures: dict[tuple[str, int], Future] = {}
-        for seed, name in order:
-            start = experiment.arms[name].start
-            futures[name, seed] = pool.submit(one, name, seed, futures.get((start, seed)))
-        try:
-            wait(futures.values())
-        except BaseException:  # what waits must not start, and what runs must not go on without anybody
-            pool.shutdown(wait=False, cancel_futures=True)
-            for command in list(RUNNING):
-                command.terminate()
-            raise
-    errors = [error for f in futures.values() if (error := f.exception()) is not None]
-    for error in errors:
-        if not isinstance(error, UserError):
-            raise error
-    if errors:
-        raise UserError("\n".join(dict.fromkeys(map(str, errors))))
-    return [run for name in experiment.arms for seed in seeds for run in futures[name, seed].result()]
-
-
-def train(folder: Path, options: Sequence[str], workers: int) -> None:
-    """Trains until the end, from where an earlier start was interrupted.
-
-    Args:
-        folder: of the run.
-        options: of the protocol.
-        workers: loader processes, which belong to no protocol: they change nothing but the time.
-    """
-    begun = _begun(folder, options)
-    if not (folder / METRICS).exists():
-        given = options if begun is None else [f"resume={quoted(folder)}"]
-        _command("train", folder, [*given, f"{WORKERS}={workers}"])
-
-
-def evaluate(folder: Path, options: Sequence[str]) -> None:
-    """Evaluates, unless it has been done."""
-    _begun(folder, options)
-    if not (folder / METRICS).exists():
-        _command("eval", folder, options)
-
-
-def _begun(folder: Path, options: Sequence[str]) -> list[str] | None:
-    """The options that a run was started with, if it was.
-
-    Raises:
-        ConfigError: with others than these.
-    """
-    begun = started_with(folder)
-    changed = sorted(o for o in set(begun or options) ^ set(options) if override_key(o) not in ("resume", WORKERS))
-    if changed:
-        raise ConfigError(f"{folder} holds a run of another protocol ({' '.join(changed)}); remove it, or set folder=")
-    return begun
-
-
-def elapsed(folder: Path) -> float:
-    """Seconds that the processes of a run took; 0 where nothing is known."""
-    file = folder / ELAPSED
-    try:
-        return float(file.read_text())
-    except (OSError, ValueError):
-        return 0.0
-
-
-def command_line(name: str, options: Sequence[str]) -> list[str]:
-    """A command of the package."""
-    return [sys.executable, "-m", f"lightning_det.{name}", *options]
-
-
-def _command(name: str, folder: Path, options: Sequence[str]) -> None:
-    """Runs a command of one thread; its output goes into the folder."""
-    if not any(override_key(o) == "resume" for o in options):
-        options = [*options, f"hydra.run.dir={quoted(folder)}"]
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}
-    start = time.monotonic()
-    with (folder / "output.txt").open("a") as output:
-        call = command_line(name, options)
-        command = subprocess.Popen(call, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        RUNNING.add(command)
-        code = command.wait()
-        RUNNING.discard(command)
-    write_json(folder / ELAPSED, round(elapsed(folder) + time.monotonic() - start, 1))
-    if code:
-        said = (folder / "output.txt").read_text().strip().splitlines()[-1:]
-        raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt)")
+    known = {name for node in cfg.protocols.values() for name in node}
+    unknown = [name for name in cfg.experiments or [] if name not in known]
+    if unknown:
+        raise ConfigError(f"experiments: there are {', '.join(sorted(known))}, not {', '.join(unknown)}")
+    # Not resolved: interpolations in overrides are resolved by the training.
+    protocols: Any = OmegaConf.to_container(cfg.protocols, resolve=False)
+    selected = {}
+    for claim, nodes in protocols.items():
+        for name in nodes if cfg.experiments is None else [n for n in nodes if n in cfg.experiments]:
+            experiment = parse_experiment(nodes[name], f"claim {claim}, {name}")
+            if cfg.budget not in experiment.budgets:
+                raise ConfigError(f"budget={cfg.budget}: {claim}, {name} has {', '.join(experiment.budgets)}")
+            selected[claim, name] = replace(experiment, settings=[*experiment.settings, *cfg.settings])
+    return selected

@@ -21,16 +21,16 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema
-from lightning_det.runs import rendezvous as watch
-from lightning_det.runs.inputs import CHECKS, check_given
-from lightning_det.runs.launch import PARENT, end_with_parent, is_first, register_started
+from lightning_det.runs import rendezvous
+from lightning_det.runs.inputs import CHECKS, check_inputs
+from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
 from lightning_det.runs.messages import explain_composition, raised_by
-from lightning_det.runs.occupancy import HELD, found, hold, occupy, release
-from lightning_det.runs.resume import OVERRIDES, goes_on_in
-from lightning_det.runs.resweep import check_sweep, sweep_again
+from lightning_det.runs.occupancy import LOCKED, find_files, lock_folder, take_folder, unlock_folder
+from lightning_det.runs.resume import OVERRIDES, resumes_in_place
 from lightning_det.runs.sweep import STATUS, JobError, run_job, summary
+from lightning_det.runs.sweep_record import check_sweep, complete_sweep
 from lightning_det.system import interrupt
-from lightning_det.system.errors import explained, printable
+from lightning_det.system.errors import explain_error, printable
 
 log = logging.getLogger("lightning_det")
 
@@ -69,7 +69,7 @@ def command(
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
         def run_checked(cfg: DictConfig) -> object:
-            check_given(cfg, config_name)  # of a job; those of a single run were checked before its folder was made
+            check_inputs(cfg, config_name)  # of a job; those of a single run were checked before its folder was made
             return task(cfg)
 
         @functools.wraps(task)
@@ -79,15 +79,15 @@ def command(
 
         @functools.wraps(task)
         def main() -> None:
-            with interrupt.one_line():
+            with interrupt.clean_exit():
                 # Hydra then raises its errors to us instead of printing them itself.
                 os.environ["HYDRA_FULL_ERROR"] = "1"
                 end_with_parent()
                 register_schema()
-                register_started()
+                register_start_time()
                 refused, well = None, False
                 try:
-                    sys.argv[1:] = complete(sweep_again(sys.argv[1:], config_name))
+                    sys.argv[1:] = complete(complete_sweep(sys.argv[1:], config_name))
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
                     well = True
                 except JobError as error:
@@ -97,9 +97,9 @@ def command(
                 except Exception as error:
                     _refuse(error, config_name)
                 finally:
-                    watch.leave(well)
-                    for folder in list(HELD):
-                        release(folder)
+                    rendezvous.leave(well)
+                    for folder in list(LOCKED):
+                        unlock_folder(folder)
                     code = summary()
                 if code:
                     sys.exit(code)
@@ -123,16 +123,16 @@ class Folders(Callback):
         before = HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
-            if command in watch.COMMANDS and not interrupt.is_lightnings():
-                watch.meet(watch.expected(config.get("trainer") or {}))
+            if command in rendezvous.COMMANDS and not interrupt.started_by_lightning():
+                rendezvous.join(rendezvous.expected_ranks(config.get("trainer") or {}))
             folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
-            check_given(config, command)
-            if is_first():
+            check_inputs(config, command)
+            if is_first_rank():
                 job = PARENT in os.environ and (folder / STATUS).exists()  # of several ranks, which its sweep starts
-                occupy(folder, command, command == "train" and (job or goes_on_in(config.resume, folder)))
-                interrupt.hint(partial(_goes_on, folder, command))
+                take_folder(folder, command, command == "train" and (job or resumes_in_place(config.resume, folder)))
+                interrupt.set_hint(partial(_goes_on, folder, command))
             else:
-                interrupt.hint(lambda: None)
+                interrupt.set_hint(lambda: None)
         except Exception as error:
             _refuse(error, config_name)
         finally:
@@ -142,9 +142,9 @@ class Folders(Callback):
         """Before the first job."""
         try:
             folder = Path(config.hydra.sweep.dir)
-            hold(folder)
+            lock_folder(folder)
             check_sweep(folder, config, config_name)
-            interrupt.hint(lambda: f"go on with -m hydra.sweep.dir={folder}")
+            interrupt.set_hint(lambda: f"go on with -m hydra.sweep.dir={folder}")
         except Exception as error:
             _refuse(error, config_name)
 
@@ -153,7 +153,7 @@ def _goes_on(folder: Path, command: str) -> str | None:
     """The hint after Ctrl-C; None if a sweep, or another command that started this one, gives it."""
     if PARENT in os.environ:
         return None
-    begun = command == "train" and found(folder, (OVERRIDES,))
+    begun = command == "train" and find_files(folder, (OVERRIDES,))
     return f"go on with resume={folder}" if begun else interrupt.GENERAL
 
 
@@ -163,11 +163,11 @@ def _refuse(error: Exception, config_name: str) -> None:
     Raises:
         Exception: the error itself, if it is a fault of ours.
     """
-    if interrupt.interrupted():
+    if interrupt.was_interrupted():
         raise error
     if isinstance(error, HydraException | OmegaConfBaseException):
         _stop(explain_composition(error, config_name), 2)
-    message = explained(error)
+    message = explain_error(error)
     if message is not None:
         _stop(message, 2 if isinstance(error, ConfigError) else 1)
     if raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it

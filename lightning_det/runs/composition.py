@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import validate
-from lightning_det.runs.resume import OVERRIDES, composed_of, override_key, to_record
-from lightning_det.system.files import whole
+from lightning_det.runs.resume import OVERRIDES, composition_overrides, override_key, overrides_to_record
+from lightning_det.system.files import atomic_write
 
 
 def validate_run(cfg: DictConfig) -> DictConfig:
@@ -32,7 +32,9 @@ def run_folder() -> Path:
 def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
     """Options of some config groups that the run is composed of, without those that these inherit from."""
     loader = GlobalHydra.instance().config_loader()
-    defaults = loader.compute_defaults_list(HydraConfig.get().job.config_name, composed_of(), RunMode.RUN).defaults
+    defaults = loader.compute_defaults_list(
+        HydraConfig.get().job.config_name, composition_overrides(), RunMode.RUN
+    ).defaults
     options = {*groups, "strategy", "test", "shared"}
     paths = [d.config_path for d in defaults if d.config_path and (d.parent or "").partition("/")[0] not in options]
     return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
@@ -46,8 +48,8 @@ def overridden_keys() -> list[str]:
 @rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
-    with whole(folder / "config.yaml") as stream:
+    with atomic_write(folder / "config.yaml") as stream:
         stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
-    record = to_record(folder)
-    with whole(folder / OVERRIDES) as stream:
+    record = overrides_to_record(folder)
+    with atomic_write(folder / OVERRIDES) as stream:
         yaml.safe_dump(record, stream)

@@ -14,7 +14,8 @@ from lightning_det.annotations import AnnotationStore
 from lightning_det.annotations.labels import LONGEST
 from lightning_det.callbacks import Evaluator, log_ap_by_size
 from lightning_det.checkpoint import checkpoint_file
-from lightning_det.evaluation.coco import Evaluation, evaluate, shown
+from lightning_det.evaluation.coco import evaluate
+from lightning_det.evaluation.figures import Evaluation, format_figure
 from lightning_det.evaluation.files import write_coco_results
 from lightning_det.plotting.curves import plot_ap_by_size
 from lightning_det.system.errors import one_line
@@ -64,7 +65,10 @@ def print_tables(evaluation: Evaluation) -> None:
         if figures["boxes"]:
             # As text: a name may look like rich's markup, or like one of its emojis.
             classes.add_row(
-                Text(one_line(name, LONGEST)), str(figures["boxes"]), shown(figures["AP"]), shown(figures["AP50"])
+                Text(one_line(name, LONGEST)),
+                str(figures["boxes"]),
+                format_figure(figures["AP"]),
+                format_figure(figures["AP50"]),
             )
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():

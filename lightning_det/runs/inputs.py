@@ -1,24 +1,26 @@
-"""Runs, checkpoints and images that the command line names have to be there, before anything is written or computed."""
+"""Checks that the runs, checkpoints and images named on the command line exist, before anything is written."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_det.runs.occupancy import OF_A_SWEEP, found
-from lightning_det.runs.resume import unstarted
+from lightning_det.runs.layout import LAST, METRICS, OF_A_SWEEP
+from lightning_det.runs.occupancy import find_files
+from lightning_det.runs.resume import is_unstarted
 from lightning_det.system.errors import ConfigError
 
 
-def check_given(cfg: DictConfig, command: str) -> None:
-    """Checks the files that a command will need.
+def check_inputs(cfg: DictConfig, command: str) -> None:
+    """Checks that the files which a command needs exist.
 
     Args:
         cfg: as composed.
-        command: its name; others ignore what it reads.
+        command: its name.
 
     Raises:
-        ConfigError: something is not there, in words that name the key.
+        ConfigError: a file is missing; naming the key.
     """
     for key, check in CHECKS[command].items() if command in CHECKS else ():
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
@@ -30,14 +32,14 @@ def _resume(key: str, value: str) -> None:
     folder = Path(value)
     if not folder.is_dir():
         return _file(key, value, "checkpoint or run folder")
-    if (folder / "checkpoints/last.ckpt").is_file() or unstarted(folder):
+    if (folder / LAST).is_file() or is_unstarted(folder):
         return None
-    if found(folder, OF_A_SWEEP):
+    if find_files(folder, OF_A_SWEEP):
         why = f"a sweep, which goes on with -m hydra.sweep.dir={value}"
-    elif (folder / "metrics.json").is_file():
+    elif (folder / METRICS).is_file():
         why = f"its run has ended, and its last checkpoint is gone; weights={value} starts a new one from the best"
     else:
-        why = f"no such checkpoint as {folder / 'checkpoints/last.ckpt'}, and no run that was begun"
+        why = f"no such checkpoint as {folder / LAST}, and no run that was begun"
     raise ConfigError(f"{key}={value}: {why}")
 
 
@@ -56,7 +58,7 @@ def _checkpoint(key: str, value: str) -> None:
 def _weights(key: str, value: str) -> None:
     if Path(value).exists():
         return _checkpoint(key, value)
-    from torchvision.models import get_weight  # which no other command needs
+    from torchvision.models import get_weight  # slow to import, and only needed here
 
     try:
         get_weight(value)
@@ -84,19 +86,19 @@ def _file(key: str, value: str, kind: str) -> None:
 
 
 def _near(value: str) -> str:
-    """What there is of a similar name."""
+    """A hint at a file or folder of a similar name; empty if there is none."""
     path = Path(value)
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-CHECKS = {
+CHECKS: dict[str, dict[str, Callable[[str, str], None]]] = {
     "train": {"resume": _resume, "weights": _weights, "proposals": _proposals},
     "mine": {"weights": _weights},
     "inspect": {"proposals": _proposals},
     "eval": {"checkpoint": _checkpoint},
     "predict": {"checkpoint": _checkpoint, "source": _source},
-    "export": {},  # looks for packages first, and then at the checkpoint
+    "export": {},  # checks its packages first, and then the checkpoint
 }
-"""Keys by command, of those that have a run folder."""
+"""Checks by command and key, for commands that have a run folder."""

@@ -1,4 +1,4 @@
-"""What the processes of a run have in common: when it was started, and that none outlives it."""
+"""The processes of a run: which is the first, when the run started, where they meet, and that none outlives it."""
 
 import ctypes
 import os
@@ -9,107 +9,113 @@ from functools import cache
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
-from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.system.errors import ConfigError
-from lightning_det.system.interrupt import PARENT, is_lightnings
+from lightning_det.system.interrupt import PARENT, started_by_lightning
 
-LIMIT = "LIGHTNING_DET_MEETING"
-"""Environment variable: seconds that ranks wait for each other where they meet."""
+TIMEOUT = "LIGHTNING_DET_MEETING"
+"""Environment variable: seconds that ranks wait for each other when they start."""
 
 
-def limit() -> float:
-    """`LIMIT`, or a minute.
+def timeout() -> float:
+    """Seconds that ranks wait for each other when they start: the value of `TIMEOUT`, or 60.
 
     Raises:
-        ConfigError: it is no number of seconds.
+        ConfigError: the variable is not a number of seconds.
     """
-    given = os.environ.get(LIMIT, "60")
+    given = os.environ.get(TIMEOUT, "60")
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise ConfigError(f"{LIMIT}={given}: seconds, such as 600")
+        raise ConfigError(f"{TIMEOUT}={given}: seconds, such as 600")
     return seconds
 
 
-class Meeting(NamedTuple):
-    """Where the ranks of a run meet, before they train and after: torch's process group shares the port."""
+class MeetingPoint(NamedTuple):
+    """Where the ranks of a run meet before and after training. torch's process group shares the port."""
 
     address: str
     port: int
     rank: int
     hosts: bool
-    """Whether this rank serves the others."""
+    """Whether this rank serves the store that the others connect to."""
 
 
 def end_with_parent() -> None:
-    """Has Linux end this process with the one that started it, if that is a sweep, or the first rank for Lightning.
+    """Has Linux end this process when its parent ends, if the parent is a sweep or Lightning's first rank.
 
-    A rank that is killed cannot tell the others, who wait for it with their devices until torch gives up.
+    A rank that is killed cannot tell the others, which wait for it and occupy their devices until torch gives up.
     """
-    mine = os.environ.get(PARENT) == str(os.getppid())
-    if sys.platform == "linux" and (mine or is_lightnings()):
+    has_parent = os.environ.get(PARENT) == str(os.getppid())
+    if sys.platform == "linux" and (has_parent or started_by_lightning()):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def is_first() -> bool:
-    """Whether this process is the first rank of its run, or its only one: others leave the run's folder to it."""
+def is_first_rank() -> bool:
+    """Whether this process is the first or only rank of its run. Only the first rank manages the run folder."""
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
     rank = next((os.environ[name] for name in ranks if name in os.environ), "0")
     return rank == os.environ.get("NODE_RANK", "0") == "0"
 
 
-def register_started() -> None:
-    """Makes ``${started:PATTERN}`` known, for folders that all ranks of a run shall share.
+def register_start_time() -> None:
+    """Registers the resolver ``${started:PATTERN}``, for folders that all ranks of a run share.
 
-    Hydra's ``${now:PATTERN}`` is the clock of every process: ranks would have folders a second apart.
+    Hydra's ``${now:PATTERN}`` reads the clock of each process: ranks would get folders that are a second apart.
     """
-    OmegaConf.register_new_resolver("started", lambda pattern: _moment().strftime(pattern), replace=True)
+    OmegaConf.register_new_resolver("started", lambda pattern: _start_time().strftime(pattern), replace=True)
 
 
 @cache
-def _moment() -> datetime:
-    """This moment, or what the first rank takes for it.
+def _start_time() -> datetime:
+    """The time at which the first rank asked for it, on all ranks.
 
     Raises:
-        ConfigError: the first rank cannot be asked.
+        ConfigError: the first rank cannot be reached.
     """
-    now, place = datetime.now(), meeting()
-    if place is None:
+    now, point = datetime.now(), meeting_point()
+    if point is None:
         return now
     key = f"lightning_det/started/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
-        store = store_of(place)
-        if place.rank == 0:
+        store = shared_store(point)
+        if point.rank == 0:
             store.set(key, now.isoformat())
         return datetime.fromisoformat(store.get(key).decode())
     except DistError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"rank {place.rank} cannot ask rank 0 at {place.address}:{place.port} for the run's folder ({reason}); "
-            f"start all ranks with the same command and launcher, within {limit():g} s of each other or with "
-            f"{LIMIT}=SECONDS, or give hydra.run.dir"
+            f"rank {point.rank} cannot ask rank 0 at {point.address}:{point.port} for the run's folder ({reason}); "
+            f"start all ranks with the same command and launcher, within {timeout():g} s of each other or with "
+            f"{TIMEOUT}=SECONDS, or give hydra.run.dir"
         ) from error
 
 
 @cache
-def store_of(place: Meeting) -> TCPStore:
-    """What the ranks write for each other; kept as long as the process, since others may ask the first one later.
+def shared_store(point: MeetingPoint) -> TCPStore:
+    """The key-value store of the ranks. It lives as long as the process: others may ask the first rank later.
 
     Raises:
         DistError: the first rank cannot be reached, or its port is taken.
     """
-    patience = timedelta(seconds=limit())
-    shared = {"wait_for_workers": False, "multi_tenant": True}
-    return TCPStore(place.address, place.port, is_master=place.hosts, timeout=patience, **shared)
+    return TCPStore(
+        point.address,
+        point.port,
+        is_master=point.hosts,
+        timeout=timedelta(seconds=timeout()),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
 
 
-def meeting() -> Meeting | None:
-    """Where to meet the ranks that others have started; None for a process that is alone, or starts them itself."""
+def meeting_point() -> MeetingPoint | None:
+    """Where ranks that a launcher has started meet; None for a single process, and for one that starts the ranks."""
+    launcher: ClusterEnvironment
     if TorchElasticEnvironment.detect():
         launcher = TorchElasticEnvironment()
         served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -117,16 +123,16 @@ def meeting() -> Meeting | None:
         try:
             launcher, served = SLURMEnvironment(), False
         except RuntimeError:
-            return None  # Lightning refuses these settings of srun where it makes a trainer
+            return None  # Lightning refuses these settings of srun when it makes the trainer
     elif {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
-        # Started by hand on every node, Lightning's first process of a node starts the others, with its folder.
-        # With LOCAL_RANK all of them are started by hand.
+        # Started by hand on every node. Lightning's first process of a node starts the node's other processes and
+        # hands them its folder. If LOCAL_RANK is set, all of them were started by hand.
         node, local = (int(os.environ.get(name, 0)) for name in ("NODE_RANK", "LOCAL_RANK"))
         rank = node * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) + local
-        return Meeting(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, rank == 0)
+        return MeetingPoint(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, rank == 0)
     else:
         return None
     if launcher.world_size() == 1:
         return None
     rank = launcher.global_rank()
-    return Meeting(launcher.main_address, launcher.main_port, rank, rank == 0 and not served)
+    return MeetingPoint(launcher.main_address, launcher.main_port, rank, rank == 0 and not served)

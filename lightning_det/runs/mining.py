@@ -17,18 +17,16 @@ from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.callbacks import Collector, Throughput
 from lightning_det.checkpoint import load_checkpoint
-from lightning_det.config import ConfigError
 from lightning_det.config.build import build
 from lightning_det.config.data import build_data
 from lightning_det.config.module import portable
 from lightning_det.config.trainer import build_trainer
-from lightning_det.data.images import progress
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.protocols.detector import Detector
-from lightning_det.runs.continuation import changed_settings, restoring
-from lightning_det.runs.resume import unstarted
+from lightning_det.runs.continuation import changed_settings, explain_restore_errors
+from lightning_det.runs.resume import is_unstarted
 from lightning_det.system.files import write_json
 from lightning_det.system.workload import progress
 
@@ -57,7 +55,7 @@ def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
         return None if cfg.proposals is None else Path(cfg.proposals)
     if cfg.resume is None:
         return folder / FILE
-    if unstarted(cfg.resume):
+    if is_unstarted(cfg.resume):
         return Path(cfg.resume) / FILE
     file = load_checkpoint(cfg.resume, "last")["hyper_parameters"]["settings"].get("proposals")
     return folder / FILE if file in (None, "auto") else Path(file)
@@ -114,7 +112,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         last = file.with_name(NETWORK)
         trainer = build_trainer(cfg, file.parent)
         begun = last if goes_on(last, module) else None
-        with restoring(cfg, begun):
+        with explain_restore_errors(cfg, begun):
             trainer.fit(module, datamodule=data, ckpt_path=begun)
         log.info("mining: proposals in %d images", len(store))
         collector = Collector()

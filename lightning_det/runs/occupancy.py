@@ -2,67 +2,53 @@
 
 import os
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from lightning_det.runs.resume import OVERRIDES
+from lightning_det.runs.layout import LAST, LOCK, METRICS, OF_A_RUN, OF_A_SWEEP, OF_A_TRAINING, OVERRIDES, STATUS
 from lightning_det.system.errors import ConfigError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
-LOCK = ".lock"
-"""In a folder in which a process works: its number and machine."""
-
-SWEEP = "sweep.yaml"
-"""How a sweep was started, in its folder."""
-
-OF_A_TRAINING = ("checkpoints/*.ckpt", "metrics.csv")
-
-OF_A_SWEEP = ("sweep.json", SWEEP, "multirun.yaml")
-
-OF_A_RUN = (*OF_A_TRAINING, "config.yaml", OVERRIDES, "metrics.json", "mining.ckpt", "proposals.npz", "status.json")
-"""What a new training would overwrite or, worse, take for its own. Hydra's own files tell of refused starts too."""
-
-HELD: dict[Path, IO] = {}
-"""Lock files of the folders in which this process works."""
+LOCKED: dict[Path, IO[str]] = {}
+"""Open lock files by folder, of the folders that this process has locked."""
 
 
-def found(folder: Path, patterns: tuple[str, ...]) -> list[str]:
-    """Which of some files a folder holds."""
+def find_files(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """The files of a folder that match some patterns, relative to the folder."""
     return [str(file.relative_to(folder)) for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
-def refuse_used(folder: Path, command: str, elsewhere: str | None = None) -> None:
+def check_unused(folder: Path, command: str, elsewhere: str | None = None) -> None:
     """Refuses a run folder whose run a new one would overwrite.
 
     A training needs a folder without any run. Other commands replace their own results, but leave trainings alone.
 
     Args:
-        folder: that may not exist.
-        command: ``train``, or what else is to run there.
-        elsewhere: the option that gives another folder; None is that of a single run.
+        folder: need not exist.
+        command: the command that is to run there.
+        elsewhere: the override that gives another folder; None takes ``hydra.run.dir``.
 
     Raises:
-        ConfigError: with the ways out.
+        ConfigError: the folder holds a run. The message lists the alternatives.
     """
-    there = found(folder, (*OF_A_RUN, *OF_A_SWEEP) if command == "train" else OF_A_TRAINING)
+    there = find_files(folder, (*OF_A_RUN, *OF_A_SWEEP) if command == "train" else OF_A_TRAINING)
     if not there:
         return
     several = " ..." if len(there) > 4 else ""
-    elsewhere = elsewhere or f"hydra.run.dir={free(folder)}"
+    elsewhere = elsewhere or f"hydra.run.dir={unused_folder(folder)}"
     ways = [f"another folder ({elsewhere})", "remove this one first"]
-    ended, begun = ((folder / name).exists() for name in ("metrics.json", OVERRIDES))
-    if found(folder, OF_A_SWEEP):
+    ended, begun = ((folder / name).exists() for name in (METRICS, OVERRIDES))
+    if find_files(folder, OF_A_SWEEP):
         kind, ways = "a sweep", [f"go on with it (-m hydra.sweep.dir={folder})", *ways]
-    elif "status.json" in there:
+    elif STATUS in there:
         kind, ways = "a job of a sweep", ["go on with its sweep (-m hydra.sweep.dir=ITS_FOLDER)", *ways]
     else:
         kind = "a run that has ended" if ended else "a run that was begun"
-        if (folder / "checkpoints/last.ckpt").exists() or (begun and not ended):
+        if (folder / LAST).exists() or (begun and not ended):
             ways.insert(0, f"go on with it (train resume={folder})")
     raise ConfigError(
         f"{folder} holds {kind} ({', '.join(there[:4])}{several}), which another one would overwrite. "
@@ -70,97 +56,99 @@ def refuse_used(folder: Path, command: str, elsewhere: str | None = None) -> Non
     )
 
 
-def occupy(folder: Path, command: str, goes_on: bool = False) -> None:
-    """Takes a run folder for this process; of several that want it at once, one gets it.
+def take_folder(folder: Path, command: str, resumes: bool = False) -> None:
+    """Locks a run folder for this process. If several processes want it at once, one of them gets it.
 
     Args:
-        folder: is made, if nothing speaks against it.
-        command: see `refuse_used`.
-        goes_on: with the run that is there.
+        folder: is made unless it is refused.
+        command: the command that is to run there.
+        resumes: whether the run that is there goes on.
 
     Raises:
-        ConfigError: another process works there, or it holds another run.
+        ConfigError: another process works there, or the folder holds another run.
     """
-    if not goes_on and not (folder / LOCK).exists():
-        refuse_used(folder, command)
-    hold(folder)
-    if not goes_on:
+    if not resumes and not (folder / LOCK).exists():
+        check_unused(folder, command)
+    lock_folder(folder)
+    if not resumes:
         try:
-            refuse_used(folder, command)  # perhaps of a process that has ended in between
+            check_unused(folder, command)  # another process may have worked there since the first check
         except ConfigError:
-            release(folder)
+            unlock_folder(folder)
             raise
 
 
-def forget(folder: Path) -> list[str]:
-    """Removes what a training that starts over has left of its first start, and would be taken for its own.
+def remove_results(folder: Path) -> list[str]:
+    """Removes files of a training that starts over, which would be taken for those of its new start.
 
     Returns:
-        The files.
+        The removed files.
     """
-    gone = found(folder, (*OF_A_TRAINING, "metrics.json"))
-    for name in gone:
+    removed = find_files(folder, (*OF_A_TRAINING, METRICS))
+    for name in removed:
         (folder / name).unlink(missing_ok=True)
-    return gone
+    return removed
 
 
-def free(folder: Path) -> Path:
-    """A folder of this name and a number that does not exist."""
+def unused_folder(folder: Path) -> Path:
+    """A folder that does not exist, named like the given one with a number added."""
     folder = folder if folder.name else folder.resolve()
     number = 2
-    while (place := folder.with_name(f"{folder.name}-{number}")).exists():
+    while (other := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
-    return place
+    return other
 
 
-def hold(folder: Path) -> None:
-    """Locks a folder until `release` or the end of this process, even if it is killed.
+def lock_folder(folder: Path) -> None:
+    """Locks a folder until `unlock_folder` or the end of this process, even if the process is killed.
 
-    The lock is no child's, so that loader processes do not keep it longer. Where the file system has no locks,
-    nothing is locked.
+    Child processes do not inherit the lock, so loader processes do not keep it longer. Nothing is locked where the
+    system or the file system has no locks.
 
     Args:
         folder: is made.
 
     Raises:
-        ConfigError: another process works there.
+        ConfigError: another process has locked it.
     """
-    place = folder.resolve()
-    if fcntl is None or place in HELD:
+    resolved = folder.resolve()
+    if sys.platform == "win32" or resolved in LOCKED:
         return
-    place.mkdir(parents=True, exist_ok=True)
+    resolved.mkdir(parents=True, exist_ok=True)
     while True:
-        stream = (place / LOCK).open("a+")
-        if not _locked(stream):
+        stream = (resolved / LOCK).open("a+")
+        if not _try_lock(stream):
             with stream:
-                raise ConfigError(used_by(folder, _holder(stream)))
-        if _is(stream, place / LOCK):
+                raise ConfigError(_in_use(folder, _read_holder(stream)))
+        if _is_same_file(stream, resolved / LOCK):
             break
-        stream.close()  # the one before has just removed it
+        stream.close()  # its former holder has just removed it
     stream.truncate(0)
     stream.write(f"{os.getpid()} on {socket.gethostname()}")
     stream.flush()
-    HELD[place] = stream
+    LOCKED[resolved] = stream
 
 
-def used_by(folder: Path, holder: str) -> str:
-    """What is said of a folder in which another process works."""
+def _in_use(folder: Path, holder: str) -> str:
+    """The message about a folder that another process has locked."""
     return (
         f"{folder} is in use: process {holder} works in it. Let it end, or stop it; what else is to run needs a "
-        f"folder of its own, such as {free(folder)}"
+        f"folder of its own, such as {unused_folder(folder)}"
     )
 
 
-def release(folder: Path) -> None:
-    """Unlocks a folder, if this process has locked it."""
-    stream = HELD.pop(folder.resolve(), None)
+def unlock_folder(folder: Path) -> None:
+    """Unlocks a folder if this process has locked it."""
+    stream = LOCKED.pop(folder.resolve(), None)
     if stream is not None:
         with stream, suppress(OSError):
             os.unlink(stream.name)
 
 
-def _locked(stream: IO) -> bool:
-    """Whether this process has the lock of a file now, or none is to be had on its file system."""
+def _try_lock(stream: IO[str]) -> bool:
+    """Locks a file; False if another process has it. A file system without locks counts as success."""
+    if sys.platform == "win32":
+        return True
     try:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -170,13 +158,14 @@ def _locked(stream: IO) -> bool:
     return True
 
 
-def _holder(stream: IO) -> str:
+def _read_holder(stream: IO[str]) -> str:
+    """The number and machine of the process that has locked a file, as it wrote them."""
     stream.seek(0)
     return stream.read().strip() or "of an unknown number"
 
 
-def _is(stream: IO, file: Path) -> bool:
-    """Whether an open file is still the one of that name."""
+def _is_same_file(stream: IO[str], file: Path) -> bool:
+    """Whether an open file is still the one with its name."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), file.stat())
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_det.checkpoint.plain import followed, own_references
+from lightning_det.checkpoint.plain import follow, key_references
 from lightning_det.config import read_option
 from lightning_det.config.schema import Config, EvalConfig, ExportConfig, PredictConfig
 from lightning_det.runs.composition import chosen_options
@@ -158,7 +158,7 @@ def referring_settings(composed: dict[str, Any], overridden: Iterable[str]) -> l
     found = []
     for node in ("detector", "backbone", "module"):
         for place, text in _texts(composed.get(node), (node,)):
-            if any(_touches(key, other) for other in own_references(text, place) for key in keys):
+            if any(_touches(key, other) for other in key_references(text, place) for key in keys):
                 found.append((place, text))
     return found
 
@@ -215,10 +215,10 @@ def _reached(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tu
         if place in found:
             continue
         found.add(place)
-        node, way = followed(plain, place)
+        node, way = follow(plain, place)
         if isinstance(node, str) and way != place:
             left.append(way)  # an interpolation on the way
-        left += [other for at, text in _texts(node, way) for other in own_references(text, at)]
+        left += [other for at, text in _texts(node, way) for other in key_references(text, at)]
     return found
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 from lightning_det.annotations import AnnotationStore, LabelMap, Problem
 from lightning_det.callbacks.pictures import draw_detections
 from lightning_det.data.folder import read_folder, without_boxes
-from lightning_det.data.images import decode, progress
+from lightning_det.data.images import decode
 from lightning_det.data.video import SUFFIXES as VIDEOS
 from lightning_det.data.video import Video, write_video
 from lightning_det.evaluation.results import Results
+from lightning_det.system.workload import progress
 
 
 class Source(NamedTuple):

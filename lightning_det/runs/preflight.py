@@ -1,10 +1,11 @@
-"""What can be said of a training before it begins: figures will be undefined, or nothing will be learned."""
+"""Checks before a training begins: whether the trainer can do it, there is something to learn, and figures exist."""
 
 import logging
 from itertools import islice
 
 import numpy as np
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_det.annotations import AnnotationStore, DatasetError
 from lightning_det.config import ConfigError
@@ -14,28 +15,30 @@ from lightning_det.data.sampler import InferenceBatches
 from lightning_det.evaluation.figures import figure_names
 from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.modules import keys
+from lightning_det.modules.schedules import Cosine
 from lightning_det.protocols.structures import State
-from lightning_det.system.refusals import unworkable
+from lightning_det.runs.kinds import makes
+from lightning_det.system.refusals import trainer_problem
 from lightning_det.views.targets import targets
 
 log = logging.getLogger("lightning_det")
 
 TRIES = 3
-"""Epochs that are planned to find a box that is learned from: views may be drawn at random."""
+"""Epochs that are planned in search of a box to learn from: views may be drawn at random."""
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """Refuses what the trainer could not do, or would do without an end that the schedule needs.
+    """Refuses settings that the trainer cannot follow, and a schedule over a training without a known end.
 
     Raises:
         ConfigError: naming the key and what is valid.
     """
     settings = cfg.trainer
-    if why := unworkable(settings):
+    if why := trainer_problem(settings):
         raise ConfigError(why)
     epochs, timed = settings.max_epochs, settings.max_time is not None
     endless = settings.max_steps == -1 and (epochs == -1 or (epochs is None and timed))
-    if endless and str(cfg.schedule.get("_target_")).endswith(".Cosine"):
+    if endless and makes(cfg.schedule, Cosine):
         raise ConfigError(
             f"schedule=cosine falls over the whole training, and this one has no end that it knows "
             f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
@@ -53,15 +56,15 @@ def check_trainer(cfg: DictConfig) -> None:
 
 
 def check_monitors(cfg: DictConfig) -> None:
-    """Refuses callbacks that wait for a figure which no validation logs.
+    """Refuses callbacks that monitor a figure which no validation logs.
 
     Raises:
-        ConfigError: naming the callback's key, and the figures that there are.
+        ConfigError: naming the callback's key and the figures that are logged.
     """
     known = [keys.validated(name) for name in figure_names(cfg.test.max_detections)]
     every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
     never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
-    for name, monitor in monitors(cfg).items():
+    for name, monitor in monitored_figures(cfg).items():
         key = f"callbacks.{name}.monitor={monitor}"
         if not monitor.startswith(keys.validated("")):
             continue
@@ -69,7 +72,7 @@ def check_monitors(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}: without callbacks.evaluator nothing logs it; callbacks.{name}=null")
         if monitor not in known:
             raise ConfigError(f"{key}: a validation logs {', '.join(known)}")
-        if never and _stops(cfg, name):
+        if never and _stops_early(cfg, name):
             raise ConfigError(
                 f"{key}: there is no validation (trainer.limit_val_batches={cfg.trainer.limit_val_batches}, "
                 f"trainer.check_val_every_n_epoch={every} of {epochs} epochs), so nothing can stop the training early; "
@@ -77,25 +80,26 @@ def check_monitors(cfg: DictConfig) -> None:
             )
 
 
-def monitors(cfg: DictConfig) -> dict[str, str]:
-    """Names of the callbacks that watch a figure, and its name."""
+def monitored_figures(cfg: DictConfig) -> dict[str, str]:
+    """The figures that callbacks monitor, by the name of the callback."""
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
     return {name: node["monitor"] for name, node in nodes.items() if node.get("monitor")}
 
 
-def _stops(cfg: DictConfig, name: str) -> bool:
-    return str(cfg.callbacks[name].get("_target_")).endswith("EarlyStopping")
+def _stops_early(cfg: DictConfig, name: str) -> bool:
+    """Whether a callback ends the training by its figure."""
+    return makes(cfg.callbacks[name], EarlyStopping)
 
 
 def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) -> None:
-    """Looks at what a training will learn from, and what its validations will measure.
+    """Checks that the training has a box to learn from, and that its validations have something to measure.
 
     Raises:
-        DatasetError: no box is learned from in any view.
-        ConfigError: the training shall stop early by a figure that will be undefined.
+        DatasetError: no view has a box to learn from.
+        ConfigError: early stopping monitors a figure that will be undefined.
     """
     data = build_data(cfg, train, val)
-    if not learns(data):
+    if not has_learnable_box(data, train):
         raise DatasetError(
             f"dataset.train ({cfg.dataset.train}): none of its {train.num_boxes} boxes is learned from in any view: "
             "they are out of the ranges of sizes (views.train.scales.valid_ranges and anchor_ranges), less than "
@@ -104,14 +108,14 @@ def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) ->
             "lightning_det.inspect with the same options draws the views"
         )
     if cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run:
-        _check_validation(cfg, val, seen(cfg, data))
+        _check_validation(cfg, val, validated_images(cfg, data, val))
 
 
-def learns(data: ViewData) -> bool:
-    """Whether some training view has a box to learn from; looks no further than the first."""
+def has_learnable_box(data: ViewData, store: AnnotationStore) -> bool:
+    """Whether some training view of a store's images has a box to learn from. Stops at the first one."""
     for epoch in range(TRIES):
         planner = data.train_views.at(epoch)
-        for image, record in enumerate(data.train.records()):
+        for image, record in enumerate(store.records()):
             if record.ignored.all():
                 continue
             views = planner(record, np.random.default_rng((data.seed, epoch, image)))
@@ -120,24 +124,25 @@ def learns(data: ViewData) -> bool:
     return False
 
 
-def seen(cfg: DictConfig, data: ViewData) -> np.ndarray | None:
-    """Positions of the images that a validation of one process looks at; None for all of them."""
+def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) -> np.ndarray | None:
+    """Positions in a store of the images that a validation in one process evaluates; None for all of them."""
     limit = cfg.trainer.limit_val_batches
     if isinstance(limit, float) and limit >= 1:
         return None
-    batches = InferenceBatches(data.val, data.test_views, data.test_batch_size)
+    batches = InferenceBatches(store, data.test_views, data.test_batch_size)
     count = limit if isinstance(limit, int) else int(limit * len(batches))
     return np.unique([look.image for batch in islice(batches, count) for look in batch])
 
 
 def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray | None) -> None:
+    """Refuses early stopping by a figure that will be undefined, and warns about other callbacks that monitor one."""
     figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images)
     missing = [keys.validated(name) for name in figures]
-    watching = {name: monitor for name, monitor in monitors(cfg).items() if monitor in missing}
+    watching = {name: monitor for name, monitor in monitored_figures(cfg).items() if monitor in missing}
     reason = explain_undefined(val, images)
     where = f"dataset.val ({cfg.dataset.val})"
     for name, monitor in watching.items():
-        if _stops(cfg, name):
+        if _stops_early(cfg, name):
             why = reason or "there is no box of that size"
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: {where}: {why}, so it is undefined and cannot stop a training; "

@@ -1,7 +1,7 @@
-"""Ranks that others have started, by hand or with srun, notice when one of them does not come or is gone.
+"""Ranks that a user or srun has started end when one of them does not come, or ends before its time.
 
-Torch waits half an hour for a rank that was killed while they meet. Here each rank keeps a connection to the first
-one, which the kernel closes with the process that holds it, whatever that was at.
+torch waits half an hour for a rank that was killed during the start. Here each rank keeps a connection to the first
+one. The kernel closes it together with the process, whatever the process was doing.
 """
 
 import os
@@ -15,35 +15,31 @@ from typing import Any
 
 from torch.distributed import DistError
 
-from lightning_det.runs.launch import LIMIT, Meeting, limit, meeting, store_of
+from lightning_det.runs.launch import TIMEOUT, MeetingPoint, meeting_point, shared_store, timeout
 from lightning_det.system.errors import ConfigError
 
 KEY = "lightning_det/runs/rendezvous"
-"""In the store that the ranks share: the port of the first one's watch."""
+"""Key in the ranks' store: the port on which the first rank waits for the others."""
 
 GRACE = 5.0
-"""Seconds in which a rank that has lost another one may still say itself what is wrong."""
+"""Seconds that a rank waits before it ends because of another one: it may print an error of its own meanwhile."""
 
 NAME, DONE = b"rank ", b"done\n"
-"""How a rank introduces itself to the first one, and how it leaves."""
+"""How a rank's first message begins, and its last message."""
 
-WORDS = 1000
-"""Bytes, more than a rank ever says."""
+LONGEST = 1000
+"""Bytes, more than a rank ever sends."""
 
 COMMANDS = ("train", "eval", "predict", "mine")
-"""Those that may run in several ranks."""
+"""Commands that may run in several ranks."""
+
+_connections: list[socket.socket] = []
+_finished = threading.Event()
+"""Set when this process ends by itself, so that lost connections mean nothing any more."""
 
 
-class _Watch:
-    """Of this process."""
-
-    connections: list[socket.socket] = []  # noqa: RUF012
-    over = False
-    """This process ends by itself."""
-
-
-def expected(trainer: Mapping[str, Any]) -> int | None:
-    """How many processes are started by others; None if that cannot be told.
+def expected_ranks(trainer: Mapping[str, Any]) -> int | None:
+    """The number of processes that the user or a launcher starts; None if it is unknown.
 
     Args:
         trainer: settings of Lightning's trainer.
@@ -51,7 +47,7 @@ def expected(trainer: Mapping[str, Any]) -> int | None:
     if "SLURM_PROCID" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1))
     nodes = int(trainer.get("num_nodes") or 1)
-    if "LOCAL_RANK" not in os.environ:  # the first process of a node starts the others, and they end with it
+    if "LOCAL_RANK" not in os.environ:  # the first process of a node starts the others, which end with it
         return nodes
     devices = trainer.get("devices", 1)
     if "WORLD_SIZE" in os.environ:
@@ -59,126 +55,127 @@ def expected(trainer: Mapping[str, Any]) -> int | None:
     return nodes * int(devices) if str(devices).isdigit() else None
 
 
-def meet(ranks: int | None) -> None:
-    """Joins the other ranks and, from then on, ends this process when one of them ends without `leave`.
+def join(ranks: int | None) -> None:
+    """Joins the other ranks. From then on this process ends if one of them ends without calling `leave`.
 
     The first rank does not wait here, but ends if the others do not come in time.
 
     Args:
-        ranks: how many there are, see `expected`.
+        ranks: their number, see `expected_ranks`.
 
     Raises:
-        ConfigError: the first rank is not there.
+        ConfigError: the first rank cannot be reached.
     """
-    place = None if ranks == 1 else meeting()
-    if place is None or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends its ranks itself
+    point = None if ranks == 1 else meeting_point()
+    if point is None or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends its ranks itself
         return
-    _Watch.over = False
-    if place.hosts:
+    _finished.clear()
+    if point.hosts:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
-        store_of(place).set(KEY, str(server.getsockname()[1]))
-        target, arguments = _serve, (server, ranks)
+        shared_store(point).set(KEY, str(server.getsockname()[1]))
+        thread = threading.Thread(target=_serve, args=(server, ranks), daemon=True)
     else:
-        connection = _joined(place)
-        _Watch.connections.append(connection)
-        target, arguments = _follow, (connection,)
-    threading.Thread(target=target, args=arguments, daemon=True).start()
+        connection = _connect(point)
+        _connections.append(connection)
+        thread = threading.Thread(target=_follow, args=(connection,), daemon=True)
+    thread.start()
 
 
-def leave(well: bool) -> None:
-    """Ends the watch.
+def leave(succeeded: bool) -> None:
+    """Stops watching the other ranks.
 
     Args:
-        well: whether this process has done what it was to do; if not, the others end with it.
+        succeeded: whether this process has done its work. If not, the other ranks end, too.
     """
-    _Watch.over = True
-    for connection in _Watch.connections if well else ():
-        with suppress(OSError):  # it has left before
+    _finished.set()
+    for connection in _connections if succeeded else ():
+        with suppress(OSError):  # the other rank has left before
             connection.sendall(DONE)
-    if well:
-        _Watch.connections.clear()
+    if succeeded:
+        _connections.clear()
 
 
-def _joined(place: Meeting) -> socket.socket:
+def _connect(point: MeetingPoint) -> socket.socket:
     """A connection to the first rank."""
     try:
-        port = int(store_of(place).get(KEY))
-        connection = socket.create_connection((place.address, port), timeout=limit())
+        port = int(shared_store(point).get(KEY))
+        connection = socket.create_connection((point.address, port), timeout=timeout())
     except (DistError, OSError) as error:
         raise ConfigError(
-            f"rank {place.rank} does not reach rank 0 at {place.address}:{place.port} ({str(error).splitlines()[0]}); "
-            f"start all ranks with the same command, within {limit():g} s of each other, or give more time with "
-            f"{LIMIT}=SECONDS"
+            f"rank {point.rank} does not reach rank 0 at {point.address}:{point.port} ({str(error).splitlines()[0]}); "
+            f"start all ranks with the same command, within {timeout():g} s of each other, or give more time with "
+            f"{TIMEOUT}=SECONDS"
         ) from error
     connection.settimeout(None)
     _keep_alive(connection)
-    connection.sendall(f"rank {place.rank} (process {os.getpid()} on {socket.gethostname()})\n".encode())
+    connection.sendall(f"rank {point.rank} (process {os.getpid()} on {socket.gethostname()})\n".encode())
     return connection
 
 
 def _serve(server: socket.socket, ranks: int | None) -> None:
-    """Waits for the other ranks, and for what becomes of them."""
-    said: dict[socket.socket, bytes] = {}  # what else connects to the port, such as a scan, is no rank
-    end = time.monotonic() + limit()
-    with selectors.DefaultSelector() as waiting:
-        waiting.register(server, selectors.EVENT_READ)
+    """Runs in the first rank: accepts the other ranks, and ends this process when one of them is lost."""
+    messages: dict[socket.socket, bytes] = {}  # a port scan connects too, but is no rank
+    end = time.monotonic() + timeout()
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ, server)
         while True:
-            came = 1 + sum(words.startswith(NAME) for words in said.values())
-            missing = ranks is not None and came < ranks
-            ready = waiting.select(max(0.0, end - time.monotonic()) if missing else None)
+            arrived = 1 + sum(message.startswith(NAME) for message in messages.values())
+            missing = ranks is not None and arrived < ranks
+            ready = selector.select(max(0.0, end - time.monotonic()) if missing else None)
             if missing and not ready:
                 _end(
-                    f"{came} of {ranks} ranks came within {limit():g} s; start all with the same command, or give "
-                    f"more time with {LIMIT}=SECONDS"
+                    f"{arrived} of {ranks} ranks came within {timeout():g} s; start all with the same command, or give "
+                    f"more time with {TIMEOUT}=SECONDS"
                 )
-            for key, _ in ready:
-                if key.fileobj is server:
-                    connection, _ = server.accept()
-                    _keep_alive(connection)
-                    waiting.register(connection, selectors.EVENT_READ)
-                    said[connection] = b""
-                    _Watch.connections.append(connection)
-                elif (received := _received(key.fileobj)) and len(said[key.fileobj]) < WORDS:
-                    said[key.fileobj] += received
+            for connection in (key.data for key, _ in ready):
+                if connection is server:
+                    accepted, _ = server.accept()
+                    _keep_alive(accepted)
+                    selector.register(accepted, selectors.EVENT_READ, accepted)
+                    messages[accepted] = b""
+                    _connections.append(accepted)
+                elif (received := _receive(connection)) and len(messages[connection]) < LONGEST:
+                    messages[connection] += received
                 else:
-                    waiting.unregister(key.fileobj)
-                    words = said[key.fileobj]
-                    if words.startswith(NAME) and not words.endswith(DONE):
-                        _lost(words.decode(errors="replace").strip())
+                    selector.unregister(connection)
+                    message = messages[connection]
+                    if message.startswith(NAME) and not message.endswith(DONE):
+                        _end_after(message.decode(errors="replace").strip())
 
 
 def _follow(connection: socket.socket) -> None:
-    """Waits for what becomes of the first rank."""
-    said = b""
-    while received := _received(connection):
-        said += received
-    if not said.endswith(DONE):
-        _lost("rank 0")
+    """Runs in the other ranks: ends this process when the first rank is lost."""
+    message = b""
+    while received := _receive(connection):
+        message += received
+    if not message.endswith(DONE):
+        _end_after("rank 0")
 
 
-def _received(connection: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     try:
         return connection.recv(4096)
     except OSError:
         return b""
 
 
-def _lost(rank: str) -> None:
+def _end_after(rank: str) -> None:
+    """Ends this process because another rank has ended."""
     time.sleep(GRACE)
     _end(f"{rank} has ended before its time, and this rank ends with it; that one says why, unless it was killed")
 
 
 def _end(message: str) -> None:
-    if not _Watch.over:
+    if not _finished.is_set():
         os.write(2, f"error: {message}\n".encode())
         os._exit(1)
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Has a connection end with the machine at its other end too, after about a minute."""
+    """Has a connection close about a minute after the machine at its other end is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
+        if hasattr(socket, name):  # macOS and Windows lack some
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

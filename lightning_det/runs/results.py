@@ -1,4 +1,4 @@
-"""Run folders, as `train`, its sweeps and `eval` leave them, read back to be compared."""
+"""Reads the figures of finished runs of `train`, of its sweeps and of `eval`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,29 +8,29 @@ from typing import Any
 import yaml
 
 from lightning_det.evaluation.comparison import RunRecord
-from lightning_det.runs.resume import OVERRIDES, override_key, started_with
-from lightning_det.runs.sweep import STATUS
+from lightning_det.runs.layout import METRICS, OVERRIDES, STATUS
+from lightning_det.runs.resume import override_key, recorded_overrides
 from lightning_det.system.errors import UserError
 
-METRICS = "metrics.json"
-
-OF_ONE_RUN = ("seed", "checkpoint", "resume")
-"""Options in which runs of one kind differ."""
+IGNORED_KEYS = ("seed", "checkpoint", "resume")
+"""Overrides that do not belong to the name of a run: its repetitions differ in them."""
 
 
-def read_runs(places: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
+def read_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
     """The evaluated runs in some folders.
 
     Args:
-        places: run folders, or folders somewhere below which there are some, such as a sweep's.
+        paths: run folders, or folders that contain some at any depth, such as a sweep's.
 
     Returns:
-        The runs, named by those of their options that not all of them share, and what has been left out and why.
+        The runs, each named by the overrides that not all of them share; and a line per run that was left out, with
+        the reason.
 
     Raises:
-        UserError: a folder does not exist, holds no run, or a run twice; none is evaluated; a file is damaged.
+        UserError: a folder does not exist or holds no run; two runs have the same overrides and seed; no run is
+            evaluated; a file is damaged.
     """
-    folders = list(dict.fromkeys(f for place in places for f in _folders(Path(place))))
+    folders = list(dict.fromkeys(f for path in paths for f in _run_folders(Path(path))))
     records, left_out = [], []
     for folder in folders:
         if not (folder / METRICS).exists():
@@ -51,22 +51,24 @@ def read_runs(places: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]
     if not records:
         raise UserError("\n".join(["none of these runs can be compared:", *left_out]))
     shared = set.intersection(*(set(record["options"]) for record in records)) if len(records) > 1 else set()
-    runs, names, seen = [], {}, {}
+    runs: list[RunRecord] = []
+    names: dict[tuple[str, ...], str] = {}
+    seen: dict[tuple[str, int], Path] = {}
     for record in records:
         own = [o for o in record["options"] if o not in shared]
-        name = names.setdefault(tuple(sorted(own)), " ".join(own) or "defaults")  # their order means nothing
+        name = names.setdefault(tuple(sorted(own)), " ".join(own) or "defaults")  # runs differ in the order only
         twice = seen.setdefault((name, record["seed"]), record["folder"])
         if twice != record["folder"]:
             raise UserError(
                 f"{twice} and {record['folder']} are runs of the same options ({name}) and seed ({record['seed']}); "
                 "leave one of them out"
             )
-        runs.append(run_of(record["folder"], name, record["seed"]))
+        runs.append(read_run(record["folder"], name, record["seed"]))
     return runs, left_out
 
 
-def run_of(folder: Path, name: str, seed: int) -> RunRecord:
-    """An evaluated run: of `train`, with its last validation, or of `eval`, with the cost of its training.
+def read_run(folder: Path, name: str, seed: int) -> RunRecord:
+    """Reads an evaluated run: the last validation of `train`, or an `eval` and the cost of its training.
 
     Args:
         folder: with ``metrics.json``.
@@ -89,14 +91,14 @@ def run_of(folder: Path, name: str, seed: int) -> RunRecord:
     )
 
 
-def _folders(place: Path) -> list[Path]:
-    """Folders of runs at a place or below it: what has a record of how it was started or, as a job, how it ended."""
-    if not place.is_dir():
-        raise UserError(f"{place}: no such folder; give run folders, or a folder of a sweep")
-    found = {f.parent for name in (OVERRIDES, STATUS) for f in place.rglob(name) if f.parent.name != ".hydra"}
+def _run_folders(path: Path) -> list[Path]:
+    """The run folders at a path or below it: those with a record of their overrides, or with the state of a job."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give run folders, or a folder of a sweep")
+    found = {f.parent for name in (OVERRIDES, STATUS) for f in path.rglob(name) if f.parent.name != ".hydra"}
     if not found:
-        raise UserError(f"{place}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")
-    return sorted(found, key=_natural)
+        raise UserError(f"{path}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")
+    return sorted(found, key=_natural_order)
 
 
 def _unfinished(folder: Path) -> str:
@@ -108,21 +110,22 @@ def _unfinished(folder: Path) -> str:
     return f"no {METRICS}: no training or evaluation that has ended"
 
 
-def _natural(path: Path) -> list:
-    """Jobs of a sweep in the order of their numbers."""
+def _natural_order(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key that puts the jobs of a sweep in the order of their numbers."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
 
 
 def _record(folder: Path, training: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    options = _options(started_with(training) or [])
+    """The options and the seed of an evaluated run, of which its name is made."""
+    options = _options(recorded_overrides(training) or [])
     if training != folder:
-        checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # the best one is another than the last
-        options.append(f"eval({' '.join([checkpoint, *_options(started_with(folder) or [])])})")
+        checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # best or last
+        options.append(f"eval({' '.join([checkpoint, *_options(recorded_overrides(folder) or [])])})")
     return {"folder": folder, "options": options, "seed": _seed(training / "config.yaml")}
 
 
 def _seed(file: Path) -> int:
-    """The seed that a run's configuration names."""
+    """The seed in a run's configuration."""
     try:
         return int(yaml.safe_load(file.read_text(encoding="utf-8"))["seed"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
@@ -130,36 +133,36 @@ def _seed(file: Path) -> int:
 
 
 def _options(overrides: Iterable[str]) -> list[str]:
-    """What a run was started with, without what differs between runs of one kind."""
+    """The overrides that name a run. Weights and proposals are named by the overrides of the run that made them."""
     kept = []
     for override in overrides:
         key = override_key(override)
-        if key in OF_ONE_RUN:
+        if key in IGNORED_KEYS:
             continue
         source = _origin(Path(override.split("=", 1)[1].strip("'\""))) if key in ("weights", "proposals") else None
-        # Weights of a run of another seed are no other option.
+        # Weights of the same training with another seed are not another option.
         kept.append(override if source is None else f"{key}=[{' '.join(_options(source)) or 'defaults'}]")
     return kept
 
 
 def _origin(path: Path) -> list[str] | None:
-    """How the run was started that a file of weights or proposals belongs to; None if it belongs to none."""
+    """The overrides of the run that a file of weights or proposals comes from; None if it comes from no run."""
     folders = [path, *list(path.parents)[:2]]
-    return next((o for f in folders if f.is_dir() and (o := started_with(f)) is not None), None)
+    return next((o for f in folders if f.is_dir() and (o := recorded_overrides(f)) is not None), None)
 
 
 def _training(folder: Path, metrics: dict[str, Any]) -> Path:
-    """The run folder of the training that a run has evaluated, or its own."""
+    """The run folder of the training that an evaluation evaluated; a training's own folder."""
     if "checkpoint" not in metrics:
         return folder
     return (folder / metrics["checkpoint"]).resolve().parent.parent
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """The figures of a run, as `train` and `eval` write them.
+    """Reads the figures that `train` or `eval` has written.
 
     Raises:
-        UserError: they are none.
+        UserError: the file does not hold such figures.
     """
     metrics = _json(folder / METRICS)
     rows, cost, mining = (metrics.get(name, {}) for name in ("per_class", "cost", "mining"))
@@ -176,7 +179,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value can be averaged."""
+    """Whether a value is a number that can be averaged."""
     return type(value) in (int, float) and abs(value) < 1e18
 
 

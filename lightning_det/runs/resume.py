@@ -1,4 +1,4 @@
-"""``train resume=RUN_FOLDER``: the options of a run that goes on are those it was started with."""
+"""``train resume=RUN_FOLDER``: a run that goes on has the overrides it was started with."""
 
 import json
 from collections.abc import Sequence
@@ -7,19 +7,16 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from lightning_det.config.record import check_record, read_record
+from lightning_det.runs.layout import LAST, METRICS, OVERRIDES
 from lightning_det.system.errors import ConfigError
 
 MULTIRUN = ("-m", "--multirun")
 
-OVERRIDES = "overrides.yaml"
-"""How a run was started, in its folder; Hydra's own record is cut if a run is killed while it writes."""
 
+def complete_overrides(arguments: Sequence[str]) -> list[str]:
+    """The command line of a resumed run: its recorded overrides, then those given now, then its folder.
 
-def completed(arguments: Sequence[str]) -> list[str]:
-    """The command line of a run that goes on: what it was started with, what is given now, and its folder.
-
-    What is given now wins. Without ``resume=FOLDER``, or where the folder does not say how it was started, the
-    arguments stay as they are.
+    Overrides given now win. The arguments stay as they are without ``resume=FOLDER``, or if the folder has no record.
 
     Args:
         arguments: after the name of the command.
@@ -37,83 +34,88 @@ def completed(arguments: Sequence[str]) -> list[str]:
             "hydra.sweep.dir=ITS_FOLDER"
         )
     folder = Path(name)
-    started = started_with(folder)
-    if started is None:
+    recorded = recorded_overrides(folder)
+    if recorded is None:
         return list(arguments)
-    left = {*given, "resume"}
-    if not unstarted(folder):
-        left.add("weights")  # it has left them behind
-    first = [o for o in started if override_key(o) not in left]
+    left_out = {*given, "resume"}
+    if not is_unstarted(folder):
+        left_out.add("weights")  # the checkpoint to go on from has later ones
+    first = [o for o in recorded if override_key(o) not in left_out]
     check_record(first, folder)
-    place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(folder.resolve())}"]
-    return [*first, *arguments, *place]
+    last = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quote(folder.resolve())}"]
+    return [*first, *arguments, *last]
 
 
-def started_with(folder: Path) -> list[str] | None:
-    """The overrides that a run was started with; None if its folder does not say.
+def recorded_overrides(folder: Path) -> list[str] | None:
+    """The overrides that a run was started with; None if its folder has no record of them.
 
     Raises:
-        ConfigError: its records are damaged.
+        ConfigError: the records are damaged.
     """
     damaged = None
     for file in (folder / OVERRIDES, folder / ".hydra" / OVERRIDES):
         if file.is_file():
             try:
-                started = read_record(file)
+                recorded = read_record(file)
             except ConfigError as error:
                 damaged = damaged or error
                 continue
-            if started is not None:  # a file without content has been cut off; without options it has an empty list
-                return started
+            if recorded is not None:  # an empty file has been cut off; a run without overrides has an empty list
+                return recorded
     if damaged is not None:
         raise damaged
     return None
 
 
-def unstarted(run: str | Path) -> bool:
-    """Whether a run was interrupted before its first last checkpoint: it starts again from the beginning.
+def is_unstarted(run: str | Path) -> bool:
+    """Whether a run was interrupted before it wrote ``last.ckpt``, so that it starts again from the beginning.
 
-    The best one may be there already, but from the middle of an accumulation window no training can go on. A run that
-    has ended and whose last checkpoint is gone is none of these.
+    The best checkpoint may exist already, but it may come from the middle of an accumulation window, from which no
+    training can go on. A run that has ended and whose last checkpoint was deleted is not unstarted.
     """
     folder = Path(run)
-    if any((folder / name).exists() for name in ("checkpoints/last.ckpt", "metrics.json")):
+    if any((folder / name).exists() for name in (LAST, METRICS)):
         return False
-    return started_with(folder) is not None
+    return recorded_overrides(folder) is not None
 
 
-def goes_on_in(resume: str | None, folder: Path) -> bool:
-    """Whether a training that resumes something goes on in that run's own folder."""
+def resumes_in_place(resume: str | None, folder: Path) -> bool:
+    """Whether a training resumes the run of its own folder.
+
+    Args:
+        resume: run folder or checkpoint; None for a new training.
+        folder: of this training.
+    """
     if resume is None:
         return False
-    place, run = folder.resolve(), Path(resume).resolve()
-    return place == run or place / "checkpoints" == run.parent
+    own, resumed = folder.resolve(), Path(resume).resolve()
+    return own == resumed or own / "checkpoints" == resumed.parent
 
 
-def composed_of() -> list[str]:
-    """The overrides that this run is composed of: the task's, and where else than in the package options are found."""
+def composition_overrides() -> list[str]:
+    """The overrides that this run is composed of: those of the task, and Hydra's search path."""
     given = HydraConfig.get().overrides
     return [*(o for o in given.hydra if override_key(o) == "hydra.searchpath"), *given.task]
 
 
-def to_record(folder: Path) -> list[str]:
-    """`composed_of`, and the weights that an earlier part of a run that goes on started from.
+def overrides_to_record(folder: Path) -> list[str]:
+    """`composition_overrides`, and for a resumed run the ``weights`` that its first start began with.
 
     Args:
         folder: of the run.
     """
-    now = composed_of()
+    now = composition_overrides()
     keys = {override_key(o) for o in now}
     if "resume" not in keys or "weights" in keys:
         return now
-    return [*(o for o in started_with(folder) or [] if override_key(o) == "weights"), *now]
+    return [*(o for o in recorded_overrides(folder) or [] if override_key(o) == "weights"), *now]
 
 
-def quoted(path: str | Path) -> str:
-    """A path as the value of an override. Letters stay as they are: Hydra does not read JSON's escapes."""
+def quote(path: str | Path) -> str:
+    """A path as the value of an override. Non-ASCII letters are kept: Hydra does not read JSON's escapes."""
     return json.dumps(str(path), ensure_ascii=False)
 
 
 def override_key(override: str) -> str:
-    """The dotted key that an override sets."""
+    """The dotted key that an override sets, without ``+`` and ``~``."""
     return override.split("=", 1)[0].lstrip("+~")

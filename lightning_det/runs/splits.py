@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import AnnotationStore, DatasetError
 from lightning_det.config.data import usable_split
-from lightning_det.data.splits import matched, nothing_to_learn
+from lightning_det.data.splits import match_classes, nothing_to_learn
 
 log = logging.getLogger("lightning_det")
 
@@ -21,7 +21,7 @@ def read_training_splits(cfg: DictConfig) -> dict[str, AnnotationStore]:
     """
     limits = {"train": cfg.dataset.limit, "val": cfg.dataset.limit_val}
     stores = {which: usable_split(cfg, which, limit) for which, limit in limits.items()}
-    stores["val"] = matched(stores["val"], stores["train"].label_map)
+    stores["val"] = match_classes(stores["val"], stores["train"].label_map)
     if stores["train"].ignored.all():
         few = "" if cfg.dataset.limit is None else f", of which dataset.limit={cfg.dataset.limit} images are kept,"
         raise DatasetError(f"dataset.train ({cfg.dataset.train}){few} has {nothing_to_learn(stores['train'])}")

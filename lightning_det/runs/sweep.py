@@ -1,20 +1,17 @@
-"""Jobs of a multirun: each leaves how it ended, several ranks get a process of their own, and the end is a table.
+"""Jobs of a multirun: each writes its state, and a table of all of them is printed at the end.
 
 A multirun that is started again in its folder (``-m hydra.sweep.dir=ITS_FOLDER``) does what is left to do.
 """
 
 import gc
-import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -24,148 +21,152 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_det.config.record import read_record
-from lightning_det.runs.launch import PARENT
-from lightning_det.runs.occupancy import free, hold, refuse_used, release
-from lightning_det.runs.resume import OVERRIDES, composed_of, override_key, quoted
+from lightning_det.runs.child_job import has_ranks, run_in_child
+from lightning_det.runs.jobs import Job, JobError, check_same_job, print_error, read_ap, read_job, write_job
+from lightning_det.runs.layout import LAST, STATUS, SWEEP_TABLE
+from lightning_det.runs.occupancy import check_unused, lock_folder, unlock_folder, unused_folder
+from lightning_det.runs.resume import composition_overrides
 from lightning_det.system import interrupt
-from lightning_det.system.errors import ConfigError, UserError, explained
-from lightning_det.system.files import read_json, write_json
+from lightning_det.system.errors import ConfigError, explain_error
+from lightning_det.system.files import write_json
 
-log = logging.getLogger("lightning_det")
-
-STATUS = "status.json"
-"""In the folder of a job."""
-
-PATIENCE = 60.0
-"""Seconds that a job of several ranks has to end in when its sweep does."""
-
-
-class Job(NamedTuple):
-    """How a job of the sweep ended."""
-
-    number: int
-    overrides: list[str]
-    folder: str
-    exit_code: int | None
-    """None: it has been started, and nothing has been heard of its end."""
-    seconds: float
-    """Since it was started last."""
-    error: str | None
-    AP: float | None
-
-
-class JobError(UserError):
-    """A job failed, and has said so."""
-
+INTERRUPTED = "interrupted"
+"""The error of a job that a signal has ended."""
 
 JOBS: list[Job] = []
-"""Of the sweep that this process runs."""
+"""The jobs of the sweep that have run in this process."""
 
 BEFORE: dict[Path, dict[Path, int]] = {}
-"""Folder of the sweep that this process runs, with the times of the ``status.json`` that were there before.
+"""The folder of the sweep that this process runs, and the modification times of the ``status.json`` found there.
 
-Empty in a process that runs jobs for another one, as those of submitit's launchers do.
+Empty in a process that runs jobs for another one, as submitit's launchers do.
 """
 
 
 class SweepFolder(Callback):
-    """Notes in which folder this process runs a sweep."""
+    """Keeps in which folder this process runs a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Before the first job."""
+        """Runs before the first job."""
         folder = Path(config.hydra.sweep.dir).absolute()
         JOBS.clear()
         BEFORE.clear()
-        BEFORE[folder] = _times(folder)
+        BEFORE[folder] = _status_times(folder)
 
 
 def run_job(task: Callable[[DictConfig], object], cfg: DictConfig, module: str) -> object:
-    """Runs a task; in a multirun, keeps how it ended: ``status.json`` in its folder, ``sweep.json`` in the sweep's.
+    """Runs a task. In a multirun, writes the state of the job into its folder and into that of the sweep.
 
-    A job that an earlier start of the multirun has finished is not run again. A training that was begun goes on from
-    its last checkpoint; everything else starts over.
+    A job that has finished in an earlier start of the multirun is not run again. A training that was begun goes on
+    from its last checkpoint; everything else starts over.
 
     Args:
         task: takes the composed configuration.
-        cfg: of the job; a training that goes on resumes from its folder.
+        cfg: of the job. Sets ``resume`` in it if the job is a training that goes on.
         module: of the command, for jobs of several ranks.
 
     Returns:
-        What the task returns; in a multirun the job's AP, None without one: launchers send it between processes.
+        The task's result; in a multirun the job's AP, or None: launchers send it between processes.
 
     Raises:
-        JobError: the job of a multirun failed, or its folder is another job's; what was wrong has been printed.
+        JobError: the job of a multirun failed, or its folder is another job's. The error has been printed.
     """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return task(cfg)
-    overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
-    command = module.rpartition(".")[2]
-    start, code, error = time.monotonic(), 1, "interrupted"
-
-    def job() -> Job:
-        seconds = round(time.monotonic() - start, 1)
-        return Job(hydra.job.num, overrides, str(folder), code, seconds, error, _ap(folder))
-
-    ranks = _has_ranks(cfg)
-    try:
-        before = _status(folder)
-        _check_same(before, overrides, folder)
-        if before is None:
-            refuse_used(folder, command, f"hydra.sweep.dir={free(Path(hydra.sweep.dir))}")
-        if not ranks:  # whose process locks it itself
-            hold(folder)
-    except ConfigError as failure:
-        code, error = 2, str(failure)
-        JOBS.append(job())  # and nowhere else: the files are the other job's
-        raise _said(job()) from failure
+    command, folder, start = module.rpartition(".")[2], Path(hydra.runtime.output_dir), time.monotonic()
+    job = Job(hydra.job.num, list(hydra.overrides.task), str(folder), None, 0.0, "not finished", None)
+    before = _take_job_folder(job, command, cfg)
     if before is not None and before.exit_code == 0:
-        print(f"job {hydra.job.num} ({' '.join(overrides)}) is finished")
-        release(folder)
-        _keep(before._replace(number=hydra.job.num, folder=str(folder)))
+        print(f"job {job.number} ({' '.join(job.overrides)}) is finished")
+        unlock_folder(folder)
+        _keep(before._replace(number=job.number, folder=str(folder)))
         return before.AP
-    goes_on = command == "train" and before is not None and (folder / "checkpoints/last.ckpt").exists()
-    if goes_on:
+    resumes = command == "train" and before is not None and (folder / LAST).exists()
+    if resumes:
         cfg.resume, cfg.weights = str(folder), None
-    write_json(folder / STATUS, job()._replace(exit_code=None, error="not finished")._asdict())
+    write_job(job)
+    code: int | None = 1
+    error: str | None = INTERRUPTED
     try:
-        with _wandb_names(overrides, "/".join(Path(hydra.sweep.dir).absolute().parts[-2:])):
-            if ranks:
-                _in_child(module, composed_of(), folder, goes_on)
+        with _wandb_names(job.overrides, "/".join(Path(hydra.sweep.dir).absolute().parts[-2:])):
+            if has_ranks(cfg):
+                run_in_child(module, composition_overrides(), folder, resumes)
             else:
                 task(cfg)
         code, error = 0, None
-        return _ap(folder)
-    except JobError as failure:
-        code, error = failure.args[1], failure.args[0]
-        raise
-    except KeyboardInterrupt:
-        code = interrupt.CODE
-        raise
-    except Exception as failure:
-        if interrupt.interrupted():  # a library has made something else of it
-            code = interrupt.CODE
+        return read_ap(folder)
+    except BaseException as failure:
+        code, error = _exit_of(failure)
+        if isinstance(failure, SystemExit):
+            raise SystemExit(code) from failure
+        if error == INTERRUPTED or isinstance(failure, JobError):
             raise
-        code, error = 2 if isinstance(failure, ConfigError) else 1, explained(failure)
-        if error is None:
-            error = f"{type(failure).__name__}: {failure}"
-            traceback.print_exc()
-            _let_go(failure)
-            raise JobError(error, code) from failure
-        _let_go(failure)
-        raise _said(job()) from failure
-    except SystemExit as stop:
-        # Lightning's, after SIGTERM, has no code, and after Ctrl-C that of an error.
-        code = interrupt.CODE if interrupt.interrupted() else stop.code or 128 + signal.SIGTERM
-        raise SystemExit(code) from stop
+        raise _fail(job._replace(exit_code=code, error=error), failure) from failure
     finally:
-        _keep(job())
-        release(folder)
+        seconds = round(time.monotonic() - start, 1)
+        _keep(job._replace(exit_code=code, seconds=seconds, error=error, AP=read_ap(folder)))
+        unlock_folder(folder)
+
+
+def _take_job_folder(job: Job, command: str, cfg: DictConfig) -> Job | None:
+    """Locks the folder of a job; the state that an earlier start of the job has left there.
+
+    Raises:
+        JobError: the folder is in use, or holds another run.
+    """
+    folder = Path(job.folder)
+    try:
+        before = read_job(folder, job.overrides)
+        check_same_job(before, job.overrides, folder)
+        if before is None:
+            sweep = Path(HydraConfig.get().sweep.dir)
+            check_unused(folder, command, f"hydra.sweep.dir={unused_folder(sweep)}")
+        if not has_ranks(cfg):  # else the job's own process locks it
+            lock_folder(folder)
+    except ConfigError as failure:
+        refused = job._replace(exit_code=2, error=str(failure), AP=read_ap(folder))
+        JOBS.append(refused)  # but write no file: they are the other job's
+        raise print_error(refused) from failure
+    return before
+
+
+def _exit_of(failure: BaseException) -> tuple[int | None, str | None]:
+    """Exit code and error of a job that raised an exception."""
+    if isinstance(failure, JobError):
+        return failure.code, failure.message
+    if isinstance(failure, KeyboardInterrupt) or interrupt.was_interrupted():  # libraries make other exceptions of it
+        return interrupt.CODE, INTERRUPTED
+    if isinstance(failure, SystemExit):  # Lightning's, which has no code after SIGTERM
+        code = 1 if isinstance(failure.code, str) else failure.code
+        return code or 128 + signal.SIGTERM, INTERRUPTED
+    if not isinstance(failure, Exception):
+        return 1, INTERRUPTED
+    code = 2 if isinstance(failure, ConfigError) else 1
+    return code, explain_error(failure) or f"{type(failure).__name__}: {failure}"
+
+
+def _fail(job: Job, failure: BaseException) -> JobError:
+    """Prints why a job failed, and frees what it has in memory."""
+    if isinstance(failure, Exception) and explain_error(failure) is None:
+        traceback.print_exc()
+        error = JobError(job.error, job.exit_code)
+    else:
+        error = print_error(job)
+    _free_frames(failure)
+    return error
+
+
+def _free_frames(failure: BaseException | None) -> None:
+    """Frees the local variables of a failed job: Hydra keeps its exception, and so its frames, until the sweep ends."""
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
+    gc.collect()
 
 
 def summary() -> int:
-    """Prints a table of the sweep that ran, if one did; the largest exit code of its jobs."""
+    """Prints a table of the sweep of this process, if there was one. Returns the largest exit code of its jobs."""
     if not BEFORE:
         return 0
     (folder,) = BEFORE
@@ -186,155 +187,40 @@ def summary() -> int:
     return max(failed, default=0)
 
 
-def _status(folder: Path) -> Job | None:
-    """How the job of a folder ended, if one was started there.
-
-    One whose ``status.json`` is damaged, or of another version, was interrupted: what is known of it counts.
-    """
-    file = folder / STATUS
-    if not file.exists():
-        return None
-    content = read_json(file)
-    known = {key: content[key] for key in Job._fields if key in content and isinstance(content[key], _TYPES[key])}
-    if not {"overrides", "exit_code"} <= known.keys():
-        log.warning("%s: damaged; the job is taken for interrupted", file)
-        record = folder / OVERRIDES
-        started = (read_record(record) if record.is_file() else None) or []
-        kept = [o for o in started if override_key(o) not in ("hydra.searchpath", "resume")]
-        known["overrides"] = kept if record.is_file() else list(HydraConfig.get().overrides.task)
-        known["exit_code"] = None
-    missing = {"number": -1, "folder": str(folder), "exit_code": None, "seconds": 0.0, "error": None, "AP": None}
-    return Job(**missing | known)
-
-
-_TYPES = {
-    "number": int,
-    "overrides": list,
-    "folder": str,
-    "exit_code": int | None,
-    "seconds": int | float,
-    "error": str | None,
-    "AP": int | float | None,
-}
-
-
-def _check_same(before: Job | None, overrides: list[str], folder: Path) -> None:
-    """Refuses a folder in which another job was started.
-
-    Raises:
-        ConfigError: naming both jobs.
-    """
-    if before is None or sorted(before.overrides) == sorted(overrides):
-        return
-    raise ConfigError(
-        f"{folder} holds the run of another job: {' '.join(before.overrides) or 'defaults'}; a sweep goes on with the "
-        "options that it was started with, and one with others needs another hydra.sweep.dir"
-    )
-
-
-def _said(job: Job) -> JobError:
-    """Prints what is wrong with a job."""
-    print(f"error: job {job.number} ({' '.join(job.overrides)}): {job.error}", file=sys.stderr)
-    return JobError(job.error, job.exit_code)
-
-
-def _let_go(failure: BaseException | None) -> None:
-    """Frees what a failed job has in memory: Hydra keeps its error, and so its frames, until the sweep ends."""
-    while failure is not None:
-        traceback.clear_frames(failure.__traceback__)
-        failure = failure.__cause__ or failure.__context__
-    gc.collect()
-
-
 def _keep(job: Job) -> None:
-    """Writes how a job ended, and how the sweep stands."""
+    """Writes the state of a job and of the sweep."""
     JOBS.append(job)
-    write_json(Path(job.folder) / STATUS, job._asdict())
+    write_job(job)
     _write_sweep()
 
 
 def _gather() -> None:
-    """Reads how the jobs ended that other processes ran; what was wrong with them is in their logs only so far."""
+    """Reads the states of jobs run by other processes. Their errors have been printed into their own logs only."""
     ((folder, before),) = BEFORE.items()
-    jobs = [_status(file.parent) for file, time in _times(folder).items() if before.get(file) != time]
+    written = [file.parent for file, time in _status_times(folder).items() if before.get(file) != time]
+    jobs = [job for job_folder in written if (job := read_job(job_folder)) is not None]
     JOBS.extend(sorted(jobs, key=lambda job: job.number))
     for job in JOBS:
         if job.error is not None:
-            _said(job)
+            print_error(job)
     if JOBS:
         _write_sweep()
 
 
 def _write_sweep() -> None:
-    """Writes ``sweep.json``, in the process that runs the sweep alone."""
+    """Writes the states of all jobs into the folder of the sweep, if this process runs the sweep."""
     for folder in BEFORE:
-        write_json(folder / "sweep.json", [job._asdict() for job in JOBS])
+        write_json(folder / SWEEP_TABLE, [job._asdict() for job in JOBS])
 
 
-def _times(folder: Path) -> dict[Path, int]:
-    """When how a job ended was written last, for all jobs of a sweep."""
+def _status_times(folder: Path) -> dict[Path, int]:
+    """The modification times of the ``status.json`` of all jobs of a sweep, in nanoseconds."""
     return {file: file.stat().st_mtime_ns for file in folder.rglob(STATUS)}
 
 
-def _ap(folder: Path) -> float | None:
-    return read_json(folder / "metrics.json").get("AP")
-
-
-def _has_ranks(cfg: DictConfig) -> bool:
-    """Whether a job may have more than one rank."""
-    trainer = cfg.get("trainer") or {}
-    return str(trainer.get("devices", 1)) != "1" or int(trainer.get("num_nodes", 1)) != 1
-
-
-def _in_child(module: str, overrides: list[str], folder: Path, goes_on: bool) -> None:
-    """Runs the job as a single run of its own.
-
-    Lightning starts further ranks by the arguments of this process, which are the whole sweep's: each rank would draw
-    and train what its own sweep comes to. And what kills one rank kills the process that started it.
-
-    Raises:
-        ConfigError: another launcher has started the ranks already.
-        JobError: the job failed.
-    """
-    if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
-        raise ConfigError("a multirun starts the ranks of its jobs itself; run it in one process, without a launcher")
-    place = quoted(folder)
-    if goes_on:  # from its own checkpoint, wherever it started from
-        overrides = [o for o in overrides if override_key(o) not in ("weights", "resume")] + [f"resume={place}"]
-    call = [sys.executable, "-m", module, *overrides, f"hydra.run.dir={place}"]
-    sys.stdout.flush()
-    # By this name Lightning knows that it starts the ranks itself, although SLURM's variables are there.
-    env = os.environ | {PARENT: str(os.getpid()), "SLURM_JOB_NAME": "interactive"}
-    with subprocess.Popen(call, env=env) as child, _sigterm_exits():
-        try:
-            code = child.wait()
-        except BaseException:
-            child.terminate()  # it must not go on training without its sweep
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(PATIENCE)
-            child.kill()  # ranks that wait for each other do not hear
-            raise
-    if code:
-        raise JobError(f"the job ended with exit code {code}", code if code > 0 else 128 - code)
-
-
 @contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Turns SIGTERM into `SystemExit` meanwhile, as trainings in this process do."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _wandb_names(overrides: list[str], sweep: str) -> Iterator[None]:
-    """Makes wandb's runs of a sweep a group, named by their overrides, unless the user's environment says otherwise."""
+def _wandb_names(overrides: Sequence[str], sweep: str) -> Iterator[None]:
+    """Groups wandb's runs of a sweep and names them by their overrides, unless the user's environment names them."""
     names = {"WANDB_RUN_GROUP": sweep, "WANDB_NAME": " ".join(overrides)[:128] or "defaults"}
     added = {key: value for key, value in names.items() if key not in os.environ}
     os.environ.update(added)

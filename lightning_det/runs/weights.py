@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor
 
 from lightning_det.annotations import LabelMap
-from lightning_det.backbones.pretrained import fetching
+from lightning_det.backbones.pretrained import explain_failed_download
 from lightning_det.checkpoint import checkpoint_file, is_own, read_weights
 from lightning_det.modules.module import DetectionModule
 from lightning_det.system.errors import CapabilityError, ConfigError, UserError
@@ -32,7 +32,7 @@ def load_weights(module: DetectionModule, source: str) -> None:
             weights = torchvision.models.get_weight(source)
         except ValueError as error:
             raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
-        with fetching(f"weights={source}", weights.url):
+        with explain_failed_download(f"weights={source}", weights.url):
             content = weights.get_state_dict(progress=True, check_hash=True)
     else:
         content = read_weights(checkpoint_file(source, "best"))

@@ -1,17 +1,17 @@
-"""Errors that a user can mend, and how they are said."""
+"""Errors that a user can fix, and their messages."""
 
 import errno
 import re
 
-from lightning_det.system.refusals import refused
+from lightning_det.system.refusals import explain_refusal
 
 
 class UserError(Exception):
-    """Commands print the message without a traceback and exit with 1."""
+    """An error that a user can fix. Commands print its message without a traceback and exit with 1."""
 
 
 class ConfigError(UserError):
-    """A setting is unknown, has the wrong type or contradicts another."""
+    """A setting is unknown, has the wrong type or contradicts another. Commands exit with 2."""
 
 
 class CapabilityError(ConfigError):
@@ -19,44 +19,43 @@ class CapabilityError(ConfigError):
 
 
 def printable(text: str) -> str:
-    """Text for a terminal or a log: what files may hold and neither can show is escaped, except ends of lines."""
+    """Text for a terminal or a log: characters that cannot be printed are escaped, except line breaks."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def one_line(text: str, longest: int | None = None) -> str:
-    """`printable` for names, in which ends of lines are escaped too; cut off where they are too long to be shown."""
+    """`printable` for names: line breaks are escaped too, and text beyond ``longest`` characters is cut off."""
     shown = printable(text if longest is None else text[: longest + 1]).replace("\n", r"\n")
     return shown if longest is None or len(shown) <= longest else f"{shown[:longest]}..."
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A disk or a quota has no room."""
-
+"""Error numbers of a full disk or an exhausted quota."""
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
     r"|_ALLOC_FAILED|MemoryError|unable to (mmap|write to file|open shared memory)",
     re.IGNORECASE,
 )
-"""What torch, CUDA and its libraries, NumPy and the system say, in their own words or in a loader process's report."""
+"""The messages of torch, CUDA and its libraries, NumPy and the system, perhaps inside a loader process's traceback."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether there was no room in the memory of the machine or of its accelerator."""
+    """Whether an error says that the memory of the machine or of its accelerator is exhausted."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def explained(error: Exception) -> str | None:
-    """An error in words that name what can be done about it; None for what is no fault of files or machine.
+def explain_error(error: Exception) -> str | None:
+    """A message that names remedies; None for errors that are not caused by settings, files or the machine.
 
     Args:
-        error: as it came out of a command.
+        error: an exception that has ended a command.
     """
     text = str(error)
     if isinstance(error, UserError):
-        # What a loader's process raises arrives as the report of its traceback, with the message at the end.
+        # An error of a loader process arrives as the text of its traceback, with the message at the end.
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         return printable(text.rpartition(name)[2].strip())
     if isinstance(error, RuntimeError) and re.search(r"DataLoader worker.*(killed|exited)", text):
@@ -79,16 +78,16 @@ def explained(error: Exception) -> str | None:
             "last checkpoint with resume=RUN_FOLDER"
         )
     if isinstance(error, OSError):
-        # A full disk does not say which file it has no room for.
-        place = "cannot write a file" if error.filename is None and error.errno in FULL else error.filename
-        place = "" if place is None else f"{place}: "
-        return printable(f"{place}{error.strerror or text or type(error).__name__}{_remedy(error)}")
+        # The error of a full disk does not name the file.
+        subject = "cannot write a file" if error.filename is None and error.errno in FULL else error.filename
+        prefix = "" if subject is None else f"{subject}: "
+        return printable(f"{prefix}{error.strerror or text or type(error).__name__}{_remedy(error)}")
     if type(error).__module__.startswith("wandb."):
         return (
             f"wandb: {text.strip().rstrip('.')}. Log in with `wandb login` or WANDB_API_KEY=..., or leave runs on this "
             "machine with logger.wandb.offline=true; `wandb sync` uploads them later"
         )
-    return refused(error)
+    return explain_refusal(error)
 
 
 def _remedy(error: OSError) -> str:

@@ -1,56 +1,58 @@
-"""Files that are there as a whole or not at all, and processes that wait for each other's."""
+"""Files that are written completely or not at all, and processes that take turns."""
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
-def whole(file: Path, mode: str = "w") -> Iterator[IO]:
-    """Opens a file to write that replaces the old one only when all of it is on the disk.
+def atomic_write(file: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a new file that replaces the old one only when all of it is on the disk.
 
-    A process that is killed, or a disk that is full, leaves the old file, if there was one.
+    If the process is killed or the disk is full, the old file stays.
 
     Args:
-        file: to write; its folder is made.
-        mode: ``w`` or ``wb``.
+        file: to write. Its folder is made.
+        mode: ``w`` for UTF-8 text with line ends as they are, or ``wb``.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: the file cannot be written. No part of it is left.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        with part.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as stream:
+        with part.open("wb") if mode == "wb" else part.open("w", encoding="utf-8", newline="") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(file)  # a full disk does not say which file it has no room for
+            error.filename = str(file)  # the error of a full disk does not name the file
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content: object, indent: int | None = 1) -> None:
-    """Writes plain data as json, for people to read unless ``indent`` is None."""
-    with whole(file) as stream:
+    """Writes plain data as JSON, on one line if ``indent`` is None."""
+    with atomic_write(file) as stream:
         json.dump(content, stream, indent=indent)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a json file of ours holds; nothing if it is damaged or not there."""
+    """The dictionary in a JSON file; empty if the file is damaged or does not exist."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -58,10 +60,10 @@ def read_json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def in_threads(function: Callable, items: Sequence) -> list:
-    """Results of a quick function that waits for the disk, in order.
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Calls a function that waits for the disk in several threads; the results in the order of the items.
 
-    A thread takes many items at once: handing over each by itself takes longer than to ask for the size of a file.
+    A thread gets many items at once: handing over a single item takes longer than reading the size of a file.
     """
     parts = [items[start : start + 1000] for start in range(0, len(items), 1000)]
     with ThreadPoolExecutor(8) as pool:
@@ -69,7 +71,7 @@ def in_threads(function: Callable, items: Sequence) -> list:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, sorted. Links are followed, but not to a folder that they lie in.
+    """All files in a folder and its subfolders, sorted. Links are followed, except to a folder that contains them.
 
     Raises:
         OSError: a folder cannot be read.
@@ -79,18 +81,18 @@ def files_below(folder: Path) -> list[Path]:
         raise error
 
     found, real = [], os.path.realpath
-    above = {str(folder): {real(folder)}}  # where the folders on the way to one really are
-    for place, folders, files in os.walk(str(folder), onerror=refuse, followlinks=True):
-        way = above.pop(place)
-        below = {name: real(os.path.join(place, name)) for name in folders}
-        folders[:] = [name for name in folders if below[name] not in way]
-        above |= {os.path.join(place, name): way | {below[name]} for name in folders}
-        found += [Path(place, name) for name in files]
+    parents = {str(folder): {real(folder)}}  # real paths of a folder and of those that contain it
+    for path, folders, files in os.walk(str(folder), onerror=refuse, followlinks=True):
+        own = parents.pop(path)
+        below = {name: real(os.path.join(path, name)) for name in folders}
+        folders[:] = [name for name in folders if below[name] not in own]
+        parents |= {os.path.join(path, name): own | {below[name]} for name in folders}
+        found += [Path(path, name) for name in files]
     return sorted(found)
 
 
 def same_files(files: Sequence[str | Path]) -> dict[int, int]:
-    """Positions of files that have been there before under this name or, by links, another; with where that was."""
+    """Positions of files that occur earlier in the list, perhaps under another name by a link; and that position."""
     first: dict[tuple[int, int], int] = {}
     again = {}
     for number, file in enumerate(files):
@@ -99,24 +101,24 @@ def same_files(files: Sequence[str | Path]) -> dict[int, int]:
         except (OSError, ValueError):
             continue
         before = first.setdefault((status.st_dev, status.st_ino), number)
-        if before != number and status.st_ino:  # some file systems number nothing
+        if before != number and status.st_ino:  # some file systems have no inode numbers
             again[number] = before
     return again
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Lets one process in while others wait.
+def exclusive(file: Path) -> Iterator[None]:
+    """Runs the body in one process at a time.
 
-    Where nothing can be locked all come in, and when the first has left perhaps two: it saves work that several would
-    do at once, and what they do has to bear that.
+    This saves double work, but is no guarantee: where files cannot be locked all processes enter, and two may enter
+    after the first has left. The body must be safe then.
 
     Args:
-        file: that stands for what they do; it is there only while one is in.
+        file: is locked, and exists only while a process is inside.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
-        if fcntl is not None:
+        if sys.platform != "win32":
             with suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(stream, fcntl.LOCK_EX)
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C: whatever a command is at, it ends with exit code 130 and one line, without a traceback."""
+"""Ctrl-C ends a command with exit code 130 and one line, without a traceback, whatever the command is doing."""
 
 import os
 import signal
@@ -10,69 +10,82 @@ from contextlib import contextmanager
 CODE = 128 + signal.SIGINT
 
 PARENT = "LIGHTNING_DET_PARENT"
-"""Environment variable: the process that started this one. Its end is this one's, and it says what there is to say."""
+"""Environment variable: the number of the process that started this one, ends it, and prints its messages."""
 
 GENERAL = "a training goes on with resume=RUN_FOLDER, everything else starts anew"
 
 
+def _general_hint() -> str | None:
+    """The hint of a command that has not set its own."""
+    return None if PARENT in os.environ else GENERAL
+
+
+def _no_hint() -> None:
+    return None
+
+
 class _Command:
-    """What this process does."""
+    """The state of this process."""
 
     process: int | None = None
-    """Its number. Processes that it forks, as loaders do, inherit the handler and leave Ctrl-C to it."""
+    """Its number. Forked processes, such as loaders, inherit the handler, and leave Ctrl-C to this process."""
     runs = False
-    """Whether there is something to be cleaned up."""
+    """Whether it is inside `clean_exit`."""
     interrupted = False
-    hint: Callable[[], str | None] = staticmethod(lambda: None if PARENT in os.environ else GENERAL)
-    """How it goes on; None says nothing, as another process does."""
+    hint: Callable[[], str | None] = staticmethod(_general_hint)
+    """The hint that is printed. None prints nothing, because another process does."""
 
 
-def interrupted() -> bool:
-    """Whether Ctrl-C was pressed; libraries turn its exception into others."""
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed. Libraries turn `KeyboardInterrupt` into other exceptions."""
     return _Command.interrupted
 
 
-def hint(words: Callable[[], str | None]) -> None:
-    """Sets what will be said."""
-    _Command.hint = staticmethod(words)
+def set_hint(hint: Callable[[], str | None]) -> None:
+    """Sets what Ctrl-C prints about how to go on; None prints nothing."""
+    _Command.hint = staticmethod(hint)
 
 
-def catch() -> None:
-    """Has Ctrl-C end this process at once and in one line, as long as nothing runs that `one_line` surrounds."""
+def install_handler() -> None:
+    """Has Ctrl-C end this process at once with one line, except inside `clean_exit`."""
     if threading.current_thread() is threading.main_thread():
         _Command.process = os.getpid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN if is_lightnings() else _handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if started_by_lightning() else _handle)
 
 
-def is_lightnings() -> bool:
-    """Whether Lightning has started this process for its first rank, which ends it."""
+def started_by_lightning() -> bool:
+    """Whether Lightning has started this process for its first rank, which ends it.
+
+    Lightning marks these processes by Hydra's job name only. Checked with Lightning 2.6;
+    `tests/callbacks/test_private_lightning.py` fails when that changes.
+    """
     return any(a.startswith("hydra.job.name=train_ddp_process_") for a in sys.argv)
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Has Ctrl-C raise `KeyboardInterrupt` within, so that everything is left in order; a second one does not wait.
+def clean_exit() -> Iterator[None]:
+    """Has Ctrl-C raise `KeyboardInterrupt` inside, so that everything is cleaned up. A second Ctrl-C does not wait.
 
     Raises:
-        SystemExit: with 130 after Ctrl-C, whatever came of it.
+        SystemExit: with 130 after Ctrl-C, whatever exception it was turned into.
     """
     before = signal.getsignal(signal.SIGINT)
-    general, _Command.interrupted, _Command.runs = _Command.hint, False, True
-    catch()
+    outer_hint, _Command.interrupted, _Command.runs = _Command.hint, False, True
+    install_handler()
     try:
         yield
     except BaseException:
-        if not interrupted():
+        if not was_interrupted():
             raise
     finally:
         _Command.runs = False
-        if interrupted():
-            catch()  # Lightning ignores Ctrl-C from then on
+        if was_interrupted():
+            install_handler()  # Lightning ignores Ctrl-C after the first one
         elif threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
-            _Command.hint = staticmethod(general)
-    if interrupted():
-        _say()
+            set_hint(outer_hint)
+    if was_interrupted():
+        _print_hint()
         sys.exit(CODE)
 
 
@@ -80,14 +93,15 @@ def _handle(number: int, frame: object) -> None:
     if os.getpid() != _Command.process:
         return
     if not _Command.runs or _Command.interrupted:
-        _say()
+        _print_hint()
         os._exit(CODE)
     _Command.interrupted = True
     raise KeyboardInterrupt
 
 
-def _say() -> None:
-    words = _Command.hint()
-    if words is not None:
-        os.write(2, f"interrupted; {words}\n".encode())
-        _Command.hint = staticmethod(lambda: None)
+def _print_hint() -> None:
+    """Prints the hint once."""
+    hint = _Command.hint()
+    if hint is not None:
+        os.write(2, f"interrupted; {hint}\n".encode())
+        set_hint(_no_hint)

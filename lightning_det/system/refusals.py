@@ -1,4 +1,4 @@
-"""What Lightning's trainer cannot do with its settings: said before it starts, or in words that name the keys."""
+"""Settings that Lightning's trainer cannot follow: found before it starts, or explained by their keys."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""That detectors compute in: weights and boxes stay in float32, which NMS and losses need."""
+"""Precisions that detectors support. Weights and boxes stay in float32, which NMS and losses need."""
 
 ALIASES = {None: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -25,11 +25,11 @@ OWN = {
     "use_distributed_sampler": "",
     "reload_dataloaders_every_n_epochs": "",
 }
-"""Arguments of the trainer that it gets from elsewhere, and from where."""
+"""Arguments of the trainer that the commands set, and the keys that set them instead."""
 
 
-def unworkable(settings: Mapping[str, Any]) -> str:
-    """Why a trainer would fail later, or do another thing than it is told to, in words; empty if it would not.
+def trainer_problem(settings: Mapping[str, Any]) -> str:
+    """Why a trainer would fail later, or not follow its settings; empty if it would work.
 
     Args:
         settings: the node ``trainer``.
@@ -55,28 +55,28 @@ def unworkable(settings: Mapping[str, Any]) -> str:
 
 
 def _is_time(value: Any) -> bool:
-    """Whether Lightning reads a duration from it."""
+    """Whether Lightning reads a duration from a value."""
     if isinstance(value, Mapping):
         names = {"days", "hours", "minutes", "seconds", "weeks"}
         return set(value) <= names and all(isinstance(v, int | float) for v in value.values())
     return value is None or (isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value) is not None)
 
 
-def refused(error: Exception) -> str | None:
-    """Why Lightning refuses its settings, in its words, its arguments named as keys; None for other errors."""
+def explain_refusal(error: Exception) -> str | None:
+    """Lightning's message about settings that it refuses, with their keys; None for other errors."""
     if not isinstance(error, MisconfigurationException):
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         module = frames[-1].f_globals.get("__name__", "") if frames else ""
         by_lightning = module.startswith(("pytorch_lightning.", "lightning_fabric."))
         if not (isinstance(error, ValueError | RuntimeError) and by_lightning):
             return None
-    return in_keys(str(error))
+    return name_keys(str(error))
 
 
-def in_keys(text: str) -> str:
-    """Lightning's words about a trainer's arguments, with their names as keys of the configuration."""
+def name_keys(text: str) -> str:
+    """A message of Lightning with the trainer's arguments written as keys of the configuration."""
     known = list(inspect.signature(pl.Trainer).parameters)
-    longer = "|".join(name for name in known if "_" in name)  # others are ordinary words too
+    longer = "|".join(name for name in known if "_" in name)  # the others are also ordinary words
     text = re.sub(rf"`?Trainer\((({'|'.join(known)})=[^)]*)\)`?", r"trainer.\1", " ".join(text.split()))
     text = re.sub(rf"`({'|'.join(known)})`", r"trainer.\1", text)
     text = re.sub(rf"(?<![\w.])({'|'.join(known)})(?==)", r"trainer.\1", text)

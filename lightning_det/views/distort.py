@@ -10,7 +10,7 @@ from lightning_det.views.view import Distortion, View
 class Distort(Step):
     """Draws a change of colours for each view, as SSD's Caffe code does: training.
 
-    Every change is drawn on its own, and contrast comes first or last. `lightning_det.data.colours.distorted` applies
+    Every change is drawn on its own, and contrast comes first or last. `lightning_det.data.colours.distort` applies
     it to pixels.
 
     Args:

@@ -24,7 +24,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_det.callbacks import WandbLog
-from lightning_det.dashboard import dashboard, outline, shown, workspace
+from lightning_det.callbacks.wandb_workspace import describe, make_workspace, panel_keys
+from lightning_det.dashboard import dashboard
 from lightning_det.system.errors import ConfigError, UserError
 
 BLOCK = 32768
@@ -381,7 +382,9 @@ def test_jobs_of_a_sweep_are_a_group(swept):
 @pytest.mark.slow
 def test_the_dashboard_shows_what_is_logged(resumed, swept):
     """Every key of it is in a run of either kind of detector, but for those that only the other kind has."""
-    named = {key for section in workspace("me", "p").sections for panel in section.panels for key in shown(panel)}
+    named = {
+        key for section in make_workspace("me", "p").sections for panel in section.panels for key in panel_keys(panel)
+    }
     named -= {"^lr-", "val/AP_large", "val/AR_large"}  # there is no large object
     two_stage, single_shot = known(parts(resumed)[-1]), known(parts(swept / "0")[0])
     for found in (two_stage, single_shot):
@@ -393,8 +396,8 @@ def test_the_dashboard_shows_what_is_logged(resumed, swept):
 def test_the_dashboard_is_printed():
     done = run_forked("dashboard", "entity=me", "group=2026-11-26/noon", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    made = workspace("me", "lightning-det", "2026-11-26/noon")
-    assert done.stdout.strip() == outline(made)
+    made = make_workspace("me", "lightning-det", "2026-11-26/noon")
+    assert done.stdout.strip() == describe(made)
     sent = made._to_model().spec.model_dump(by_alias=True)["section"]  # what `save` would send
     sections = sent["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == [line for line in done.stdout.split("\n") if line in TITLES]
@@ -408,7 +411,7 @@ TITLES += ("Selected RoIs and priors", "Throughput")
 def test_the_dashboard_names_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(ConfigError, match=r"pip install 'lightning-det\[dashboard\]'"):
-        workspace("me", "p")
+        make_workspace("me", "p")
 
 
 def test_a_dashboard_that_wandb_does_not_take(monkeypatch):

@@ -29,8 +29,8 @@ from lightning_det.modules.module import Inference
 from lightning_det.runs import overlay
 from lightning_det.runs.composition import validate_run
 from lightning_det.runs.restore import restore_detector
-from lightning_det.runs.resume import completed
-from lightning_det.runs.resweep import sweep_again
+from lightning_det.runs.resume import complete_overrides
+from lightning_det.runs.sweep_record import complete_sweep
 from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -324,12 +324,12 @@ def shared(levels):
         (lambda s: s.update(a="x" * 10**6), "characters"),
         (lambda s: s.update(a="${" + "x" * 10**5 + "}"), "characters"),
         (lambda s: s.update(a=2**70), "64 bits"),
-        (lambda s: s.update(a=torch.zeros(2)), "no plain data"),
-        (lambda s: s.update(a=(1, 2)), "no plain data"),
+        (lambda s: s.update(a=torch.zeros(2)), "not plain data"),
+        (lambda s: s.update(a=(1, 2)), "not plain data"),
         (lambda s: s.update(a=b"x"), "damaged"),
         (lambda s: s.update(a={1, 2}), "damaged"),
-        (lambda s: s.update({5: 1}), "no short word"),
-        (lambda s: s.update(OrderedDict()) or s.update(a=OrderedDict(x=1)), "no plain data"),
+        (lambda s: s.update({5: 1}), "not a short word"),
+        (lambda s: s.update(OrderedDict()) or s.update(a=OrderedDict(x=1)), "not plain data"),
         (lambda s: s["backbone"].update(widths=[10**5] * 5), "differ in shape"),
     ],
 )
@@ -604,7 +604,7 @@ def recorded(folder, *options):
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints/last.ckpt").touch()
     (folder / "overrides.yaml").write_text(yaml.safe_dump(list(options)))
-    return completed([f"resume={folder}", "seed=3"])
+    return complete_overrides([f"resume={folder}", "seed=3"])
 
 
 @pytest.mark.parametrize(
@@ -644,17 +644,17 @@ def test_a_sweeps_folder_runs_nothing(tmp_path, option):
     record = {"command": "train", "overrides": kept}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(record))
     again = ["-m", f"hydra.sweep.dir={tmp_path}"]
-    assert sweep_again(again, "train") == ["-m", *kept, again[1]]
+    assert complete_sweep(again, "train") == ["-m", *kept, again[1]]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(record | {"overrides": [*kept, option]}))
     with pytest.raises(ConfigError, match="give the option again"):
-        sweep_again(again, "train")
+        complete_sweep(again, "train")
 
 
 def test_what_the_user_gives_again_is_the_users(tmp_path):
     own = "views.train.windows={_target_:mine.Windows,size:96}"
     with pytest.raises(ConfigError, match=r"mine\.Windows"):
         recorded(tmp_path, own)
-    assert completed([f"resume={tmp_path}", own])[:1] == [f"resume={tmp_path}"]
+    assert complete_overrides([f"resume={tmp_path}", own])[:1] == [f"resume={tmp_path}"]
 
 
 def test_ordinary_options_come_back(tmp_path):
@@ -671,7 +671,7 @@ def test_ordinary_options_come_back(tmp_path):
 def test_records_that_are_none(tmp_path, text):
     (tmp_path / "overrides.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match="not the options of a run"):
-        completed([f"resume={tmp_path}"])
+        complete_overrides([f"resume={tmp_path}"])
 
 
 # Keys beside a checkpoint

@@ -30,7 +30,7 @@ from lightning_det.eval import evaluate_checkpoint
 from lightning_det.runs.composition import chosen_options, overridden_keys, save_config, validate_run
 from lightning_det.runs.messages import explain_composition
 from lightning_det.runs.overlay import overlay_settings
-from lightning_det.runs.resume import completed
+from lightning_det.runs.resume import complete_overrides
 from lightning_det.views import Pyramid, Tiles
 
 
@@ -250,8 +250,8 @@ def test_a_run_that_goes_on_is_told_the_folder_again(composed, searchpath, tmp_p
     assert yaml.safe_load((run / "overrides.yaml").read_text()) == [searchpath, "strategy=[warped,flip]", "seed=3"]
     # The folder may come from elsewhere, and options call code: the user has to name them again.
     with pytest.raises(ConfigError, match=r"hydra\.searchpath=.*give the option again"):
-        completed([f"resume={run}"])
-    assert completed([f"resume={run}", searchpath])[:2] == ["strategy=[warped,flip]", "seed=3"]
+        complete_overrides([f"resume={run}"])
+    assert complete_overrides([f"resume={run}", searchpath])[:2] == ["strategy=[warped,flip]", "seed=3"]
 
 
 VIEWS = "lightning_det.views."

@@ -21,9 +21,9 @@ from lightning_det.data import dataset
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import ChipData, MultiScaleData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
-from lightning_det.data.opening import ImageError
 from lightning_det.data.images import decode
 from lightning_det.data.inspection import coverage, damaged_images, statistics
+from lightning_det.data.opening import ImageError
 from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View

@@ -16,10 +16,10 @@ import lightning_det
 from lightning_det.annotations import LabelMap
 from lightning_det.data import images, opening
 from lightning_det.data.folder import read_folder
-from lightning_det.data.opening import ImageError
-from lightning_det.data.orientation import ORIENTATION
 from lightning_det.data.images import decode, decoded_size, image_size
 from lightning_det.data.inspection import damaged_images
+from lightning_det.data.opening import ImageError
+from lightning_det.data.orientation import ORIENTATION
 
 
 @pytest.fixture(scope="module")

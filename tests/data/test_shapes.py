@@ -134,7 +134,7 @@ def test_of_two_jobs_one_renders_for_both(tmp_path, monkeypatch):
 
 
 def test_where_nothing_can_be_locked_two_jobs_render(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_det.data.shapes.alone", lambda file: nullcontext())
+    monkeypatch.setattr("lightning_det.data.shapes.exclusive", lambda file: nullcontext())
     shapes = Shapes(str(tmp_path), train=3, val=2)
     other = Shapes(str(tmp_path), train=3, val=2)
     render = Shapes._render_split

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from lightning_det.annotations import LabelMap
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
-from lightning_det.config.data import check_order
 from lightning_det.config import ConfigError, read_option
+from lightning_det.config.data import check_order
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out

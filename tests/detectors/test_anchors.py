@@ -17,8 +17,6 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD
 from lightning_det.detectors.reach import best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
-from lightning_det.detectors import SSD, FasterRCNN
-from lightning_det.detectors.reach import best_ious, fitted_sizes, shapes_of
 from lightning_det.runs.data_report import report_anchors
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.views import Planner, Pyramid

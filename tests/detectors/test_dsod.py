@@ -14,10 +14,7 @@ from torch import nn
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.backbones.dsod import DenseBlock
-from lightning_det.config import CONF
 from lightning_det.config import read_option
-from lightning_det.detectors import SSD
-from lightning_det.detectors.priors import Priors
 from lightning_det.selection import HardNegativeSelector
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ssd_dsod.json").read_text())

@@ -9,16 +9,11 @@ import torch
 import torch.nn.functional as F
 from helpers import losses_of, make_batch
 from makers import ssd
-from torch import nn
-
-from lightning_det.backbones import dsod
-from lightning_det.config import CONF
 from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_det.backbones import dsod
 from lightning_det.config import read_option
-from lightning_det.detectors import SSD
 from lightning_det.detectors.gated_pyramid import Gate, GatedPyramid
 from lightning_det.selection import HardNegativeSelector
 

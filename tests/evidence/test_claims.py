@@ -9,18 +9,17 @@ from helpers import SMALL, read, run_forked
 from omegaconf import OmegaConf
 
 from lightning_det import claims
-from lightning_det.claims import page, verdict
-from lightning_det.config import CONF, validated
-from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.config import CONF, validate
-from lightning_det.evaluation.comparison import Run, compared
-from lightning_det.evidence import experiments as protocols
-from lightning_det.evidence.experiments import Arm, Budget, Experiment, carried_out, experiment, place, rows_of
+from lightning_det.evaluation.comparison import RunRecord, compare_runs
+from lightning_det.evidence import execution, records
+from lightning_det.evidence.execution import run_experiment
+from lightning_det.evidence.experiments import Arm, Budget, Experiment, parse_experiment, table_rows, training_folder
+from lightning_det.evidence.pages import page, verdict
 from lightning_det.runs.composition import overridden_keys
 from lightning_det.system.errors import ConfigError, UserError
 
 CLAIMS = {
-    f"{claim} {name}": experiment(node, f"{claim} {name}")
+    f"{claim} {name}": parse_experiment(node, f"{claim} {name}")
     for file in sorted((CONF / "claim").glob("*.yaml"))
     for claim, content in OmegaConf.to_container(OmegaConf.load(file)).items()
     if claim != "defaults"
@@ -77,7 +76,7 @@ def test_gpu_budgets_compose(checked, name):
 
 def test_single_scale_on_the_pyramid_is_among_the_baselines():
     for claim in ("snip from_scratch", "snip fine_tuned", "sniper equal_pixels", "sniper blood_cells"):
-        assert "single_scale, pyramid" in rows_of(CLAIMS[claim])
+        assert "single_scale, pyramid" in table_rows(CLAIMS[claim])
 
 
 def arms(**more):
@@ -119,9 +118,9 @@ def test_protocols_that_make_no_sense(change, words):
     node = {"title": "t", "equal": "pixels", "canvas": 1, "budgets": {}, "baseline": "one, t"}
     node["arms"] = {"one": {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}},
                     "two": {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}}}  # fmt: skip
-    assert rows_of(experiment(node, "claim")) == ["one, t", "two, t"]
+    assert table_rows(parse_experiment(node, "claim")) == ["one, t", "two, t"]
     with pytest.raises(ConfigError, match=words):
-        experiment(node | change, "claim")
+        parse_experiment(node | change, "claim")
 
 
 @pytest.fixture
@@ -141,22 +140,22 @@ def commands(monkeypatch):
         (folder / "metrics.json").write_text(json.dumps({"AP": fake.AP} | more))
 
     fake.broken, fake.AP = set(), 0.5
-    monkeypatch.setattr(protocols, "_command", fake)
+    monkeypatch.setattr(execution, "_command", fake)
     return called, fake
 
 
 def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
     called, _ = commands
-    monkeypatch.setattr(protocols, "cores", lambda: 6)
-    runs = carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2)
+    monkeypatch.setattr(execution, "cores", lambda: 6)
+    runs = run_experiment(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2)
     rows = [("one, t", 0), ("one, t", 1), ("two, t", 0), ("two, u", 0), ("two, t", 1), ("two, u", 1)]
     assert [(r.name, r.seed) for r in runs] == rows
     assert [r.cost for r in runs] == [{"pixels": 7}] * 6
     assert len(called) == 4 + 6
-    assert carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2) == runs
+    assert run_experiment(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=2) == runs
     assert len(called) == 10
     (tmp_path / "one-1/metrics.json").unlink()
-    carried_out(small(arms=arms(start="two")), [0, 1, 2], "laptop", tmp_path, jobs=1)
+    run_experiment(small(arms=arms(start="two")), [0, 1, 2], "laptop", tmp_path, jobs=1)
     assert called[10:][-1][1] != "one-1"
     # Loader processes are no part of the protocol: they are what the machine has to spare.
     assert ("train", "one-1", [f'resume="{tmp_path}/one-1"', "data.num_workers=5"]) in called[10:]
@@ -166,24 +165,24 @@ def test_what_is_finished_is_not_run_again(commands, monkeypatch, tmp_path):
 def test_what_others_start_from_comes_first(commands, tmp_path):
     """Of all seeds: else a process would wait for the first one while nothing else runs."""
     called, _ = commands
-    carried_out(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=1)
+    run_experiment(small(arms=arms(start="two")), [0, 1], "laptop", tmp_path, jobs=1)
     assert [folder for name, folder, _ in called if name == "train"] == ["two-0", "two-1", "one-0", "one-1"]
 
 
 def test_a_budget_sets_evaluations_too(commands, tmp_path):
     called, _ = commands
-    carried_out(small(), [0], "gpu", tmp_path, jobs=1)
+    run_experiment(small(), [0], "gpu", tmp_path, jobs=1)
     options = {folder: options[1:] for name, folder, options in called if name == "eval"}
     assert options == {"t": ["e=1"], "u": ["e=1"]}
 
 
 def test_another_protocol_does_not_mix_with_old_runs(commands, tmp_path):
-    carried_out(small(), [0], "laptop", tmp_path, jobs=1)
+    run_experiment(small(), [0], "laptop", tmp_path, jobs=1)
     with pytest.raises(UserError, match=r"one-0 holds a run of another protocol \(all=1 all=2\); remove it"):
-        carried_out(small(settings=["all=2"]), [0], "laptop", tmp_path, jobs=1)
+        run_experiment(small(settings=["all=2"]), [0], "laptop", tmp_path, jobs=1)
     tested = {"one": Arm(["x=1"], 2, 4.0, {"t": ["y=2"]})}
     with pytest.raises(UserError, match=r"one-0/t holds a run of another protocol \(y=1 y=2\); remove it"):
-        carried_out(small(arms=tested), [0], "laptop", tmp_path, jobs=1)
+        run_experiment(small(arms=tested), [0], "laptop", tmp_path, jobs=1)
 
 
 @pytest.fixture
@@ -209,13 +208,13 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
     """Those of the runs, not of the last start; seconds are those of the seeds in the table."""
     _, fake = commands
     file = tmp_path / "docs/claims/c-e-laptop.json"
-    monkeypatch.setattr(claims, "_steps", lambda folder: 2)
-    monkeypatch.setattr(claims, "elapsed", lambda folder: 10.0)
-    monkeypatch.setattr(claims, "hardware", lambda: "one machine")
+    monkeypatch.setattr(records, "_steps", lambda folder: 2)
+    monkeypatch.setattr(records, "elapsed_seconds", lambda folder: 10.0)
+    monkeypatch.setattr(records, "hardware", lambda: "one machine")
     claims.claims(asked)
     for folder in (tmp_path / "runs").rglob("metrics.json"):
         (folder.parent / "elapsed.json").touch()
-    monkeypatch.setattr(claims, "hardware", lambda: "another machine")
+    monkeypatch.setattr(records, "hardware", lambda: "another machine")
     claims.claims(asked)
     assert (read(file)["hardware"], read(file)["process_seconds"]) == ("one machine", 40)
     fake.AP = 0.7
@@ -238,10 +237,10 @@ def test_a_failure_does_not_stop_the_others(commands, tmp_path):
     called, fake = commands
     fake.broken.add("x=2")
     with pytest.raises(UserError, match=r"^two-0 broke\ntwo-1 broke$"):
-        carried_out(small(), [0, 1], "laptop", tmp_path, jobs=1)
+        run_experiment(small(), [0, 1], "laptop", tmp_path, jobs=1)
     assert [folder for _, folder, _ in called] == ["one-0", "t", "two-0", "one-1", "t", "two-1"]
     fake.broken.clear()
-    assert len(carried_out(small(), [0, 1], "laptop", tmp_path, jobs=1)) == 6
+    assert len(run_experiment(small(), [0, 1], "laptop", tmp_path, jobs=1)) == 6
 
 
 def test_an_interrupt_starts_nothing_more(commands, monkeypatch, tmp_path):
@@ -250,24 +249,24 @@ def test_an_interrupt_starts_nothing_more(commands, monkeypatch, tmp_path):
     def interrupted(futures):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocols, "wait", interrupted)
+    monkeypatch.setattr(execution, "wait", interrupted)
     seeds = range(500)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(small(), seeds, "laptop", tmp_path, jobs=1)
+        run_experiment(small(), seeds, "laptop", tmp_path, jobs=1)
     assert len(called) < 5 * len(seeds)
 
 
 def test_errors_of_our_own_are_no_failures_of_runs(commands, monkeypatch, tmp_path):
-    monkeypatch.setattr(protocols, "run_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(execution, "read_run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        carried_out(small(), [0], "laptop", tmp_path, jobs=1)
+        run_experiment(small(), [0], "laptop", tmp_path, jobs=1)
 
 
 def test_a_run_is_a_process_of_its_own(tmp_path):
     """`test_the_command` forks what it runs; this one starts as it does for a user."""
     made = small(settings=["trainer.steps=1"], arms={"one": Arm([], 1, 8.0, {"t": []})})
     with pytest.raises(UserError, match=r"one-0: train has ended with 2: .* \(see its output\.txt\)$"):
-        carried_out(made, [0], "laptop", tmp_path, jobs=1)
+        run_experiment(made, [0], "laptop", tmp_path, jobs=1)
     assert "trainer.steps" in (tmp_path / "one-0/output.txt").read_text()
     assert read(tmp_path / "one-0/elapsed.json") > 0
 
@@ -309,8 +308,8 @@ def test_the_command(shapes_root, tmp_path):
     assert (run["name"], run["seed"], run["cost"]["views"]) == ("random, one scale", 4, 16)
     assert record["steps"] == {"random": 2}
     home = tmp_path / "runs/laptop/ohem/fine_tuned"
-    weights = OmegaConf.load(place(home, "random", 4) / "config.yaml").weights
-    assert weights == str(place(home, "start", 4) / "checkpoints/last.ckpt")
+    weights = OmegaConf.load(training_folder(home, "random", 4) / "config.yaml").weights
+    assert weights == str(training_folder(home, "start", 4) / "checkpoints/last.ckpt")
     text = (tmp_path / "docs/claims.md").read_text()
     assert "| random, one scale | 2 | " in text
     assert str(tmp_path / "runs") not in text
@@ -318,7 +317,7 @@ def test_the_command(shapes_root, tmp_path):
         if line.startswith("!["):
             assert (tmp_path / "docs" / line.split("(")[1].rstrip(")")).stat().st_size > 5000
     (tmp_path / "docs/claims/ohem.md").write_text("What it says.\n")
-    (place(home, "random", 4) / "metrics.json").unlink()
+    (training_folder(home, "random", 4) / "metrics.json").unlink()
     for _ in range(2):  # an interrupted training goes on, and is finished for the next time
         again = run_forked(*call)
         assert again.returncode == 0, again.stderr

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightning_det.compare import listed, tables
+from lightning_det.compare import gather_folders
 from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
+from lightning_det.evidence.tables import tables
 from lightning_det.plotting.comparison import CLASSES, plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.results import read_runs
 from lightning_det.system.errors import UserError
@@ -229,9 +230,14 @@ def test_plots(tmp_path):
 
 def test_folders_alone_are_the_runs(tmp_path):
     (tmp_path / "lr=1").mkdir()
-    assert listed([f"{tmp_path}/lr=1"]) == [f'runs=["{tmp_path}/lr=1"]']
-    assert listed(["a b", "baseline=1", "c", "--cfg", "job"]) == ["baseline=1", "--cfg", "job", 'runs=["a b", "c"]']
-    assert listed(["runs=[a]"]) == ["runs=[a]"]
+    assert gather_folders([f"{tmp_path}/lr=1"]) == [f'runs=["{tmp_path}/lr=1"]']
+    assert gather_folders(["a b", "baseline=1", "c", "--cfg", "job"]) == [
+        "baseline=1",
+        "--cfg",
+        "job",
+        'runs=["a b", "c"]',
+    ]
+    assert gather_folders(["runs=[a]"]) == ["runs=[a]"]
 
 
 def test_tables_escape_names():

@@ -12,7 +12,6 @@ from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import c4, fpn, ssd
-from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -22,7 +21,7 @@ from lightning_det.annotations import LabelMap
 from lightning_det.backbones import ssd_tiny, tiny_backbone
 from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
-from lightning_det.callbacks.pictures import compare
+from lightning_det.callbacks.pictures import draw_comparison
 from lightning_det.checkpoint import load_checkpoint
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
@@ -652,8 +651,8 @@ def test_pictures_need_an_evaluator(store, tmp_path):
 def test_truth_is_left_and_detections_are_right(store):
     box = np.array([[40, 30, 60, 44]], np.float32)
     results = Results(np.array([3]), box, np.array([0.6], np.float32), np.array([1]), np.array([3]))
-    nothing = compare(store, Results(seen=np.array([3])), 3, 0.3)
-    shown = compare(store, results, 3, 0.3)
+    nothing = draw_comparison(store, Results(seen=np.array([3])), 3, 0.3)
+    shown = draw_comparison(store, results, 3, 0.3)
     assert shown.shape == nothing.shape == (432 + 20, 2 * 576 + 6, 3)
     changed = np.argwhere((shown != nothing).any(axis=2))
     assert len(changed) > 100
@@ -661,7 +660,9 @@ def test_truth_is_left_and_detections_are_right(store):
     (top, left), (bottom, right) = changed.min(axis=0) - (20, 582), changed.max(axis=0) - (20, 582)
     assert (left, right, bottom) == pytest.approx((360, 540, 396), abs=2)
     assert 250 < top < 270
-    np.testing.assert_array_equal(compare(store, results, 3, 0.7), compare(store, Results(seen=results.seen), 3, 0.7))
+    np.testing.assert_array_equal(
+        draw_comparison(store, results, 3, 0.7), draw_comparison(store, Results(seen=results.seen), 3, 0.7)
+    )
 
     def has(part, colour):
         return (part == np.array(colour)).all(axis=2).any()

@@ -9,20 +9,20 @@ from omegaconf import OmegaConf, open_dict
 from pytorch_lightning.loops.progress import _ProcessedTracker
 
 from lightning_det.annotations import LabelMap
-from lightning_det.callbacks import GoingOn
+from lightning_det.callbacks import KeepSettings
 from lightning_det.config.build import build
 from lightning_det.config.module import build_module
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import TrainBatches
 from lightning_det.modules.module import parameter_groups
 from lightning_det.modules.rates import keep_settings, lacking
-from lightning_det.runs.continuation import AT_START, STATE, late_settings, restoring, to_go_on_from
+from lightning_det.runs.continuation import AT_START, STATE, check_resumable, explain_restore_errors, late_settings
 from lightning_det.system.errors import ConfigError, UserError
 
 LABELS = LabelMap(["cat", "dog"], [1, 2])
 
 EFFECTS = {
-    "callbacks": "of the objects as built: `GoingOn`, test_no_callback_restores_a_setting",
+    "callbacks": "of the objects as built: `KeepSettings`, test_no_callback_restores_a_setting",
     "optimizer": "of the objects as built: `keep_settings`, test_no_optimizer_restores_a_setting",
     "schedule": "a function of the step: `Rates`, tests/runs/test_going_on.py",
     "trainer": "built before anything is restored, which is progress alone: `TrainLoader`",
@@ -91,7 +91,7 @@ def test_no_callback_restores_a_setting(composed):
         "hyper_parameters": {"settings": {}},
     }
     trainer, module = SimpleNamespace(callbacks=new.values()), SimpleNamespace(hparams={"settings": {}})
-    GoingOn().on_load_checkpoint(trainer, module, content)
+    KeepSettings().on_load_checkpoint(trainer, module, content)
     for name, callback in new.items():
         if state := content["callbacks"].get(callback.state_key):
             callback.load_state_dict(state)
@@ -166,7 +166,7 @@ def checkpoint(composed, tmp_path):
         module.save_hyperparameters({"settings": OmegaConf.to_container(now, resolve=True, enum_to_str=True)})
         module.optimizer = build(now.optimizer, "optimizer")
         try:
-            to_go_on_from(now, module)
+            check_resumable(now, module)
         except UserError as error:
             return error
         return None
@@ -249,13 +249,19 @@ def test_what_lightning_cannot_restore_is_no_traceback():
         raise error
 
     cfg = OmegaConf.create({"resume": "RUN"})
-    with pytest.raises(UserError, match=r"cannot be restored \(KeyError: 'losses'\).*weights=FILE"), restoring(cfg):
+    with (
+        pytest.raises(UserError, match=r"cannot be restored \(KeyError: 'losses'\).*weights=FILE"),
+        explain_restore_errors(cfg),
+    ):
         restore_training_state(KeyError("losses"))
-    with pytest.raises(UserError, match=r"^mining\.ckpt: .*mining starts over"), restoring(cfg, "mining.ckpt"):
+    with (
+        pytest.raises(UserError, match=r"^mining\.ckpt: .*mining starts over"),
+        explain_restore_errors(cfg, "mining.ckpt"),
+    ):
         restore_training_state(KeyError("losses"))
-    with pytest.raises(ConfigError, match="mine"), restoring(cfg):
+    with pytest.raises(ConfigError, match="mine"), explain_restore_errors(cfg):
         restore_training_state(ConfigError("mine"))
-    with pytest.raises(KeyError), restoring(cfg):
+    with pytest.raises(KeyError), explain_restore_errors(cfg):
         raise KeyError("no matter of the checkpoint")
 
 

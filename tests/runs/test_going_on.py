@@ -15,13 +15,13 @@ from test_module import LABELS, Stub, data_of, ten, trainer_in
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_det.callbacks import (
+    AtomicCheckpointIO,
     CSVLog,
     EpochSummary,
-    GoingOn,
+    KeepSettings,
     LastCheckpoint,
     StepSeeds,
     WeightAverage,
-    WholeCheckpoints,
 )
 from lightning_det.callbacks import checkpoints as checkpoint_files
 from lightning_det.data.coco import Coco
@@ -62,7 +62,7 @@ def run(store, folder, resume=False, batch_size=2, optimizer=None, schedule=None
     torch.manual_seed(0)
     places = {"dirpath": str(folder / "checkpoints")}
     callbacks = {
-        "going_on": GoingOn(),
+        "going_on": KeepSettings(),
         "seeds": StepSeeds(0),
         "figure": Figure(),
         "summary": EpochSummary(),
@@ -75,7 +75,7 @@ def run(store, folder, resume=False, batch_size=2, optimizer=None, schedule=None
     module = DetectionModule(Learner(), LABELS, make, schedule or Cosine(), reference_batch=4)
     log = CSVLog(str(folder))
     settings = {"max_epochs": 2, "log_every_n_steps": 1, "enable_checkpointing": True} | settings
-    trainer = trainer_in(folder, **settings, plugins=[WholeCheckpoints()])
+    trainer = trainer_in(folder, **settings, plugins=[AtomicCheckpointIO()])
     trainer.fit_loop._iteration_based_training = lambda: False  # as build_trainer does
     trainer.callbacks = trainer._callback_connector._reorder_callbacks([c for c in callbacks.values() if c is not None])
     trainer.loggers = [log]
@@ -284,7 +284,7 @@ def test_fewer_best_checkpoints_are_kept(tmp_path):
 
 def _restore(callback, checkpoint):
     trainer = SimpleNamespace(callbacks=[callback])
-    GoingOn().on_load_checkpoint(trainer, SimpleNamespace(hparams={"settings": {}}), checkpoint)
+    KeepSettings().on_load_checkpoint(trainer, SimpleNamespace(hparams={"settings": {}}), checkpoint)
     callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
 
 

@@ -19,7 +19,7 @@ from helpers import CHIPS, SMALL, environments, read, start_forked
 from pytorch_lightning.trainer import call
 
 import lightning_det.callbacks.checkpoints as checkpoints
-from lightning_det.runs.resume import started_with, unstarted
+from lightning_det.runs.resume import is_unstarted, recorded_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ class Moments:
 
     def watch(self):
         """Only for a process that ends soon: it patches what it counts."""
-        hooks, whole = call._call_callback_hooks, checkpoints.whole
+        hooks, whole = call._call_callback_hooks, checkpoints.atomic_write
 
         def hook(*args, **kwargs):
             self.pass_by()
@@ -82,7 +82,7 @@ class Moments:
                 yield Slow(stream, self)
 
         call._call_callback_hooks = hook
-        checkpoints.whole = slowly
+        checkpoints.atomic_write = slowly
 
 
 def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL):
@@ -147,8 +147,8 @@ def interrupted(tmp_path, arguments, kills, seed=0, ranks=1):
     victims = rng.integers(0, ranks, kills)
     for last in [*((v, int(rng.integers(1, moments[v] // 2))) for v in victims), None]:
         # All that a user types the second time; the first moment of all may come before there is a folder.
-        begun = started_with(killed) is not None
-        anew += begun and unstarted(killed)
+        begun = recorded_overrides(killed) is not None
+        anew += begun and is_unstarted(killed)
         again = [f"resume={killed}"] if begun else [*arguments, f"hydra.run.dir={killed}"]
         ended = attempt(killed, again, last, ranks)
     assert ended
@@ -329,7 +329,7 @@ def test_a_fine_tuning_that_was_killed_before_its_first_checkpoint_can_be_evalua
     weights = f"weights={first}/checkpoints/last.ckpt"
     options = [*short, weights, "trainer.max_epochs=1", f"hydra.run.dir={second}"]
     assert not attempt(second, options, last=(0, 5))
-    assert unstarted(second)
+    assert is_unstarted(second)
     assert attempt(second, [f"resume={second}"])
     evaluation = start_forked("eval", [f"checkpoint={second}/checkpoints/last.ckpt"], output, output, cwd=tmp_path)
     evaluation.join()

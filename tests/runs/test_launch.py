@@ -10,15 +10,14 @@ import time
 import pytest
 from helpers import SMALL, read, start_forked
 
-from lightning_det.runs import launch
-from lightning_det.runs import rendezvous as watch
-from lightning_det.runs.launch import is_first
+from lightning_det.runs import launch, rendezvous
+from lightning_det.runs.launch import is_first_rank
 from lightning_det.system.errors import ConfigError
 
 MOMENT = """
 import pathlib, time
 import lightning_det.runs.launch as x
-print(x._moment(), flush=True)
+print(x._start_time(), flush=True)
 while not pathlib.Path("end").exists():
     time.sleep(0.05)
 """
@@ -109,16 +108,16 @@ def running(pid):
 WATCH = """
 import sys, time
 from lightning_det.runs import launch
-from lightning_det.runs import rendezvous as watch
-watch.GRACE = 0.1
+from lightning_det.runs import rendezvous
+rendezvous.GRACE = 0.1
 try:
-    watch.meet(2)
+    rendezvous.join(2)
 except Exception as error:
     sys.exit(str(error))
 print("meets", flush=True)
 if sys.argv[1] == "waits":
     time.sleep(600)
-watch.leave(sys.argv[1] == "leaves well")
+rendezvous.leave(sys.argv[1] == "leaves well")
 """
 
 
@@ -189,7 +188,7 @@ def test_how_many_processes_others_start(environment, trainer, number, monkeypat
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert watch.expected(trainer) == number
+    assert rendezvous.expected_ranks(trainer) == number
 
 
 @pytest.mark.parametrize(
@@ -209,13 +208,13 @@ def test_the_first_rank_alone_minds_the_folder(environment, first, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert is_first() == first
+    assert is_first_rank() == first
 
 
 @pytest.mark.parametrize("given", ["soon", "", "nan", "inf", "-1", "0"])
 def test_times_to_wait_that_are_none(monkeypatch, given):
-    monkeypatch.setenv(launch.LIMIT, given)
+    monkeypatch.setenv(launch.TIMEOUT, given)
     with pytest.raises(ConfigError, match="seconds, such as 600"):
-        launch.limit()
-    monkeypatch.setenv(launch.LIMIT, "600")
-    assert launch.limit() == 600
+        launch.timeout()
+    monkeypatch.setenv(launch.TIMEOUT, "600")
+    assert launch.timeout() == 600

@@ -7,18 +7,27 @@ import time
 import pytest
 from helpers import start_forked
 
-from lightning_det.runs.occupancy import HELD, LOCK, forget, free, hold, occupy, refuse_used, release
+from lightning_det.runs.layout import LOCK
+from lightning_det.runs.occupancy import (
+    LOCKED,
+    check_unused,
+    lock_folder,
+    remove_results,
+    take_folder,
+    unlock_folder,
+    unused_folder,
+)
 from lightning_det.system.errors import ConfigError
 
 WORK = """
 import os, pathlib, sys, time
 from lightning_det.system.errors import ConfigError
-from lightning_det.runs.occupancy import occupy
+from lightning_det.runs.occupancy import take_folder
 place = pathlib.Path(sys.argv[1])
 while not (place.parent / "go").exists():
     time.sleep(0.001)
 try:
-    occupy(place, "train")
+    take_folder(place, "train")
 except ConfigError as error:
     print(error, flush=True)
     sys.exit(2)
@@ -57,7 +66,7 @@ def test_a_training_needs_a_folder_without_a_run(tmp_path, name):
     (folder / name).parent.mkdir(parents=True)
     (folder / name).touch()
     with pytest.raises(ConfigError) as error:
-        occupy(folder, "train")
+        take_folder(folder, "train")
     words = str(error.value)
     assert words.startswith(f"{folder} holds a ")
     assert name in words
@@ -65,26 +74,26 @@ def test_a_training_needs_a_folder_without_a_run(tmp_path, name):
     assert f"resume={folder}" in words or name not in ("checkpoints/last.ckpt", "overrides.yaml")
     assert ("-m hydra.sweep.dir=" in words) == (name in ("status.json", "sweep.json", "sweep.yaml", "multirun.yaml"))
     assert [f.name for f in folder.rglob("*") if f.is_file()] == [name.split("/")[-1]]  # no lock either
-    occupy(folder, "train", goes_on=True)
-    release(folder)
+    take_folder(folder, "train", resumes=True)
+    unlock_folder(folder)
 
 
 def test_starts_that_were_refused_leave_a_free_folder(tmp_path):
     for name in (".hydra/overrides.yaml", "train.log", "output.txt", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    refuse_used(tmp_path, "train")
-    refuse_used(tmp_path / "new", "train")
+    check_unused(tmp_path, "train")
+    check_unused(tmp_path / "new", "train")
 
 
 def test_other_commands_replace_their_results_but_no_training(tmp_path):
     for name in ("metrics.json", "config.yaml", "overrides.yaml"):
         (tmp_path / name).touch()
-    refuse_used(tmp_path, "eval")
+    check_unused(tmp_path, "eval")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/best.ckpt").touch()
     with pytest.raises(ConfigError, match="holds a run that has ended"):
-        refuse_used(tmp_path, "eval")
+        check_unused(tmp_path, "eval")
 
 
 def test_what_starts_over_keeps_no_result(tmp_path):
@@ -92,15 +101,15 @@ def test_what_starts_over_keeps_no_result(tmp_path):
     for name in ("checkpoints/best.ckpt", "metrics.csv", "metrics.json", *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert forget(tmp_path) == ["checkpoints/best.ckpt", "metrics.csv", "metrics.json"]
+    assert remove_results(tmp_path) == ["checkpoints/best.ckpt", "metrics.csv", "metrics.json"]
     assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == sorted(kept)
 
 
 def test_a_free_name(tmp_path, monkeypatch):
     (tmp_path / "run-2").mkdir()
-    assert free(tmp_path / "run") == tmp_path / "run-3"
+    assert unused_folder(tmp_path / "run") == tmp_path / "run-3"
     monkeypatch.chdir(tmp_path)
-    assert free(tmp_path.relative_to(tmp_path)).name == f"{tmp_path.name}-2"
+    assert unused_folder(tmp_path.relative_to(tmp_path)).name == f"{tmp_path.name}-2"
 
 
 def test_of_three_at_once_one_wins(tmp_path):
@@ -113,13 +122,13 @@ def test_of_three_at_once_one_wins(tmp_path):
     refused = [w for w in words if w != "works\n"]
     assert all(f"{place} is in use: process {winner.pid} on {os.uname().nodename} works in it" in w for w in refused)
     with pytest.raises(ConfigError, match=f"process {winner.pid}"):
-        occupy(place, "train", goes_on=True)
+        take_folder(place, "train", resumes=True)
     (tmp_path / "end").touch()
     for process, _ in running:
         process.join()
     with pytest.raises(ConfigError, match="holds a run that was begun"):
-        occupy(place, "train")
-    assert place.resolve() not in HELD
+        take_folder(place, "train")
+    assert place.resolve() not in LOCKED
 
 
 def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
@@ -130,9 +139,9 @@ def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
     child = int(said(output, process).split()[1])
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    hold(place)
+    lock_folder(place)
     os.kill(child, signal.SIGKILL)
-    release(place)
+    unlock_folder(place)
     assert not (place / LOCK).exists()
 
 
@@ -141,5 +150,5 @@ def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("lightning_det.runs.occupancy.fcntl.lockf", refuse)
-    occupy(tmp_path, "train")
-    release(tmp_path)
+    take_folder(tmp_path, "train")
+    unlock_folder(tmp_path)

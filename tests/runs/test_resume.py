@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_det.callbacks import CSVLog
-from lightning_det.runs.resume import completed, goes_on_in, quoted, started_with, unstarted
+from lightning_det.runs.resume import complete_overrides, is_unstarted, quote, recorded_overrides, resumes_in_place
 from lightning_det.system.errors import ConfigError
 
 
@@ -35,53 +35,53 @@ def test_options_come_back(run):
     place = f"hydra.run.dir={json.dumps(str(run))}"
     kept = ["strategy=[snip,flip]", "+trainer.x=1", "seed=3", "~callbacks.best"]
     for given in (f"resume={run}", f"resume='{run}'", f'resume="{run}"'):
-        assert completed([given]) == [*kept, given, place]
+        assert complete_overrides([given]) == [*kept, given, place]
 
 
 def test_what_is_given_now_wins(run):
     given = [f"resume={run}", "seed=4", "trainer.x=2", "hydra.run.dir=other"]
-    assert completed(given) == ["strategy=[snip,flip]", "~callbacks.best", *given]
+    assert complete_overrides(given) == ["strategy=[snip,flip]", "~callbacks.best", *given]
 
 
 @pytest.mark.parametrize("path", ["/a/été/b c", '/a/"q"/$x', "/数据/lr=0.1,a", "plain"])
 def test_hydra_reads_quoted_paths_as_they_are(path):
-    assert OverridesParser.create().parse_override(f"resume={quoted(path)}").value() == path
+    assert OverridesParser.create().parse_override(f"resume={quote(path)}").value() == path
 
 
 def test_an_empty_record_says_nothing(run):
     """It was cut off; a run without options has an empty list."""
     for content, options in (("", None), ("[]", [])):
         (run / "overrides.yaml").write_text(content)
-        assert started_with(run) == options
+        assert recorded_overrides(run) == options
 
 
 @pytest.mark.parametrize("arguments", [[], ["seed=1"], ["resume=nowhere"], ["resume=null"], ["--help"]])
 def test_other_commands_stay_as_they_are(arguments):
-    assert completed(arguments) == arguments
+    assert complete_overrides(arguments) == arguments
 
 
 def test_a_run_without_a_checkpoint_starts_from_its_weights_again(run):
-    assert not unstarted(run)
+    assert not is_unstarted(run)
     (run / "checkpoints/last.ckpt").rename(run / "checkpoints/best.ckpt")
-    assert unstarted(run)
-    assert "weights=w.ckpt" in completed([f"resume={run}"])
+    assert is_unstarted(run)
+    assert "weights=w.ckpt" in complete_overrides([f"resume={run}"])
 
 
 def test_hydras_record_serves_where_there_is_no_other(run):
     (run / ".hydra").mkdir()
-    first = completed([f"resume={run}"])
+    first = complete_overrides([f"resume={run}"])
     (run / "overrides.yaml").rename(run / ".hydra/overrides.yaml")
-    assert completed([f"resume={run}"]) == first
+    assert complete_overrides([f"resume={run}"]) == first
     (run / ".hydra/overrides.yaml").unlink()
-    assert completed([f"resume={run}"]) == [f"resume={run}"]
-    assert not unstarted(run)  # and the missing checkpoint will be an error
+    assert complete_overrides([f"resume={run}"]) == [f"resume={run}"]
+    assert not is_unstarted(run)  # and the missing checkpoint will be an error
 
 
 def test_a_run_that_has_ended_does_not_start_over(run):
     """Its last checkpoint was removed, to save space perhaps."""
     (run / "checkpoints/last.ckpt").rename(run / "checkpoints/best.ckpt")
     (run / "metrics.json").touch()
-    assert not unstarted(run)
+    assert not is_unstarted(run)
 
 
 @pytest.mark.parametrize(
@@ -91,23 +91,23 @@ def test_a_damaged_record_is_named(run, content):
     """Options that are not known must not become the defaults; Hydra's record serves while it is whole."""
     (run / "overrides.yaml").write_text(content, encoding="latin1")
     with pytest.raises(ConfigError, match=r"overrides\.yaml: damaged .*give these options along with resume="):
-        completed([f"resume={run}"])
+        complete_overrides([f"resume={run}"])
     (run / ".hydra").mkdir()
     (run / ".hydra/overrides.yaml").write_text("[seed=7]")
-    assert started_with(run) == ["seed=7"]
+    assert recorded_overrides(run) == ["seed=7"]
 
 
 def test_what_goes_on_in_its_own_folder(run, tmp_path):
-    assert goes_on_in(str(run), run / "../of mine")
-    assert goes_on_in(str(run / "checkpoints/best.ckpt"), run)
-    assert not goes_on_in(str(run), tmp_path)
-    assert not goes_on_in(str(run / "checkpoints/best.ckpt"), tmp_path)
-    assert not goes_on_in(None, run)
+    assert resumes_in_place(str(run), run / "../of mine")
+    assert resumes_in_place(str(run / "checkpoints/best.ckpt"), run)
+    assert not resumes_in_place(str(run), tmp_path)
+    assert not resumes_in_place(str(run / "checkpoints/best.ckpt"), tmp_path)
+    assert not resumes_in_place(None, run)
 
 
 def test_a_sweep_does_not_resume_one_run(run):
     with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir=ITS_FOLDER"):
-        completed(["-m", f"resume={run}", "seed=0,1"])
+        complete_overrides(["-m", f"resume={run}", "seed=0,1"])
 
 
 def rows(folder):

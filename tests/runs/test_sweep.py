@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lightning_det.callbacks.ranks import differences
-from lightning_det.runs import occupancy as places
-from lightning_det.runs import sweep
+from lightning_det.runs import child_job, occupancy, sweep
+from lightning_det.runs.jobs import Job, JobError
 from lightning_det.system.errors import UserError
 
 slow = pytest.mark.slow
@@ -128,7 +128,7 @@ def test_jobs_in_processes_of_submitit(small, tmp_path):
 def test_a_folder_of_another_job_is_refused_in_other_processes_too(small, tmp_path):
     """Its folder tells of another job, so that nothing is there to be gathered."""
     (tmp_path / "0").mkdir()
-    other = sweep.Job(0, ["seed=7"], str(tmp_path / "0"), 0, 1.0, None, 0.5)
+    other = Job(0, ["seed=7"], str(tmp_path / "0"), 0, 1.0, None, 0.5)
     (tmp_path / "0/status.json").write_text(json.dumps(other._asdict()))
     call = ["-m", "hydra/launcher=submitit_local", "seed=8", f"hydra.sweep.dir={tmp_path}"]
     done = run_forked("train", *call, *small)
@@ -182,7 +182,7 @@ class Sweep:
             record.write_text(yaml.safe_dump(overrides))  # as Hydra does before it runs a job
             cfg = OmegaConf.create({"resume": None, "weights": "w.ckpt", "trainer": {"devices": 1}} | settings)
             OmegaConf.set_struct(cfg, True)
-            with contextlib.suppress(sweep.JobError):
+            with contextlib.suppress(JobError):
                 sweep.run_job(task or self.seen.append, cfg, module)
         return sweep.summary()
 
@@ -279,7 +279,7 @@ def test_jobs_of_other_processes_are_gathered(fake, capsys):
 def test_jobs_in_nested_folders_are_of_one_sweep(tmp_path, monkeypatch, capsys):
     """``hydra.sweep.subdir`` may hold a slash."""
     for number, folder in enumerate(("lr=1/0", "lr=2/0")):
-        job = sweep.Job(number, [], str(tmp_path / folder), 0, 1.0, None, None)
+        job = Job(number, [], str(tmp_path / folder), 0, 1.0, None, None)
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "status.json").write_text(json.dumps(job._asdict()))
     monkeypatch.setattr(sweep, "JOBS", [])
@@ -344,7 +344,7 @@ def test_the_folder_of_a_run_that_was_no_job_is_refused(fake, capsys):
 
 
 def test_a_job_in_whose_folder_another_process_works_is_refused(fake, monkeypatch, capsys):
-    monkeypatch.setattr(places, "_locked", lambda stream: "/1/" not in stream.name)
+    monkeypatch.setattr(occupancy, "_try_lock", lambda stream: "/1/" not in stream.name)
     assert fake.start(["seed=0"], ["seed=1"], ["seed=2"]) == 2
     assert len(fake.seen) == 2
     assert f"job 1 (seed=1): {fake.folder}/1 is in use: " in capsys.readouterr().err
@@ -409,7 +409,7 @@ def test_jobs_of_several_ranks_go_on_too(fake, monkeypatch):
 
     class Child:
         def __init__(self, call, env):
-            assert env[sweep.PARENT] == str(os.getpid())
+            assert env[child_job.PARENT] == str(os.getpid())
             calls.append(call)
 
         def __enter__(self):
@@ -421,7 +421,7 @@ def test_jobs_of_several_ranks_go_on_too(fake, monkeypatch):
         def wait(self):
             return 3 if len(calls) == 1 else 0
 
-    monkeypatch.setattr(sweep.subprocess, "Popen", Child)
+    monkeypatch.setattr(child_job.subprocess, "Popen", Child)
     overrides = ["seed=0", "weights=w.ckpt", "+resume=elsewhere", "trainer.devices=2"]
     assert fake.start(overrides, trainer={"devices": 2}) == 3
     fake.checkpoint(0)
@@ -444,8 +444,8 @@ def test_a_job_of_several_ranks_ends_with_its_sweep(tmp_path):
     )
     script, output = tmp_path / "parent.py", tmp_path / "output.txt"
     script.write_text(
-        "from pathlib import Path\nfrom lightning_det.runs import sweep\n"
-        "sweep._in_child('sleeper', [], Path('x'), False)\n"
+        "from pathlib import Path\nfrom lightning_det.runs.child_job import run_in_child\n"
+        "run_in_child('sleeper', [], Path('x'), False)\n"
     )
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     parent = start_forked(script, [], output, output, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})

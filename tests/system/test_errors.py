@@ -10,7 +10,7 @@ from torch._utils import ExceptionWrapper
 
 from lightning_det.config.build import build
 from lightning_det.data import images
-from lightning_det.system.errors import explained
+from lightning_det.system.errors import explain_error
 
 HUGE = 2**52
 
@@ -62,7 +62,7 @@ def no_room_in_numpy():
     ],
 )
 def test_no_room_in_memory_says_what_needs_less(error):
-    said = explained(error)
+    said = explain_error(error)
     for remedy in ("out of memory", "data.batch_size", "tiles", "data.num_workers", "dataset.resolution", "resume="):
         assert remedy in said
     assert "Traceback" not in said
@@ -71,7 +71,7 @@ def test_no_room_in_memory_says_what_needs_less(error):
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("memory")])
 def test_other_errors_are_no_lack_of_memory(error):
-    assert explained(error) is None
+    assert explain_error(error) is None
 
 
 def test_no_room_for_an_image_is_no_damage(tmp_path, monkeypatch):

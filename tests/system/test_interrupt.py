@@ -13,9 +13,9 @@ from lightning_det.system import interrupt
 def wait():
     print("ready", flush=True)
     time.sleep(600)
-interrupt.catch()
+interrupt.install_handler()
 """
-RUNNING = FRAME + "with interrupt.one_line():\n    interrupt.hint(lambda: 'go on with resume=run')\n"
+RUNNING = FRAME + "with interrupt.clean_exit():\n    interrupt.set_hint(lambda: 'go on with resume=run')\n"
 
 CASES = {
     "while modules are imported": (FRAME + "wait()", "a training goes on with resume=RUN_FOLDER, everything else"),

@@ -10,23 +10,16 @@ from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
 from lightning_det.annotations import DatasetError, LabelMap
-from lightning_det.compare import tables
 from lightning_det.config import CONF, register_schema
-from lightning_det.config.build import usable_split
-from lightning_det.eval import print_tables
+from lightning_det.config.data import usable_split
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
+from lightning_det.evidence.tables import tables
 from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs import command as cli
-from lightning_det.system import workload
-from lightning_det.config.data import usable_split
-from lightning_det.data import images
-from lightning_det.evaluation.comparison import Run, compared
-from lightning_det.plotting.boxes import draw_boxes, page, side_by_side
-from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
-from lightning_det.runs import command as cli
 from lightning_det.runs.evaluation_report import print_tables
+from lightning_det.system import workload
 from lightning_det.system.errors import one_line, printable
 
 HOSTILE = {

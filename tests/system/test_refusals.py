@@ -10,32 +10,28 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_det.backbones import ssd, torchvision_backbone
 from lightning_det.backbones.pretrained import explain_failed_timm_download
-from lightning_det.config import ConfigError, resolved
-from lightning_det.config.build import build_trainer, load_weights
-from lightning_det.config.ranges import RANGES, check_ranges
-from lightning_det.backbones.pretrained import fetching_by_timm
 from lightning_det.config import ConfigError, resolve
 from lightning_det.config.trainer import build_trainer
 from lightning_det.config.values import RANGES, check_values
 from lightning_det.runs.preflight import check_trainer
 from lightning_det.runs.weights import load_weights
-from lightning_det.system.errors import UserError, explained
-from lightning_det.system.refusals import in_keys, unworkable
+from lightning_det.system.errors import UserError, explain_error
+from lightning_det.system.refusals import name_keys, trainer_problem
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true", "64", 64, "transformer-engine"])
 def test_precisions_that_detectors_cannot_do_are_refused(precision):
-    said = unworkable({"accelerator": "cpu", "precision": precision})
+    said = trainer_problem({"accelerator": "cpu", "precision": precision})
     assert said == f"trainer.precision must be 32-true or bf16-mixed or 16-mixed, got {precision}"
 
 
 def test_precisions_that_work():
     for precision in ("32-true", "32", 32, None, "bf16-mixed", "bf16"):
-        assert unworkable({"accelerator": "cpu", "precision": precision}) == ""
+        assert trainer_problem({"accelerator": "cpu", "precision": precision}) == ""
     # Lightning would take bf16-mixed instead.
-    assert "needs a GPU; bf16-mixed and 32-true" in unworkable({"accelerator": "cpu", "precision": "16-mixed"})
+    assert "needs a GPU; bf16-mixed and 32-true" in trainer_problem({"accelerator": "cpu", "precision": "16-mixed"})
 
 
 @WITHOUT_GPU
@@ -49,15 +45,15 @@ def test_a_gpu_that_is_not_there_is_said(composed, tmp_path):
 
 
 def test_what_the_commands_set_themselves_is_refused():
-    assert unworkable({"plugins": "x"}).startswith("trainer.plugins is set by the commands themselves")
-    assert "hydra.run.dir" in unworkable({"default_root_dir": "/x"})
+    assert trainer_problem({"plugins": "x"}).startswith("trainer.plugins is set by the commands themselves")
+    assert "hydra.run.dir" in trainer_problem({"default_root_dir": "/x"})
 
 
 def test_durations():
     for value in (None, "00:12:00:00", {"hours": 1}, {"minutes": 1.5}):
-        assert unworkable({"max_time": value}) == ""
+        assert trainer_problem({"max_time": value}) == ""
     for value in (5, "garbage", "12:00", {"hours": "x"}, {"years": 1}):
-        assert unworkable({"max_time": value}).startswith("trainer.max_time must be days, hours"), value
+        assert trainer_problem({"max_time": value}).startswith("trainer.max_time must be days, hours"), value
 
 
 def test_a_cosine_needs_an_end(composed):
@@ -114,24 +110,24 @@ def test_refusals_while_a_training_begins_are_explained(tmp_path):
     trainer = pl.Trainer(max_epochs=1, val_check_interval=250, default_root_dir=str(tmp_path), **quiet)
     with pytest.raises(ValueError, match="250") as raised:
         trainer.fit(BoringModel())
-    assert explained(raised.value).startswith("trainer.val_check_interval (250) must be less than or equal to")
+    assert explain_error(raised.value).startswith("trainer.val_check_interval (250) must be less than or equal to")
     trainer = pl.Trainer(max_epochs=1, limit_train_batches=0.0001, default_root_dir=str(tmp_path), **quiet)
     with pytest.raises(Exception, match="0001") as raised:
         trainer.fit(BoringModel())
-    assert "trainer.limit_train_batches" in explained(raised.value)
+    assert "trainer.limit_train_batches" in explain_error(raised.value)
     # Errors of other origin are not Lightning's refusals.
-    assert explained(ValueError("mine")) is None
+    assert explain_error(ValueError("mine")) is None
 
 
 def test_names_of_arguments_become_keys():
-    assert in_keys("`devices` must\n be > 0") == "trainer.devices must be > 0"
-    assert in_keys("`Trainer(devices=0)` value is not valid") == "trainer.devices=0 value is not valid"
-    assert in_keys("in the callbacks of a strategy") == "trainer: in the callbacks of a strategy"
+    assert name_keys("`devices` must\n be > 0") == "trainer.devices must be > 0"
+    assert name_keys("`Trainer(devices=0)` value is not valid") == "trainer.devices=0 value is not valid"
+    assert name_keys("in the callbacks of a strategy") == "trainer: in the callbacks of a strategy"
 
 
 def test_wandb_without_a_key_is_explained():
     error = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})("No API key configured.")
-    said = explained(error)
+    said = explain_error(error)
     assert said.startswith("wandb: No API key configured. Log in with `wandb login` or WANDB_API_KEY")
     assert "logger.wandb.offline=true" in said
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lightning_det.runs.resweep import check_sweep, sweep_again
+from lightning_det.runs.sweep_record import check_sweep, complete_sweep
 from lightning_det.system.errors import ConfigError
 
 STARTED = ["hydra/launcher=cluster", "optimizer.lr=0.1", "seed=0,1"]
@@ -27,9 +27,9 @@ def folder(tmp_path):
 
 def test_a_sweep_goes_on_with_its_folder_alone(folder):
     for place in (f"hydra.sweep.dir={folder}", f'hydra.sweep.dir="{folder}"'):
-        assert sweep_again(["-m", place], "train") == ["-m", *STARTED, place]
-        assert sweep_again([place, "--multirun"], "train") == [*STARTED, place, "--multirun"]
-        assert sweep_again([place, "hydra.mode=MULTIRUN"], "train") == [*STARTED, place, "hydra.mode=MULTIRUN"]
+        assert complete_sweep(["-m", place], "train") == ["-m", *STARTED, place]
+        assert complete_sweep([place, "--multirun"], "train") == [*STARTED, place, "--multirun"]
+        assert complete_sweep([place, "hydra.mode=MULTIRUN"], "train") == [*STARTED, place, "hydra.mode=MULTIRUN"]
 
 
 def test_sweeps_of_earlier_versions_go_on_by_hydras_record(folder):
@@ -38,13 +38,13 @@ def test_sweeps_of_earlier_versions_go_on_by_hydras_record(folder):
     content = {"hydra": {"overrides": overrides, "job": {"config_name": "train"}}}
     (folder / "multirun.yaml").write_text(yaml.safe_dump(content))
     place = f"hydra.sweep.dir={folder}"
-    assert sweep_again(["-m", place], "train") == ["-m", "seed=0,1", place]
+    assert complete_sweep(["-m", place], "train") == ["-m", "seed=0,1", place]
 
 
 def test_other_command_lines_stay_as_they_are(folder, tmp_path):
     place = f"hydra.sweep.dir={folder}"
     for given in ([], ["-m"], ["-m", place, "seed=3"], [place], ["-m", f"hydra.sweep.dir={tmp_path}/new"], ["--help"]):
-        assert sweep_again(given, "train") == given
+        assert complete_sweep(given, "train") == given
 
 
 def test_another_sweep_is_refused(folder):
@@ -60,20 +60,20 @@ def test_another_sweep_is_refused(folder):
     with pytest.raises(ConfigError, match="train, not eval"):
         check_sweep(folder, config(*STARTED[1:]), "eval")
     with pytest.raises(ConfigError, match="a sweep of train, not of eval"):
-        sweep_again(["-m", f"hydra.sweep.dir={folder}"], "eval")
+        complete_sweep(["-m", f"hydra.sweep.dir={folder}"], "eval")
     assert (folder / "sweep.yaml").read_text() == before
 
 
 def test_a_sweep_of_which_no_job_was_begun_may_be_mended(folder):
     (folder / "0/status.json").unlink()
     check_sweep(folder, config("seed=2,3"), "train")
-    assert "seed=2,3" in sweep_again(["-m", f"hydra.sweep.dir={folder}"], "train")
+    assert "seed=2,3" in complete_sweep(["-m", f"hydra.sweep.dir={folder}"], "train")
 
 
 def test_a_sweep_may_grow(folder):
     """More values of what it sweeps: jobs that are finished are not run again."""
     check_sweep(folder, config("seed=0,1,2", "optimizer.lr=0.1"), "train")
-    assert "seed=0,1,2" in sweep_again(["-m", f"hydra.sweep.dir={folder}"], "train")
+    assert "seed=0,1,2" in complete_sweep(["-m", f"hydra.sweep.dir={folder}"], "train")
 
 
 @pytest.mark.parametrize("content", ["", "[", "a: 1", "command: train\noverrides: 3", "command: train\noverrides: [1]"])
@@ -81,5 +81,5 @@ def test_a_damaged_record_is_named(folder, content):
     for name in ("sweep.yaml", "multirun.yaml"):
         (folder / name).write_text(content)
         with pytest.raises(ConfigError, match=f"{name}: damaged.*Remove the file, and start the sweep again with its"):
-            sweep_again(["-m", f"hydra.sweep.dir={folder}"], "train")
+            complete_sweep(["-m", f"hydra.sweep.dir={folder}"], "train")
         (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""What a checkpoint says of callbacks, under the settings given now."""
+"""Callbacks that restore their state from a checkpoint, but keep the settings given now."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,50 +8,68 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
+from lightning_det.callbacks.access import callbacks_of
+
 UNSTOPPED = (EarlyStoppingReason.NOT_STOPPED.value, EarlyStoppingReason.PATIENCE_EXHAUSTED.value)
 
 
-class GoingOn(pl.Callback):
+class KeepSettings(pl.Callback):
     """Keeps Lightning's callbacks from restoring settings along with their state.
 
-    - `EarlyStopping` would take the checkpoint's patience, and would train on where it had stopped: a run that was
-      killed at its end would have an epoch more than one that was not.
-    - `ModelCheckpoint` would forget the best score where the folder has moved, or where it saves at other times, and
-      overwrite the best checkpoint with a worse one; and would go on to keep as many as before.
+    - `EarlyStopping` would take the checkpoint's patience, and would go on after it had stopped: a run that was killed
+      at its end and resumed would have one epoch more than an uninterrupted one.
+    - `ModelCheckpoint` would forget the best score if the folder has moved or it saves at other times, and overwrite
+      the best checkpoint with a worse one. It would also keep the checkpoint's number of files.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._stopped = False
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Changes the states before the callbacks load them."""
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Changes the states in a checkpoint before the callbacks load them."""
         states = checkpoint["callbacks"]
         before, now = checkpoint["hyper_parameters"]["settings"], pl_module.hparams["settings"]
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if isinstance(callback, EarlyStopping) and callback.state_key in states:
                 state = states[callback.state_key]
-                self._stopped |= has_stopped(state, callback.patience, early_stopping(before) == early_stopping(now))
+                self._stopped |= has_stopped(
+                    state, callback.patience, early_stopping_nodes(before) == early_stopping_nodes(now)
+                )
                 states[callback.state_key] = state | {"patience": callback.patience}
             if isinstance(callback, ModelCheckpoint) and (state := _state_of_best(callback, states)):
-                states[callback.state_key] = kept_best(state, callback)
+                states[callback.state_key] = retain_best(state, callback)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends what had ended."""
+        """Stops at once if early stopping had ended the training before."""
         trainer.should_stop = trainer.should_stop or self._stopped
 
 
-def early_stopping(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The nodes of settings that describe an `EarlyStopping`, without its patience."""
+def early_stopping_nodes(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of all `EarlyStopping` callbacks without their patience, by the name of the callback.
+
+    They are recognised by the name of the class, as Lightning does in the key of their state. A class that a checkpoint
+    names is not imported.
+
+    Args:
+        settings: as plain data.
+    """
     nodes = {name: node for name, node in (settings.get("callbacks") or {}).items() if isinstance(node, dict)}
-    nodes = {name: node for name, node in nodes.items() if str(node.get("_target_")).endswith(".EarlyStopping")}
+    nodes = {name: node for name, node in nodes.items() if _class_name(node) == EarlyStopping.__qualname__}
     return {name: {k: v for k, v in node.items() if k != "patience"} for name, node in nodes.items()}
 
 
+def _class_name(node: Mapping[str, Any]) -> str:
+    """The name of the class that a node makes, without its module."""
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
 def has_stopped(state: Mapping[str, Any], patience: int, same: bool) -> bool:
-    """Whether an `EarlyStopping` had ended a training, and still would.
+    """Whether an `EarlyStopping` had ended a training, and still would with the settings given now.
 
     Args:
-        state: of a checkpoint.
+        state: its state in a checkpoint.
         patience: given now.
         same: whether its other settings are those of the checkpoint.
     """
@@ -59,7 +77,11 @@ def has_stopped(state: Mapping[str, Any], patience: int, same: bool) -> bool:
 
 
 def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state of a `ModelCheckpoint` that compared the same figure; its key also holds when it saves."""
+    """The state of a `ModelCheckpoint` that monitored the same figure. Lightning's key also says when it saves.
+
+    The format of the key is private; checked with Lightning 2.6, `tests/callbacks/test_private_lightning.py` fails when
+    it changes.
+    """
     if callback.state_key in states:
         return states[callback.state_key]
     kind, mode = callback.state_key.partition("{")[0], f"'mode': {callback.mode!r}"
@@ -68,20 +90,20 @@ def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict
     return found[0] if len(found) == 1 else None
 
 
-def kept_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
-    """A `ModelCheckpoint`'s state with the checkpoints that lie in its folder now, as many as it is to keep.
+def retain_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
+    """The state of a `ModelCheckpoint` with the files that are in its folder now, and no more than it keeps now.
 
     Args:
-        state: of a checkpoint.
-        callback: that will load it.
+        state: its state in a checkpoint.
+        callback: the one that will load it.
     """
     best = dict(state["best_k_models"])
     before, folder = state["dirpath"], callback.dirpath
     if before != folder and before and folder:
         moved = {path: str(Path(folder) / Path(path).relative_to(before)) for path in best}
         if not best or not all(Path(path).is_file() for path in moved.values()):
-            return dict(state)  # a new folder, with a best of its own: Lightning says so
-        state = state | {"dirpath": folder, "last_model_path": ""}
+            return dict(state)  # a new folder gets a best checkpoint of its own, of which Lightning warns
+        state = {**state, "dirpath": folder, "last_model_path": ""}
         best = {moved[path]: score for path, score in best.items()}
     order = sorted(best, key=lambda path: float(best[path]), reverse=callback.mode == "max")
     if callback.save_top_k > 0:
@@ -89,7 +111,8 @@ def kept_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, 
     if not order:
         return dict(state)
     kept = {path: best[path] for path in best if path in order}
-    return state | {
+    return {
+        **state,
         "best_k_models": kept,
         "best_model_path": order[0],
         "best_model_score": best[order[0]],

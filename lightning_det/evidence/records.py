@@ -1,0 +1,107 @@
+"""Records of experiments: everything that their page is written from."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from lightning_det.evaluation.comparison import RunRecord
+from lightning_det.evidence.execution import ELAPSED, elapsed_seconds
+from lightning_det.evidence.experiments import Experiment, training_folder
+from lightning_det.runs.layout import METRICS
+from lightning_det.system.errors import ConfigError
+
+
+def read_record(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The record of an earlier start; empty if there is none.
+
+    Args:
+        file: of the record.
+        settings: further options of all trainings, as given now.
+
+    Raises:
+        ConfigError: the record is of another protocol.
+    """
+    if not file.exists():
+        return {}
+    record = json.loads(file.read_text())
+    if record.get("settings", []) != list(settings):
+        words = " ".join(record.get("settings", [])) or "no further settings"
+        raise ConfigError(
+            f"{file} has figures with {words}: other settings make another protocol; set folder= and docs="
+        )
+    return record
+
+
+def make_record(
+    experiment: Experiment,
+    runs: Sequence[RunRecord],
+    seeds: Sequence[int],
+    home: Path,
+    *,
+    budget: str,
+    labels: Mapping[str, Any],
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record of an experiment, as plain data.
+
+    Args:
+        experiment: its protocol.
+        runs: its evaluated runs.
+        seeds: of the runs.
+        home: folder of the runs.
+        budget: one of the experiment's budgets.
+        labels: further entries: ``claim``, ``experiment``, ``settings`` and ``jobs``.
+        before: the record of an earlier start. If the figures are the same, its day, machine and jobs are kept.
+    """
+    arms = [arm for arm in experiment.arms if experiment.arms[arm].tests]
+    shared = experiment.budgets[budget].tests
+    tests = {f"{arm}, {test}": given for arm in arms for test, given in experiment.arms[arm].tests.items()}
+    folders = [training_folder(home, arm, seed) for arm in experiment.arms for seed in seeds]
+    seconds = sum(elapsed_seconds(f.parent) for folder in folders for f in folder.rglob(ELAPSED))
+    record = {
+        "claim": labels["claim"],
+        "experiment": labels["experiment"],
+        "title": experiment.title,
+        "equal": experiment.equal,
+        "canvas": experiment.canvas,
+        "budget": budget,
+        "settings": labels["settings"],
+        "seeds": list(seeds),
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "process_seconds": round(seconds),
+        "jobs": labels["jobs"],
+        "baseline": experiment.baseline,
+        "bars": [asdict(bar) for bar in experiment.bars],
+        "trainings": {arm: experiment.training(arm, 0, budget, Path("RUNS")) for arm in experiment.arms},
+        "evaluations": {row: [*shared, *given] for row, given in tests.items()},
+        "runs": [asdict(run) for run in runs],
+        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms},
+    }
+    if record["runs"] == before.get("runs"):
+        record |= {key: before[key] for key in ("date", "hardware", "jobs")}
+    return record
+
+
+def _steps(folder: Path) -> int:
+    """Optimizer steps of a training."""
+    return json.loads((folder / METRICS).read_text())["steps"]
+
+
+def hardware() -> str:
+    """The machine and the libraries that figures depend on."""
+    name = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "CPU")
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{os.cpu_count()} cores of {name}; torch {torch.__version__}, torchvision {torchvision.__version__}"
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []

@@ -1,0 +1,101 @@
+"""Tables of compared runs, in Markdown and on the terminal. Figures are percent, mean ± deviation over seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_det.evaluation.comparison import FIGURES
+from lightning_det.system.errors import one_line, printable
+
+
+def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[str]:
+    """Markdown of every group's figures and cost, of its gain over the baseline, and of its classes' gains.
+
+    Args:
+        result: see `compared`.
+        names: of the figures.
+    """
+    groups = result["groups"]
+    rows = [
+        [str(n), cell(g["name"]), str(len(g["seeds"])), *(value(g["figures"].get(f)) for f in names), *cost(g["cost"])]
+        for n, g in enumerate(groups)
+    ]
+    head = ["", "run", "seeds", *names, "Mpixels", "s", "GB"]
+    parts = [markdown(head, rows)]
+    others = [g for g in groups if "gain" in g]
+    if others:
+        rows = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in names)] for g in others]
+        parts.append(f"Gained over {cell(result['baseline'])}, pairs of equal seed, 95 % interval:")
+        parts.append(markdown(["run", *names], rows))
+        labels = list(dict.fromkeys(label for g in others for label in g["per_class_gain"]))
+        rows = [[cell(label), *(gain(g["per_class_gain"].get(label)) for g in others)] for label in labels]
+        parts += ["AP gained by class:", markdown(["class", *(cell(g["name"]) for g in others)], rows)]
+    return parts
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown already."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def cell(text: str) -> str:
+    """Text escaped for a cell of a Markdown table."""
+    return printable(text).replace("|", r"\|").replace("<", r"\<").replace("\n", " ")
+
+
+def value(spread: Mapping[str, float] | None, scale: float = 100, digits: int = 1) -> str:
+    """A mean and deviation as text; ``-`` for None.
+
+    Args:
+        spread: ``mean``, and ``std`` or None, see `spread`.
+        scale: factor; figures from 0 to 1 become percent.
+        digits: after the point.
+    """
+    if spread is None:
+        return "-"
+    text = f"{scale * spread['mean']:.{digits}f}"
+    return text if spread["std"] is None else f"{text} ± {scale * spread['std']:.{digits}f}"
+
+
+def gain(difference: Mapping[str, Any] | None) -> str:
+    """A difference in percent, with its interval if it has one; ``-`` for None."""
+    if difference is None:
+        return "-"
+    text = f"{100 * difference['mean']:+.1f}"
+    if difference["low"] is None:
+        return text
+    return f"{text} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+
+
+def cost(spreads: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Million training pixels with those of mining added, seconds of training steps, and peak memory in GB."""
+    pixels = value(spreads.get("pixels"), 1e-6, 0)
+    if "mining_pixels" in spreads:
+        pixels += f" + {spreads['mining_pixels']['mean'] / 1e6:.0f}"
+    return [pixels, value(spreads.get("seconds"), 1, 0), value(spreads.get("memory_GB"), 1, 1)]
+
+
+def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
+    """Prints a table of the groups, their gain in AP, and the runs that were left out.
+
+    Args:
+        result: see `compared`.
+        left_out: a line per run.
+    """
+    sizes = [name.replace("AP_", "") for name in FIGURES]
+    table = Table("", "seeds", *sizes, "Mpixels", "s", "GB", title="percent, mean ± deviation over seeds")
+    for number, group in enumerate(result["groups"]):
+        figures = [value(group["figures"].get(f)) for f in FIGURES]
+        table.add_row(str(number), str(len(group["seeds"])), *figures, *cost(group["cost"]))
+    for number, group in enumerate(result["groups"]):
+        print(f"{number}: {one_line(group['name'])}")
+    Console().print(table)
+    for number, group in enumerate(result["groups"]):
+        if "AP" in group.get("gain", {}):
+            difference = group["gain"]["AP"]
+            pairs = "one pair of equal seed" if difference["low"] is None else "pairs of equal seed, 95 % interval"
+            print(f"{number}: AP {gain(difference)} over the baseline, {pairs}")
+    for line in left_out:
+        print(f"left out: {one_line(line)}")

@@ -1,0 +1,20 @@
+"""Asks a config node for the class of the object that it makes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_det.config.signatures import locate
+
+
+def makes(node: Mapping[str, Any], kind: type) -> bool:
+    """Whether a node makes an object of a class, or of one derived from it.
+
+    Args:
+        node: with a ``_target_``.
+        kind: the class.
+
+    Raises:
+        ConfigError: the target cannot be imported.
+    """
+    target = locate("callbacks", node["_target_"])
+    return isinstance(target, type) and issubclass(target, kind)
