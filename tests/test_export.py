@@ -12,7 +12,7 @@ import torch
 from helpers import SMALL, read
 from makers import ssd
 from PIL import Image
-from test_bad_input import run
+from support.in_process import run
 
 from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny

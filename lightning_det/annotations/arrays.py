@@ -8,6 +8,8 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
+from lightning_det.system.files import atomic_write
+
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name to a file, atomically; the folder is made if it is missing."""

@@ -110,7 +110,7 @@ def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[Any], overrid
 
 
 def _drop_absent(cfg: DictConfig, contents: Sequence[DictConfig], overridden: set[str]) -> None:
-    """Removes settings that options give to a part which the detector lacks, such as OHEM's to the RoI head of an SSD."""
+    """Removes what options set for a part that the detector lacks, such as OHEM for the RoI head of an SSD."""
     known = parameters(locate("detector", cfg.detector._target_))
     if known is None:
         return

@@ -99,8 +99,8 @@ class Results:
     def _without_fragments(self, share: float) -> "Results":
         """Removes cut detections that are covered by uncut ones of the same image and class."""
         groups = self.images * (int(self.labels.max()) + 1) + self.labels
-        arrays = (torch.from_numpy(a) for a in (self.boxes, self.scores, groups, self.cut))
-        return self._rows(remove_fragments(*arrays, share).numpy(), self.seen)
+        boxes, scores, cut = (torch.from_numpy(array) for array in (self.boxes, self.scores, self.cut))
+        return self._rows(remove_fragments(boxes, scores, torch.from_numpy(groups), cut, share).numpy(), self.seen)
 
     def of_image(self, image: int) -> np.ndarray:
         """Rows (k,) int64 of an image."""

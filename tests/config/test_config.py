@@ -8,6 +8,7 @@ import yaml
 from helpers import SMALL
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from support.checks import accepted
 
 from lightning_det.annotations import LabelMap
 from lightning_det.config import (
@@ -32,11 +33,6 @@ from lightning_det.runs.messages import explain_composition
 from lightning_det.runs.overlay import overlay_settings
 from lightning_det.runs.resume import complete_overrides
 from lightning_det.views import Pyramid, Tiles
-
-
-def accepted(cfg):
-    """What `checked` does, without a look at the lists of strategies: Hydra takes a while to repeat them."""
-    return validate(cfg, {}, overridden_keys())
 
 
 def options(group):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from makers import c4, fpn, ssd
 from omegaconf import OmegaConf
-from test_suggestion import coco_like, drone_like, make_store, of_store
+from support.sizes import coco_like, drone_like, make_store, of_store
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import make_batch
 from makers import c4, fpn
+from support.two_stages import TakeAll, detector
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
 from lightning_det.detectors.preprocess import Normalize
@@ -14,17 +15,7 @@ from lightning_det.detectors.roi_head import candidates
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.protocols.selector import Ranking, Selection, Selector
 from lightning_det.protocols.structures import State
-from lightning_det.selection import AllSelector, RandomSelector
-
-
-def detector(form="c4", select=None):
-    make, sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
-    select = select or (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
-    torch.manual_seed(0)
-    return make(tiny_backbone(form), 6, sizes, [0.5, 1.0, 2.0], *select, head_width=64, roi_size=5, after_nms=(100, 50))
-
-
-TakeAll = AllSelector  # no randomness between two runs
+from lightning_det.selection import RandomSelector
 
 
 @pytest.mark.parametrize("form", ["c4", "pyramid"])

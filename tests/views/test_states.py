@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_batch, record
-from test_faster_rcnn import TakeAll
+from support.two_stages import TakeAll
 from test_faster_rcnn import detector as faster_rcnn
 
 from lightning_det.backbones import dsod, ssd_tiny
