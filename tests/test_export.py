@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 import torch
 from helpers import SMALL, read
-from makers import ssd
 from PIL import Image
 from support.in_process import run
+from support.makers import ssd
 
 from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from makers import c4, fpn, ssd
 from omegaconf import OmegaConf
+from support.makers import c4, fpn, ssd
 from support.sizes import coco_like, drone_like, make_store, of_store
 from torchvision.ops import box_iou
 

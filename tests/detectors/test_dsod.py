@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import make_batch
-from makers import ssd
 from omegaconf import OmegaConf
+from support.makers import ssd
 from torch import nn
 
 from lightning_det.backbones import dsod, ssd_tiny

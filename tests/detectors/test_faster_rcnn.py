@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers import make_batch
-from makers import c4, fpn
+from support.makers import c4, fpn
 from support.two_stages import TakeAll, detector
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import make_batch
-from makers import fpn
+from support.makers import fpn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 

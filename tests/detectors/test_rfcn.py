@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from helpers import losses_of, make_batch
-from makers import rfcn
+from support.makers import rfcn
 from torch import nn
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone

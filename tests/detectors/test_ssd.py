@@ -11,7 +11,7 @@ import torch
 from helpers import losses_of, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import regions, ssd
+from support.makers import regions, ssd
 from torch import nn
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.ops import box_iou

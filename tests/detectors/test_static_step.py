@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import make_batch
-from makers import c4, fpn
+from support.makers import c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_det.backbones import tiny_backbone

@@ -9,7 +9,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import c4, fpn, rfcn
+from support.makers import c4, fpn, rfcn
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone

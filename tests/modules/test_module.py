@@ -11,9 +11,9 @@ import torch
 from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import c4, fpn, ssd
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
+from support.makers import c4, fpn, ssd
 from support.modules import LABELS, Stub, data_of, fixed, ten, trainer_in
 from torch import nn
 from torchvision.ops import box_iou

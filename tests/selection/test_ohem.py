@@ -8,7 +8,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import c4, fpn, regions, rfcn
+from support.makers import c4, fpn, regions, rfcn
 from torch import nn
 from torchvision.ops import box_iou
 

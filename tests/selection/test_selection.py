@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from makers import regions
+from support.makers import regions
 
 from lightning_det.selection import AllSelector, RandomSelector
 

@@ -3,7 +3,6 @@
 from contextlib import contextmanager
 from unittest import mock
 
-import makers
 import torch
 from helpers import make_batch
 
@@ -12,6 +11,7 @@ from lightning_det.backbones.ssd import ssd_tiny
 from lightning_det.backbones.tiny import tiny_backbone
 from lightning_det.protocols.structures import State
 from lightning_det.selection import AllSelector, HardNegativeSelector, HardSelector, RandomSelector
+from support import makers
 
 VIEWS, CLASSES = 6, 6
 RANDOM = (RandomSelector(64, 0.5), RandomSelector(16, 0.25))

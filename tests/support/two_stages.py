@@ -1,10 +1,10 @@
 """A small two-stage detector."""
 
 import torch
-from makers import c4, fpn
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.selection import AllSelector, RandomSelector
+from support.makers import c4, fpn
 
 
 def detector(form="c4", select=None):

@@ -11,7 +11,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import c4, fpn, regions
+from support.makers import c4, fpn, regions
 from support.two_stages import TakeAll, detector
 from torchvision.ops import box_iou
 

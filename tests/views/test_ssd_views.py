@@ -8,7 +8,7 @@ import torch
 from helpers import make_batch, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import c4, fpn
+from support.makers import c4, fpn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
