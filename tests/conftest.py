@@ -21,24 +21,37 @@ from lightning_det.runs.launch import register_started
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
+
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "spine.json").read_text())
 
 
-def _real(variable):
-    root = os.environ.get(variable)
-    if not root:
-        pytest.skip(f"{variable} does not name the dataset's folder")
-    return Path(root)
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_coco_of_the_checkout():
+    """``dataset=tiny_coco`` is the same in every test, whatever larger subset the environment names."""
+    os.environ.pop("TINY_COCO_ROOT", None)
 
 
 @pytest.fixture(scope="session")
 def tiny_coco():
-    return _real("TINY_COCO_ROOT")
+    """12 training and 15 validation photographs."""
+    return Path(__file__).parent / "data/tiny_coco"
+
+
+@pytest.fixture(scope="session")
+def larger_coco():
+    return _named(LARGER_COCO, "TINY_COCO_ROOT does not name a larger subset of COCO")
 
 
 @pytest.fixture(scope="session")
 def bccd():
-    return _real("BCCD_ROOT")
+    return _named(os.environ.get("BCCD_ROOT"), "BCCD_ROOT does not name the folder of the blood cell images")
+
+
+def _named(root, otherwise):
+    if not root:
+        pytest.skip(otherwise)
+    return Path(root)
 
 
 @pytest.fixture(scope="session")

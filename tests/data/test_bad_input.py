@@ -745,9 +745,10 @@ def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, st
 
 INTRO = """# Bad input
 
-What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which breaks a
-small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py` writes this
-page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went on.
+What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which
+breaks a small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py`
+writes this page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went
+on.
 
 Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
 by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lightning_det.annotations import LabelMap
 from lightning_det.annotations.store import AnnotationStore, Strings
-from lightning_det.config.build import check_order
 from lightning_det.config import CONF, ConfigError
+from lightning_det.config.build import check_order
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out
