@@ -1,5 +1,6 @@
 """Fixtures: small datasets that the tests make, and the real ones where the environment names them."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from PIL import Image
+from support import composing
+from support.shared import common_folder
 
 from lightning_det.config import CONF, register_schema
 from lightning_det.runs.launch import register_started
@@ -20,10 +23,17 @@ from lightning_det.runs.launch import register_started
 # it. Two processes with two threads each on two cores wait for each other most of the time.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+composing.install()
 
 LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "spine.json").read_text())
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage: from here on nothing looks for some in it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,8 +71,8 @@ def golden():
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
-    """Where the tests' generated images go, rendered once."""
-    return tmp_path_factory.mktemp("data") / "shapes"
+    """Where the tests' generated images go, rendered once for all workers."""
+    return common_folder(tmp_path_factory) / "shapes"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,9 @@ class MineConfig(Config):
     output: str | None = None
 
 
+@cache
 def register_schema() -> None:
-    """Makes the schemas known to Hydra; the yaml files merge into them."""
+    """Makes the schemas known to Hydra, once; the yaml files merge into them."""
     schemas = {
         "train": Config,
         "eval": EvalConfig,

@@ -64,6 +64,7 @@ def choice(group, name):
     return [f"{group}={value}", *demanded.get((group, name), [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [option for group in groups() for option in options(group)])
 def test_every_option_passes_all_checks(composed, group, name):
     overrides = choice(group, name)

@@ -29,6 +29,7 @@ import torch
 from conftest import make_coco, make_voc, make_yolo, write_image
 from helpers import run_forked
 from PIL import Image
+from support.shared import made_once
 
 from lightning_det.config import CONF
 from lightning_det.data import dataset
@@ -691,13 +692,12 @@ CASES += [
 ]
 
 
-def trained(folder: Path) -> Path:
+def trained(folder: Path) -> None:
     """A run of the smallest training."""
     root = make_coco(folder / "coco")
     keep = [o for o in TINY if o != "callbacks=[]"]
     outcome = run("train", "dataset=coco", f"dataset.root={root}", *keep, f"hydra.run.dir={folder}/run")
     assert outcome.code == 0, outcome.errors
-    return folder / "run"
 
 
 def command_of(case: Case, places: dict[str, Path | str]) -> list[str]:
@@ -836,7 +836,7 @@ def rows() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("trained"))
+    return made_once(tmp_path_factory, "trained_on_coco", trained)[0] / "run"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -889,7 +889,8 @@ def write_page() -> None:
     """Writes docs/bad_input.md."""
     lines, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
-        run_folder = trained(Path(folder) / "trained")
+        run_folder = Path(folder) / "trained/run"
+        trained(run_folder.parent)
         for number, case in enumerate(CASES):
             place = Path(folder) / str(number)
             place.mkdir()

@@ -400,6 +400,7 @@ def test_what_inspect_prints_can_be_pasted(name, shapes_root, request, tmp_path)
         assert report["boxes_learned"] >= 0.98 * report["boxes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["g++", "no-such-compiler"])
 def test_chip_mining_benchmark(compiler, tmp_path):
     file = tmp_path / "result.json"
