@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from helpers import CHIPS, SMALL, make_batch
-from test_ranks import CLASSES, DETECTORS, batches, doubled
+from support.all_detectors import CLASSES, DETECTORS, batches, doubled
 
 from lightning_det.callbacks.throughput import DeviceWait
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import SMALL, read
 from PIL import Image
-from test_bad_input import run
+from support.in_process import run
 
 from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny

@@ -15,7 +15,7 @@ import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from test_bad_input import run
+from support.in_process import run
 
 from lightning_det.annotations import LabelMap
 from lightning_det.checkpoint.outline import outline

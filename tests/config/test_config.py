@@ -8,6 +8,7 @@ import yaml
 from helpers import SMALL
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from support.checks import accepted
 
 from lightning_det.annotations import LabelMap
 from lightning_det.config import (
@@ -35,11 +36,6 @@ from lightning_det.runs.command import checked, chosen, explain, overridden_keys
 from lightning_det.runs.overlay import overlaid
 from lightning_det.runs.resume import completed
 from lightning_det.views import Pyramid, Tiles
-
-
-def accepted(cfg):
-    """What `checked` does, without a look at the lists of strategies: Hydra takes a while to repeat them."""
-    return validated(cfg, {}, overridden_keys())
 
 
 def options(group):

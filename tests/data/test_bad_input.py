@@ -3,11 +3,7 @@
 Every case breaks a small dataset, checkpoint or command line and runs the real command in this process.
 """
 
-import contextlib
-import importlib
-import io
 import json
-import logging
 import os
 import pickle
 import re
@@ -26,9 +22,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import make_coco, make_voc, make_yolo, write_image
 from helpers import run_forked
 from PIL import Image
+from support.datasets import make_coco, make_voc, make_yolo, write_image
+from support.in_process import Outcome, run
 from support.shared import made_once
 
 from lightning_det.config import CONF
@@ -58,27 +55,6 @@ class Case(NamedTuple):
     code: int = 1
     start: Callable[[list[str]], "Outcome"] | None = None
     """Runs the command where `run` would not do."""
-
-
-class Outcome(NamedTuple):
-    code: int
-    output: str
-    errors: str
-
-
-def run(command: str, *arguments: str) -> Outcome:
-    """Runs a command as ``python -m`` does, in this process."""
-    output, errors = io.StringIO(), io.StringIO()
-    before, code = (sys.argv, logging.root.handlers[:]), 0
-    sys.argv = [f"lightning_det.{command}", *arguments]
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            importlib.import_module(f"lightning_det.{command}").main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv, logging.root.handlers[:] = before
-    return Outcome(code, output.getvalue(), errors.getvalue())
 
 
 # What breaks a dataset
@@ -746,9 +722,9 @@ def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, st
 INTRO = """# Bad input
 
 What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which
-breaks a small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py`
-writes this page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went
-on.
+breaks a small dataset, a checkpoint or a command line, and runs the real command. `PYTHONPATH=tests python
+tests/data/test_bad_input.py` writes this page anew. Exit codes: 2 for settings, 1 for everything else that can be
+mended, 0 where the command went on.
 
 Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
 by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_readers import edit
+from support.json_files import edit
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
@@ -91,7 +91,7 @@ def test_boxes_that_reach_beyond_their_image(coco_folder, right, clipped, harmle
 
 
 def test_a_hundredth_of_a_large_image(coco_folder):
-    from conftest import write_image
+    from support.datasets import write_image
 
     write_image(coco_folder / "train2017/1.jpg", 1000, 500)
 

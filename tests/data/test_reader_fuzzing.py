@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.datasets import write_image
 
 from lightning_det.annotations import DatasetError
 from lightning_det.data.coco import Coco

@@ -1,6 +1,5 @@
 """COCO, VOC and YOLO annotations, in order and out of order."""
 
-import json
 import os
 import shutil
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.json_files import edit
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.arrays import load_arrays, save_arrays
@@ -20,15 +20,6 @@ from lightning_det.data.folder import read_folder
 from lightning_det.data.images import ORIENTATION, image_size
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
-
-
-def edit(root, change, split="train2017"):
-    """Applies a change to a COCO json."""
-    file = root / "annotations" / f"instances_{split}.json"
-    content = json.loads(file.read_text())
-    content = change(content) or content
-    file.write_text(json.dumps(content))
-    return file
 
 
 def test_coco(coco_folder):

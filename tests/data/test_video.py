@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import SMALL, read
 from PIL import Image
-from test_bad_input import run
+from support.in_process import run
 
 from lightning_det.annotations import DatasetError
 from lightning_det.data import video as video_module

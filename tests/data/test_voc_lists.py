@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import write_image
+from support.datasets import write_image
 
 from lightning_det.annotations import DatasetError
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT

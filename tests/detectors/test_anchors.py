@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_suggestion import coco_like, drone_like, make_store, of_store
+from support.sizes import coco_like, drone_like, make_store, of_store
 from torch import nn
 from torchvision.ops import box_iou
 

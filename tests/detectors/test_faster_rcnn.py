@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import make_batch
+from support.two_stages import TakeAll, detector
 
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
 from lightning_det.detectors import FasterRCNN
@@ -14,21 +15,6 @@ from lightning_det.detectors.roi_head import candidates
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.protocols.structures import State
 from lightning_det.selection import RandomSelector
-
-
-def detector(form="c4", select=None):
-    make, sizes = (FasterRCNN.c4, [16, 32, 64]) if form == "c4" else (FasterRCNN.fpn, [8, 16, 32, 64, 128])
-    select = select or (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
-    torch.manual_seed(0)
-    return make(tiny_backbone(form), 6, sizes, [0.5, 1.0, 2.0], *select, head_width=64, roi_size=5, after_nms=(100, 50))
-
-
-class TakeAll:
-    """Selects every labelled region: no randomness between two runs."""
-
-    def __call__(self, labels, boxes, losses=None, ious=None):
-        index = torch.arange(labels.shape[1]).expand_as(labels)
-        return index, labels >= 0
 
 
 @pytest.mark.parametrize("form", ["c4", "pyramid"])

@@ -12,7 +12,7 @@ from helpers import make_batch, run_forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from test_module import LABELS, Stub, fixed
+from support.modules import LABELS, Stub, fixed
 
 from lightning_det.config import CONF
 from lightning_det.evaluation.results import Results

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
+from support.modules import LABELS, Stub, data_of, fixed, ten, trainer_in
 from torch import nn
 from torchvision.ops import box_iou
 
@@ -24,7 +25,6 @@ from lightning_det.callbacks.nonfinite import NonFiniteLossError
 from lightning_det.callbacks.pictures import compare
 from lightning_det.config import CONF
 from lightning_det.config.build import load_checkpoint
-from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.detectors import SSD, FasterRCNN
@@ -33,14 +33,11 @@ from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, FasterRCNNModule, MultiStep
 from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
 from lightning_det.plotting.boxes import GREY, class_colour
-from lightning_det.protocols.structures import Detections
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import BothSides, Planner, Pyramid, Tiles
 from lightning_det.views.targets import targets
 from lightning_det.views.view import View, boxes_to_view
-
-LABELS = LabelMap(["cat", "dog"], [7, 90])
 
 
 def test_warmup_is_linear():
@@ -134,23 +131,6 @@ def sgd(lr=0.1, **arguments):
     return lambda groups: torch.optim.SGD(groups, lr=lr, **arguments)
 
 
-@pytest.fixture
-def store(coco_folder):
-    return Coco(str(coco_folder)).read("train2017")[0]
-
-
-def data_of(store, batch_size=2, test_batch_size=2, flip=None, **arguments):
-    views, test_views = Planner(Pyramid([1.0])), Planner(Pyramid([1.0]), flip=flip)
-    return MultiScaleData(store, store, views, test_views, batch_size, test_batch_size, num_workers=0, **arguments)
-
-
-def trainer_in(folder, **arguments):
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    usual = {"accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
-    usual["reload_dataloaders_every_n_epochs"] = 1
-    return pl.Trainer(default_root_dir=folder, **(usual | quiet | arguments))
-
-
 def test_norms_and_biases_do_not_decay():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.GroupNorm(1, 2))
     weights, vectors = parameter_groups(module, 0.0)
@@ -240,37 +220,6 @@ def test_schedules_know_how_long_training_lasts(store, tmp_path, arguments, leng
     assert trainer.global_step == lengths[1]
 
 
-def ten(store):
-    return store.select([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
-
-
-class Stub(nn.Module):
-    """A detector of one layer: fixed losses and detections.
-
-    Args:
-        found: makes boxes (B, N, 4), scores and labels (B, N) in the views of a batch's sizes.
-        losses: makes losses of a batch.
-    """
-
-    class_layers = ()
-
-    def __init__(self, found=None, losses=None, ious=None):
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-        self.found = found
-        self.terms = losses or (lambda batch: {"one": torch.tensor(1.0)})
-
-    def losses(self, batch):
-        return {name: value + 0 * self.layer(torch.ones(2)).sum() for name, value in self.terms(batch).items()}
-
-    def forward(self, images, sizes, score_threshold, nms_iou, max_detections):
-        if self.found is None:
-            empty = torch.zeros(len(images), 1)
-            return Detections(empty[..., None].expand(-1, -1, 4), empty, empty.long(), empty.bool())
-        boxes, scores, labels = self.found(images, sizes)
-        return Detections(boxes, scores, labels, scores > score_threshold)
-
-
 def test_detections_grow_with_the_area_of_views_and_images(store):
     some = store.select(range(2))
     some.widths[:], some.heights[:] = [684, 4000], [547, 2250]
@@ -321,14 +270,6 @@ def test_the_loss_is_the_sum_and_every_part_is_logged(store, tmp_path):
     total = logged.pop("train/loss")
     assert set(logged) == {"train/rpn_objectness", "train/rpn_box", "train/roi_class", "train/roi_box"}
     assert total == pytest.approx(sum(logged.values()), rel=1e-5)
-
-
-def fixed(boxes, scores=None, labels=None):
-    """A stub that finds the same in every view."""
-    boxes = torch.tensor(boxes, dtype=torch.float32)
-    scores = torch.linspace(0.9, 0.8, len(boxes)) if scores is None else torch.tensor(scores)
-    labels = torch.zeros(len(boxes), dtype=torch.int64) if labels is None else torch.tensor(labels)
-    return lambda images, sizes: (t.expand(len(images), *t.shape) for t in (boxes, scores, labels))
 
 
 def test_detections_outside_the_valid_range_go():

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.trainer import call
-from test_module import LABELS, Stub, data_of, ten, trainer_in
+from support.modules import LABELS, Stub, data_of, ten, trainer_in
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_det.callbacks import (

@@ -5,10 +5,10 @@ import json
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import make_coco
 from omegaconf import OmegaConf
 from pytorch_lightning.demos.boring_classes import BoringModel
-from test_config import accepted
+from support.checks import accepted
+from support.datasets import make_coco
 
 from lightning_det.annotations import DatasetError
 from lightning_det.callbacks import BestCheckpoint, EpochSummary, Evaluator

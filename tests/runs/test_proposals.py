@@ -14,8 +14,8 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import make_store
-from test_faster_rcnn import detector
+from support.stores import make_store
+from support.two_stages import detector
 
 from lightning_det.annotations import LabelMap
 from lightning_det.annotations.contents import digests_of

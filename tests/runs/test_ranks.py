@@ -16,113 +16,27 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from conftest import write_image
-from helpers import make_batch
+from support.all_detectors import (
+    CLASSES,
+    DETECTORS,
+    batches,
+    doubled,
+    faster_rcnn,
+)
+from support.datasets import write_image
 from torch import nn
 
 from lightning_det.annotations import LabelMap
-from lightning_det.backbones.dsod import dsod
-from lightning_det.backbones.ssd import ssd_tiny
-from lightning_det.backbones.tiny import tiny_backbone
 from lightning_det.callbacks import Evaluator, SameConfiguration
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
-from lightning_det.detectors.faster_rcnn import FasterRCNN
-from lightning_det.detectors.proposals import ProposalNetwork
-from lightning_det.detectors.rfcn import RFCN
-from lightning_det.detectors.ssd import SSD
 from lightning_det.modules import DetectionModule
 from lightning_det.ops.ranks import mean_count, ranks, sum_over_ranks
-from lightning_det.protocols.structures import State
-from lightning_det.selection import AllSelector, HardNegativeSelector, HardSelector, RandomSelector
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import Planner, Pyramid, Tiles
 
-VIEWS, CLASSES = 6, 6
-RANDOM = (RandomSelector(64, 0.5), RandomSelector(16, 0.25))
-SMALL = {"head_width": 32, "before_nms": (200, 200), "after_nms": (40, 40)}
-
-
 # Gradients. BatchNorm's statistics are a rank's own, so there is none: GroupNorm sees views one by one.
-
-
-def faster_rcnn(form="c4", select=RANDOM):
-    make, sizes = (FasterRCNN.c4, [16, 32, 64]) if form == "c4" else (FasterRCNN.fpn, [8, 16, 32, 64, 128])
-    neck = {} if form == "c4" else {"neck_width": 16}
-    backbone = tiny_backbone(form, 4, norm="group")
-    return make(backbone, CLASSES, sizes, [0.5, 1.0, 2.0], *select, roi_size=5, **neck, **SMALL)
-
-
-def rfcn(select=RANDOM, **settings):
-    backbone = tiny_backbone("c4", 4, norm="group")
-    return RFCN.c5(backbone, CLASSES, [16, 32, 64], [1.0], *select, bins=3, **SMALL, **settings)
-
-
-def dense(**settings):
-    backbone = dsod(
-        stem_width=8,
-        bottleneck=16,
-        growth=8,
-        blocks=(1, 1, 1, 1),
-        second=16,
-        halves=(16,),
-        plain=(16,),
-        norm="group",
-    )
-    select = HardNegativeSelector()
-    return SSD.build(backbone, CLASSES, [8, 64], select, l2_norm=True, head_norm="group", **settings)
-
-
-DETECTORS = {
-    "faster_rcnn": faster_rcnn,
-    "faster_rcnn ohem": lambda: faster_rcnn(select=(RANDOM[0], HardSelector(16))),
-    "faster_rcnn_fpn": lambda: faster_rcnn("pyramid"),
-    "faster_rcnn_fpn all": lambda: faster_rcnn("pyramid", (RANDOM[0], AllSelector())),
-    "rfcn": rfcn,
-    "rfcn deformable ohem": lambda: rfcn((RANDOM[0], HardSelector(16, None)), pooling="deformable"),
-    "proposals": lambda: ProposalNetwork.of(faster_rcnn()),
-    "ssd": lambda: SSD.build(ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardNegativeSelector()),
-    "ssd ohem": lambda: SSD.build(
-        ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardSelector(64, None, ranking="train")
-    ),
-    "dsod": dense,
-    "grp_dsod": lambda: dense(reused=0.5),
-}
-
-BOXES = {
-    "as many everywhere": [5] * VIEWS,
-    "all on the last rank": [0, 0, 0, 0, 0, 16],
-    "few and many": [1, 0, 2, 0, 16, 13],
-    "none": [0] * VIEWS,
-}
-"""Valid boxes of every view."""
-
-
-def batches():
-    """Joint batches by name; ranks take as many views of them each, in order."""
-    made = {}
-    for name, counts in BOXES.items():
-        made[name] = make_batch(VIEWS, 96, 128, boxes=16, padded=16, classes=CLASSES)
-        made[name].states = torch.where(torch.arange(16) < torch.tensor(counts)[:, None], State.VALID, State.PADDING)
-    # In a crowd that fills the view no region carries loss: the count of the first half is 0, or that of all.
-    for name, views in (("crowds", VIEWS // 2), ("nothing but crowds", VIEWS)):
-        made[name] = make_batch(VIEWS, 96, 128, boxes=5, padded=16, classes=CLASSES)
-        made[name].states[:views] = State.PADDING
-        made[name].states[:views, 0] = State.IGNORED
-        made[name].boxes[:views, 0] = torch.tensor([-500.0, -500.0, 700.0, 700.0])
-    return made
-
-
-@contextmanager
-def doubled():
-    """Detectors compute in double precision: what they select does not hang on a sum's order."""
-    with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
 
 
 @contextmanager

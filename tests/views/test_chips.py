@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_data import make_store
+from support.stores import make_store
 
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.data.inspection import count_orphans, count_unlearned, coverage

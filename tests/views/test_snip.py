@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import make_store
-from test_faster_rcnn import detector
+from support.stores import make_store
+from support.two_stages import detector
 
 from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.data.inspection import count_orphans

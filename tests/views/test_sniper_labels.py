@@ -11,7 +11,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_faster_rcnn import TakeAll, detector
+from support.two_stages import TakeAll, detector
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
