@@ -173,6 +173,7 @@ images = st.lists(st.tuples(lengths, lengths), min_size=1, max_size=5)
 logarithms = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @given(images, logarithms)
 @settings(max_examples=200, deadline=None)
 def test_every_suggestion_is_valid_and_complete(images, logarithms):
