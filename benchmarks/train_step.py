@@ -262,8 +262,8 @@ def hardware(device: str, threads: int) -> str:
     return f"{model}, {threads} threads"
 
 
-def main() -> None:
-    """Measures and prints a table."""
+def parse() -> argparse.Namespace:
+    """The options of the command line, with the defaults that depend on others."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--compare", default="torchvision", choices=list(NAMES))
     parser.add_argument(
@@ -293,10 +293,16 @@ def main() -> None:
     options.size = options.size or [SIDE if is_ssd else 320] * 2
     if is_ssd and list(options.size) != [SIDE] * 2:
         parser.error(f"torchvision's SSD resizes everything to {SIDE} x {SIDE}: no other size compares")
+    return options
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    options = parse()
     torch.set_num_threads(options.threads)
     result = compare(options)
     print(
-        f"{'vgg16' if is_ssd else options.backbone} {options.detector}, batch {options.batch}, "
+        f"{'vgg16' if options.detector == 'ssd' else options.backbone} {options.detector}, batch {options.batch}, "
         f"{' x '.join(map(str, options.size))}, {options.precision}{', compiled' if options.compile else ''}; "
         f"{hardware(options.device, options.threads)}; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; {date.today()}\n"

@@ -1,5 +1,6 @@
 """Fixtures: small datasets that the tests make, and the real ones where the environment names them."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
+from support import composing
 from support.datasets import make_coco, make_voc, make_yolo
+from support.shared import common_folder
 
 from lightning_det.config import CONF, register_schema
 from lightning_det.runs.launch import register_start_time
@@ -19,25 +22,45 @@ from lightning_det.runs.launch import register_start_time
 # it. Two processes with two threads each on two cores wait for each other most of the time.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+composing.install()
+
+LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "spine.json").read_text())
 
 
-def _real(variable):
-    root = os.environ.get(variable)
-    if not root:
-        pytest.skip(f"{variable} does not name the dataset's folder")
-    return Path(root)
+def pytest_collection_finish():
+    """What was imported is no garbage: from here on nothing looks for some in it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_coco_of_the_checkout():
+    """``dataset=tiny_coco`` is the same in every test, whatever larger subset the environment names."""
+    os.environ.pop("TINY_COCO_ROOT", None)
 
 
 @pytest.fixture(scope="session")
 def tiny_coco():
-    return _real("TINY_COCO_ROOT")
+    """12 training and 15 validation photographs."""
+    return Path(__file__).parent / "data/tiny_coco"
+
+
+@pytest.fixture(scope="session")
+def larger_coco():
+    return _named(LARGER_COCO, "TINY_COCO_ROOT does not name a larger subset of COCO")
 
 
 @pytest.fixture(scope="session")
 def bccd():
-    return _real("BCCD_ROOT")
+    return _named(os.environ.get("BCCD_ROOT"), "BCCD_ROOT does not name the folder of the blood cell images")
+
+
+def _named(root, otherwise):
+    if not root:
+        pytest.skip(otherwise)
+    return Path(root)
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +70,8 @@ def golden():
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
-    """Where the tests' generated images go, rendered once."""
-    return tmp_path_factory.mktemp("data") / "shapes"
+    """Where the tests' generated images go, rendered once for all workers."""
+    return common_folder(tmp_path_factory) / "shapes"
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from omegaconf import OmegaConf
 
 from lightning_det.protocols.structures import Batch, ImageRecord, State
@@ -43,13 +44,16 @@ CHIPS = (
 """SNIPER's chips of such images."""
 
 
-# Importing everything takes a process many seconds; these are forked from one that has done it. It never computes
-# anything: torch's threads do not survive a fork.
+# Importing everything takes a process many seconds; commands are forked from one that has done it.
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [f"lightning_det.{name}" for name in ("train", "eval", "predict", "inspect")]
-    + ["pycocotools.cocoeval", "matplotlib.pyplot"]
-)
+FORKS.set_forkserver_preload(["support.warm"])
+
+
+def _start_server():
+    """Starts the process to fork from; it looks for modules where its environment says, and imports nothing else."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
+        forkserver._forkserver.ensure_running()
 
 
 def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env=None):
@@ -68,6 +72,7 @@ def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env
         env: its environment; None takes that of this process.
     """
     env = dict(os.environ if env is None else env)
+    _start_server()
     process = FORKS.Process(target=_forked, args=(command, list(arguments), stdout, stderr, prepare, cwd, env))
     process.start()
     return process
@@ -81,6 +86,7 @@ def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.environ.clear()
     os.environ.update(env)
+    rank_zero_only.rank = _get_rank() or 0  # Lightning looks when it is imported
     if cwd is not None:
         os.chdir(cwd)
     sys.argv = [str(command), *arguments]
@@ -101,10 +107,13 @@ def _popen(own_stdout, own_stderr):
     """``subprocess.Popen`` of a forked process, whose output goes to two files."""
     real = subprocess.Popen
 
-    def popen(call, *settings, **named):
-        if list(call[:2]) != [sys.executable, "-m"] or not call[2].startswith("lightning_det."):
+    def popen(call=None, *settings, args=None, **named):
+        call = args if call is None else call
+        python, flag, what = (*call[:3], "", "")[:3] if isinstance(call, list | tuple) else ("", "", "")
+        command = what.removeprefix("lightning_det.") if flag == "-m" else Path(what) if flag == "-u" else None
+        if python != sys.executable or command in (what, None):
             return real(call, *settings, **named)
-        return ForkedChild(call, own_stdout, own_stderr, **named)
+        return ForkedChild(call, command, own_stdout, own_stderr, **named)
 
     return popen
 
@@ -112,15 +121,26 @@ def _popen(own_stdout, own_stderr):
 class ForkedChild:
     """What `subprocess.Popen` offers of a process that was started by `start_forked`."""
 
-    def __init__(self, call, own_stdout, own_stderr, env=None, cwd=None, stdout=None, stderr=None, text=True):
-        assert text
+    def __init__(
+        self,
+        call,
+        command,
+        own_stdout,
+        own_stderr,
+        env=None,
+        cwd=None,
+        stdout=None,
+        stderr=None,
+        start_new_session=False,
+        **_,
+    ):
         self.args = call
         self.folder = tempfile.TemporaryDirectory()
         stdout = self._file("stdout", stdout, own_stdout)
         stderr = stdout if stderr == subprocess.STDOUT else self._file("stderr", stderr, own_stderr)
+        prepare = os.setsid if start_new_session else None
         with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
-            command = call[2].removeprefix("lightning_det.")
-            self.process = start_forked(command, call[3:], stdout, stderr, None, cwd, env)
+            self.process = start_forked(command, call[3:], stdout, stderr, prepare, cwd, env)
         self.pid = self.process.pid
         Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from helpers import read, run_forked
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -14,6 +14,7 @@ import yaml
 from helpers import CHIPS, SMALL, annotations_of, read, run_forked
 from PIL import Image
 from pycocotools.coco import COCO
+from support.shared import made_once
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +41,11 @@ def small(shapes_root):
 @pytest.fixture(scope="module")
 def trained(small, tmp_path_factory):
     """A run folder, and what training printed."""
-    folder = tmp_path_factory.mktemp("run")
-    output = run("train", *small, "trainer.max_epochs=3", f"hydra.run.dir={folder}")
-    return folder, output
+
+    def train(folder):
+        return run("train", *small, "trainer.max_epochs=3", f"hydra.run.dir={folder}")
+
+    return made_once(tmp_path_factory, "trained", train)
 
 
 def test_train_leaves_everything_in_the_run_folder(trained):
@@ -296,6 +299,7 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
 
 
 FEW = ("capacity.after_nms=[60,30]", "capacity.rois=16", "data.batch_size=2")  # RoIs, for a network of full size
+FEW += ("capacity.head=64", "capacity.neck=32")
 GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.checkpointed=true")
 
 
@@ -338,9 +342,8 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
 @pytest.fixture(scope="module")
 def mined(small, tmp_path_factory):
     """A run of SNIPER that mined its negative chips."""
-    folder = tmp_path_factory.mktemp("mined") / "run"
-    run("train", *small, *CHIPS, "strategy=[sniper,flip]", "trainer.max_epochs=2", f"hydra.run.dir={folder}")
-    return folder
+    options = [*small, *CHIPS, "strategy=[sniper,flip]", "trainer.max_epochs=2"]
+    return made_once(tmp_path_factory, "mined", lambda folder: run("train", *options, f"hydra.run.dir={folder}"))[0]
 
 
 def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
@@ -413,9 +416,7 @@ def test_a_run_that_was_interrupted_after_mining_goes_on(small, mined, tmp_path)
 
 def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
     ranks = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.batch_size=4"]
-    call = [sys.executable, "-m", "lightning_det.train", *small, *CHIPS, "strategy=sniper", *ranks]
-    done = subprocess.run([*call, f"hydra.run.dir={tmp_path}/run"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run("train", *small, *CHIPS, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
     assert (tmp_path / "run/proposals.npz").exists()
     assert read(tmp_path / "run/metrics.json")["epochs"] == 1
 

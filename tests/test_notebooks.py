@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import run_forked
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 SMALL = {

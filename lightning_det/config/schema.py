@@ -1,12 +1,14 @@
 """The config folder, and the types of settings that no constructor describes."""
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 CONF = next(p / "conf" for p in Path(__file__).parents[1:3] if (p / "conf").is_dir())
 """The config folder: inside an installed wheel, or at the root of a checkout."""
@@ -185,8 +187,9 @@ class MineConfig(Config):
     output: str | None = None
 
 
+@cache
 def register_schema() -> None:
-    """Makes the schemas known to Hydra; the yaml files merge into them."""
+    """Makes the schemas known to Hydra, once; the yaml files merge into them."""
     schemas = {
         "train": Config,
         "eval": EvalConfig,
@@ -197,3 +200,16 @@ def register_schema() -> None:
     }
     for name, schema in schemas.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    OmegaConf.register_new_resolver("env_or_checkout", env_or_checkout, replace=True)
+
+
+def env_or_checkout(variable: str, folder: str) -> str:
+    """``${env_or_checkout:VARIABLE,FOLDER}``: the variable's value, by default a folder of the checkout.
+
+    Raises:
+        ValueError: the variable is not set, and the package is installed without a checkout.
+    """
+    default = CONF.parent / folder
+    if variable not in os.environ and not default.is_dir():
+        raise ValueError(f"Environment variable '{variable}' not found")  # as ${oc.env:VARIABLE} says it
+    return os.environ.get(variable, str(default))

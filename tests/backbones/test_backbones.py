@@ -182,6 +182,7 @@ def maps_of(network):
     return maps if isinstance(maps, list) else [maps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_norm_modes_keep_all_that_is_not_norm(name):
     network = network_of(name)

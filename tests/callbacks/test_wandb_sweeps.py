@@ -25,6 +25,7 @@ def calls(sweep):
         yield list(itertools.chain.from_iterable(command))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_what_agents_call(file, composed):
     sweep = yaml.safe_load(file.read_text())

@@ -161,6 +161,7 @@ def spoil(content, folder, name):
     return key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nothing_that_a_checkpoint_says_is_called(content, restore, tmp_path, name):
     key = spoil(content, tmp_path, name)
@@ -307,6 +308,7 @@ def shared(levels):
     return node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grow", "words"),
     [
@@ -503,6 +505,7 @@ DAMAGES |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_path, monkeypatch, part):
     """Not one ends in anything but a message."""
@@ -527,6 +530,7 @@ def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_pa
     assert not wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", list(DAMAGES)[-12 - 6 * len(ODD) : -6 * len(ODD)])
 def test_damaged_weights_are_refused(composed, content, tmp_path, change):
     cfg = validate_run(composed("train", *SSD))
@@ -537,6 +541,7 @@ def test_damaged_weights_are_refused(composed, content, tmp_path, change):
         load_weights(module, str(tmp_path / "x.ckpt"))
 
 
+@pytest.mark.slow
 def test_cut_and_flipped_files(content, composed, tmp_path):
     file = tmp_path / "x.ckpt"
     torch.save(content, file)
@@ -558,6 +563,7 @@ def test_cut_and_flipped_files(content, composed, tmp_path):
             restore_detector(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -686,6 +692,7 @@ def leaves(node, key=""):
         yield key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, content, command):
     """All leaves of the settings: what is given changes what the command goes by, or is refused by name."""
@@ -736,6 +743,7 @@ def test_checkpoints_of_earlier_versions_keep_their_figures(content, restore):
     assert (module.inference.detections_per_megapixel, module.inference.fragments) == (50, 0.7)
 
 
+@pytest.mark.slow
 def test_capacities_beside_a_checkpoint(composed, tmp_path):
     cfg = validate_run(composed("train", "callbacks=[]"))
     module = build_module(cfg, LabelMap(["cat"]))

@@ -57,6 +57,7 @@ def choice(group, name):
     return [f"{group}={value}", *demanded.get((group, name), [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [option for group in groups() for option in options(group)])
 def test_every_option_passes_all_checks(composed, group, name):
     overrides = choice(group, name)
@@ -395,14 +396,28 @@ def with_settings(cfg, settings):
 
 
 def test_a_missing_environment_variable_is_named(composed, monkeypatch):
-    assert resolve(composed("train", "dataset=tiny_coco"))["dataset"]["source"]["root"].endswith("/tiny_coco_root")
-    monkeypatch.delenv("TINY_COCO_ROOT")
+    monkeypatch.delenv("BCCD_ROOT")
     with pytest.raises(ConfigError) as raised:
-        accepted(composed("train", "dataset=tiny_coco"))
-    assert "environment variable TINY_COCO_ROOT is not set" in str(raised.value)
+        accepted(composed("train", "experiment=bccd"))
+    assert "environment variable BCCD_ROOT is not set" in str(raised.value)
     assert "give dataset.root=" in str(raised.value)
-    cfg = accepted(composed("train", "dataset=tiny_coco", "dataset.root=elsewhere"))
+    cfg = accepted(composed("train", "experiment=bccd", "dataset.root=elsewhere"))
     assert cfg.dataset.source.root == "elsewhere"
+
+
+def test_tiny_coco_is_that_of_the_checkout_unless_another_is_named(composed, monkeypatch, tmp_path):
+    def root(*overrides):
+        return resolved(accepted(composed("train", "dataset=tiny_coco", *overrides)))["dataset"]["source"]["root"]
+
+    monkeypatch.setenv("TINY_COCO_ROOT", "larger")
+    assert root() == "larger"
+    monkeypatch.delenv("TINY_COCO_ROOT")
+    monkeypatch.chdir(tmp_path)
+    assert root() == str(CONF.parent / "tests/data/tiny_coco")
+    monkeypatch.setattr("lightning_det.config.schema.CONF", tmp_path / "site/lightning_det/conf")  # of a wheel
+    with pytest.raises(ConfigError, match=r"TINY_COCO_ROOT is not set; set it, or give dataset.*root="):
+        root()
+    assert root("dataset.root=larger") == "larger"
 
 
 @pytest.mark.parametrize(

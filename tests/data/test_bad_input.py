@@ -26,6 +26,7 @@ from helpers import run_forked
 from PIL import Image
 from support.datasets import make_coco, make_voc, make_yolo, write_image
 from support.in_process import Outcome, run
+from support.shared import made_once
 
 from lightning_det.config import CONF
 from lightning_det.data import dataset
@@ -667,13 +668,12 @@ CASES += [
 ]
 
 
-def trained(folder: Path) -> Path:
+def trained(folder: Path) -> None:
     """A run of the smallest training."""
     root = make_coco(folder / "coco")
     keep = [o for o in TINY if o != "callbacks=[]"]
     outcome = run("train", "dataset=coco", f"dataset.root={root}", *keep, f"hydra.run.dir={folder}/run")
     assert outcome.code == 0, outcome.errors
-    return folder / "run"
 
 
 def command_of(case: Case, places: dict[str, Path | str]) -> list[str]:
@@ -721,9 +721,10 @@ def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, st
 
 INTRO = """# Bad input
 
-What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which breaks a
-small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py` writes this
-page anew. Exit codes: 2 for settings, 1 for everything else that can be mended, 0 where the command went on.
+What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which
+breaks a small dataset, a checkpoint or a command line, and runs the real command. `PYTHONPATH=tests python
+tests/data/test_bad_input.py` writes this page anew. Exit codes: 2 for settings, 1 for everything else that can be
+mended, 0 where the command went on.
 
 Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
 by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a
@@ -811,7 +812,7 @@ def rows() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("trained"))
+    return made_once(tmp_path_factory, "trained_on_coco", trained)[0] / "run"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -864,7 +865,8 @@ def write_page() -> None:
     """Writes docs/bad_input.md."""
     lines, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
-        run_folder = trained(Path(folder) / "trained")
+        run_folder = Path(folder) / "trained/run"
+        trained(run_folder.parent)
         for number, case in enumerate(CASES):
             place = Path(folder) / str(number)
             place.mkdir()

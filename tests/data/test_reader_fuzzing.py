@@ -126,6 +126,7 @@ def outcome(reader, split, file):
         assert np.isfinite(store.areas).all()
 
 
+@pytest.mark.slow
 def test_coco_with_anything_in_it(coco_folder):
     file = coco_folder / "annotations/instances_train2017.json"
     whole = json.loads(file.read_text())

@@ -174,6 +174,7 @@ images = st.lists(st.tuples(lengths, lengths), min_size=1, max_size=5)
 logarithms = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @given(images, logarithms)
 @settings(max_examples=200, deadline=None)
 def test_every_suggestion_is_valid_and_complete(images, logarithms):
@@ -341,6 +342,7 @@ def test_what_inspect_prints_can_be_pasted(name, shapes_root, request, tmp_path)
         assert report["boxes_learned"] >= 0.98 * report["boxes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["g++", "no-such-compiler"])
 def test_chip_mining_benchmark(compiler, tmp_path):
     file = tmp_path / "result.json"

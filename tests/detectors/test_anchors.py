@@ -48,6 +48,7 @@ def all_anchors(model):
     return torch.cat(model.rpn(model.features(images, sizes).maps, (640, 640)).anchors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [detector, lambda: detector("c4"), single_shot], ids=["fpn", "c4", "ssd"])
 def test_ious_are_those_of_the_actual_anchors(make):
     model = make().eval()

@@ -181,6 +181,7 @@ def test_checkpointed_networks_change_nothing(changes):
         assert buffers[1]["backbone.block1.layers.0.0.0.num_batches_tracked"] == 1
 
 
+@pytest.mark.slow
 def test_checkpointed_networks_compile():
     torch._dynamo.reset()
     network = published("dsod_tiny", checkpointed=True, blocks=(1, 2, 1, 1))

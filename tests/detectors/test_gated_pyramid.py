@@ -207,6 +207,7 @@ def test_the_neck_has_the_norm_of_the_heads():
     assert sum(isinstance(m, nn.BatchNorm2d) for m in bare.neck.modules()) == 3
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     torch._dynamo.reset()
     model = tiny().eval()

@@ -1,5 +1,8 @@
 """The same weights give torchvision's numbers."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 from helpers import make_batch
@@ -24,7 +27,7 @@ def load(detector, weights, class_rows=None):
 def ours(num_classes=CLASSES, selectors=None, norm="batch"):
     select = selectors or (RandomSelector(256, 0.5), RandomSelector(512, 0.25))
     return fpn(
-        torchvision_backbone("resnet50", "pyramid", norm=norm),
+        copy.deepcopy(backbone(norm)),
         num_classes,
         [32, 64, 128, 256, 512],
         [0.5, 1.0, 2.0],
@@ -32,8 +35,15 @@ def ours(num_classes=CLASSES, selectors=None, norm="batch"):
     )
 
 
+@cache
+def backbone(norm):
+    """To be copied: its random weights take seconds."""
+    return torchvision_backbone("resnet50", "pyramid", norm=norm)
+
+
+@cache
 def theirs(num_classes=CLASSES, size=(192, 256)):
-    """Torchvision's detector with random weights and no resizing of its own."""
+    """Torchvision's detector with random weights and no resizing of its own; to be copied."""
     torch.manual_seed(0)
     model = fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=num_classes + 1, min_size=min(size), max_size=max(size)
@@ -50,9 +60,12 @@ def theirs(num_classes=CLASSES, size=(192, 256)):
 
 @pytest.fixture
 def reference():
-    return theirs()
+    made = copy.deepcopy(theirs())
+    torch.manual_seed(0)
+    return made
 
 
+@pytest.mark.slow
 def test_detections_equal_torchvision(reference):
     detector = ours()
     assert not load(detector, reference.state_dict())
@@ -70,6 +83,7 @@ def test_detections_equal_torchvision(reference):
         assert torch.equal(found.labels[number][valid] + 1, target["labels"])
 
 
+@pytest.mark.slow
 def test_proposals_equal_torchvision(reference):
     detector = ours().eval()
     load(detector, reference.state_dict())
@@ -101,6 +115,7 @@ class Recorder(Selector):
         return index, chosen
 
 
+@pytest.mark.slow
 def test_losses_equal_torchvision_for_the_same_selection(reference):
     recorders = Recorder(RandomSelector(256, 0.5)), Recorder(RandomSelector(512, 0.25))
     detector = ours(selectors=recorders)
@@ -185,6 +200,7 @@ def test_packed_roi_align_equals_multi_scale(shape):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_coco_rows_are_picked_by_class():
     reference = theirs(num_classes=90)
     detector = ours(num_classes=3)
@@ -195,6 +211,7 @@ def test_coco_rows_are_picked_by_class():
     assert torch.equal(detector.roi_head.predictor.regress.bias.view(4, 4), boxes[[0, 90, 1, 44]])
 
 
+@pytest.mark.slow
 def test_other_classes_keep_a_fresh_last_layer(reference):
     detector = ours(num_classes=9)
     fresh = detector.roi_head.predictor.classify.weight.clone()
@@ -203,6 +220,7 @@ def test_other_classes_keep_a_fresh_last_layer(reference):
     assert torch.equal(detector.roi_head.predictor.classify.weight, fresh)
 
 
+@pytest.mark.slow
 def test_norm_layers_may_differ(reference):
     frozen = ours(norm="frozen")
     assert not load(frozen, reference.state_dict())
@@ -210,6 +228,7 @@ def test_norm_layers_may_differ(reference):
     assert not load(ours(norm="batch"), without_counters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [("rename", "holds 'head.x'"), ("drop", "1 tensors are missing")])
 def test_foreign_state_dict_is_refused(reference, change, message):
     weights = dict(reference.state_dict())

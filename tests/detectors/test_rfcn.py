@@ -295,6 +295,7 @@ def test_a_step_lowers_the_loss():
     assert seen[-1] < 0.8 * seen[0]
 
 
+@pytest.mark.slow
 def test_features_keep_their_stride():
     model = detector(backbone=torchvision_backbone("resnet50", "c4"))
     with torch.no_grad():

@@ -63,6 +63,7 @@ def pixels_of(cfg):
     return cfg.data.batch_size * height * width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
 def test_gpu_budgets_compose(checked, name):
     made = CLAIMS[name]

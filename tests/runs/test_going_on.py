@@ -169,6 +169,7 @@ def _assert_equal(one, two, path):
         assert one == two, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -33,6 +33,8 @@ SHORT = (
     "callbacks.pictures=null",
     "callbacks.throughput=null",  # how fast it was is never the same
     "data.num_workers=0",
+    "capacity.head=32",  # a checkpoint of every step is written
+    "capacity.after_nms=[60,60]",
 )
 
 

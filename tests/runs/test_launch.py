@@ -3,12 +3,11 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
-from helpers import SMALL, read, start_forked
+from helpers import SMALL, read, run_forked, start_forked
 
 from lightning_det.runs import launch, rendezvous
 from lightning_det.runs.launch import is_first_rank
@@ -72,9 +71,10 @@ def test_torchrun_starts_ranks_of_one_folder(shapes_root, tmp_path):
     script.write_text(
         "import os, time\ntime.sleep(2 * int(os.environ['RANK']))\nfrom lightning_det.train import main\nmain()\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    launcher = tmp_path / "torchrun.py"
+    launcher.write_text("from torch.distributed.run import main\nif __name__ == '__main__':\n    main()\n")
     options = ["trainer.devices=2", "trainer.strategy=ddp", "debug=limit", f"dataset.root={shapes_root}", *SMALL]
-    done = subprocess.run([*launcher, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run_forked(launcher, "--standalone", "--nproc_per_node=2", str(script), *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs/train").glob("*/*")
     assert read(folder / "metrics.json")["steps"] > 0

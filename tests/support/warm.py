@@ -1,0 +1,26 @@
+"""Imported by the process that test commands are forked from, so that they need not do it each.
+
+It never computes anything: torch's threads do not survive a fork.
+"""
+
+import matplotlib.pyplot  # noqa: F401
+import pycocotools.cocoeval  # noqa: F401
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+import lightning_det.eval
+import lightning_det.inspect
+import lightning_det.predict
+import lightning_det.train  # noqa: F401
+from lightning_det.config import CONF, register_schema
+from lightning_det.runs.launch import register_start_time
+from support import composing
+
+composing.install()
+register_schema()
+register_start_time()
+# Composing once reads the files of the config folder and warms the parser of overrides. Nothing is resolved: what
+# `started` says would be the same in every fork.
+initialize_config_dir(config_dir=str(CONF), version_base="1.3")
+compose("train", overrides=["debug=limit", "strategy=[sniper,flip]", "dataset.resolution=[96,128]"])
+GlobalHydra.instance().clear()
