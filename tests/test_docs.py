@@ -6,12 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -113,9 +112,8 @@ def option_values(group, name):
     """Dotted keys and values that an option's own file sets, and those that it sets with all that it inherits."""
     own = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
     own.pop("defaults", None)
-    with initialize_config_dir(str(CONF), version_base="1.3"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*missing `_self_`")  # of options: their defaults come first
-        whole = OmegaConf.to_container(compose(f"{group}/{name}"))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = OmegaConf.to_container(hydra.compose(f"{group}/{name}"))
     return dict(leaves(own)), dict(leaves(whole))
 
 
