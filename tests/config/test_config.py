@@ -407,7 +407,7 @@ def test_a_missing_environment_variable_is_named(composed, monkeypatch):
 
 def test_tiny_coco_is_that_of_the_checkout_unless_another_is_named(composed, monkeypatch, tmp_path):
     def root(*overrides):
-        return resolved(accepted(composed("train", "dataset=tiny_coco", *overrides)))["dataset"]["source"]["root"]
+        return resolve(accepted(composed("train", "dataset=tiny_coco", *overrides)))["dataset"]["source"]["root"]
 
     monkeypatch.setenv("TINY_COCO_ROOT", "larger")
     assert root() == "larger"

@@ -721,71 +721,73 @@ def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, st
 
 INTRO = """# Bad input
 
-What the commands say to input that is out of order: each row is one case of `tests/data/test_bad_input.py`, which
-breaks a small dataset, a checkpoint or a command line, and runs the real command. `PYTHONPATH=tests python
-tests/data/test_bad_input.py` writes this page anew. Exit codes: 2 for settings, 1 for everything else that can be
-mended, 0 where the command went on.
+This page lists what the commands say to bad input. Each row is one case of `tests/data/test_bad_input.py`, which breaks
+a small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py` writes
+this page anew. Exit codes: 2 for settings, 1 for everything else that you can mend, 0 if the command continued.
 
-Datasets are checked when they are read, before anything is trained or written: annotations record by record, images
-by their header, their size and, in JPEG, their end, in PNG their checksums. `dataset.on_bad` says what happens to a
-split that has problems:
+## Datasets
+Datasets are checked when they are read, before anything is trained or written. Annotations are checked record by
+record. Images are checked by their header and their size, JPEG files also by their end, and PNG files by their
+checksums. `dataset.on_bad` decides what happens to a split that has problems:
 
-- `error`, the default: `train`, `eval` and `mine` stop, name file, record and reason of the first twenty problems, and
-  count what `skip` would do about each kind.
-- `skip`: records that cannot be used are **left out**, boxes that reach far beyond their image are **clipped** to it,
-  and both are counted in the log (`1 x image left out, 2 x box clipped to the image`). The boxes of an image that is
-  left out go with it, unless its file is listed under two names: then the first gets the boxes of both.
+- `error`, the default: `train`, `eval` and `mine` stop. They name file, record and reason of the first twenty problems,
+  and count what `skip` would do about each kind.
+- `skip`: records that cannot be used are **left out**, and boxes that reach far beyond their image are **clipped** to
+  it. The log counts both (`1 x image left out, 2 x box clipped to the image`). If an image is left out, so are its
+  boxes, unless its file is listed under two names: then the first one gets the boxes of both.
 
-What is meant for certain stops nothing, whatever `on_bad` says: of identical boxes of one class in one image the first
-stays and the copies are left out, and a box that reaches up to a pixel, or a hundredth of the image's side, beyond its
-image is clipped. It is counted in the log all the same, and `inspect` lists it.
+Faults with an obvious meaning stop nothing, whatever `on_bad` says. Of identical boxes of one class in one image, the
+first stays and the copies are left out. A box that reaches at most a pixel, or a hundredth of the image's side, beyond
+its image is clipped. The log counts these too, and `inspect` lists them.
 
-What makes a file useless as a whole (no JSON, no categories, no list of images) ends the command either way.
+A file that is useless as a whole (no JSON, no categories, no list of images) ends the command in either case.
 
-`python -m lightning_det.inspect` with the same dataset options lists every problem of every split at once, in the
-terminal and in `inspect.json`, with what `skip` would do about it. It also decodes every image, which training does
-only when an image's turn comes: a file that is damaged elsewhere is listed by `inspect`, and ends a training with its
-name. JPEG has no checksums: bits that flipped in its middle show as odd
-colours, which no decoder reports.
+`python -m lightning_det.inspect` with the same dataset options lists every problem of every split, in the terminal and
+in `inspect.json`, with what `skip` would do about it. It also decodes every image. A training decodes an image only
+when it needs it, so an image that is damaged elsewhere ends the training with its name. JPEG has no checksums: flipped
+bits in the middle of a file show as odd colours, which no decoder reports.
 
-Images are BMP, GIF, JPEG (MPO too), JPEG2000, PNG, PPM, TIFF or WEBP by their content, whatever their names are;
-nothing else is opened. They are used as they are meant to be seen: turned as Exif says, 16 bits scaled to 8, the
+Images are BMP, GIF, JPEG (MPO too), JPEG2000, PNG, PPM, TIFF or WEBP by their content, whatever their names are.
+Nothing else is opened. Images are used as they are meant to be seen: turned as Exif says, 16 bits scaled to 8, the
 first picture of an animation or of several pages, without transparency. Floating-point and 32-bit pixels are refused,
-since nobody says what is white in them. Boxes belong to the image as it is seen. Where the annotated size is that of
-the unturned pixels, the image is a problem that says so; orientations that leave the size as it is (2 to 4, and all
-of a square image), and YOLO's shares, which state no size, cannot tell. Annotation files of 20 MB and more are parsed
-once and then read from `$LIGHTNING_DET_CACHE` (`~/.cache/lightning_det`) by their content; an image is looked at
-again when its file has another size or time, and a bad one every time. Names of classes and files are shown with
-control characters escaped.
+because nothing says which value is white. Boxes belong to the image as it is seen. If the annotated size is that of the
+unturned pixels, the image is a problem. Orientations that keep the size (2 to 4, and all of a square image) do not show
+this, nor do YOLO's labels, which state no size.
 
-Nothing that a file says is executed: checkpoints are read as tensors and plain data, arrays without pickled objects
-and uncompressed, XML without entities, YAML without tags that make objects. Paths in annotation files stay below the
-dataset's folder; symbolic links in it are followed, because whoever owns the folder made them. Images of more than
-2^29 pixels are refused by their header, and devices and pipes are never opened.
+Annotation files of 20 MB and more are parsed once and then read from `$LIGHTNING_DET_CACHE` (`~/.cache/lightning_det`)
+by their content. An image is checked again if its file has another size or time, and a bad image every time. Names of
+classes and files are shown with control characters escaped.
+
+## Nothing is executed
+Nothing that a file says is executed. Checkpoints are read as tensors and plain data, arrays without pickled objects and
+uncompressed, XML without entities, YAML without tags that make objects. Paths in annotation files must lie below the
+dataset's folder; symbolic links in it are followed, because the owner of the folder made them. Images of more than 2^29
+pixels are refused by their header. Devices and pipes are never opened.
 
 A checkpoint is data, wherever it comes from:
 
-- Before anything of it is read, its outline is: members that are compressed or larger than the file, tensors that are
-  larger than what is stored of them, and all names but those of tensors and dictionaries are refused, in bounded time
-  and memory. Then each part is checked for what a training leaves there: class names are different, printable texts,
+- Before its content is read, its outline is checked in bounded time and memory. Refused are compressed members, members
+  larger than the file, tensors larger than what is stored of them, and all pickled names except those of tensors and
+  dictionaries. Then each part is checked for what a training writes there: class names are different, printable texts;
   weights are finite numbers.
-- Its settings are texts, numbers, lists and dictionaries. An interpolation in them may name a key of the settings
-  (`${dataset.resolution}`); one that calls a resolver (`${oc.env:...}`), is put together by others, leads in a circle
+- Its settings are texts, numbers, lists and dictionaries. An interpolation may name a key of the settings
+  (`${dataset.resolution}`). One that calls a resolver (`${oc.env:...}`), is put together by others, leads in a circle
   or grows without bound is refused.
-- A `_target_` in them must be, by its exact name, one of the parts that `lightning_det/config/parts.py` lists for its
-  place; trainer, logger and callbacks never come from a checkpoint. What your own command names is called, at its
-  place alone: by the option of the training (`backbone=MINE 'hydra.searchpath=[file://conf]'`), or by
+- A `_target_` must be, by its exact name, one of the parts that `lightning_det/config/parts.py` lists for its place.
+  Trainer, logger and callbacks never come from a checkpoint. A part of your own is called only at the place where your
+  command names it: by the option of the training (`backbone=MINE 'hydra.searchpath=[file://conf]'`), or by
   `++backbone._target_=NAME`.
-- It fetches nothing, and names no file but those of its data set: `backbone.name` is the name of a network without a
-  scheme such as `hf-hub:`, splits and the reader's paths lie below `dataset.root`. `dataset.root` itself is read as it
-  was trained with unless you give another, and `shapes` renders its images there.
+- It downloads nothing, and names no files except those of its dataset. `backbone.name` is the name of a network without
+  a scheme such as `hf-hub:`. Splits and the reader's paths lie below `dataset.root`. `dataset.root` itself is that of
+  the training unless you give another one, and `shapes` renders its images there.
 
-The same holds for a run folder: options in its `overrides.yaml` that look for options elsewhere (`hydra.searchpath`),
-call other parts or resolvers (but `oc.env`), lead out of the data set, or say where something is written are not taken
-over by `train resume=RUN_FOLDER`: the message names the option, and what you give again is yours.
+The same holds for a run folder. `train resume=RUN_FOLDER` does not take over options from its `overrides.yaml` that
+look for options elsewhere (`hydra.searchpath`), call other parts or resolvers (except `oc.env`), lead out of the
+dataset, or say where something is written. The message names the option; give it again if you want it.
 
-`RUN` is the folder of a trained run, `ROOT` the dataset, `OUT` the run folder of the command; the options that make
-images and training tiny are left out.
+## Messages
+`RUN` is the folder of a trained run, `ROOT` the dataset, `OUT` the run folder of the command. Options that make images
+and training tiny are left out.
 
 | input | command | message | exit code |
 | --- | --- | --- | --- |
