@@ -14,7 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lightning_det.config import CONF, check_slots
+from lightning_det.config import CONF, check_slots, read_option
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
