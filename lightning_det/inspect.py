@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from PIL import Image
-from torch import nn
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.config.data import build_data, keep_first, read_split
@@ -18,6 +17,7 @@ from lightning_det.inspection.report import make_report, measure_anchors, sqrt_a
 from lightning_det.inspection.splits import Splits
 from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.curves import plot_sizes
+from lightning_det.protocols.detector import Detector
 from lightning_det.runs.command import command
 from lightning_det.runs.composition import chosen_options, run_folder, save_config, validate_run
 from lightning_det.runs.mining import proposals_file, with_proposals
@@ -77,7 +77,7 @@ def read_splits(cfg: DictConfig) -> Splits:
     return splits
 
 
-def untrained_detector(cfg: DictConfig, labels: LabelMap) -> nn.Module | None:
+def untrained_detector(cfg: DictConfig, labels: LabelMap) -> Detector | None:
     """Builds the configured detector; None and a warning if it cannot be built, which the data do not depend on."""
     try:
         return build_module(cfg, labels, learning=False).detector

@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_det.callbacks.access import module_of
 from lightning_det.callbacks.pictures import LEGIBLE, publish
-from lightning_det.modules import DetectionModule, keys
+from lightning_det.modules import keys
 from lightning_det.plotting.boxes import class_colour, draw_boxes
 from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.structures import Batch
@@ -36,15 +37,16 @@ class SelectionLog(pl.Callback):
         self.count = count
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: DetectionModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Logs figures, and draws where an epoch begins."""
-        selected = pl_module.detector.selected
+        module = module_of(pl_module)
+        selected = module.detector.selected
         if selected is None:
             return
         pl_module.log_dict(figures(selected, batch.boxes.shape[1]), batch_size=len(batch))
         if batch_idx == 0 and trainer.is_global_zero and self.count > 0:
-            names = pl_module.labels.names
+            names = module.labels.names
             pictures = [draw(batch, selected, view, names) for view in range(min(self.count, len(batch)))]
             publish(trainer, self.folder, "selection", pictures)
 

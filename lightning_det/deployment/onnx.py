@@ -11,6 +11,7 @@ from torch import nn
 from lightning_det.data.dataset import Collate
 from lightning_det.deployment.opsets import OPSETS, WRITTEN, convert
 from lightning_det.protocols.structures import STRIDE, ImageRecord
+from lightning_det.system.errors import UserError
 from lightning_det.views.planner import Planner
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opse
             dynamic_shapes=(batch | size, batch),
             verbose=False,
         )
+    if program is None:
+        raise UserError("torch has made no graph; try another version of torch")
     model = convert(program.model_proto, opset)
     # Torch names sizes by formulas; other shapes than those of inputs and outputs need none.
     del model.graph.value_info[:]

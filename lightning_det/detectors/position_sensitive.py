@@ -44,11 +44,11 @@ class PositionSensitive(Predictor):
         self.stride = stride
         self.bins = bins
         self.pooling = pooling
-        self.classify = _maps(width, (num_classes + 1) * bins**2)
-        self.regress = _maps(width, 4 * bins**2)
+        self.classify = linear_conv(width, (num_classes + 1) * bins**2)
+        self.regress = linear_conv(width, 4 * bins**2)
         if pooling == "deformable":
-            self.shift_classify = _maps(width, 2 * (num_classes + 1) * bins**2, std=0.0)
-            self.shift_regress = _maps(width, 2 * bins**2, std=0.0)
+            self.shift_classify = linear_conv(width, 2 * (num_classes + 1) * bins**2, std=0.0)
+            self.shift_regress = linear_conv(width, 2 * bins**2, std=0.0)
 
     def shared(self, maps: list[Tensor]) -> list[Tensor]:
         """All convolutions, once per image: score maps, box maps, and the maps of their shifts if there are any."""
@@ -65,17 +65,19 @@ class PositionSensitive(Predictor):
         return scores, boxes[:, :, None]
 
     def _pool(self, maps: Tensor, rois: Tensor, shifts: Tensor | None) -> Tensor:
-        if self.pooling == "align":
-            return ps_roi_align(maps, rois, self.bins, self.stride)
         if self.pooling == "classic":
             return ps_roi_pool(maps, rois, self.bins, self.stride)
+        if shifts is None:
+            return ps_roi_align(maps, rois, self.bins, self.stride)
         # Where bins are shifted to is pooled from bins that are not.
         offsets = deformable_ps_roi_pool(shifts, rois, self.bins, self.stride).unflatten(2, (-1, 2))
         return deformable_ps_roi_pool(maps, rois, self.bins, self.stride, offsets)
 
 
-def _maps(inputs: int, outputs: int, std: float = 0.01) -> nn.Conv2d:
+def linear_conv(inputs: int, outputs: int, std: float = 0.01) -> nn.Conv2d:
+    """A 1 x 1 convolution with normally distributed weights and a bias of 0."""
     conv = nn.Conv2d(inputs, outputs, 1)
     nn.init.normal_(conv.weight, std=std)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_det.backbones import Backbone
 from lightning_det.backbones.atrous import deform, dilate
-from lightning_det.detectors.position_sensitive import Pooling, PositionSensitive
+from lightning_det.detectors.position_sensitive import Pooling, PositionSensitive, linear_conv
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
@@ -52,10 +52,7 @@ class RFCN(TwoStage):
         channels, stride = only_map(backbone)
         stage, width = (nn.Identity(), channels) if backbone.roi_stage is None else backbone.roi_stage
         stage = deform(dilate(stage), deformable_convs)
-        reduce = nn.Conv2d(width, head_width, 1)
-        trunk = nn.Sequential(stage, reduce, nn.ReLU(inplace=True))
-        nn.init.normal_(reduce.weight, std=0.01)
-        nn.init.zeros_(reduce.bias)
+        trunk = nn.Sequential(stage, linear_conv(width, head_width), nn.ReLU(inplace=True))
         proposing = rpn(channels, [stride], select_anchors)
         predictor = PositionSensitive(trunk, head_width, num_classes, stride, roi_size, pooling)
         return cls(backbone, nn.Identity(), proposing, roi_head(predictor, select_rois), preprocess or Normalize())

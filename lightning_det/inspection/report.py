@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from lightning_det.annotations import AnnotationStore
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
@@ -14,6 +13,7 @@ from lightning_det.data.inspection import count_orphans, count_unlearned, covera
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import sample, suggest, try_out
 from lightning_det.inspection.splits import Splits
+from lightning_det.protocols.detector import Detector
 
 
 def make_report(
@@ -56,7 +56,7 @@ def sqrt_areas(store: AnnotationStore) -> np.ndarray:
 
 
 def measure_anchors(
-    store: AnnotationStore, data: ViewData, detector: nn.Module | None, count: int, seed: int, own: str
+    store: AnnotationStore, data: ViewData, detector: Detector | None, count: int, seed: int, own: str
 ) -> dict[str, Any]:
     """Compares a detector's anchors with the boxes of training views.
 
@@ -82,7 +82,7 @@ def measure_anchors(
 
 
 def suggest_settings(
-    store: AnnotationStore, resolution: Sequence[int] | None, detector: nn.Module | None, count: int, seed: int
+    store: AnnotationStore, resolution: Sequence[int] | None, detector: Detector | None, count: int, seed: int
 ) -> dict[str, Any] | None:
     """Suggests settings of SNIP and SNIPER for a dataset, and tries them on a sample.
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lightning_det.annotations.labels import LabelMap
@@ -21,6 +22,17 @@ from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
+
+
+class TrainingData(Protocol):
+    """The numbers that a learning rate needs of the data module."""
+
+    batch_size: int
+    """Views per batch."""
+
+    def num_train_batches(self) -> int:
+        """Batches of an epoch on this rank."""
+
 
 PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
@@ -139,7 +151,7 @@ class DetectionModule(pl.LightningModule):
         # Lightning divides "loss" by the accumulated batches; callbacks read it as it is.
         return {"loss": total, keys.LOSS: total.detach()} | named
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Results:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Results:  # type: ignore[override]  # Lightning takes any
         """Detections of the batch's views in their images; callbacks collect and merge them."""
         return self.infer(batch)
 
@@ -208,19 +220,22 @@ class DetectionModule(pl.LightningModule):
         theirs = {name: tensor.shape for name, tensor in state_dict.items()}
         return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Parameter groups, and a schedule that is stepped with the optimizer.
 
         Raises:
             ConfigError: the optimizer refuses its settings.
+            RuntimeError: the module was made for inference.
         """
         trainer = self.trainer
+        if self.optimizer is None or self.schedule is None:
+            raise RuntimeError("a module without optimizer and schedule cannot be trained")
         try:
             optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
         except ValueError as error:
             raise ConfigError(f"optimizer: {error}") from error
         if self.reference_batch is not None:
-            views = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+            views = self._data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             for group in optimizer.param_groups:
                 group["lr"] *= views / self.reference_batch
         # A training that goes on does so with the settings given now, not with those of its checkpoint.
@@ -229,6 +244,10 @@ class DetectionModule(pl.LightningModule):
         scheduler = Rates(optimizer, self.schedule, self._steps_per_epoch(), *limits)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @property
+    def _data(self) -> TrainingData:
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # a property that Lightning adds to the class later
+
     def _steps_per_epoch(self) -> int:
         """Optimizer steps per epoch.
 
@@ -236,7 +255,7 @@ class DetectionModule(pl.LightningModule):
         batches of epoch 0, before a resumed run knows its epoch.
         """
         trainer = self.trainer
-        batches = trainer.datamodule.num_train_batches()
+        batches = self._data.num_train_batches()
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, ceil(batches / trainer.accumulate_grad_batches))

@@ -3,7 +3,6 @@
 import logging
 
 from omegaconf import DictConfig
-from torch import nn
 
 from lightning_det.annotations import AnnotationStore
 from lightning_det.config.module import own_priors
@@ -12,6 +11,7 @@ from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.suggestion import sample
+from lightning_det.protocols.detector import Detector
 
 log = logging.getLogger("lightning_det")
 
@@ -39,7 +39,7 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
 
-def report_anchors(cfg: DictConfig, detector: nn.Module, store: AnnotationStore, data: ViewData) -> None:
+def report_anchors(cfg: DictConfig, detector: Detector, store: AnnotationStore, data: ViewData) -> None:
     """Warns where many boxes of the training views have no anchor that could learn to find them."""
     store = sample(store, cfg.seed, SAMPLE)
     boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)

@@ -16,6 +16,7 @@ from lightning_det.annotations import AnnotationStore, LabelMap
 from lightning_det.annotations.proposals import load_proposals, save_proposals
 from lightning_det.annotations.store import ProposalSet
 from lightning_det.callbacks import Collector, Throughput
+from lightning_det.callbacks.access import callbacks_of, find_callback
 from lightning_det.checkpoint import load_checkpoint
 from lightning_det.config.build import build
 from lightning_det.config.data import build_data
@@ -117,12 +118,12 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         log.info("mining: proposals in %d images", len(store))
         collector = Collector()
         looking = build_trainer(cfg, file.parent, learning=False)
-        looking.callbacks.append(collector)
+        callbacks_of(looking).append(collector)
         looking.validate(module, datamodule=data, verbose=False)
-    if looking.is_global_zero:
+    if looking.is_global_zero and collector.results is not None:
         proposals = grouped(collector.results, len(store))
         save_cost(file.with_name(COST), trainer, collector)
-        save_proposals(file, store, proposals, OmegaConf.to_container(cfg.miner) | {"seed": cfg.seed})
+        save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
         last.unlink(missing_ok=True)
         log.info(
             "mining: %.0f proposals per image, %.1f %% of the boxes found at IoU 0.5, in %s",
@@ -152,7 +153,7 @@ def goes_on(file: Path, module: DetectionModule) -> bool:
 
 def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
     """Writes what the network's training and its look at the images came to, see `Throughput.cost`."""
-    throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+    throughput = find_callback(trainer, Throughput)
     cost = {} if throughput is None else throughput.cost(trainer)
     write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
 
