@@ -117,8 +117,8 @@ def test_functions_are_short(folder):
 TOLD_APART = {
     *("Tensor", "ndarray", "Number", "Real", "Integral", "integer"),  # data
     *("Mapping", "Sequence", "dict", "list", "tuple", "set", "str", "int", "float", "bool", "Path"),
+    "Step",  # the planner refuses what is none
     *("Conv2d", "Linear", "BatchNorm2d", "_BatchNorm", "SyncBatchNorm", "GroupNorm"),  # layers of torch
-    "Throughput",  # a callback that trainings of proposals do without
 }
 """Types that code may ask for; of detectors, steps and selectors, what they can do is declared."""
 
