@@ -277,7 +277,7 @@ def test_what_was_selected_is_kept_for_callbacks(select):
     total = (selected.losses * selected.chosen).sum() / torch.maximum(positives, rows / 4)
     torch.testing.assert_close(total, sum(losses.values()).detach())
     assert float(selected.candidates.nan_to_num(0.0).max()) >= float((selected.losses * selected.chosen).max())
-    assert all(name.startswith("train/prior/") for name in figures(selected, batch.boxes.shape[1], "prior"))
+    assert all(name.startswith("train/prior/") for name in figures(selected, batch.boxes.shape[1]))
     classes = batch.labels.gather(1, selected.objects) + 1
     assert (classes == selected.labels)[selected.labels > 0].all()
 

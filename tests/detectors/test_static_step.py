@@ -9,6 +9,7 @@ from support.makers import c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_det.backbones import tiny_backbone
+from lightning_det.protocols.selector import Regions
 from lightning_det.selection import RandomSelector
 
 DYNAMIC = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "index.Tensor_mask", "item", "where.default")
@@ -103,6 +104,7 @@ def test_target_assignment_compiles_as_one_graph():
     for a, b in zip(compiled(*arguments), label_rois(*arguments), strict=True):
         assert torch.equal(a, b)
     select = RandomSelector(64, 0.25)
-    labels, *_ = label_rois(*arguments)
-    index, chosen = torch.compile(select.__call__, fullgraph=True, backend="eager")(labels, rois)
+    labels, _, ious = label_rois(*arguments)
+    labelled = Regions(rois, labels, ious, None)
+    index, chosen = torch.compile(select.__call__, fullgraph=True, backend="eager")(labelled)
     assert index.shape == chosen.shape == (2, 64)

@@ -24,6 +24,7 @@ from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
 from lightning_det.callbacks.pictures import draw_comparison
 from lightning_det.checkpoint import load_checkpoint
+from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.detectors.predictor import Predictor
@@ -37,6 +38,11 @@ from lightning_det.system.errors import ConfigError
 from lightning_det.views import BothSides, Planner, Pyramid, Tiles
 from lightning_det.views.targets import targets
 from lightning_det.views.view import View, boxes_to_view
+
+
+@pytest.fixture
+def store(coco_folder):
+    return Coco(str(coco_folder)).read("train2017")[0]
 
 
 def test_warmup_is_linear():

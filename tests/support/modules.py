@@ -1,23 +1,16 @@
 """Modules, data and trainers of a few steps."""
 
-import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from lightning_det.annotations import LabelMap
-from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Detections
 from lightning_det.views import Planner, Pyramid
 
 LABELS = LabelMap(["cat", "dog"], [7, 90])
-
-
-@pytest.fixture
-def store(coco_folder):
-    return Coco(str(coco_folder)).read("train2017")[0]
 
 
 def data_of(store, batch_size=2, test_batch_size=2, flip=None, **arguments):

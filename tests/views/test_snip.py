@@ -166,7 +166,7 @@ def roi_losses(size, level, labels=0, extra=()):
     head = detector(select=(AllSelector(), AllSelector())).roi_head
     maps = [torch.randn(1, 64, *(n // 8 for n in batch.images.shape[2:]), generator=torch.manual_seed(0))]
     shifts = torch.tensor([[0, 0, 0, 0], [2, 0, 2, 0], [0, 3, 0, 3], [-2, -2, 2, 2.0]])
-    losses = head.losses(maps, as_proposals(batch.boxes[:, :1] + shifts[None]), batch)
+    losses, _ = head.losses(maps, as_proposals(batch.boxes[:, :1] + shifts[None]), batch)
     sum(losses.values()).backward()
     gradient = sum(p.grad.abs().sum().item() for p in head.parameters())
     return {name: value.item() for name, value in losses.items()}, gradient

@@ -581,7 +581,7 @@ def chip_detector():
     """A tiny detector that learns from all RoIs, with its normalisation fixed."""
     torch.manual_seed(0)
     select = (TakeAll(), AllSelector())
-    few = {"head_width": 32, "roi_size": 3, "after_nms": (40, 40), "anchor_iou": (0.5, 0.4), "anchor_border": 32.0}
+    few = {"head_width": 32, "roi_size": 3, "after_nms": (40, 40), "positive": 0.5, "negative": 0.4, "border": 32.0}
     return c4(tiny_backbone("c4"), 6, [16, 32, 64], [1.0], *select, **few).eval()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_batch, record
+from support import makers
 from support.two_stages import TakeAll
 from test_faster_rcnn import detector as faster_rcnn
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.data.dataset import Collate, Look, Sample
-from lightning_det.detectors import SSD
 from lightning_det.protocols.structures import State
 from lightning_det.selection import HardNegativeSelector
 from lightning_det.views import Chips, IoUCrops, Pyramid, View
@@ -26,13 +26,13 @@ V, X, IGN = State.VALID, State.INVALID, State.IGNORED
 
 def ssd():
     torch.manual_seed(0)
-    return SSD.build(ssd_tiny(), 6, [8, 64], HardNegativeSelector())
+    return makers.ssd(ssd_tiny(), 6, [8, 64], HardNegativeSelector())
 
 
 def small_dsod():
     torch.manual_seed(0)
     backbone = dsod(stem_width=8, bottleneck=16, growth=8, blocks=(1, 1, 1, 1), second=16, halves=(16,), plain=(16,))
-    return SSD.build(backbone, 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch")
+    return makers.ssd(backbone, 6, [8, 64], HardNegativeSelector(), l2_norm=True, head_norm="batch")
 
 
 def batch_of(image, *views, min_visible=0.5, min_side=1.0):
