@@ -8,7 +8,7 @@ import torch
 from helpers import make_batch, record
 from support import makers
 from support.two_stages import TakeAll
-from test_faster_rcnn import detector as faster_rcnn
+from support.two_stages import detector as faster_rcnn
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.data.dataset import Collate, Look, Sample
