@@ -438,7 +438,7 @@ def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
         (["proposals=auto"], 2, ["proposals=auto", "strategy=sniper"]),
         (["strategy=sniper", "proposals=nowhere.npz"], 2, ["nowhere.npz: No such file"]),
         (["strategy=sniper", "views.train.windows.labels=all"], 2, ["labels", "enclosed or one_chip"]),
-        (["strategy=[ohem,random_sampling_bg01]"], 2, ["ohem and random_sampling both set selection.rois"]),
+        (["strategy=[ohem,random_sampling_bg01]"], 2, ["ohem and random_sampling_bg01 both set selection.rois"]),
         (["strategy=ohem", "selection.rois.positive_share=0.5"], 2, ["positive_share: unknown", "nms_iou"]),
         (["strategy=ohem", "capacity.rois=300"], 2, ["300 hardest RoIs of 300", "selection.rois.count"]),
         (["detector=rfcn", "backbone=convnext_tiny"], 2, ["2 x 2 convolution", "ResNet"]),

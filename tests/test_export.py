@@ -70,6 +70,7 @@ def shapes_of(values):
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
 
+@pytest.mark.slow
 def test_any_batch_and_shape_of_images():
     detector = small_ssd()
     model = to_onnx(detector.export_part(), 96, 128)
@@ -82,6 +83,7 @@ def test_any_batch_and_shape_of_images():
     assert_equal(session, detector, [(1, 96, 128), (3, 128, 96), (2, 64, 224), (5, 160, 160), (1, 75, 101)])
 
 
+@pytest.mark.slow
 def test_views_of_one_shape_need_no_other_and_opsets_are_older():
     """As of `strategy=warp`; the shape halves unevenly. In an old opset, which wrote reductions otherwise."""
     detector = small_dsod()

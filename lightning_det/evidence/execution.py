@@ -26,7 +26,7 @@ WORKERS = "data.num_workers"
 ELAPSED = "elapsed.json"
 """In the folder of a run: seconds that its processes took, over all starts that ended."""
 
-RUNNING: set[subprocess.Popen[bytes]] = set()
+RUNNING: "set[subprocess.Popen[bytes]]" = set()
 """Commands that this process has started and that have not ended."""
 
 

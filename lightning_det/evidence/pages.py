@@ -97,7 +97,7 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         bar: see `Bar`.
-        groups: of `compared`.
+        groups: of `compare_runs`.
     """
     rows = {group["name"]: group for group in groups}
     figure = bar["figure"]

@@ -14,7 +14,7 @@ def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[st
     """Markdown of every group's figures and cost, of its gain over the baseline, and of its classes' gains.
 
     Args:
-        result: see `compared`.
+        result: see `compare_runs`.
         names: of the figures.
     """
     groups = result["groups"]
@@ -81,7 +81,7 @@ def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
     """Prints a table of the groups, their gain in AP, and the runs that were left out.
 
     Args:
-        result: see `compared`.
+        result: see `compare_runs`.
         left_out: a line per run.
     """
     sizes = [name.replace("AP_", "") for name in FIGURES]

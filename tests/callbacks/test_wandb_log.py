@@ -130,6 +130,7 @@ def quiet(monkeypatch):
     monkeypatch.delenv("WANDB_SERVICE", raising=False)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_its_folder(tmp_path):
     for part in range(2):
         log = WandbLog(str(tmp_path), project="p", offline=True)
@@ -393,6 +394,7 @@ def test_the_dashboard_shows_what_is_logged(resumed, swept):
     assert {key for key in named - single_shot if not re.match(r"train/(roi/|rpn_|roi_)", key)} == set()
 
 
+@pytest.mark.slow
 def test_the_dashboard_is_printed():
     done = run_forked("dashboard", "entity=me", "group=2026-11-26/noon", "dry_run=true")
     assert done.returncode == 0, done.stderr

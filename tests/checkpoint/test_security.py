@@ -511,7 +511,7 @@ def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_pa
     """Not one ends in anything but a message."""
     cfg = composed("eval", f"checkpoint={tmp_path}/x.ckpt")
     monkeypatch.setattr(
-        "lightning_det.runs.restore.chosen", lambda: {"strategy": ["flip"], "test": []}
+        "lightning_det.runs.restore.chosen_options", lambda: {"strategy": ["flip"], "test": []}
     )  # it takes long
     accepted, messages = [], {}
     for name in list(DAMAGES)[part::4]:

@@ -274,6 +274,7 @@ def data_of(store, kind=MultiScaleData, views=None, **arguments):
     return kind(store, store, views, Planner(Pyramid([1.0])), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MultiScaleData, ChipData])
 def test_workers_change_nothing(coco, kind):
     views = Planner(Pyramid(PYRAMID), Tiles(48) if kind is ChipData else None, RandomFlip())

@@ -140,6 +140,7 @@ def test_coco_with_anything_in_it(coco_folder):
     check()
 
 
+@pytest.mark.slow
 def test_coco_with_damaged_bytes(coco_folder):
     file = coco_folder / "annotations/instances_train2017.json"
     whole = file.read_bytes()

@@ -297,11 +297,12 @@ def test_a_step_lowers_the_loss():
 
 @pytest.mark.slow
 def test_features_keep_their_stride():
+    """Views are padded to 608 x 1024 first."""
     model = detector(backbone=torchvision_backbone("resnet50", "c4"))
     with torch.no_grad():
         maps = model.eval().features(torch.zeros(1, 3, 600, 1000, dtype=torch.uint8), torch.tensor([[600, 1000]])).maps
         scores, boxes = model.roi_head.predictor.shared(maps)
-    assert maps[0].shape[2:] == scores.shape[2:] == boxes.shape[2:] == (38, 63)
+    assert maps[0].shape[2:] == scores.shape[2:] == boxes.shape[2:] == (38, 64)
     assert scores.shape[1] == 9 * 7
     assert boxes.shape[1] == 9 * 4
 

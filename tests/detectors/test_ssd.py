@@ -355,6 +355,7 @@ def ours(classes):
     )
 
 
+@pytest.mark.slow
 def test_detections_equal_torchvision():
     reference, model = torchvision_ssd(21), ours(20).eval()
     reference.score_thresh = 0.7  # torchvision keeps 400 candidates of a class, which random weights would exceed
@@ -379,6 +380,7 @@ def test_detections_equal_torchvision():
         assert (same.sum(dim=1) == 1).all()
 
 
+@pytest.mark.slow
 def test_low_scores_equal_torchvision():
     """At SSD's own threshold: torchvision keeps 400 candidates of each class before NMS, this one 1,000 of all."""
     reference, model = torchvision_ssd(21), ours(20).eval()
@@ -393,6 +395,7 @@ def test_low_scores_equal_torchvision():
     torch.testing.assert_close(found.scores[0, :count], expected["scores"][real], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_equal_torchvision():
     reference, model = torchvision_ssd(21).train(), ours(20).train()
     load_torchvision_ssd(model, reference.state_dict(), 20, 4)
@@ -409,6 +412,7 @@ def test_losses_and_gradients_equal_torchvision():
             torch.testing.assert_close(layer.weight.grad, theirs.weight.grad, atol=1e-4 * scale, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_classes_of_torchvision_weights_are_found_by_name():
     reference = torchvision_ssd(91)
     names = ("dog", "person")
@@ -423,6 +427,7 @@ def test_classes_of_torchvision_weights_are_found_by_name():
         other.load_torchvision({"weight": torch.zeros(1)}, ["cell"])
 
 
+@pytest.mark.slow
 def test_coco_weights_do_not_name_other_classes():
     """As many classes as COCO's, but others: the last layers start fresh instead of taking COCO's by position."""
     reference = torchvision_ssd(91)
@@ -445,6 +450,7 @@ def test_fresh_layers_are_drawn_as_in_caffe():
         assert not layer.bias.any()
 
 
+@pytest.mark.slow
 def test_views_too_small_for_vgg16_are_refused():
     network = VGG16().eval()
     with torch.no_grad():
@@ -455,6 +461,7 @@ def test_views_too_small_for_vgg16_are_refused():
             network(torch.zeros(1, 3, 267, 300))
 
 
+@pytest.mark.slow
 def test_published_parameters_of_ssd300():
     case = GOLDEN["ssd300_params"]
     for classes in (20, 80):

@@ -69,6 +69,7 @@ def test_nothing_waits_for_the_data_but_nms(form):
     assert not any("nonzero" in n for n in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_parts_compile_as_one_graph_each(form):
     torch._dynamo.reset()

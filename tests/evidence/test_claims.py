@@ -263,6 +263,7 @@ def test_errors_of_our_own_are_no_failures_of_runs(commands, monkeypatch, tmp_pa
         run_experiment(small(), [0], "laptop", tmp_path, jobs=1)
 
 
+@pytest.mark.slow
 def test_a_run_is_a_process_of_its_own(tmp_path):
     """`test_the_command` forks what it runs; this one starts as it does for a user."""
     made = small(settings=["trainer.steps=1"], arms={"one": Arm([], 1, 8.0, {"t": []})})

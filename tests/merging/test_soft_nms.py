@@ -297,6 +297,7 @@ def test_the_option_is_what_sniper_says():
     assert vars(merge) == {"method": "gaussian", "sigma": 0.55, "iou": 0.3, "floor": 0.001}
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
     """And fails where the loops come to other scores."""
     file = tmp_path / "result.json"

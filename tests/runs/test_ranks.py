@@ -255,6 +255,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_ranks_have_equally_many_batches_of_any_dataset(tmp_path, plan):
     """Together they have the batches of one process, and as many of these again as the last step lacks."""

@@ -109,6 +109,7 @@ def test_pictures_take_any_name():
     page([drawn] * len(ANY), ANY)
 
 
+@pytest.mark.slow
 def test_plots_and_tables_take_any_name(tmp_path):
     figures = {"AP": 0.5, "AP_small": 0.25}
     classes = dict.fromkeys(ANY, 0.5)

@@ -132,6 +132,7 @@ def test_wandb_without_a_key_is_explained():
     assert "logger.wandb.offline=true" in said
 
 
+@pytest.mark.slow
 def test_numbers_out_of_their_range_are_refused(composed):
     cfg = OmegaConf.to_container(composed("train", "test=[voting]", "test.nms_iou=1"), resolve=True, enum_to_str=True)
     check_values(cfg)
