@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -96,6 +95,7 @@ def test_what_extending_says_works_in_an_empty_folder(tmp_path):
     assert done.stdout.count("Average Precision @[ IoU=0.50:0.95 | size=all ") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_has_a_table_of_what_it_sets(group, name):
     assert f"`{group}={name}`" in (DOCS / "strategies/README.md").read_text()
@@ -113,8 +113,7 @@ def option_values(group, name):
     """Dotted keys and values that an option's own file sets, and those that it sets with all that it inherits."""
     own = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
     own.pop("defaults", None)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        whole = OmegaConf.to_container(hydra.compose(f"{group}/{name}"))
+    whole = OmegaConf.to_container(read_option(f"{group}/{name}"))
     return dict(leaves(own)), dict(leaves(whole))
 
 

@@ -42,7 +42,7 @@ def refuse_outdated(settings: Mapping[str, Any], file: object) -> None:
     """
     if is_outdated(settings):
         raise UserError(
-            f"{file}: this checkpoint was written by an earlier version of lightning-det, and its settings cannot be used "
-            f"any more. Its weights can: train weights={file} with the same detector, backbone and dataset. To evaluate it "
-            "as it is, use the version that wrote it"
+            f"{file}: this checkpoint was written by an earlier version of lightning-det, and its settings cannot be "
+            f"used any more. Its weights can: train weights={file} with the same detector, backbone and dataset. To "
+            "evaluate it as it is, use the version that wrote it"
         )

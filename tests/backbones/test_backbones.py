@@ -28,6 +28,7 @@ def build(name, form, **options):
     return torchvision_backbone(name, form, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", *PYRAMIDS])
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_maps_are_as_announced(name, form):
@@ -63,6 +64,7 @@ def test_tiny_is_tiny():
         assert sum(p.numel() for p in tiny_backbone(form).parameters()) < 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "kind"),
     [

@@ -427,6 +427,7 @@ def test_a_dashboard_that_wandb_does_not_take(monkeypatch):
     assert dashboard(OmegaConf.create(settings | {"dry_run": True})).name == "n"
 
 
+@pytest.mark.slow
 def test_wandb_is_imported_by_those_who_log_to_it(tmp_path):
     """The process that commands are forked from has imported them all."""
     script = tmp_path / "script.py"

@@ -25,7 +25,9 @@ FLAT_SSD = {"_target_": "lightning_det.detectors.SSD.build", "prior_ratios": [2.
 )
 def test_earlier_settings_are_refused_with_what_to_do(change):
     assert is_outdated(NOW | change)
-    with pytest.raises(UserError, match=r"last.ckpt: this checkpoint was written by an earlier version .* train weights=last.ckpt"):
+    with pytest.raises(
+        UserError, match=r"last.ckpt: this checkpoint was written by an earlier version .* train weights=last.ckpt"
+    ):
         refuse_outdated(NOW | change, "last.ckpt")
 
 

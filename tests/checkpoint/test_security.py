@@ -211,6 +211,7 @@ def loaded(*given, **named):
     raise UserError("all is loaded")
 
 
+@pytest.mark.slow
 def test_every_part_that_an_option_names_is_listed():
     """And no other: the lists are those of the package's options."""
     named = {}
@@ -241,6 +242,7 @@ def targets(node, key=""):
             yield from targets(value, f"{key}.{name}" if key else str(name))
 
 
+@pytest.mark.slow
 def test_what_the_user_names_is_called(restore, content):
     """The option, or the part alone, at its place and nowhere else."""
     foreign = {"_target_": "torchvision.models.resnet18"}
@@ -421,6 +423,7 @@ def opcodes(*parts):
     return b"\x80\x02" + b"".join(parts) + b"."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -477,7 +480,8 @@ PLACES += [
 ]
 PLACES += [(*SETTINGS, key) for key in ("optimizer", "callbacks", "proposals")]
 PLACES += [(*SETTINGS, "views", "test", "scales"), (*SETTINGS, "views", "test"), (*SETTINGS, "test", "merge")]
-PLACES += [(*SETTINGS, "detector", key) for key in ("_target_", "sizes", "prior_ratios", "head_norm")]
+PLACES += [(*SETTINGS, "detector", key) for key in ("_target_", "priors", "head_norm")]
+PLACES += [(*SETTINGS, "detector", "priors", key) for key in ("_target_", "_partial_", "objects", "ratios")]
 PLACES += [(*SETTINGS, "backbone", key) for key in ("_target_", "widths", "norm")]
 PLACES += [(*SETTINGS, "dataset", key) for key in ("source", "resolution", "size_cuts", "root", "on_bad")]
 
@@ -671,6 +675,7 @@ def test_ordinary_options_come_back(tmp_path):
     assert recorded(tmp_path, *options)[: len(options)] == options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["a: 1", "[1]", "[[a]]", "[", "!!python/object/apply:os.system [ls]", "\xff\xfe", "[" * 5000, "a" * 2**21]
 )
@@ -729,6 +734,7 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     assert ("test.view_detections" in taken) == ("trainer.devices" in taken) == (command != "export")
 
 
+@pytest.mark.slow
 def test_checkpoints_of_earlier_versions_keep_their_figures(content, restore):
     """What they do not know is what their version did, and not a default of now."""
     saved = content["hyper_parameters"]["settings"]
@@ -768,6 +774,7 @@ def test_capacities_beside_a_checkpoint(composed, tmp_path):
             given(group)
 
 
+@pytest.mark.slow
 def test_an_option_of_a_part_keeps_the_rest_of_the_checkpoint(composed, content, restore, tmp_path):
     """``backbone=MINE`` permits the part; its form, the detector and their numbers are the checkpoint's."""
     (tmp_path / "conf/backbone").mkdir(parents=True)

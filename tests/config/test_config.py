@@ -83,6 +83,7 @@ def plain_leaves(node, path=""):
             yield f"{path}{key}", value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "inspect", "eval", "predict", "export"])
 def test_every_command_composes(composed, command):
     demanded = {"eval": ["checkpoint=x"], "predict": ["checkpoint=x", "source=y"], "export": ["checkpoint=x"]}
@@ -101,6 +102,7 @@ def test_subset_needs_no_other_part(composed):
     assert composed("subset", "root=a", "output=b").images == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", ["[single_scale,flip]", "[multi_scale,flip]", "[tiles,flip]", "[multi_scale,tiles]"]
 )
@@ -128,6 +130,7 @@ test:
 """
 
 
+@pytest.mark.slow
 def test_options_that_share_a_block_do_not_change_each_others(composed, tmp_path):
     """Hydra reads a file once per composition: one that is in the list twice must not keep what was merged into it."""
     windows = composed("train", "strategy=[tiles]", "test=[tiles]", "views.train.windows.size=64").views.test.windows
@@ -143,6 +146,7 @@ def test_options_that_share_a_block_do_not_change_each_others(composed, tmp_path
     assert (scales.test.scales.draw, len(scales.test.scales.resolutions)) == ("all", 1)
 
 
+@pytest.mark.slow
 def test_what_an_option_inherits_counts_as_its_own(composed):
     """A list of strategies is judged by all that its options set, and names the options that the user named."""
     with pytest.raises(ConfigError, match=r"sniper_no_negatives and single_scale both set views\.train\.scales"):
@@ -191,6 +195,7 @@ def test_every_slot_exists(composed):
         assert last in node, slot
 
 
+@pytest.mark.slow
 def test_settings_of_what_was_replaced_are_dropped(composed):
     whole = "data._target_=lightning_det.data.datamodule.MultiScaleData"
     cfg = composed("train", "strategy=[tiles]", whole)
@@ -312,6 +317,7 @@ def test_nodes_are_checked_wherever_they_are():
         check_targets({"a": {"_target_": "lightning_det.views.Planner", "inner": bad}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -329,6 +335,7 @@ def test_what_does_not_fit_is_refused(composed, overrides, message):
         accepted(cfg)
 
 
+@pytest.mark.slow
 def test_settings_of_what_the_detector_lacks_are_refused(composed):
     single, double = composed("train", "detector=ssd"), composed("train")
     for cfg, key in ((single, "selection.rois.count"), (double, "selection.priors.ratio")):
@@ -373,6 +380,7 @@ SENSE = [
 ]
 
 
+@pytest.mark.slow
 def test_contradictions_are_refused(composed):
     cfg = composed("train")
     judge(resolve(cfg))
@@ -405,6 +413,7 @@ def test_a_missing_environment_variable_is_named(composed, monkeypatch):
     assert cfg.dataset.source.root == "elsewhere"
 
 
+@pytest.mark.slow
 def test_tiny_coco_is_that_of_the_checkout_unless_another_is_named(composed, monkeypatch, tmp_path):
     def root(*overrides):
         return resolve(accepted(composed("train", "dataset=tiny_coco", *overrides)))["dataset"]["source"]["root"]
@@ -490,6 +499,7 @@ def trained(composed, *overrides):
     return json.loads(json.dumps(saved))
 
 
+@pytest.mark.slow
 def test_without_overrides_a_checkpoint_keeps_its_settings(composed):
     saved = trained(composed, "strategy=[multi_scale]", "test.nms_iou=0.4", "trainer.max_epochs=99", "seed=5")
     merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
@@ -523,6 +533,7 @@ def test_keys_on_the_command_line_win(composed):
     assert merged.views.train == saved["views"]["train"]
 
 
+@pytest.mark.slow
 def test_limits_of_images_are_no_matter_of_a_checkpoint(composed):
     saved = trained(composed, "dataset.limit=7", "dataset.limit_val=5")
     merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
@@ -533,6 +544,7 @@ def test_limits_of_images_are_no_matter_of_a_checkpoint(composed):
         evaluate_checkpoint(composed("eval", "checkpoint=x", "dataset.limit=3"))
 
 
+@pytest.mark.slow
 def test_a_limit_is_of_the_images_that_it_names(composed, shapes_root):
     cfg = composed("train", f"dataset.root={shapes_root}", *SMALL, "debug=overfit", "dataset.limit=3")
     assert (cfg.dataset.val, cfg.dataset.limit_val) == ("train", 3)  # what is learned by heart is what is tested
@@ -544,6 +556,7 @@ def test_a_limit_is_of_the_images_that_it_names(composed, shapes_root):
         accepted(cfg)
 
 
+@pytest.mark.slow
 def test_views_follow_the_resolution(composed):
     saved = trained(composed, "strategy=[multi_scale]", "test=[multi_scale]")
     merged = overlay_settings(
@@ -553,6 +566,7 @@ def test_views_follow_the_resolution(composed):
         assert resolve(merged)["views"][phase]["scales"]["resolutions"] == [[300, 400], [90, 120]]
 
 
+@pytest.mark.slow
 def test_the_trainer_is_this_machines(composed):
     saved = trained(composed, "trainer=ddp", "trainer.max_epochs=9")
     merged = overlay_settings(saved, composed("eval", "checkpoint=x"), overridden_keys())
@@ -564,6 +578,7 @@ def test_the_trainer_is_this_machines(composed):
     assert merged.trainer.barebones is True
 
 
+@pytest.mark.slow
 def test_a_strategy_replaces_the_views_of_a_checkpoint(composed):
     """They are this command's, at the checkpoint's resolution."""
     saved = trained(composed, "strategy=[multi_scale,flip]", "test=[multi_scale]", "dataset.resolution=[100,120]")
@@ -575,6 +590,7 @@ def test_a_strategy_replaces_the_views_of_a_checkpoint(composed):
     assert [type(step).__name__ for step in build_planner(merged, "test").steps] == ["Pyramid", "BothSides"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["[iterative]", "[voting]", "[iterative,voting]"])
 def test_refinements_leave_the_rest_of_a_checkpoints_inference(composed, options):
     saved = trained(composed, "strategy=[sniper,flip]", "test.score_threshold=0.02")
@@ -586,6 +602,7 @@ def test_refinements_leave_the_rest_of_a_checkpoints_inference(composed, options
     assert bool(merged.test.vote) == ("voting" in options)
 
 
+@pytest.mark.slow
 def test_views_of_a_test_replace_a_checkpoints_and_keep_its_merge(composed):
     saved = trained(composed, "strategy=[sniper,flip]", "test.max_detections=300")
     cfg = composed("eval", "checkpoint=x", "test=[single_scale,iterative]")
@@ -595,6 +612,7 @@ def test_views_of_a_test_replace_a_checkpoints_and_keep_its_merge(composed):
     assert (merged.test.max_detections, merged.test.passes) == (300, 2)
 
 
+@pytest.mark.slow
 def test_another_merge_replaces_a_checkpoints(composed):
     saved = trained(composed, "test.merge.iou=0.4")
     merged = accepted(overlay_settings(saved, composed("eval", "checkpoint=x", "test=[soft_nms]"), overridden_keys()))
@@ -613,6 +631,7 @@ def test_tests_of_an_experiment_can_be_refined(composed, name):
     assert (cfg.test.nms_iou, cfg.test.merge.iou, cfg.test.view_detections) == (1.0, 0.3, 1000)
 
 
+@pytest.mark.slow
 def test_another_dataset_comes_whole(composed):
     saved = trained(composed)
     cfg = composed("eval", "checkpoint=x", "dataset=voc", "dataset.root=there")
@@ -625,6 +644,7 @@ def test_another_dataset_comes_whole(composed):
     assert resolve(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "maps"), [("dsod_tiny", 4), ("ssd_tiny", 4), ("tiny", 4)])
 def test_a_gated_pyramid_fits_any_backbone(composed, backbone, maps):
     cfg = accepted(composed("train", "detector=grp_dsod", f"backbone={backbone}"))
@@ -653,12 +673,14 @@ def test_mistakes_in_a_strategys_file_are_named(composed):
         validate_run(cfg)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_finds_its_dataset_where_the_user_says(composed):
     saved = trained(composed, "dataset=coco", "dataset.root=there")
     merged = overlay_settings(saved, composed("eval", "checkpoint=x", "dataset.root=here"), overridden_keys())
     assert resolve(merged)["dataset"]["source"]["root"] == "here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["test=[tiles]", "test=[single_scale]", "strategy=[multi_scale]"])
 def test_what_was_trained_on_tiles_is_tested_otherwise(composed, coco_folder, override):
     store = Coco(str(coco_folder)).read("val2017")[0]

@@ -154,6 +154,7 @@ def test_coco_with_damaged_bytes(coco_folder):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Annotations/i0.xml", "ImageSets/Main/train.txt"])
 def test_voc_with_damaged_bytes(voc_folder, name):
     file = voc_folder / name
@@ -168,6 +169,7 @@ def test_voc_with_damaged_bytes(voc_folder, name):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["labels/train/0.txt", "data.yaml", "list.txt"])
 def test_yolo_with_damaged_bytes(yolo_folder, name):
     file = yolo_folder / name
@@ -201,6 +203,7 @@ def test_yolo_descriptions_with_anything_in_them(yolo_folder):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_images_with_damaged_bytes(coco_folder, suffix):
     file = coco_folder / f"train2017/1.{suffix}"

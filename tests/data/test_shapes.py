@@ -23,6 +23,7 @@ def test_same_seed_same_image():
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.slow
 def test_boxes_fit_and_sizes_are_log_uniform():
     shapes = Shapes("unused")
     drawn = [shapes.image(np.random.default_rng(i)) for i in range(120)]
@@ -82,6 +83,7 @@ def test_rendered_once_as_files(tmp_path):
     assert sorted(p.name for p in shapes.folder.iterdir()) == ["annotations", "test", "train", "val"]
 
 
+@pytest.mark.slow
 def test_several_processes_render_what_one_does(tmp_path, monkeypatch):
     made = []
     for name, cores in {"one": 1, "two": 2}.items():

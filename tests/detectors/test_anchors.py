@@ -108,6 +108,7 @@ def test_as_many_sizes_are_fitted_as_the_detector_has():
     assert min(abs(s - 40) for s in fit_sizes(detector(), squares(40))) < 12
 
 
+@pytest.mark.slow
 def test_coco_gets_about_the_published_anchors():
     store = coco_like(1400)
     sizes = suggested_sizes(store, of_store(store), detector(), 5)

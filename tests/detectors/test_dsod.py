@@ -194,6 +194,7 @@ def test_checkpointed_networks_compile():
         torch.testing.assert_close(other, buffer, msg=name)
 
 
+@pytest.mark.slow
 def test_checkpointed_networks_keep_less():
     """Of what autograd holds after the forward pass, each storage once."""
     kept = []

@@ -18,6 +18,7 @@ from lightning_det.protocols.structures import State
 from lightning_det.selection import RandomSelector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 @pytest.mark.parametrize(
     "states",
@@ -181,6 +182,7 @@ def test_normalize_equals_torchvision_and_masks():
     assert (out[1, :, :, 7:] == 0).all()
 
 
+@pytest.mark.slow
 def test_c4_uses_the_last_stage_per_roi():
     select = (RandomSelector(32, 0.5), RandomSelector(8, 0.25))
     backbone = torchvision_backbone("resnet18", "c4")

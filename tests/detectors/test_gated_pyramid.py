@@ -46,6 +46,7 @@ def maps_of(channels, sides, seed=0):
     return [torch.randn(2, c, n, n, generator=rng) for c, n in zip(channels, sides, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [320, 300])
 def test_published_maps(side):
     model = published().eval()

@@ -437,6 +437,7 @@ def test_coco_weights_do_not_name_other_classes():
     assert torch.equal(model.classify[0].weight, before)
 
 
+@pytest.mark.slow
 def test_fresh_layers_are_drawn_as_in_caffe():
     """Uniform with variance 1 / inputs, whatever torchvision drew."""
     torch.manual_seed(0)

@@ -45,6 +45,7 @@ def step_operations(form, count, boxes=5, padded=16):
     return counted.names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_operations_do_not_grow_with_the_batch(form):
     per_size = {count: step_operations(form, count) for count in (1, 2, 8)}
@@ -54,6 +55,7 @@ def test_operations_do_not_grow_with_the_batch(form):
     assert per_size[8].total() < 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_operations_do_not_depend_on_the_number_of_boxes(form):
     assert step_operations(form, 2, boxes=0) == step_operations(form, 2, boxes=16)
@@ -86,6 +88,7 @@ def test_parts_compile_as_one_graph_each(form):
     sum(model.losses(batch).values()).backward()
 
 
+@pytest.mark.slow
 def test_target_assignment_compiles_as_one_graph():
     from lightning_det.selection.matching import label_anchors, label_rois
 

@@ -155,6 +155,7 @@ def test_size_cuts_move_the_sizes(scene, tmp_path):
     assert moved == {f"{kind}_{size}" for kind in ("AP", "AR") for size in ("small", "medium", "large")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [5, 100, 300])
 def test_backends_agree(scene, most):
     store, results = scene

@@ -34,6 +34,7 @@ def checked(composed):
     return lambda command, overrides: validate(composed(command, *overrides), {}, overridden_keys())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arm"), ARMS, ids=[f"{name} {arm}" for name, arm in ARMS])
 def test_arms_are_trainings_and_evaluations(checked, name, arm):
     made = CLAIMS[name]
@@ -51,6 +52,7 @@ def test_arms_are_trainings_and_evaluations(checked, name, arm):
 EVALUATIONS = sorted({tuple(o) for made in CLAIMS.values() for a in made.arms.values() for o in a.tests.values()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", EVALUATIONS, ids=" ".join)
 def test_evaluations_compose(checked, options):
     checked("eval", ["checkpoint=x", *options])

@@ -339,6 +339,7 @@ def test_what_is_out_of_range_takes_no_place(make, passes, nms_iou, count):
     assert (everything.scores > 0.85).any()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 500), st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_tiles_give_one_detection_per_object(seed, flipped):
@@ -632,6 +633,7 @@ def test_own_weights_go_into_frozen_layers(change):
     assert module(**change).load_own(module().state_dict(), LABELS) == "all layers"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_epoch_is_trained_whole_and_validated(store, tmp_path, seed):
     class Counts(pl.Callback):

@@ -175,6 +175,7 @@ def checkpoint(composed, tmp_path):
     return refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", STATE)
 def test_weights_alone_are_no_training(checkpoint, key):
     said = str(checkpoint(lambda content: content.pop(key)))
@@ -215,6 +216,7 @@ def test_settings_take_effect_while_something_is_left_to_train(checkpoint, caplo
     assert "nothing is left" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "words"),
     [

@@ -214,6 +214,7 @@ def test_an_optimizers_settings_are_those_given_now(store, tmp_path):
     assert rates(tmp_path)[8] == pytest.approx(0.0015 * Cosine()(8, 4, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "settings", "place"),
     [

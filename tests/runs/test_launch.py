@@ -51,6 +51,7 @@ def started(folder, code, *arguments, **env):
     return process, output.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", ["SLURM_PROCID", "NODE_RANK"])
 def test_ranks_take_the_first_ones_moment(rank, tmp_path):
     """SLURM's tasks, and nodes started by hand; the second rank comes when the first one has gone on."""
@@ -147,6 +148,7 @@ def test_a_rank_that_is_killed_takes_the_others_along(victim, tmp_path):
     assert f"error: {name} has ended before its time, and this rank ends with it;" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("does", "code"), [("leaves well", 0), ("fails", 1)])
 def test_the_end_of_a_rank_that_is_done_is_none_for_the_others(does, code, tmp_path):
     port = free_port()
@@ -160,6 +162,7 @@ def test_the_end_of_a_rank_that_is_done_is_none_for_the_others(does, code, tmp_p
     assert ended == (None if code == 0 else code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_rank_whose_others_do_not_come_ends(number, tmp_path):
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": str(number)}

@@ -162,6 +162,7 @@ def test_figures_that_are_logged_may_be_watched(cfg):
     check_monitors(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

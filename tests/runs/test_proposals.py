@@ -507,6 +507,7 @@ def test_its_detections_are_the_proposals(form):
         assert (boxes[valid][:, 2:] > boxes[valid][:, :2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_views_of_one_shape_are_padded_as_by_the_detector(form):
     """Views of 300 x 300 (strategy=warp) come without padding; unpadded, anchors would lie 7 pixels apart, not 8."""

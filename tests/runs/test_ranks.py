@@ -283,6 +283,7 @@ def test_ranks_have_equally_many_batches_of_any_dataset(tmp_path, plan):
             assert in_order == [*alone, *(alone[i % len(alone)] for i in range(again))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_ranks_share_the_images_of_an_evaluation(tmp_path, plan):
     planner, _ = PLANS[plan]

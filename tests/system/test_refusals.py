@@ -171,6 +171,7 @@ def no_network(monkeypatch, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_downloaded_are_named(no_network):
     file = no_network / "resnet18-f37072fd.pth"
     with pytest.raises(UserError, match=f"backbone.weights=DEFAULT: https://.*Name or service.*put it at {file}"):

@@ -142,6 +142,7 @@ def test_hand_checked_choice():
         assert {(c.x, c.y, c.gain) for c in found[1:]} == {(3, 0, 1), (6, 4, 1)}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(canvases(), st.integers(0, 3))
 def test_every_chip_is_the_best_of_all_candidates(canvas, seed):

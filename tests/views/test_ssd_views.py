@@ -62,6 +62,7 @@ def test_warped_images_are_not_cut_at_a_scale():
         Planner(Warp([300, 300]), Tiles(128))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fpn, c4])
 def test_two_stage_detectors_keep_anchors_in_place_on_odd_canvases(make):
     """At 100 x 180 the maps of stride 32 have 4 x 6 cells; their anchors are 32 pixels apart, not 25 and 30."""
@@ -166,6 +167,7 @@ def test_iou_of_parts():
     np.testing.assert_allclose(_iou(parts, np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])), [[[1, 0], [1 / 3, 0]]])
 
 
+@pytest.mark.slow
 def test_successful_samplers_are_equally_likely():
     """All samplers succeed here, so the uncut window has one share of as many as there are."""
     image = record(400, 300, [[0, 0, 400, 300]])
