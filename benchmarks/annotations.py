@@ -89,13 +89,13 @@ def compact(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def in_fresh_process(function: Callable[[Path], dict], file: Path) -> dict[str, Any]:
+def run_in_fresh_process(function: Callable[[Path], dict], file: Path) -> dict[str, Any]:
     """What a function of the annotation file returns when a new interpreter runs it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, file).result()
 
 
-def measured(read: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+def measure(read: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """What ``read`` returns, and what it took."""
     process = psutil.Process()
     gc.collect()
@@ -114,7 +114,7 @@ def read_store(file: Path) -> dict[str, Any]:
     from lightning_det.data.coco import Coco
 
     cache.SMALLEST = 0  # small runs of this benchmark use the cache too
-    (store, problems), took = measured(lambda: Coco(file.parents[1]).read(SPLIT))
+    (store, problems), took = measure(lambda: Coco(file.parents[1]).read(SPLIT))
     if problems:
         raise RuntimeError(f"the benchmark's own dataset has a problem: {problems[0]}")
     parts = [*vars(store).values(), *vars(store.files).values(), *vars(store.ids).values()]
@@ -133,7 +133,7 @@ def read_pycocotools(file: Path) -> dict[str, Any]:
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
-        content, took = measured(lambda: COCO(str(file)))
+        content, took = measure(lambda: COCO(str(file)))
     return {**took, "images": len(content.imgs), "boxes": len(content.anns), "categories": len(content.cats)}
 
 
@@ -141,8 +141,8 @@ def benchmark(folder: Path, images: int, boxes: int, vertices: int) -> dict[str,
     """All measurements, on a dataset that it writes below ``folder``."""
     file = write_dataset(folder / "dataset", images, boxes, vertices)
     os.environ["LIGHTNING_DET_CACHE"] = str(folder / "cache")  # child processes inherit it
-    first, cached = in_fresh_process(read_store, file), in_fresh_process(read_store, file)
-    other = in_fresh_process(read_pycocotools, file)
+    first, cached = run_in_fresh_process(read_store, file), run_in_fresh_process(read_store, file)
+    other = run_in_fresh_process(read_pycocotools, file)
     # RSS may grow by less than the arrays where freed memory is used again.
     memory = max(cached["resident_mb"], cached["arrays_mb"])
     packages = ("lightning-det", "numpy", "pillow", "pycocotools")

@@ -110,7 +110,7 @@ class Grid:
             for (x, y, gain), row in zip(chips[: count[0]].tolist(), enclosed, strict=False)
         ]
 
-    def prepared(self, problems: list[Problem], stride: float, seed: int) -> Callable[[], int]:
+    def prepare(self, problems: list[Problem], stride: float, seed: int) -> Callable[[], int]:
         """A function that solves all problems in one call and returns the number of boxes covered."""
         counts = np.array([len(p.boxes) for p in problems])
         offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -183,7 +183,7 @@ def problems_of(records: list[ImageRecord], stride: int, seed: int) -> list[Prob
 def solver(core: Core, problems: list[Problem], stride: int, seed: int) -> Callable[[], int]:
     """A function that runs a core on all problems and returns the number of boxes covered."""
     if isinstance(core, Grid):
-        return core.prepared(problems, stride, seed)
+        return core.prepare(problems, stride, seed)
     rng = np.random.default_rng(seed)
     return lambda: sum(chip.gain for p in problems for chip in core(*p, SIZE, stride, rng))
 

@@ -92,7 +92,7 @@ def write_dataset(root: Path, images: int, width: int, height: int) -> None:
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
 
 
-def composed(root: Path, kind: str, overrides: Sequence[str]) -> DictConfig:
+def compose_config(root: Path, kind: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a training would have."""
     register_schema()
     chosen = ["dataset=tiny_coco", f"dataset.root={root}", *STRATEGIES[kind], *overrides]
@@ -180,7 +180,7 @@ def measure(epoch: Epoch, number: int) -> dict[str, float]:
 
 def compare(root: Path, kind: str, workers: int, options: argparse.Namespace) -> dict:
     """Both pipelines in turn on one dataset."""
-    cfg = composed(root, kind, options.overrides)
+    cfg = compose_config(root, kind, options.overrides)
     own, batch = ours(cfg, workers)
     arms = {"torchvision": reference(cfg, kind, batch, workers, options.backend), "lightning-det": own}
     found = {name: [] for name in arms}

@@ -36,7 +36,7 @@ def predict(cfg: DictConfig) -> None:
 
     trainer = build_trainer(settings, run_folder(), learning=False)
     parts: Any = trainer.predict(module, datamodule=build_data(settings, None, store, source.video))
-    results = module.inference.merged(Results.concatenate(parts), store)
+    results = module.inference.merge_views(Results.concatenate(parts), store)
     write_json(output / PREDICTIONS, summarize(source, results, module.labels))
     write_pictures(source, results, module.labels, cfg.draw_threshold, output)
     above = int((results.scores >= cfg.draw_threshold).sum())

@@ -49,7 +49,7 @@ class Collector(pl.Callback):
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
         # One rank has all views of an image and merges them before the exchange, so little is sent.
-        merged = module_of(pl_module).inference.merged(mine, val_store(trainer))
+        merged = module_of(pl_module).inference.merge_views(mine, val_store(trainer))
         self.results = Results.concatenate(_gather(merged)).by_image()
 
 

@@ -36,7 +36,7 @@ class Anchors(nn.Module):
         """Number of sizes on all maps."""
         return sum(map(len, self.sizes))
 
-    def resized(self, sizes: Sequence[float]) -> "Anchors":
+    def with_sizes(self, sizes: Sequence[float]) -> "Anchors":
         """Anchors of other sizes: one per map, or all of them on the only map."""
         return Anchors([sizes] if len(self.sizes) == 1 else [[s] for s in sizes], self.ratios)
 

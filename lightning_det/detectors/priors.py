@@ -61,7 +61,7 @@ class Priors(nn.Module):
         """Boxes (n, 4) of a cell of each map, around its centre."""
         return [self.get_buffer(f"cell{number}") for number in range(len(self.per_cell))]
 
-    def resized(self, objects: Sequence[float]) -> "Priors":
+    def with_sizes(self, objects: Sequence[float]) -> "Priors":
         """Priors that are spread over other sizes of objects."""
         return Priors(None, self.ratios, self.steps, self.longest, objects, len(self.per_cell))
 

@@ -152,17 +152,17 @@ class RoIHead(nn.Module):
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
-        return _decoded(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
+        return _decode_usable(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
 
     def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
         """The last pass's boxes with their classes."""
         logits, deltas = self.predictor(shared, last.boxes)
         scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
         own = own_deltas(deltas, last.labels + 1)
-        return _decoded(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
+        return _decode_usable(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
 
 
-def _decoded(
+def _decode_usable(
     rois: Tensor,
     deltas: Tensor,
     scores: Tensor,

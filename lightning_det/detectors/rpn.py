@@ -110,7 +110,7 @@ class RPN(nn.Module):
 
     def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
         """The shapes of the anchors, or of those of other sizes."""
-        anchors = self.anchors if sizes is None else self.anchors.resized(sizes)
+        anchors = self.anchors if sizes is None else self.anchors.with_sizes(sizes)
         return stack_shapes(anchors.cells, self.strides, start=0.0)
 
     def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:

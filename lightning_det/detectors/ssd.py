@@ -184,7 +184,7 @@ class SSD(Detector):
 
     def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
         """The priors, or priors spread between the first and the last of ``sizes``."""
-        priors = self.priors if sizes is None else self.priors.resized(sizes)
+        priors = self.priors if sizes is None else self.priors.with_sizes(sizes)
         return stack_shapes(priors.cells, priors.steps or self.backbone.strides, start=0.5)
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:

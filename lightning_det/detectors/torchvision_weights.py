@@ -70,7 +70,7 @@ def load_torchvision(
     Raises:
         ValueError: the state_dict is not of such a detector, or misses tensors.
     """
-    weights = _renamed(state_dict, RENAMED, "Faster R-CNN FPN")
+    weights = _rename(state_dict, RENAMED, "Faster R-CNN FPN")
     rows = len(weights["roi_head.predictor.classify.weight"])
     if class_rows:
         _check_rows(class_rows, num_classes, rows)
@@ -105,7 +105,7 @@ def load_torchvision_ssd(
     Raises:
         ValueError: see `load_torchvision`.
     """
-    weights = _renamed(state_dict, SSD_RENAMED, "SSD300")
+    weights = _rename(state_dict, SSD_RENAMED, "SSD300")
     rows = ssd_rows(state_dict, per_cell)
     if class_rows:
         _check_rows(class_rows, num_classes, rows)
@@ -129,7 +129,7 @@ def ssd_rows(state_dict: Mapping[str, Tensor], per_cell: int) -> int:
     return len(first) // per_cell
 
 
-def _renamed(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str) -> dict[str, Tensor]:
+def _rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str) -> dict[str, Tensor]:
     weights = {}
     for name, tensor in state_dict.items():
         prefix = next((p for p in table if name.startswith(p)), None)

@@ -65,17 +65,17 @@ class Inference(NamedTuple):
     def per_view(self, height: int, width: int) -> int:
         """Most detections of views in a canvas of this size."""
         count = self.view_detections or self.max_detections
-        return count if height * width <= PUBLISHED_VIEW else int(self._grown(count, height * width))
+        return count if height * width <= PUBLISHED_VIEW else int(self._scale_limit(count, height * width))
 
     def per_image(self, store: AnnotationStore) -> np.ndarray:
         """(M,) int64, most detections of every image of a store."""
-        return self._grown(self.max_detections, store.widths.astype(np.int64) * store.heights)
+        return self._scale_limit(self.max_detections, store.widths.astype(np.int64) * store.heights)
 
-    def _grown(self, count: int, pixels: int | np.ndarray) -> np.ndarray:
+    def _scale_limit(self, count: int, pixels: int | np.ndarray) -> np.ndarray:
         rate = (self.detections_per_megapixel or 0.0) / 1e6
         return np.maximum(count, np.ceil(rate * np.asarray(pixels)).astype(np.int64))
 
-    def merged(self, results: Results, store: AnnotationStore) -> Results:
+    def merge_views(self, results: Results, store: AnnotationStore) -> Results:
         """Detections of the images of a store from those of their views."""
         return results.merge_views(self.merge, self.per_image(store), self.vote, self.fragments)
 
@@ -205,7 +205,7 @@ class DetectionModule(pl.LightningModule):
         counter = "num_batches_tracked"
         weights = {name: tensor for name, tensor in weights.items() if not name.endswith(counter)}
         weights |= {name: tensor for name, tensor in mine.items() if name.endswith(counter)}
-        wrong = self.unlike(weights)
+        wrong = self.find_mismatches(weights)
         if wrong:
             raise ValueError(
                 f"weights of another detector: {len(wrong)} tensors are missing or differ in shape, "
@@ -214,7 +214,7 @@ class DetectionModule(pl.LightningModule):
         self.load_state_dict(weights)
         return "all layers" if same else "the last layer starts fresh: its classes are others"
 
-    def unlike(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+    def find_mismatches(self, state_dict: Mapping[str, Tensor]) -> list[str]:
         """Names of tensors that only one of the module and a ``state_dict`` has, or that differ in shape."""
         mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
         theirs = {name: tensor.shape for name, tensor in state_dict.items()}

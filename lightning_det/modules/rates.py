@@ -64,7 +64,7 @@ def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
     return {**state_dict, "param_groups": [{**own, "params": saved["params"]} for own, saved in pairs]}
 
 
-def lacking(make: Callable[..., torch.optim.Optimizer], state_dict: dict[str, Any], parameters: Sequence) -> str:
+def missing_state(make: Callable[..., torch.optim.Optimizer], state_dict: dict[str, Any], parameters: Sequence) -> str:
     """What a saved optimizer has kept nothing of, although one with other settings needs it; empty if it has it all.
 
     Tried out on the first parameter: a kind of optimizer says nowhere what it needs.

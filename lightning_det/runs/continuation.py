@@ -15,7 +15,7 @@ from lightning_det.callbacks.keep_settings import early_stopping_nodes, has_stop
 from lightning_det.callbacks.ranks import differences
 from lightning_det.checkpoint import load_checkpoint
 from lightning_det.modules.module import DetectionModule, parameter_groups
-from lightning_det.modules.rates import lacking
+from lightning_det.modules.rates import missing_state
 from lightning_det.runs.kinds import makes
 from lightning_det.system.errors import ConfigError, UserError, explain_error
 
@@ -141,7 +141,7 @@ def _find_mismatch(content: dict[str, Any], module: DetectionModule, cfg: DictCo
     classes = LabelMap.from_dict(saved["labels"]).difference(module.labels)
     if classes:
         return f"the dataset {classes}, compared with the checkpoint"
-    if names := module.unlike(content["state_dict"]):
+    if names := module.find_mismatches(content["state_dict"]):
         return f"it is of another detector ({len(names)} tensors are missing or differ in shape, such as {names[0]})"
     if mismatch := _find_optimizer_mismatch(content, module):
         return mismatch
@@ -169,7 +169,7 @@ def _find_optimizer_mismatch(content: dict[str, Any], module: DetectionModule) -
         return f"its optimizer has groups of {saved_counts} parameters, this one of {counts}"
     if module.optimizer is None:
         return ""
-    if name := lacking(module.optimizer, content["optimizer_states"][0], groups[0]["params"]):
+    if name := missing_state(module.optimizer, content["optimizer_states"][0], groups[0]["params"]):
         changed = ", ".join(f"optimizer.{key}" for key in sorted(differences(saved, own)))
         return f"its optimizer has kept no {name}, which this one needs ({changed})"
     return ""

@@ -112,7 +112,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         data = build_data(cfg, train, store)
         last = file.with_name(NETWORK)
         trainer = build_trainer(cfg, file.parent)
-        begun = last if goes_on(last, module) else None
+        begun = last if is_resumable(last, module) else None
         with explain_restore_errors(cfg, begun):
             trainer.fit(module, datamodule=data, ckpt_path=begun)
         log.info("mining: proposals in %d images", len(store))
@@ -121,7 +121,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         callbacks_of(looking).append(collector)
         looking.validate(module, datamodule=data, verbose=False)
     if looking.is_global_zero and collector.results is not None:
-        proposals = grouped(collector.results, len(store))
+        proposals = group_by_image(collector.results, len(store))
         save_cost(file.with_name(COST), trainer, collector)
         save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
         last.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
     looking.strategy.barrier()
 
 
-def goes_on(file: Path, module: DetectionModule) -> bool:
+def is_resumable(file: Path, module: DetectionModule) -> bool:
     """Whether a half-trained network is one of these settings: the same place may have been another run's.
 
     Args:
@@ -174,7 +174,7 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     return cfg
 
 
-def grouped(results: Results, images: int) -> ProposalSet:
+def group_by_image(results: Results, images: int) -> ProposalSet:
     """Results as proposals by image; they are sorted by image and falling score already."""
     counts = np.bincount(results.images, minlength=images)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -82,7 +82,7 @@ def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], 
         return  # the user's own parts may need numbers to be made
     with torch.device("meta"):
         outline = build_module(cfg, labels, learning=False)
-    if wrong := outline.unlike(weights):
+    if wrong := outline.find_mismatches(weights):
         raise _unfit(name, f"{len(wrong)} tensors are missing or differ in shape, such as {', '.join(wrong[:3])}")
 
 

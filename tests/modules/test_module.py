@@ -239,8 +239,8 @@ def test_detections_grow_with_the_area_of_views_and_images(store):
     corners = np.stack([rows % 150 * 10.0, np.zeros(300)], axis=1)
     boxes = np.concatenate([corners, corners + 5], axis=1).astype(np.float32)
     views = Results(rows // 150, boxes, np.linspace(1, 0.5, 300, dtype=np.float32), 0 * rows, np.arange(2))
-    assert np.bincount(inference.merged(views, some).images).tolist() == [100, 150]
-    assert np.bincount(Inference().merged(views, some).images).tolist() == [100, 100]
+    assert np.bincount(inference.merge_views(views, some).images).tolist() == [100, 150]
+    assert np.bincount(Inference().merge_views(views, some).images).tolist() == [100, 100]
 
 
 def test_no_accumulation_window_is_short(store, tmp_path):

@@ -15,7 +15,7 @@ from lightning_det.config.module import build_module
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import TrainBatches
 from lightning_det.modules.module import parameter_groups
-from lightning_det.modules.rates import keep_settings, lacking
+from lightning_det.modules.rates import keep_settings, missing_state
 from lightning_det.runs.continuation import AT_START, STATE, check_resumable, explain_restore_errors, late_settings
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -126,7 +126,7 @@ def test_what_an_optimizer_has_not_kept_is_named(before, now, name):
     old = torch.optim.AdamW(layer.parameters(), **before)
     layer(torch.ones(2)).sum().backward()
     old.step()
-    assert lacking(lambda p: torch.optim.AdamW(p, **now), old.state_dict(), list(layer.parameters())) == name
+    assert missing_state(lambda p: torch.optim.AdamW(p, **now), old.state_dict(), list(layer.parameters())) == name
 
 
 def test_a_gain_of_momentum_needs_no_state():
@@ -134,7 +134,7 @@ def test_a_gain_of_momentum_needs_no_state():
     old = torch.optim.SGD(layer.parameters())
     layer(torch.ones(2)).sum().backward()
     old.step()
-    assert lacking(lambda p: torch.optim.SGD(p, momentum=0.9), old.state_dict(), list(layer.parameters())) == ""
+    assert missing_state(lambda p: torch.optim.SGD(p, momentum=0.9), old.state_dict(), list(layer.parameters())) == ""
 
 
 @pytest.fixture
