@@ -1,4 +1,4 @@
-"""The annotation store at the scale of COCO's training split, next to pycocotools.
+"""Compares the annotation store with pycocotools at the scale of COCO's training split.
 
     python benchmarks/annotations.py
     python benchmarks/annotations.py --vertices 0  # boxes only: pycocotools then carries no polygons
@@ -64,7 +64,7 @@ def write_dataset(root: Path, images: int, boxes: int, vertices: int) -> Path:
 
 
 def write_images(folder: Path, names: list[str]) -> None:
-    """Fills a folder with copies of one JPEG; links to one file would be one image that is listed often."""
+    """Fills a folder with copies of one JPEG; links to one file would count as one image that is listed repeatedly."""
     folder.mkdir(parents=True)
     encoded = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save(encoded, "JPEG")
@@ -90,13 +90,13 @@ def compact(content: Any) -> str:
 
 
 def run_in_fresh_process(function: Callable[[Path], dict], file: Path) -> dict[str, Any]:
-    """What a function of the annotation file returns when a new interpreter runs it."""
+    """Calls a function with the annotation file in a new interpreter, and returns its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, file).result()
 
 
 def measure(read: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What ``read`` returns, and what it took."""
+    """Calls ``read`` and returns its result, with seconds and growth of resident memory in MB."""
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
@@ -109,7 +109,7 @@ def measure(read: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 def read_store(file: Path) -> dict[str, Any]:
     """Measures this package's reader."""
-    # Imported here: a process loads only what it measures.
+    # Imported here, so that a process loads only what it measures.
     from lightning_det.data import cache
     from lightning_det.data.coco import Coco
 
@@ -138,7 +138,7 @@ def read_pycocotools(file: Path) -> dict[str, Any]:
 
 
 def benchmark(folder: Path, images: int, boxes: int, vertices: int) -> dict[str, Any]:
-    """All measurements, on a dataset that it writes below ``folder``."""
+    """Writes a dataset below ``folder`` and runs all measurements on it."""
     file = write_dataset(folder / "dataset", images, boxes, vertices)
     os.environ["LIGHTNING_DET_CACHE"] = str(folder / "cache")  # child processes inherit it
     first, cached = run_in_fresh_process(read_store, file), run_in_fresh_process(read_store, file)
@@ -157,7 +157,7 @@ def benchmark(folder: Path, images: int, boxes: int, vertices: int) -> dict[str,
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown."""
+    """Formats the result as Markdown."""
     first, cached, other, ratios = (result[key] for key in ("first", "cached", "pycocotools", "ratios"))
     return "\n".join(
         [

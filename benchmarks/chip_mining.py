@@ -1,10 +1,10 @@
-"""SNIPER's positive chips for images like COCO's: our search beside the reference's search over a grid.
+"""Compares our search for SNIPER's positive chips with the reference's search over a grid.
 
     python benchmarks/chip_mining.py
 
 The images are random: 640 x 480, one in four portrait, with 7 boxes on average, of which 41 % are smaller than 32
-pixels and 24 % larger than 96. Chips of 512 pixels are cut at the scales 3, 1.667 and 512 / long side. Measured are
-three cores, which choose the chips of one image and scale:
+pixels and 24 % larger than 96. Chips of 512 pixels are cut at the scales 3, 1.667 and 512 / long side. Three cores are
+measured, which choose the chips of one image and scale:
 
 - ``lightning-det``: `lightning_det.views.cover`, which looks at spans of positions;
 - ``grid, C++``: every position of a grid is a candidate, as in SNIPER's reference code, written anew in
@@ -12,7 +12,7 @@ three cores, which choose the chips of one image and scale:
 - ``grid, numpy``: the same in numpy as one would write it, on fewer images.
 
 ``core`` is the core alone, on boxes that are chosen and scaled beforehand; C++ gets all images in one call. ``planner``
-is what training calls for every image: its random generator, `Pyramid` and `Chips`, with each of the three as the core.
+is the work of training per image: its random generator, `Pyramid` and `Chips`, with each of the three as the core.
 Every core must cover every box. Seconds are CPU time of the only thread, so other processes count little; the arms
 take turns, and the median of the repetitions is the result.
 """
@@ -50,7 +50,7 @@ Core = Callable[..., list[Chip]]
 
 
 class Problem(NamedTuple):
-    """What a core is given: the boxes of one image and scale that need chips."""
+    """Input of a core: the boxes of one image and scale that need chips."""
 
     boxes: list[list[float]]
     """``xyxy``, pixels of the resized image."""
@@ -111,7 +111,7 @@ class Grid:
         ]
 
     def prepare(self, problems: list[Problem], stride: float, seed: int) -> Callable[[], int]:
-        """A function that solves all problems in one call and returns the number of boxes covered."""
+        """Returns a function that solves all problems in one call and returns the number of boxes covered."""
         counts = np.array([len(p.boxes) for p in problems])
         offsets = np.concatenate([[0], np.cumsum(counts)])
         boxes = np.array([box for p in problems for box in p.boxes], float).reshape(-1, 4)
@@ -150,7 +150,7 @@ def numpy_grid(boxes, width, height, size, stride, rng, more_than=0) -> list[Chi
 
 @contextmanager
 def core_of_chips(core: Core) -> Iterator[None]:
-    """`Chips` uses another core."""
+    """Makes `Chips` use another core."""
     chips_module.cover = core
     try:
         yield
@@ -159,7 +159,7 @@ def core_of_chips(core: Core) -> Iterator[None]:
 
 
 def plan(records: list[ImageRecord], stride: int, core: Core, seed: int) -> int:
-    """Plans all images as `plan_epoch` does, and keeps the views; number of chips."""
+    """Plans all images as `plan_epoch` does, keeping the views, and returns the number of chips."""
     planner = Planner(Pyramid(SCALES, RANGES), Chips(SIZE, stride))
     views = []
     with core_of_chips(core):
@@ -169,7 +169,7 @@ def plan(records: list[ImageRecord], stride: int, core: Core, seed: int) -> int:
 
 
 def problems_of(records: list[ImageRecord], stride: int, seed: int) -> list[Problem]:
-    """What `Chips` asks its core."""
+    """The problems that `Chips` gives its core."""
     problems = []
 
     def recorder(boxes, width, height, size, stride, rng, more_than=0) -> list[Chip]:
@@ -181,7 +181,7 @@ def problems_of(records: list[ImageRecord], stride: int, seed: int) -> list[Prob
 
 
 def solver(core: Core, problems: list[Problem], stride: int, seed: int) -> Callable[[], int]:
-    """A function that runs a core on all problems and returns the number of boxes covered."""
+    """Returns a function that runs a core on all problems and returns the number of boxes covered."""
     if isinstance(core, Grid):
         return core.prepare(problems, stride, seed)
     rng = np.random.default_rng(seed)
@@ -189,16 +189,16 @@ def solver(core: Core, problems: list[Problem], stride: int, seed: int) -> Calla
 
 
 def seconds_of(run: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds, and what the function returned."""
+    """Runs a function and returns its CPU seconds and its result."""
     gc.collect()
-    gc.freeze()  # the garbage collector shall not look through the benchmark's own data
+    gc.freeze()  # keeps the garbage collector off the benchmark's own data
     start = time.process_time()
     result = run()
     return time.process_time() - start, result
 
 
 def compare(records: dict[str, list[ImageRecord]], cores: dict[str, Core], stride: int, options) -> dict[str, Any]:
-    """All cores at one stride, in turns.
+    """Measures all cores at one stride, in turn.
 
     Raises:
         RuntimeError: a core leaves boxes uncovered.
@@ -222,7 +222,7 @@ def compare(records: dict[str, list[ImageRecord]], cores: dict[str, Core], strid
 
 
 def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything measured, by stride and core."""
+    """Runs all measurements, by stride and core."""
     everything = make_records(options.images, options.seed)
     cores: dict[str, Core] = {"lightning-det": cover}
     missing = {}
@@ -246,7 +246,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown; ratios are to our core and planner."""
+    """Formats the result as Markdown; ratios are to our core and planner."""
     lines = [
         f"{result['images']:,} images, {result['boxes_per_image']:.2f} boxes per image, "
         f"{100 * result['smaller_than_32']:.0f} % < 32 px, {100 * result['larger_than_96']:.0f} % > 96 px; "

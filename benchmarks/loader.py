@@ -1,4 +1,4 @@
-"""Batches of images and chips per second beside torchvision's detection reference pipeline.
+"""Compares the speed of our training loader with torchvision's detection reference pipeline.
 
     python benchmarks/loader.py                                     # generated images of 640 x 480, and 2000 x 1500
     python benchmarks/loader.py --root COCO                         # a dataset in COCO's layout, such as tiny_coco
@@ -17,11 +17,12 @@ output size of ours:
 Ours is the training loader of the data module, planning included. It also pads a batch to one size, which the reference
 leaves to its detectors, and leaves the conversion to float to the device, which the reference does here.
 
-Arms take an epoch each in turn, so that whatever else the machine does meets both alike; the ratio of a pair of
-neighbouring epochs is the measurement, its median over all pairs the result. Per core: views per second of processor
+Arms take turns of an epoch each, so that other load on the machine affects both alike. The result is the median ratio
+of neighbouring epochs. Per core: views per second of processor
 time, of this process and its workers. Every process has one thread.
 
-The last table is of ``lightning_det.train`` with the default detector: what share of a training step waits for data.
+The last table is of ``lightning_det.train`` with the default detector: the share of a training step spent waiting for
+data.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def write_dataset(root: Path, images: int, width: int, height: int) -> None:
 
 
 def compose_config(root: Path, kind: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration that a training would have."""
+    """Composes the configuration of a training."""
     register_schema()
     chosen = ["dataset=tiny_coco", f"dataset.root={root}", *STRATEGIES[kind], *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -101,7 +102,7 @@ def compose_config(root: Path, kind: str, overrides: Sequence[str]) -> DictConfi
 
 
 def ours(cfg: DictConfig, workers: int) -> tuple[Epoch, int]:
-    """Our training loader, and its batch size."""
+    """Builds our training loader; returns it and its batch size."""
     cfg.data.num_workers = workers
     data = build_data(cfg, usable_split(cfg, "train"), None)
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -116,12 +117,12 @@ def ours(cfg: DictConfig, workers: int) -> tuple[Epoch, int]:
 
 
 def reference(cfg: DictConfig, kind: str, batch: int, workers: int, backend: str) -> Epoch:
-    """Torchvision's pipeline with batches of as many images."""
+    """Builds torchvision's pipeline with the same batch size."""
     root = Path(cfg.dataset.root)
     with contextlib.redirect_stdout(io.StringIO()):
         raw = CocoDetection(str(root / SPLITS[0]), str(root / f"annotations/instances_{SPLITS[0]}.json"))
     dataset = wrap_dataset_for_transforms_v2(raw, target_keys=("boxes", "labels", "image_id"))
-    # As in the references: images without objects are left out. The transform comes after the wrapper, which is v2's.
+    # As in the references: images without objects are left out. The transform comes after v2's wrapper.
     useful = [number for number, image in enumerate(raw.ids) if raw.coco.getAnnIds(image)]
     dataset.transforms = presets(cfg, kind, backend)
     subset = torch.utils.data.Subset(dataset, useful)
@@ -160,18 +161,18 @@ def presets(cfg: DictConfig, kind: str, backend: str) -> v2.Compose:
 
 
 def as_lists(samples: Sequence[tuple]) -> tuple:
-    """The references' batch: a tuple of images and one of targets."""
+    """Collates as the references do: a tuple of images and one of targets."""
     return tuple(zip(*samples, strict=True))
 
 
 def processor_seconds() -> float:
-    """Of this process and its living children."""
+    """Processor time of this process and its living children."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def measure(epoch: Epoch, number: int) -> dict[str, float]:
-    """Views per second of an epoch, and per second of processor time."""
+    """Measures views per second of an epoch, and per second of processor time."""
     start, spent = time.perf_counter(), processor_seconds()
     views = epoch(number)
     seconds, spent = time.perf_counter() - start, processor_seconds() - spent
@@ -179,13 +180,13 @@ def measure(epoch: Epoch, number: int) -> dict[str, float]:
 
 
 def compare(root: Path, kind: str, workers: int, options: argparse.Namespace) -> dict:
-    """Both pipelines in turn on one dataset."""
+    """Measures both pipelines in turn on one dataset."""
     cfg = compose_config(root, kind, options.overrides)
     own, batch = ours(cfg, workers)
     arms = {"torchvision": reference(cfg, kind, batch, workers, options.backend), "lightning-det": own}
     found = {name: [] for name in arms}
     for epoch in arms.values():
-        epoch(0)  # starts the workers, and the files are in memory
+        epoch(0)  # starts the workers and brings the files into memory
     for number in range(1, options.rounds + 1):
         for name in list(arms)[:: 1 if number % 2 else -1]:
             found[name].append(measure(arms[name], number))
@@ -201,7 +202,7 @@ def compare(root: Path, kind: str, workers: int, options: argparse.Namespace) ->
 
 
 def data_wait(root: Path, kind: str, workers: int, options: argparse.Namespace) -> dict:
-    """What a real training says of itself, in the median over its steps."""
+    """Runs a real training and returns the medians of its logged figures over steps."""
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, "-m", "lightning_det.train", "dataset=tiny_coco", f"dataset.root={root}"]
         call += [*STRATEGIES[kind], f"data.num_workers={workers}", *options.overrides]
@@ -222,7 +223,7 @@ def data_wait(root: Path, kind: str, workers: int, options: argparse.Namespace) 
 
 
 def datasets(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The given dataset, or generated ones."""
+    """Yields the given dataset, or generated ones."""
     if options.root:
         yield options.root.name, options.root.resolve()
         return
@@ -279,7 +280,7 @@ def main() -> None:
 
 
 def line(row: dict) -> str:
-    """A row of the first table."""
+    """Formats a row of the first table."""
     cells = [row["images"], row["kind"], str(row["workers"])]
     for key in ("per_second", "per_core"):
         low, high = row["ratio_range"][key]

@@ -1,4 +1,4 @@
-"""Detectors as published, for the benchmarks that time or weigh them."""
+"""Detectors as published, for the benchmarks of speed and memory."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,18 +15,18 @@ RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
 STEPS = [8, 16, 32, 64, 100, 300]
 DSOD_SIZES = [30, 60, 111, 162, 213, 264, 315]
 SSD_SIZES = [21, 45, 99, 153, 207, 261, 315]
-"""torchvision's, which are SSD's for COCO."""
+"""torchvision's sizes, which are SSD's for COCO."""
 
 
 def ssd300(classes: int) -> nn.Module:
-    """What torchvision's ``ssd300_vgg16`` is."""
+    """SSD300 as torchvision's ``ssd300_vgg16``."""
     priors = partial(Priors, SSD_SIZES, RATIOS, STEPS, float(SIDE))
     preprocess = Normalize((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
     return SSD(VGG16(), classes, HardNegativeSelector(), priors, preprocess=preprocess)
 
 
 def dsod300(classes: int, checkpointed: bool = False) -> nn.Module:
-    """DS/64-192-48-1 with dense prediction maps."""
+    """DSOD300 as DS/64-192-48-1 with dense prediction maps."""
     priors = partial(Priors, DSOD_SIZES, RATIOS, STEPS)
     backbone = dsod(checkpointed=checkpointed)
     return SSD(backbone, classes, HardNegativeSelector(), priors, l2_norm=True, head_norm="batch")

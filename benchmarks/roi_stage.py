@@ -1,10 +1,10 @@
-"""What the RoIs of an image cost: Faster R-CNN C4's head beside R-FCN's, on the same feature map and RoIs.
+"""Compares the cost of RoIs in the heads of Faster R-CNN C4 and R-FCN, on the same feature map and RoIs.
 
     python benchmarks/roi_stage.py
 
 Both predictors get the map of stride 16 of one image and 300 RoIs. C4 runs the backbone's last stage on every RoI;
-R-FCN runs it once on the image (``shared``), and its RoIs average (``per RoI``). Arms take turns in one process; the
-median over pairs of neighbouring runs is the ratio. Forward, and forward with backward.
+R-FCN runs it once on the image (``shared``), and its RoIs average (``per RoI``). Arms take turns in one process;
+ratios are medians over neighbouring runs, for forward alone and for forward with backward.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Seconds and ratios, forward and with the gradient."""
+    """Measures seconds and ratios, forward and with the gradient."""
     torch.manual_seed(0)
     select = (RandomSelector(), RandomSelector())
     predictors = {
@@ -75,7 +75,7 @@ def compare(options: argparse.Namespace) -> dict:
 
 
 def run(predictor: torch.nn.Module, features: torch.Tensor, rois: torch.Tensor, learning: bool) -> tuple[float, float]:
-    """Seconds of a predictor's whole work on an image, and of the part after what RoIs share, forward only."""
+    """Seconds of a predictor on an image, and of the part that runs after `shared`; the latter forward only."""
     features = features.clone().requires_grad_(learning)
     start = time.perf_counter()
     with torch.set_grad_enabled(learning):

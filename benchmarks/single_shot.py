@@ -1,17 +1,17 @@
-"""DSOD300, DSOD300 computing dense layers again, and SSD300, side by side: speed and memory.
+"""Compares speed and memory of DSOD300, DSOD300 that recomputes dense layers, and SSD300.
 
     python benchmarks/single_shot.py --memory                                            # CPU, fp32
     python benchmarks/single_shot.py --batch 32 --device cuda --precision bf16
 
-The networks are the published ones for VOC's 20 classes: DS/64-192-48-1 and VGG16, 300 x 300. All take their turns in
-one process; speeds are medians, ratios those of neighbouring turns. A training step is forward, backward and an SGD
-update. Inference is what ``detector(images, sizes)`` does, NMS included; the weights are random, so that every prior
-scores above the threshold and NMS has as much to do as it ever has.
+The networks are the published ones for VOC's 20 classes: DS/64-192-48-1 and VGG16, 300 x 300. They take turns in one
+process; speeds are medians, ratios are those of neighbouring turns. A training step is forward, backward and an SGD
+update. Inference is ``detector(images, sizes)``, NMS included; the weights are random, so that every prior scores
+above the threshold and the load of NMS is the highest possible.
 
-Memory of a training step is given twice. *Kept* is what autograd holds for the backward pass when the forward pass
-ends, each storage once, without parameters (but with their bf16 copies): exact and repeatable. *Peak* is what a step
-needs above what was in use before: on a GPU what torch allocated, on the CPU (``--memory``, Linux) resident memory of
-a process that takes steps of this network alone, gradients and the optimizer's momentum included.
+Memory of a training step is given twice. *Kept* counts the tensors that autograd holds for the backward pass when the
+forward pass ends, each storage once, without parameters (but with their bf16 copies): exact and repeatable. *Peak* is
+the growth of memory during a step: on a GPU memory that torch allocated, on the CPU (``--memory``, Linux) resident
+memory of a process that takes steps of this network alone, gradients and the optimizer's momentum included.
 """
 
 import argparse
@@ -43,19 +43,19 @@ def make_model(name: str, options: argparse.Namespace) -> nn.Module:
 
 
 def views(options: argparse.Namespace) -> Batch:
-    """What every network sees."""
+    """Random images and boxes, the same for every network."""
     return make_batch(options.batch, *options.size, options.boxes, options.device, options.classes)
 
 
 def training(options: argparse.Namespace, names: Sequence[str]) -> dict:
-    """A function per network that takes one training step; what `resident_peak` measures."""
+    """Returns a function per network that takes one training step; `resident_peak` measures it."""
     batch = views(options)
     models = {name: make_model(name, options).train() for name in names}
     return {n: steps_of(m, lambda m=m: m.losses(batch), options.device, options.precision) for n, m in models.items()}
 
 
-def kept(model: nn.Module, batch: Batch, options: argparse.Namespace) -> int:
-    """Bytes that autograd holds for the backward pass."""
+def count_saved_bytes(model: nn.Module, batch: Batch, options: argparse.Namespace) -> int:
+    """Counts the bytes that autograd holds for the backward pass."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found = {}
 
@@ -87,7 +87,7 @@ def compare(options: argparse.Namespace) -> dict:
         ):
             return model(batch.images, batch.sizes).scores.sum()
 
-    weights = {name: kept(model.train(), batch, options) for name, model in models.items()}
+    weights = {name: count_saved_bytes(model.train(), batch, options) for name, model in models.items()}
     rows = {name: [] for name in models}
     for number in range(options.warmup + options.steps):
         for name in list(models)[:: 1 if number % 2 else -1]:
@@ -96,7 +96,7 @@ def compare(options: argparse.Namespace) -> dict:
             model.train()
             trained, peak = measure(steps[name], options.device)
             rows[name].append((trained, seen, peak))
-    del steps, models  # their memory is not what the next processes have
+    del steps, models  # free their memory for the next processes
     rows = {name: found[options.warmup :] for name, found in rows.items()}
     figures = {}
     for name, found in rows.items():

@@ -1,18 +1,18 @@
-"""Soft-NMS of many groups at once beside loops over groups and boxes.
+"""Compares our Soft-NMS of many groups at once with loops over groups and boxes.
 
     python benchmarks/soft_nms.py
     python benchmarks/soft_nms.py --large 8 --small 2000  # a quick look
 
-Two workloads of random detections, fixed seed: few large groups (what 80 classes of a crowded image, or of several
-scales, come to), and many small ones (a validation set, one group per image and class).
+Two workloads of random detections, fixed seed: few large groups (80 classes of a crowded image, or of several scales),
+and many small ones (a validation set, one group per image and class).
 
-- ``torch loop``: what a detector written in torch does: a Python loop over groups, and in each over boxes: take the
-  best one, its IoU with all that are left in one call, lower their scores, drop what fell below the floor;
+- ``torch loop``: a typical implementation in torch, a Python loop over groups and over boxes within a group: take the
+  best box, compute its IoU with the others in one call, lower their scores, remove those below the floor;
 - ``numpy loop``: the same in numpy, whose calls cost less;
-- ``hard NMS``: torchvision's ``batched_nms``, compiled, which removes boxes: for orientation, it does something else;
+- ``hard NMS``: torchvision's ``batched_nms``, compiled, for orientation only: it removes boxes;
 - ``lightning-det``: `lightning_det.merging.SoftNMS`.
 
-All in one thread. Seconds are the processor's, so that other work on the machine counts little: the least of
+All in one thread. Seconds are processor time, so that other load on the machine counts little: the minimum of
 ``--repeats`` runs of ours, one run of the others.
 """
 
@@ -52,7 +52,7 @@ def detections(rng: np.random.Generator, counts: np.ndarray) -> tuple[Tensor, Te
 
 
 def members(groups: Tensor) -> list[Tensor]:
-    """Rows of every group."""
+    """Row indices of every group."""
     order = torch.argsort(groups, stable=True)
     return list(order.split(torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()))
 
@@ -114,7 +114,7 @@ ARMS: dict[str, Callable] = {
 
 
 def measure(counts: np.ndarray, repeats: int) -> dict[str, Any]:
-    """Seconds of every arm on one workload, and how many times ours they are."""
+    """Measures the seconds of every arm on one workload, and their ratio to ours."""
     data = detections(np.random.default_rng(0), counts)
     seconds, results = {}, {}
     for name, run in ARMS.items():
@@ -135,21 +135,21 @@ def measure(counts: np.ndarray, repeats: int) -> dict[str, Any]:
 
 
 def check(scores: Tensor, results: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Fails unless all arms found the same scores: a comparison of different results would mean nothing."""
+    """Raises unless all arms found the same scores; a comparison of different results would be meaningless."""
     found = []
     for keep, kept in results.values():
         final = torch.zeros_like(scores)
         final[keep] = kept
         found.append(final)
     for name, other in zip(results, found, strict=True):
-        # Where two scores are equal but for rounding, the order, and with it the result, is arbitrary.
+        # If two scores differ only by rounding, their order is arbitrary, and so is the result.
         differing = int(((other - found[-1]).abs() > 1e-5).sum())
         if differing > 1e-3 * len(scores):
             raise RuntimeError(f"{name} has other scores than lightning-det for {differing} of {len(scores)} boxes")
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown."""
+    """Formats the result as Markdown."""
     lines = []
     for name, work in result["workloads"].items():
         lines += [

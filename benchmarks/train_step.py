@@ -1,9 +1,9 @@
-"""A training step beside another: same backbone, weights, images, boxes and settings.
+"""Compares two training steps with the same backbone, weights, images, boxes and settings.
 
 ``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, or our SSD300 (``--detector ssd``)
 beside torchvision's; ``--compare ohem`` is one of our detectors with OHEM beside itself with random sampling. Both arms
-take their steps in turn in one process, so that whatever else the machine does meets both alike; the ratio of a pair of
-neighbouring steps is the measurement, its median over all pairs the result.
+take turns of a step each in one process, so that other load on the machine affects both alike. The result is the median
+ratio of neighbouring steps.
 
     python benchmarks/train_step.py                                              # CPU, fp32
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
@@ -14,9 +14,9 @@ neighbouring steps is the measurement, its median over all pairs the result.
 
 A step is forward, backward and an SGD update, from uint8 images on the device. torchvision gets float images of the
 same pixels (its API takes no others), made outside the measured time. SSD's losses are equal on equal weights, unless
-more than a fourth of an image's priors are positive: torchvision counts some of those twice. Memory is the peak above
-what was in use before the step: on a GPU what torch allocated, on the CPU resident memory of a process that takes
-steps of this arm alone.
+more than a fourth of an image's priors are positive: torchvision counts some of those twice. Memory is the growth
+during the step up to its peak: on a GPU memory that torch allocated, on the CPU resident memory of a process that
+takes steps of this arm alone.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def make_batch(count: int, height: int, width: int, boxes: int, device: str, cla
 
 
 def make_torchvision(backbone: str, height: int, width: int) -> torch.nn.Module:
-    """Faster R-CNN FPN of torchvision with trainable BatchNorm, whose own resizing leaves these images alone."""
+    """Faster R-CNN FPN of torchvision with trainable BatchNorm; its own resizing leaves these images unchanged."""
     body = resnet_fpn_backbone(
         backbone_name=backbone, weights=None, norm_layer=torch.nn.BatchNorm2d, trainable_layers=5
     )
@@ -91,7 +91,7 @@ def make_detector(options: argparse.Namespace, select) -> torch.nn.Module:
 
 
 def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The reference, and our detector with its weights."""
+    """Makes the reference, and our detector with its weights."""
     torch.manual_seed(0)
     if options.detector == "ssd":
         settings = {"weights": None, "weights_backbone": None, "trainable_backbone_layers": 5}
@@ -107,7 +107,7 @@ def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Mo
 
 
 class Count(TorchDispatchMode):
-    """Counts dispatched operators and those among them that wait for the device."""
+    """Counts dispatched operators, and those that wait for the device."""
 
     def __init__(self):
         super().__init__()
@@ -122,7 +122,7 @@ class Count(TorchDispatchMode):
 
 
 NAMES = {"torchvision": ("torchvision", "lightning-det"), "ohem": ("random sampling", "OHEM")}
-"""What is compared, the yardstick first."""
+"""The arms of each comparison, the reference first."""
 
 
 DETECTORS = {"torchvision": ("fpn", "ssd"), "ohem": ("c4", "fpn", "rfcn")}
@@ -130,7 +130,7 @@ DETECTORS = {"torchvision": ("fpn", "ssd"), "ohem": ("c4", "fpn", "rfcn")}
 
 
 def steps_of(model: torch.nn.Module, losses: Callable[[], dict], device: str, precision: str) -> Callable:
-    """A function that takes a training step and returns its loss."""
+    """Returns a function that takes a training step and returns its loss."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> torch.Tensor:
@@ -145,7 +145,7 @@ def steps_of(model: torch.nn.Module, losses: Callable[[], dict], device: str, pr
 
 
 def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
-    """A function per arm that takes one step and returns its loss."""
+    """Returns a function per arm that takes one step and returns its loss."""
     batch = make_batch(options.batch, *options.size, options.boxes, options.device)
     how = options.device, options.precision
 
@@ -172,7 +172,7 @@ def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
 
 
 def measure(run, device: str) -> tuple[float, float]:
-    """Seconds of one step, and its peak memory above what was in use, in GiB (0 without a GPU)."""
+    """Seconds of one step, and its growth of memory up to the peak in GiB (0 without a GPU)."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -183,7 +183,7 @@ def measure(run, device: str) -> tuple[float, float]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     if not torch.isfinite(loss):
-        raise RuntimeError("the loss is not finite: this step would measure nothing real")
+        raise RuntimeError("the loss is not finite: the measurement of this step would be meaningless")
     return seconds, (torch.cuda.max_memory_allocated() - before) / 2**30 if device == "cuda" else 0.0
 
 
@@ -205,7 +205,7 @@ def _resident_peak(options: argparse.Namespace, name: str, arms: Callable) -> fl
 
 
 def _resident(field: str) -> int:
-    """KiB from the kernel's account of this process; getrusage's peak would start with that of the parent process."""
+    """A field of ``/proc/self/status`` in KiB; getrusage's peak would include that of the parent process."""
     with open("/proc/self/status") as file:
         return int(next(line.split()[1] for line in file if line.startswith(field)))
 
@@ -232,7 +232,7 @@ def compare(options: argparse.Namespace) -> dict:
     ratios = [b / a for a, b in zip(*(seconds[name] for name in names), strict=True)]
     peaks = {name: max(m for _, m in rows) for name, rows in found.items()}
     if options.device == "cpu" and options.memory:
-        del steps  # their memory is not what the next processes have
+        del steps  # free their memory for the next processes
         peaks = {name: resident_peak(options, name) for name in names}
     return {
         "ratio": statistics.median(ratios),
@@ -250,7 +250,7 @@ def compare(options: argparse.Namespace) -> dict:
 
 
 def hardware(device: str, threads: int) -> str:
-    """What the figures were measured on."""
+    """Describes the hardware that the figures were measured on."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
@@ -263,7 +263,7 @@ def hardware(device: str, threads: int) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line, with the defaults that depend on others."""
+    """Parses the command line, and fills in defaults that depend on other options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--compare", default="torchvision", choices=list(NAMES))
     parser.add_argument(

@@ -1,1 +1,1 @@
-"""Detectors as graphs for other runtimes."""
+"""Export of detectors as ONNX graphs for other runtimes."""

@@ -1,4 +1,4 @@
-"""The exported part of a detector as an ONNX graph."""
+"""Conversion of the exported part of a detector to an ONNX graph."""
 
 import logging
 import warnings
@@ -25,7 +25,7 @@ OUTPUTS = {"boxes": ("batch", "priors", 4), "scores": ("batch", "priors", "class
 
 
 def canvas(planner: Planner) -> tuple[int, int]:
-    """(height, width) that the batches of a planner have, for planners without one shape that of a 4:3 image."""
+    """(height, width) of a planner's batches; if they have no fixed shape, that of a 4:3 image."""
     nothing = np.zeros(0)
     view = planner(ImageRecord(640, 480, np.zeros((0, 4)), nothing, nothing))[0]
     fixed = Collate(planner.canvas).canvas
@@ -34,26 +34,26 @@ def canvas(planner: Planner) -> tuple[int, int]:
 
 
 def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opset: int = OPSETS[-1]) -> "ModelProto":
-    """The graph of the exported part of a detector: inputs `INPUTS`, outputs `OUTPUTS`, any number of images.
+    """Converts the exported part of a detector to a graph with `INPUTS` and `OUTPUTS` for any number of images.
 
     Args:
         part: see `Detector.export_part`; in evaluation mode, on the CPU.
         height: of the images.
         width: of the images.
-        dynamic: whether the graph takes images of any other size too.
-        opset: version of ONNX's operators; the version of the file's format is the one that came with it.
+        dynamic: whether the graph takes images of other sizes too.
+        opset: version of ONNX's operators; it determines the version of the file format.
 
     Raises:
         UserError: the graph cannot be converted to this version.
     """
     size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else {}
     batch = {0: torch.export.Dim.DYNAMIC}
-    # Two images: torch would take a batch of one to be of one for good.
+    # Two images: torch would fix a batch size of one in the graph.
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
     for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)  # an older version is checked below
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # `convert` reports what matters
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own
+        warnings.simplefilter("ignore")  # from inside torch
         program = torch.onnx.export(
             part.eval(),
             (images, torch.tensor([[height, width]] * 2)),
@@ -65,9 +65,9 @@ def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opse
             verbose=False,
         )
     if program is None:
-        raise UserError("torch has made no graph; try another version of torch")
+        raise UserError("torch returned no graph; try another version of torch")
     model = convert(program.model_proto, opset)
-    # Torch names sizes by formulas; other shapes than those of inputs and outputs need none.
+    # Torch names dynamic sizes by formulas. Inputs and outputs get readable names; other shapes are optional.
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, (INPUTS | OUTPUTS)[value.name], strict=True):

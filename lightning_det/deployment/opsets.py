@@ -1,4 +1,4 @@
-"""Versions of ONNX's operators."""
+"""Versions of ONNX's operators (opsets), and conversion of graphs to older ones."""
 
 from typing import TYPE_CHECKING
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSETS = (17, 23)
-"""The oldest that graphs are converted to, and the newest that torch's exporter writes."""
+"""The oldest opset that graphs are converted to, and the newest that torch's exporter writes."""
 
 WRITTEN = 18
-"""The oldest that torch's exporter writes."""
+"""The oldest opset that torch's exporter writes."""
 
 
 def convert(model: "ModelProto", opset: int) -> "ModelProto":
-    """A graph in an opset and the format of its time, which the runtimes of that time read.
+    """Converts a graph to an opset and the oldest file format that allows it, for runtimes of that time.
 
     Args:
-        model: as torch has written it.
-        opset: its version, or an older one.
+        model: graph as torch has written it.
+        opset: the graph's own opset or an older one.
 
     Raises:
-        UserError: it cannot be converted.
+        UserError: the graph cannot be converted.
     """
     import onnx
 
@@ -41,14 +41,14 @@ def convert(model: "ModelProto", opset: int) -> "ModelProto":
         raise UserError(f"opset={opset}: torch {torch.__version__} writes opset {got} instead; nothing is written")
     oldest = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = min(model.ir_version, oldest)
-    # Notes of torch to itself, which the format knows from version 10 on.
+    # Torch's internal notes, which older file formats than version 10 do not allow.
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del part.metadata_props[:]
     return model
 
 
 def _axes_as_attributes(model: "ModelProto") -> None:
-    """Gives reductions their axes as they had them before opset 18, which onnx's converter leaves out."""
+    """Turns the axes of reductions into attributes, as before opset 18; onnx's converter does not."""
     from onnx.helper import make_attribute
     from onnx.numpy_helper import to_array
 

@@ -1,4 +1,4 @@
-"""Checks that a graph computes what its detector does, and tells its user what it is."""
+"""Checks that a graph agrees with its detector, and describes it for its user."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lightning_det")
 
 TOLERANCE = 1e-4
-"""Largest difference of a score, and of a box coordinate as a share of the image's longer side."""
+"""Largest allowed difference of a score, and of a box coordinate as a share of the image's longer side."""
 
 
 def describe(model: "ModelProto", labels: LabelMap, inference: Inference, resolutions: Sequence | None) -> None:
@@ -27,9 +27,9 @@ def describe(model: "ModelProto", labels: LabelMap, inference: Inference, resolu
 
     Args:
         model: the graph.
-        labels: classes.
-        inference: thresholds that go with the detector.
-        resolutions: of the views of inference; None where views have another scale.
+        labels: classes of the detector.
+        inference: thresholds of the detector.
+        resolutions: resolutions of the views at inference; None if views are not scaled by resolutions.
     """
     from onnx.helper import set_model_props
 
@@ -44,7 +44,7 @@ def describe(model: "ModelProto", labels: LabelMap, inference: Inference, resolu
 
 
 def compare(model: "ModelProto", part: nn.Module, height: int, width: int) -> None:
-    """Compares a graph in onnxruntime with torch on three random images, of which two are padded.
+    """Compares the outputs of onnxruntime and torch on three random images, two of them padded.
 
     Args:
         model: the graph.
@@ -53,7 +53,7 @@ def compare(model: "ModelProto", part: nn.Module, height: int, width: int) -> No
         width: of the images.
 
     Raises:
-        UserError: they differ by more than `TOLERANCE`.
+        UserError: the outputs differ by more than `TOLERANCE`.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Anchors of all feature maps of a batch."""
+"""Anchors of the feature maps of two-stage detectors."""
 
 from collections.abc import Sequence
 
@@ -37,15 +37,15 @@ class Anchors(nn.Module):
         return sum(map(len, self.sizes))
 
     def with_sizes(self, sizes: Sequence[float]) -> "Anchors":
-        """Anchors of other sizes: one per map, or all of them on the only map."""
+        """The same anchors with other sizes: one per map, or all of them on the only map."""
         return Anchors([sizes] if len(self.sizes) == 1 else [[s] for s in sizes], self.ratios)
 
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors (h * w * per_cell, 4) of every map (B, C, h, w): rows, then columns, then anchors of a cell."""
+        """Anchors (h * w * per_cell, 4) of every map (B, C, h, w), ordered by row, column, and anchor of a cell."""
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         key = (tuple(image_size), shapes, maps[0].device)
         if key not in self._cache:
-            if len(self._cache) >= 32:  # multi-scale training meets many canvas sizes
+            if len(self._cache) >= 32:  # multi-scale training has many canvas sizes
                 self._cache.clear()
             self._cache[key] = [
                 _grid(cell.to(maps[0].device), shape, image_size)

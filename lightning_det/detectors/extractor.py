@@ -1,4 +1,4 @@
-"""From images to the feature maps that proposal networks and RoI heads read."""
+"""Feature extraction for proposal networks and RoI heads: preprocessing, backbone and neck."""
 
 from typing import NamedTuple
 
@@ -15,15 +15,15 @@ class Features(NamedTuple):
     maps: list[Tensor]
     """(B, C, h, w) each, finest first."""
     canvas: tuple[int, int]
-    """(height, width) of the padded images, in pixels of the view; it says where the anchors of the maps lie."""
+    """(height, width) of the padded images, in pixels of the view; the grid of anchors depends on it."""
 
 
 class Extractor(Detector):
-    """A detector that reads feature maps; it is neither trained nor run by itself.
+    """Base of detectors that read feature maps; it has no losses or detections of its own.
 
     Args:
         backbone: normalised images to feature maps.
-        neck: these maps to the ones that are read.
+        neck: maps of the backbone to the maps that are read.
         preprocess: uint8 images to normalised float images, zero outside the views.
     """
 
@@ -45,10 +45,12 @@ class Extractor(Detector):
 
 
 def pad(images: Tensor) -> Tensor:
-    """Images whose sides are multiples of `STRIDE`: anchors are where their cells are only if every map halves evenly.
+    """Pads images until their sides are multiples of `STRIDE`.
+
+    Otherwise some feature maps would not halve evenly, and anchors would be off their cells.
 
     Args:
-        images: (B, 3, H, W); batches of views of one shape come without padding.
+        images: (B, 3, H, W); only batches of views of one shape need padding.
     """
     down, right = (-side % STRIDE for side in images.shape[-2:])
     return F.pad(images, (0, right, 0, down)) if down or right else images

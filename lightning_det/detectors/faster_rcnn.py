@@ -36,7 +36,7 @@ class FPN(nn.Module):
 
 
 class FasterRCNN(TwoStage):
-    """Two-stage detector whose head is a network on the features of every RoI."""
+    """Two-stage detector whose head runs a network on the features of every RoI."""
 
     @classmethod
     def c4(
@@ -63,7 +63,7 @@ class FasterRCNN(TwoStage):
             select_rois: selector of the RoIs that carry loss.
             rpn: `RPN` with its settings; gets channels, strides and selector.
             roi_head: `RoIHead` with its settings; gets predictor and selector.
-            roi_size: see above.
+            roi_size: cells per side of a RoI, see above.
             head_width: width of the fully connected layers.
             preprocess: uint8 images to normalised float images; None: `Normalize`.
         """

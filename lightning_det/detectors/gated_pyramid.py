@@ -1,4 +1,4 @@
-"""GRP-DSOD's neck: finer maps reuse what coarser ones know, and a gate weighs each (Shen et al., 2017)."""
+"""GRP-DSOD's neck: maps reuse features of the next coarser map and pass gates (Shen et al., 2017)."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,27 @@ from lightning_det.backbones.norms import Norm, set_norm
 
 
 class GatedPyramid(nn.Module):
-    """Puts the next coarser map in front of every map but the coarsest, then sends all through gates.
+    """Concatenates features of the next coarser map with every map but the coarsest, then gates all maps.
 
-    The coarser map comes as the backbone made it, without what it got itself. The published channels would fit a chain
-    from the coarsest map down as well, the published size does not: 14.2 million parameters, of which it makes 14.4.
+    The features are computed from the backbone's coarser map, not from this neck's output for it. A chain from the
+    coarsest map down would also have the published channels, but 14.4 million parameters instead of 14.2.
 
-    The released code enlarges by a fixed deconvolution without groups, each of whose outputs is the same sum over all
-    inputs; where its kernel is one cell, three quarters of the result are zero. Here a 1 x 1 unit makes the channels
-    and bilinear interpolation enlarges each of them to the finer map's size, whatever the ratio of the two. Units are
-    pre-activation as in DSOD, GRP-DSOD's post-activation: maps reach the gates with negative values too, which gates
-    leave as they are. The two make 14.04 million parameters of 14.2 (15.80 of 16.0 with the released ratios).
+    The released code upsamples by a fixed deconvolution without groups, so that all its output channels are the same
+    sum over the input channels; where its kernel is one cell, three quarters of the values are zero. Here a 1 x 1 unit
+    makes the channels, and bilinear interpolation resizes them to the finer map, at any ratio of sizes. Units are
+    pre-activation as in DSOD; GRP-DSOD's are post-activation. Maps can therefore have negative values, which the gates
+    leave unchanged. With these two differences the detector has 14.04 million parameters instead of 14.2 (15.80 instead
+    of 16.0 with the released ratios).
 
     Args:
-        channels: of the maps, finest first.
-        reused: channels that each map but the coarsest gets, finest first, or all alike as a share of their own: with
-            0.5 over a dense DSOD, one third of a map comes from the coarser one, one from the finer, one is learned.
-        norm: of the units (see `set_norm`); None: ``batch``, since pre-activation units need one.
+        channels: channels of the input maps, finest first.
+        reused: channels that each map but the coarsest gets from the next coarser one, finest first; or a share of the
+            map's own channels. With 0.5 on a dense DSOD, a third of a map comes from the coarser map, a third from the
+            finer one, and a third is learned.
+        norm: normalisation of the units (see `set_norm`); None: ``batch``, since pre-activation units need one.
 
     Attributes:
-        channels: of the maps it makes.
+        channels: channels of the output maps.
     """
 
     def __init__(self, channels: Sequence[int], reused: float | Sequence[int] = 0.5, norm: Norm | None = None):
@@ -56,12 +58,12 @@ class GatedPyramid(nn.Module):
 
 
 class Gate(nn.Module):
-    """Adds to a map what two weights between 0 and 1 let through of it, one per channel and one for all of them.
+    """Adds the positive part of a map to it, scaled by two weights between 0 and 1: one per channel, one for all.
 
-    Both see the mean of the map over the image (squeeze and excitation; Hu et al., CVPR 2018).
+    Both weights are computed from the mean of the map over the image (squeeze and excitation; Hu et al., CVPR 2018).
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
     """
 
     def __init__(self, channels: int):
@@ -72,6 +74,6 @@ class Gate(nn.Module):
         self.whole = nn.Conv2d(middle, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) as it came."""
+        """(B, C, h, w) to the same shape."""
         code = F.relu(self.squeeze(x.mean(dim=(2, 3), keepdim=True)))
         return x + self.whole(code).sigmoid() * F.relu(self.per_channel(code).sigmoid() * x)

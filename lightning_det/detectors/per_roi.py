@@ -1,4 +1,4 @@
-"""Fast R-CNN's predictor: a network of its own on the features of every RoI (Fast R-CNN, section 2)."""
+"""Fast R-CNN's predictor: a network that runs on the features of every RoI (Fast R-CNN, section 2)."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ class Stage(nn.Module):
     Args:
         stage: the layers, which halve the resolution.
         width: their output channels.
-        size: cells per side that the stage sees.
+        size: cells per side of the RoI features that enter the stage.
     """
 
     def __init__(self, stage: nn.Module, width: int, size: int = 14):
@@ -71,11 +71,11 @@ class PerRoI(Predictor):
         self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
 
     def shared(self, maps: list[Tensor]) -> Canvas:
-        """The feature maps themselves."""
+        """The feature maps, packed for RoIAlign."""
         return pack(maps[: len(self.strides)], self.strides)
 
     def forward(self, shared: Canvas, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
+        """Predicts logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
         features = self.trunk(roi_align(shared, rois, self.trunk.size))
         shape = (*rois.shape[:2], self.num_classes + 1)
         return self.classify(features).float().view(shape), self.regress(features).float().view(*shape, 4)

@@ -1,4 +1,4 @@
-"""R-FCN's predictor: every layer is shared by all RoIs, which only average (R-FCN, section 3)."""
+"""R-FCN's predictor: all layers run once per image, and RoIs only pool their maps (R-FCN, section 3)."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Pooling = Literal["align", "classic", "deformable"]
 
 
 class PositionSensitive(Predictor):
-    """Score maps for every class and bin, and box maps for every bin; a RoI's bins vote by their mean.
+    """Has a score map per class and bin, and box maps per bin; a RoI's prediction is the mean over its bins.
 
     Boxes are class-agnostic: one regression serves all classes.
 
@@ -22,7 +22,7 @@ class PositionSensitive(Predictor):
         stride: pixels of the view per cell of the trunk's output.
         bins: k, bins per side of a RoI.
         pooling: ``align`` samples without rounding; ``classic`` averages whole cells, as published; ``deformable``
-            lets every bin be shifted (Deformable ConvNets v1): by class for scores, for all classes alike for boxes.
+            shifts every bin by a learned offset (Deformable ConvNets v1): one per class for scores, one for boxes.
     """
 
     class_layers = ("classify.", "shift_classify.")
@@ -51,7 +51,7 @@ class PositionSensitive(Predictor):
             self.shift_regress = linear_conv(width, 2 * bins**2, std=0.0)
 
     def shared(self, maps: list[Tensor]) -> list[Tensor]:
-        """All convolutions, once per image: score maps, box maps, and the maps of their shifts if there are any."""
+        """Runs all convolutions once per image: score maps, box maps, and the maps of their shifts if deformable."""
         features = self.trunk(maps[-1])
         layers = [self.classify, self.regress]
         if self.pooling == "deformable":
@@ -59,7 +59,7 @@ class PositionSensitive(Predictor):
         return [layer(features) for layer in layers]
 
     def forward(self, shared: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, 1 + classes) and box deltas (B, R, 1, 4), float32, of (B, R, 4) RoIs."""
+        """Predicts logits (B, R, 1 + classes) and box deltas (B, R, 1, 4), float32, of (B, R, 4) RoIs."""
         shifts: list[Tensor | None] = [*shared[2:]] or [None, None]
         scores, boxes = (self._pool(m, rois, s).mean(dim=(-2, -1)) for m, s in zip(shared, shifts, strict=False))
         return scores, boxes[:, :, None]
@@ -69,7 +69,7 @@ class PositionSensitive(Predictor):
             return ps_roi_pool(maps, rois, self.bins, self.stride)
         if shifts is None:
             return ps_roi_align(maps, rois, self.bins, self.stride)
-        # Where bins are shifted to is pooled from bins that are not.
+        # The shifts of bins are pooled from unshifted bins.
         offsets = deformable_ps_roi_pool(shifts, rois, self.bins, self.stride).unflatten(2, (-1, 2))
         return deformable_ps_roi_pool(maps, rois, self.bins, self.stride, offsets)
 

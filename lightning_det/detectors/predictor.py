@@ -1,4 +1,4 @@
-"""What a RoI head asks its network for."""
+"""The interface of the network in a RoI head: from feature maps and RoIs to class logits and box deltas."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class Predictor(nn.Module):
-    """Gives RoIs class logits and box deltas: the one part in which two-stage detectors differ."""
+    """Predicts class logits and box deltas of RoIs; two-stage detectors differ mainly in this part."""
 
     per_roi: bool = False
-    """Whether RoIs have layers of their own, whose memory grows with the number of RoIs."""
+    """Whether layers run on every RoI, so that memory grows with the number of RoIs."""
 
     class_layers: tuple[str, ...] = ()
-    """Prefixes of the parameters whose shape depends on the classes."""
+    """Prefixes of the names of parameters whose shape depends on the classes."""
 
     num_classes: int
     """Object classes, background not counted."""
@@ -21,7 +21,7 @@ class Predictor(nn.Module):
     """The layers below classification and regression, which compile as one graph."""
 
     def shared(self, maps: list[Tensor]) -> Any:
-        """Everything that all RoIs of a batch share; it runs once per batch.
+        """Computes what all RoIs of a batch share, once per batch.
 
         Args:
             maps: (B, C, h, w) feature maps of the detector's neck.
@@ -32,11 +32,11 @@ class Predictor(nn.Module):
         """Predictions for (B, R, 4) RoIs.
 
         Args:
-            shared: outcome of `shared`.
+            shared: output of `shared`.
             rois: ``xyxy``, pixels of the view.
 
         Returns:
-            Class logits (B, R, 1 + classes) and box deltas, float32: (B, R, 1 + classes, 4), or (B, R, 1, 4) for all
-            classes alike.
+            Class logits (B, R, 1 + classes) and box deltas, float32: (B, R, 1 + classes, 4), or (B, R, 1, 4) if
+            they are class-agnostic.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""From stored pixels to network input."""
+"""Normalisation of stored pixels to network input."""
 
 from collections.abc import Sequence
 

@@ -14,13 +14,14 @@ class Priors(nn.Module):
     a wide box and a tall one. They are not clipped to the image.
 
     Args:
-        sizes: of the squares, one per map and one more, pixels of the view. None: spread over the sizes of objects.
+        sizes: sides of the squares, one per map and one more, pixels of the view. None: `spread` over ``objects``.
         ratios: width / height above 1, for all maps alike or one list per map.
-        steps: distance of the cells of each map, pixels of the view. None: image size / map size. Published: 8, 16, 32,
-            64, 100, 300, which for the 2 x 2 cells of DSOD's last map puts 12 of 16 priors outside the image.
-        longest: sides are cut to this, pixels of the view. None: they are not; torchvision cuts them to the image's.
-        objects: sizes of objects, smallest first, pixels of the view; the first and the last count. See `spread`.
-        maps: number of prediction maps that sizes are spread over; detectors give it.
+        steps: distance between cell centres of each map, pixels of the view. None: image size / map size. Published
+            are 8, 16, 32, 64, 100 and 300; on the 2 x 2 cells of DSOD's last map they put 12 of 16 priors outside the
+            image.
+        longest: upper limit of all sides, pixels of the view. None: no limit; torchvision's is the side of the image.
+        objects: sizes of objects, smallest first, pixels of the view; only the first and the last are used.
+        maps: number of prediction maps to spread sizes over; given by the detector.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Priors(nn.Module):
         return [self.get_buffer(f"cell{number}") for number in range(len(self.per_cell))]
 
     def with_sizes(self, objects: Sequence[float]) -> "Priors":
-        """Priors that are spread over other sizes of objects."""
+        """The same priors, spread over other sizes of objects."""
         return Priors(None, self.ratios, self.steps, self.longest, objects, len(self.per_cell))
 
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
@@ -94,6 +95,6 @@ def _cell(size: float, larger: float, ratios: Sequence[float]) -> Tensor:
 
 
 def spread(smallest: float, largest: float, maps: int) -> list[float]:
-    """Sizes for a number of maps and one more, in equal ratios from the smallest to the largest and beyond."""
+    """``maps + 1`` sizes in equal ratios: from the smallest to the largest, which is the last map's, and one beyond."""
     ratio = (largest / smallest) ** (1 / max(1, maps - 1))
     return [smallest * ratio**number for number in range(maps + 1)]

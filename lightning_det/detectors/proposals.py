@@ -1,4 +1,4 @@
-"""The proposal half of a two-stage detector as a detector of its own, with the single class "object"."""
+"""The proposal network of a two-stage detector as a detector of the single class "object"."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from lightning_det.protocols.structures import Batch, Detections
 
 
 class ProposalNetwork(Extractor):
-    """Learns where objects are, and detects its own proposals (SNIPER, section 3.3: it finds the hard background).
+    """Detects objects of any class by proposals alone; SNIPER uses it to find hard background (section 3.3).
 
     Args:
         backbone: see `Extractor`.
@@ -37,7 +37,7 @@ class ProposalNetwork(Extractor):
         ranges: Tensor | None = None,
         passes: int = 1,
     ) -> Detections:
-        """Best proposals of views; see `Detector.forward`. NMS has a threshold of the proposal network's own."""
+        """Best proposals of views, see `Detector.forward`; NMS uses the threshold of the `RPN`, not ``nms_iou``."""
         maps, canvas = self.features(images, sizes)
         found = self.rpn.propose(self.rpn(maps, canvas), sizes, ranges, canvas)
         boxes, scores, valid = (x[:, :max_detections] for x in found)

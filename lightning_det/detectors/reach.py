@@ -1,4 +1,4 @@
-"""How well the anchors of a detector, or the priors of a single-shot one, can meet boxes."""
+"""How well a detector's anchors or priors can overlap boxes, and the sizes that overlap them best."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ from torch import Tensor
 from lightning_det.protocols.detector import AnchorShapes, Detector
 
 MET = 0.5
-"""IoU from which an anchor meets a box: hardly one below learns to find it."""
+"""IoU from which an anchor meets a box; with less, anchors hardly learn to find it."""
 
 CANDIDATES = 20
-"""Smallest sizes that are tried where anchors are fitted."""
+"""Number of smallest sizes that `fit_sizes` tries."""
 
 RATIOS = np.linspace(1.25, 2.25, 9)
-"""Ratios of neighbouring sizes that are tried."""
+"""Ratios of neighbouring sizes that `fit_sizes` tries."""
 
 
 def stack_shapes(cells: Sequence[Tensor], strides: Sequence[float], start: float) -> AnchorShapes:
-    """Anchors of all maps.
+    """Collects the anchors of all maps.
 
     Args:
-        cells: per map: boxes (n, 4) of a cell, around its centre.
+        cells: per map, boxes (n, 4) of a cell, around its centre.
         strides: pixels of the view per cell of each map.
-        start: where the first centre is, in strides.
+        start: position of the first centre, in strides.
     """
     corners = [cell.cpu().double().numpy() for cell in cells]
     repeated = np.repeat(np.array(strides, float), [len(c) for c in corners])
@@ -33,11 +33,11 @@ def stack_shapes(cells: Sequence[Tensor], strides: Sequence[float], start: float
 def best_ious(boxes: np.ndarray, shapes: AnchorShapes) -> np.ndarray:
     """(n,) float, IoU of each box with the best of the anchors around it.
 
-    The best of equal anchors is the one whose centre is nearest. Anchors beyond the view count as well.
+    Of the anchors of one shape, the one with the nearest centre counts, even if it lies outside the view.
 
     Args:
         boxes: (n, 4) ``xyxy``, pixels of the view.
-        shapes: of the anchors.
+        shapes: shapes and grids of the anchors.
     """
     sides = (boxes[:, 2:] - boxes[:, :2])[:, None]
     places = ((boxes[:, 2:] + boxes[:, :2]) / 2)[:, None] / shapes.strides[:, None] - shapes.start
@@ -48,11 +48,11 @@ def best_ious(boxes: np.ndarray, shapes: AnchorShapes) -> np.ndarray:
 
 
 def fit_sizes(detector: Detector, boxes: np.ndarray) -> list[float]:
-    """Anchor sizes, in equal ratios, with which a detector's anchors meet boxes best: as many as it has.
+    """Anchor sizes, in equal ratios, with which a detector's anchors overlap boxes best: as many as it has.
 
     Args:
-        detector: with anchors.
-        boxes: (n, 4) ``xyxy``, pixels of views, one at least.
+        detector: a detector with anchors.
+        boxes: (n, 4) ``xyxy``, pixels of views, n >= 1.
     """
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     low, high = np.percentile(side, (1, 99))

@@ -15,7 +15,7 @@ from lightning_det.protocols.selector import Selector
 
 
 class RFCN(TwoStage):
-    """Two-stage detector whose RoIs have no layers of their own: they average position-sensitive maps."""
+    """Two-stage detector without layers per RoI: RoIs average position-sensitive maps."""
 
     @classmethod
     def c5(

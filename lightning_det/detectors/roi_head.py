@@ -21,33 +21,38 @@ from lightning_det.selection.matching import label_rois
 BOX_WEIGHTS = (10.0, 5.0)
 
 CANDIDATES = 4096
-"""(box, class) pairs per view that enter the final NMS: far more than survive it; see `candidate_count`."""
+"""Lowest number of (box, class) pairs per view that enter the final NMS, see `candidate_count`."""
 
 REFINED = 300
-"""(box, class) pairs per view that are regressed once more: the best after NMS at `NEAR_DUPLICATE`."""
+"""Most (box, class) pairs per view that are regressed again: the best after NMS at `NEAR_DUPLICATE`."""
 
 NEAR_DUPLICATE = 0.95
+"""IoU above which two boxes would be refined to nearly the same box."""
 
 
 class Found(NamedTuple):
-    """(box, class) pairs of views, by falling score: (B, K, 4) and (B, K)."""
+    """``K`` (box, class) pairs per view."""
 
     boxes: Tensor
+    """(B, K, 4) float32 ``xyxy``, pixels of the view, clipped to it."""
     scores: Tensor
+    """(B, K) float32."""
     labels: Tensor
+    """(B, K) int64, classes counted from 0."""
     usable: Tensor
+    """(B, K) bool, whether score and size of the box allow a detection."""
 
 
 class RoIHead(nn.Module):
-    """Learns to classify RoIs and to regress their boxes, and detects with it.
+    """Classifies RoIs and regresses their boxes: losses in training, detections at inference.
 
     Args:
-        predictor: network that the RoIs are given to.
-        select: which labelled RoIs carry loss.
-        box_beta: where smooth L1 turns from quadratic to linear, in units of the targets' standard deviations:
-            torchvision's 1/9; 1 in Fast R-CNN and R-FCN.
-        positive: lowest IoU of a RoI with an object's class.
-        ignore: background RoIs with a greater share in an ignored box carry no loss.
+        predictor: network that predicts class logits and box deltas of RoIs.
+        select: selector of the RoIs that carry loss.
+        box_beta: error at which smooth L1 turns from quadratic to linear, in units of the targets' standard deviations:
+            1/9 in torchvision, 1 in Fast R-CNN and R-FCN.
+        positive: lowest IoU at which a RoI gets an object's class.
+        ignore: background RoIs carry no loss if a greater share of them lies in an ignored box.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class RoIHead(nn.Module):
         self.thresholds = {"positive": positive, "ignore": ignore}
 
     def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> tuple[dict[str, Tensor], Selected]:
-        """Classification and box loss, both divided by the number of selected RoIs of the batch, see `mean_count`.
+        """Classification and box loss, both divided by the number of selected RoIs in the batch, see `mean_count`.
 
         Returns:
             The losses, and the RoIs that carried them.
@@ -87,7 +92,7 @@ class RoIHead(nn.Module):
     @torch.no_grad()
     def _rank(self, ranking: Ranking, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
         """Current loss (B, R) of every RoI, without gradient."""
-        # RoIs without layers of their own take little memory.
+        # RoIs take little memory if no layers run on every RoI.
         chunk = ranking.keeps if ranking.keeps is not None and self.predictor.per_roi else rois.shape[1]
         parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
         with ranking_mode(self.predictor, ranking.mode):
@@ -116,12 +121,12 @@ class RoIHead(nn.Module):
     ) -> Detections:
         """Detections of views whose (height, width) without padding are ``sizes`` (B, 2).
 
-        With more than one pass, detections become RoIs, are scored and regressed again, and the boxes of all passes are
-        put together (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
-        A box has the score of the RoI that it was regressed from.
+        With more than one pass, detections become RoIs that are scored and regressed again, and the boxes of all passes
+        are pooled (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
+        The score of a box is that of the RoI from which it was regressed.
 
-        Where there are ``ranges`` (B, 2) of sizes, pixels of the view, boxes outside them are removed before anything
-        is cut off or suppressed: they take no place (SNIP, section 6.1).
+        Boxes whose size is outside ``ranges`` (B, 2), pixels of the view, are removed before the best are picked and
+        before NMS, so that they displace no others (SNIP, section 6.1).
         """
         shared = self.predictor.shared(maps)
         count = candidate_count(max_detections)
@@ -138,7 +143,7 @@ class RoIHead(nn.Module):
     def _first_pass(
         self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float, count: int, ranges: Tensor | None
     ) -> Found:
-        """Every proposal with every class, as far as ``count`` reaches."""
+        """The ``count`` best pairs of a proposal and a class, with their regressed boxes."""
         logits, deltas = self.predictor(shared, proposals.boxes)
         classes = logits.shape[-1] - 1
         scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0)
@@ -155,7 +160,7 @@ class RoIHead(nn.Module):
         return _decode_usable(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
 
     def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
-        """The last pass's boxes with their classes."""
+        """Scores and regresses the boxes of the last pass again; their classes stay."""
         logits, deltas = self.predictor(shared, last.boxes)
         scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
         own = own_deltas(deltas, last.labels + 1)
@@ -171,7 +176,7 @@ def _decode_usable(
     threshold: float,
     ranges: Tensor | None,
 ) -> Found:
-    # After a diverged step boxes may be NaN, which RoIAlign in the next pass takes for addresses.
+    # After a diverged step boxes may be NaN, which RoIAlign would turn into invalid addresses in the next pass.
     boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     usable = (scores > threshold) & (sides >= 1e-2).all(dim=-1)
@@ -179,7 +184,7 @@ def _decode_usable(
 
 
 def candidate_count(max_detections: int) -> int:
-    """(box, class) pairs per view that enter the final NMS, of which so many may survive."""
+    """Number of (box, class) pairs per view that enter the final NMS, of which ``max_detections`` may survive."""
     return max(CANDIDATES, 4 * max_detections)
 
 
@@ -190,7 +195,7 @@ def best(found: Found, nms_iou: float, count: int) -> Found:
 
 
 def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Of deltas (B, R, 1 + classes, 4), those (B, R, 4) of each RoI's label (B, R); of (B, R, 1, 4) the only ones."""
+    """Deltas (B, R, 4) for labels (B, R), out of (B, R, 1 + classes, 4) or class-agnostic (B, R, 1, 4) deltas."""
     if deltas.shape[2] == 1:
         return deltas.squeeze(2)
     return deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
@@ -198,11 +203,11 @@ def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def ranking_mode(module: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
-    """Puts a module into mode ``train`` or ``eval``, and leaves its modes and statistics as they were."""
+    """Puts a module into mode ``train`` or ``eval``, and restores its modes and statistics afterwards."""
     modes = [(m, m.training) for m in module.modules()]
     statistics = [(m, name, b) for m in module.modules() for name, b in m.named_buffers(recurse=False)]
     if mode == "train":
-        # Copies take the updates: a graph may have read the originals, and could not run backward if they changed.
+        # Copies are updated instead: backward fails if buffers change that an earlier forward pass has read.
         for part, name, buffer in statistics:
             setattr(part, name, buffer.clone())
     module.train(mode == "train")
@@ -216,7 +221,7 @@ def ranking_mode(module: nn.Module, mode: Literal["eval", "train"]) -> Iterator[
 
 
 def candidates(proposals: Proposals, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Proposals and ground truth as RoIs (B, P + G, 4), and which of them the view may learn from (B, P + G).
+    """Proposals and ground truth as RoIs (B, P + G, 4), and whether the view may learn from them (B, P + G).
 
     Only RoIs inside the view's valid range qualify, proposals and ground truth alike (SNIP, section 6.1).
     """
@@ -226,5 +231,5 @@ def candidates(proposals: Proposals, batch: Batch) -> tuple[Tensor, Tensor]:
     original_size = sqrt_area(rois) / batch.scales[:, None]
     low, high = batch.ranges[:, :1], batch.ranges[:, 1:]
     in_range = (original_size >= low) & (original_size < high)
-    # Degenerate ground truth (clipped to nothing by a window) has no box to regress from.
+    # Ground truth without area (clipped by a window) cannot be regressed from.
     return rois, usable & in_range & (original_size > 0)

@@ -35,11 +35,14 @@ class Proposals(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Raw output of the network for every anchor of every map."""
+    """Raw output of the network, one tensor per map with ``A`` anchors."""
 
     anchors: list[Tensor]
+    """(A, 4) float32 ``xyxy``, pixels of the view."""
     logits: list[Tensor]
+    """(B, A) float32, objectness before the sigmoid."""
     deltas: list[Tensor]
+    """(B, A, 4) float32, regression of the anchors."""
 
 
 class RPN(nn.Module):
@@ -48,21 +51,23 @@ class RPN(nn.Module):
     Args:
         channels: channels of every feature map.
         strides: pixels of the view per cell of each feature map, finest first.
-        select: which labelled anchors carry loss.
+        select: selector of the anchors that carry loss; it must not rank by loss.
         sizes: sides of the square anchors, pixels of the view: all of them on the only map, or one per map.
-        before_nms: (training, inference) best proposals per map that enter NMS.
-        after_nms: (training, inference) proposals per view that leave it.
+        before_nms: (training, inference) most proposals per map that enter NMS.
+        after_nms: (training, inference) most proposals per view after NMS.
         ratios: height / width of the anchors of every size.
         positive: lowest IoU of a positive anchor.
         negative: IoU below which an anchor is background.
-        ignore: anchors that overlap an invalid or ignored box by more carry no loss.
-        nms_iou: NMS threshold, applied map by map.
-        min_size: proposals with a shorter side are dropped, pixels of the view.
-        per_megapixel: at inference views have as many proposals at least, by the area of their canvas, and as many
-            more enter NMS: large views hold more objects. None: the numbers above for all.
-        border: anchors that reach further beyond the view, into its padding too, carry no loss and are no box's best,
-            pixels of the view.
-            None: all anchors do, as in torchvision; SNIPER: 32.
+        ignore: anchors that overlap an invalid or ignored box by more than this carry no loss.
+        nms_iou: threshold of NMS, which runs on every map by itself.
+        min_size: shortest side of proposals, pixels of the view; smaller ones are removed.
+        per_megapixel: lowest value of ``after_nms`` at inference, per megapixel of the canvas, since large views hold
+            more objects; ``before_nms`` grows in proportion. None: the limits above hold for all views.
+        border: how far anchors may reach beyond the view (or into its padding), pixels of the view. Anchors that reach
+            further carry no loss and cannot be the best of a box. None: no limit, as in torchvision; SNIPER uses 32.
+
+    Raises:
+        ValueError: the sizes do not fit the maps, thresholds are not in order, or the selector ranks by loss.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class RPN(nn.Module):
                 f"{positive} and {negative}"
             )
         if select.ranking is not None:
-            raise ValueError("OHEM selects RoIs (selection.rois); anchors are selected without")
+            raise ValueError("OHEM selects RoIs (selection.rois); anchors are selected without their losses")
         if per_megapixel is not None and per_megapixel < 0:
             raise ValueError(f"proposals_per_megapixel must be positive or null, got {per_megapixel}")
         self.strides = list(strides)
@@ -109,7 +114,7 @@ class RPN(nn.Module):
         self.per_megapixel = per_megapixel
 
     def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
-        """The shapes of the anchors, or of those of other sizes."""
+        """Shapes and grids of the anchors, or of anchors of other sizes."""
         anchors = self.anchors if sizes is None else self.anchors.with_sizes(sizes)
         return stack_shapes(anchors.cells, self.strides, start=0.0)
 
@@ -127,7 +132,7 @@ class RPN(nn.Module):
         )
 
     def counts(self, canvas: tuple[int, int]) -> tuple[int, int]:
-        """Proposals per map that enter NMS, and per view that leave it; the same for all views in canvases of a size.
+        """Most proposals per map that enter NMS, and most per view after NMS; equal for all views of a batch.
 
         Args:
             canvas: (height, width) of the views with padding.
@@ -149,11 +154,11 @@ class RPN(nn.Module):
         """Best proposals of every view.
 
         Args:
-            predictions: of the network.
+            predictions: output of `forward`.
             sizes: (B, 2), the views' (height, width) without padding.
-            ranges: (B, 2) sizes, pixels of the view, outside which proposals are dropped before they compete: in
-                training only what a view may learn from is worth a place (SNIPER).
-            canvas: (height, width) of the views with padding, see `counts`; None: of no large one.
+            ranges: (B, 2) sizes, pixels of the view, outside which proposals are removed before the best are
+                picked: in training, only proposals that a view may learn from should fill the limits (SNIPER).
+            canvas: (height, width) of the views with padding, see `counts`; None: ``per_megapixel`` has no effect.
         """
         before, after = self.counts(canvas or (0, 0))
         boxes, logits, groups = [], [], []
@@ -165,7 +170,7 @@ class RPN(nn.Module):
             boxes.append(decode(anchors[index], gather_boxes(delta, index)))
             logits.append(top)
             groups.append(torch.full_like(index, number))
-        # After a diverged step boxes may be NaN, which torchvision's RoIAlign takes for addresses.
+        # After a diverged step boxes may be NaN, which torchvision's RoIAlign would turn into invalid addresses.
         box = clip(torch.cat(boxes, dim=1).nan_to_num(0.0), sizes)
         score = torch.cat(logits, dim=1).sigmoid()
         sides = box[..., 2:] - box[..., :2]
@@ -197,7 +202,7 @@ class RPN(nn.Module):
 
 
 def within(anchors: Tensor, sizes: Tensor, border: float) -> Tensor:
-    """(B, A) bool, which (A, 4) anchors reach at most ``border`` pixels beyond views of (B, 2) ``sizes``."""
+    """(B, A) bool, whether (A, 4) anchors reach at most ``border`` pixels beyond views of (B, 2) ``sizes``."""
     limit = sizes.flip(1)[:, None] + border
     return ((anchors[:, :2] >= -border) & (anchors[:, 2:] <= limit)).all(dim=-1)
 

@@ -1,4 +1,4 @@
-"""Single-shot detectors: SSD (Liu et al., ECCV 2016), DSOD (Shen et al., ICCV 2017) and GRP-DSOD (the same, 2017)."""
+"""Single-shot detectors: SSD (Liu et al., ECCV 2016), DSOD and GRP-DSOD (Shen et al., ICCV 2017; 2017)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,11 +25,11 @@ from lightning_det.selection.priors import label_priors
 
 
 class L2Norm(nn.Module):
-    """Gives the channels of every cell a length that is learned per channel (ParseNet; SSD, section 3.1).
+    """L2-normalises cells over channels, then scales each channel by a learned factor (ParseNet; SSD, section 3.1).
 
     Args:
-        channels: of the map.
-        scale: length at the beginning.
+        channels: channels of the map.
+        scale: initial factor of all channels.
     """
 
     def __init__(self, channels: int, scale: float = 20.0):
@@ -37,31 +37,32 @@ class L2Norm(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) as it came."""
+        """(B, C, H, W) to the same shape."""
         return F.normalize(x, dim=1, eps=1e-10) * self.scale[:, None, None]
 
 
 class SSD(Detector):
-    """Classifies every prior of several feature maps and regresses it to a box that serves all classes.
+    """Classifies every prior of several feature maps and regresses a class-agnostic box from it.
 
     Args:
         backbone: images to prediction maps.
         num_classes: object classes, background not counted.
-        select_priors: which priors carry loss.
+        select_priors: selector of the priors that carry loss.
         priors: `Priors` with its settings; gets the number of maps.
-        neck: `GatedPyramid` with its settings, which gets the channels of the maps, or another module that makes as
-            many maps and has their ``channels``. None: maps are read as they are.
+        neck: `GatedPyramid` with its settings; gets the channels of the maps. Another module must return as many maps
+            and have the attribute ``channels``. None: no neck.
         preprocess: uint8 images to normalised float images; None: `Normalize`.
-        l2_norm: whether maps are brought to length 20 before they are read, as in DSOD. SSD does so on its finest map
-            alone, inside its backbone.
-        head_norm: BatchNorm after the convolutions that predict, as in DSOD (see `set_norm`); None: they have a bias.
-        positive: lowest IoU of a prior with a box whose class it gets without being the best.
+        l2_norm: whether `L2Norm` is applied to every map before prediction, as in DSOD. SSD normalises only its finest
+            map, inside its backbone.
+        head_norm: normalisation after the convolutions that predict, as in DSOD (see `set_norm`); None: they have a
+            bias instead.
+        positive: lowest IoU at which a prior gets a box's class without being its best.
         ignore: see `label_priors`.
-        box_weight: of the box loss.
-        box_beta: where the box loss turns from quadratic to linear.
+        box_weight: weight of the box loss.
+        box_beta: error at which smooth L1 turns from quadratic to linear, in units of the targets' standard deviations.
 
     Raises:
-        ValueError: the priors are for another number of maps, or the selector ranks by other losses than the step's.
+        ValueError: the priors are for another number of maps, or the selector ranks in evaluation mode.
     """
 
     class_layers = ("classify.",)
@@ -107,7 +108,7 @@ class SSD(Detector):
         self.box_beta = box_beta
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Priors (P, 4), class logits (B, P, 1 + classes) and box deltas (B, P, 4), float32."""
+        """Returns priors (P, 4), class logits (B, P, 1 + classes) and box deltas (B, P, 4), float32."""
         maps = self.backbone(self.preprocess(images, sizes))
         if self.neck is not None:
             maps = self.neck(maps)
@@ -127,8 +128,8 @@ class SSD(Detector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Classification and box loss of the selected priors, divided by the number of positives in the batch.
 
-        A selection with fewer positives than a fourth of it, which hard negatives at 3:1 never are, is divided by that
-        fourth: OHEM may select background alone.
+        The divisor is at least a quarter of the selected priors, because OHEM may select background alone. With
+        hard negatives at 3:1 this bound has no effect.
         """
         priors, logits, deltas = self.predict(batch.images, batch.sizes)
         labels, matched, ious = label_priors(priors, batch.boxes, batch.labels, batch.states, **self.thresholds)
@@ -179,11 +180,11 @@ class SSD(Detector):
         return [self.backbone] if self.neck is None else [self.backbone, self.neck]
 
     def export_part(self) -> nn.Module:
-        """All of it but NMS, see `candidates`."""
+        """The detector without NMS, see `candidates`."""
         return Candidates(self)
 
     def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
-        """The priors, or priors spread between the first and the last of ``sizes``."""
+        """Shapes and grids of the priors, or of priors spread between the first and the last of ``sizes``."""
         priors = self.priors if sizes is None else self.priors.with_sizes(sizes)
         return stack_shapes(priors.cells, priors.steps or self.backbone.strides, start=0.5)
 
@@ -195,7 +196,7 @@ class SSD(Detector):
 
 
 class Candidates(nn.Module):
-    """The exported part of a detector: all of it but NMS, whose number of detections depends on the image.
+    """The exported part of a detector: everything but NMS, whose number of outputs depends on the image.
 
     Args:
         detector: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Weights of torchvision's Faster R-CNN R50-FPN and SSD300 in our detectors."""
+"""Loads weights of torchvision's Faster R-CNN R50-FPN and SSD300 into our detectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +34,7 @@ SSD_RENAMED = {
 
 
 def faster_rcnn_rows(state_dict: Mapping[str, Tensor], classes: Sequence[str]) -> list[int] | None:
-    """``class_rows`` of `load_torchvision`: found by name in weights for COCO, None for others."""
+    """The ``class_rows`` for `load_torchvision`: found by name in weights for COCO, None for other weights."""
     last = state_dict.get("roi_heads.box_predictor.cls_score.weight")
     if last is None or len(last) != len(FASTER_RCNN_CLASSES):
         return None
@@ -42,12 +42,12 @@ def faster_rcnn_rows(state_dict: Mapping[str, Tensor], classes: Sequence[str]) -
 
 
 def ssd_class_rows(state_dict: Mapping[str, Tensor], per_cell: int, classes: Sequence[str]) -> list[int] | None:
-    """``class_rows`` of `load_torchvision_ssd`: found by name in weights for COCO, None for others."""
+    """The ``class_rows`` for `load_torchvision_ssd`, see `faster_rcnn_rows`."""
     return rows_by_name(SSD_CLASSES, classes) if ssd_rows(state_dict, per_cell) == len(SSD_CLASSES) else None
 
 
 def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """Position of each of our classes among theirs; empty if there is one that they do not have."""
+    """Index of each of our classes among theirs; empty unless they have all of them."""
     return [theirs.index(name) for name in ours] if set(ours) <= set(theirs) else []
 
 
@@ -59,10 +59,10 @@ def load_torchvision(
     Args:
         detector: made by `FasterRCNN.fpn` with a torchvision ResNet of the same depth, form ``pyramid``.
         state_dict: torchvision's tensors by torchvision's names.
-        num_classes: of the detector.
+        num_classes: object classes of the detector, background not counted.
         class_rows: for each of our classes, counted from 0, its label in torchvision's model (row 0 is background;
             for COCO weights the label is COCO's category id). None: the classes are the same, in the same order;
-            where their number differs the last layer keeps its fresh weights. Empty: it does in any case.
+            if their number differs, the last layer keeps its fresh weights. Empty: it always keeps them.
 
     Returns:
         Names of the detector's tensors that the state_dict did not set: none, or the last layer.
@@ -118,10 +118,10 @@ def load_torchvision_ssd(
 
 
 def ssd_rows(state_dict: Mapping[str, Tensor], per_cell: int) -> int:
-    """Classes, background included, of torchvision's SSD with so many priors in a cell of its first map.
+    """Number of classes, background included, of torchvision's SSD with ``per_cell`` priors in a cell of its first map.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the state_dict has no classification head.
     """
     first = state_dict.get("head.classification_head.module_list.0.bias")
     if first is None:
@@ -148,7 +148,7 @@ def _load(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]:
     if lost or unexpected:
         raise ValueError(
             f"the state_dict is of another detector: {len(lost)} tensors are missing {lost[:3]}, "
-            f"{len(unexpected)} have no place {unexpected[:3]}"
+            f"{len(unexpected)} are unexpected {unexpected[:3]}"
         )
     return missing
 

@@ -1,4 +1,4 @@
-"""What two-stage detectors share: a proposal network and a head on its proposals (Ren et al., NIPS 2015)."""
+"""Base of two-stage detectors: a proposal network, and a head on its proposals (Ren et al., NIPS 2015)."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,8 @@ class TwoStage(Extractor):
         preprocess: see `Extractor`.
 
     Raises:
-        ValueError: the selector of RoIs ranks them by loss, and would keep every one; or it cannot rank them.
+        ValueError: the selector of RoIs ranks them by loss, but would keep all of them, or would rank them in training
+            mode with synchronised BatchNorm.
     """
 
     refines = True
@@ -56,7 +57,7 @@ class TwoStage(Extractor):
         ranges: Tensor | None = None,
         passes: int = 1,
     ) -> Detections:
-        """Detects objects in views, see `Detector.forward` and `RoIHead.detect`. Proposals have any size."""
+        """Detects objects in views, see `Detector.forward` and `RoIHead.detect`; proposals may have any size."""
         maps, canvas = self.features(images, sizes)
         proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
         return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, ranges, passes)
@@ -70,12 +71,12 @@ class TwoStage(Extractor):
         return ProposalNetwork(self.backbone, self.neck, self.rpn, self.preprocess)
 
     def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
-        """The anchors of the proposal network."""
+        """Shapes and grids of the anchors of the proposal network."""
         return self.rpn.anchor_shapes(sizes)
 
 
 def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:
-    """Refuses OHEM where it could not mine, or not on several devices."""
+    """Refuses OHEM if it would keep every RoI, or cannot rank RoIs on several devices."""
     ranking = roi_head.select.ranking
     if ranking is None or ranking.keeps is None:
         return
@@ -91,10 +92,10 @@ def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:
 
 
 def only_map(backbone: Backbone) -> tuple[int, int]:
-    """Channels and stride of the one map of a backbone.
+    """Channels and stride of a backbone's only map.
 
     Raises:
-        ValueError: it makes several.
+        ValueError: the backbone makes several maps.
     """
     if len(backbone.channels) != 1:
         raise ValueError(f"this detector reads one map, the backbone makes {len(backbone.channels)}: use form=c4")

@@ -1,4 +1,4 @@
-"""Names that a run's figures, tables and pictures are logged under: callbacks log them, the dashboard lays them out."""
+"""Names of logged figures, tables and pictures, for the callbacks that log them and the dashboard that shows them."""
 
 LOSS = "train/loss"
 EPOCH_LOSS = "train/epoch_loss"
@@ -6,7 +6,7 @@ VIEWS_PER_S = "train/views_per_s"
 DATA_WAIT = "train/data_wait"
 MEMORY = "train/memory_GB"
 VIEWS = "train/views"
-"""Views of training with their boxes."""
+"""Training views with their boxes."""
 
 PREDICTIONS = "val/predictions"
 PER_CLASS = "val/per_class"
@@ -15,20 +15,20 @@ AP_BY_SIZE = "val/ap_by_size"
 
 
 def loss_term(name: str) -> str:
-    """One of the losses that a detector sums."""
+    """Name of one of a detector's losses."""
     return f"train/{name}"
 
 
 def selected(kind: str, figure: str) -> str:
-    """A figure of the ``roi``s or ``prior``s that carry loss, see `lightning_det.callbacks.SelectionLog`."""
+    """Name of a figure of the ``roi``s or ``prior``s that carry loss, see `lightning_det.callbacks.SelectionLog`."""
     return f"train/{kind}/{figure}"
 
 
 def validated(figure: str) -> str:
-    """One of COCO's figures, see `Evaluation.figures`."""
+    """Name of one of COCO's figures, see `Evaluation.figures`."""
     return f"val/{figure}"
 
 
 def pictures(name: str) -> str:
-    """Pictures that are also in the run folder: ``val``, or ``selection``."""
+    """Name of pictures that are also in the run folder: ``val`` or ``selection``."""
     return f"{name}/pictures"

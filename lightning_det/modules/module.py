@@ -25,17 +25,18 @@ from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_til
 
 
 class TrainingData(Protocol):
-    """The numbers that a learning rate needs of the data module."""
+    """The numbers of the data module on which the learning rate depends."""
 
     batch_size: int
     """Views per batch."""
 
     def num_train_batches(self) -> int:
-        """Batches of an epoch on this rank."""
+        """Batches per epoch on this rank."""
 
 
 PUBLISHED_VIEW = 1408 * 2016
-"""Pixels of the largest canvas of the published pyramids for COCO: up to it a view has the published number."""
+"""Pixels of the largest canvas in the published pyramids for COCO. Views up to this size have the published limit of
+detections."""
 
 
 class Inference(NamedTuple):
@@ -46,21 +47,22 @@ class Inference(NamedTuple):
     nms_iou: float = 0.5
     """NMS threshold per class within a view; 1 leaves duplicates to the merge."""
     max_detections: int = 100
-    """Most detections per image, as far as it is not larger than ``detections_per_megapixel`` says."""
+    """Most detections per image; ``detections_per_megapixel`` raises it for large images."""
     merge: Merge = NMS()
     """Merges the views of an image."""
     vote: Vote | None = None
-    """Moves what the merge keeps by what it drops."""
+    """Moves boxes that the merge keeps by those that it removes; None: they stay."""
     view_detections: int | None = None
     """Most detections per view; None: as many as per image."""
     passes: int = 1
-    """How many times boxes are regressed; more than one for two-stage detectors."""
+    """Number of times boxes are regressed; above 1 only for detectors with ``refines``."""
     detections_per_megapixel: float | None = None
-    """Images, and views larger than `PUBLISHED_VIEW`, have as many at least: large ones hold more objects.
+    """Lowest limit per megapixel of images, and of views larger than `PUBLISHED_VIEW`: large ones hold more objects.
 
-    None: the numbers above for all."""
+    None: the limits above hold for all."""
     fragments: float | None = 0.8
-    """Share of a detection at a cut of the image that an uncut one covers where it goes; None: all stay."""
+    """A detection that a cut of the image touches is removed if an uncut detection covers this share of it; None: all
+    stay."""
 
     def per_view(self, height: int, width: int) -> int:
         """Most detections of views in a canvas of this size."""
@@ -76,7 +78,7 @@ class Inference(NamedTuple):
         return np.maximum(count, np.ceil(rate * np.asarray(pixels)).astype(np.int64))
 
     def merge_views(self, results: Results, store: AnnotationStore) -> Results:
-        """Detections of the images of a store from those of their views."""
+        """Merges the detections of views into detections of the images of a store."""
         return results.merge_views(self.merge, self.per_image(store), self.vote, self.fragments)
 
 
@@ -94,7 +96,7 @@ class DetectionModule(pl.LightningModule):
         reference_batch: views per optimizer step that the optimizer's learning rate is meant for; the rate is scaled
             linearly to the actual number (Goyal et al. 2017). None takes the rate as it is.
         channels_last: memory format of convolutions; faster on CPU and GPU.
-        compiled: compile backbone, neck and heads.
+        compiled: whether backbone, neck and heads are compiled.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class DetectionModule(pl.LightningModule):
         self.save_hyperparameters({"settings": settings or {}, "labels": labels.to_dict()})
 
     def on_fit_start(self) -> None:
-        """Refuses what only GPUs can.
+        """Refuses settings that work on GPUs only.
 
         Raises:
             ConfigError: several processes without GPUs cannot share the statistics of BatchNorm.
@@ -148,11 +150,11 @@ class DetectionModule(pl.LightningModule):
         named = {keys.loss_term(name): value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))
         self.log(keys.LOSS, total.detach(), prog_bar=True, batch_size=len(batch))
-        # Lightning divides "loss" by the accumulated batches; callbacks read it as it is.
+        # Lightning divides "loss" by the accumulated batches; callbacks read the undivided value.
         return {"loss": total, keys.LOSS: total.detach()} | named
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Results:  # type: ignore[override]  # Lightning takes any
-        """Detections of the batch's views in their images; callbacks collect and merge them."""
+        """Detections of the batch's views, in pixels of their images; callbacks collect and merge them."""
         return self.infer(batch)
 
     predict_step = validation_step
@@ -161,12 +163,13 @@ class DetectionModule(pl.LightningModule):
     def infer(self, batch: Batch) -> Results:
         """Detects objects in views and keeps those whose size is in the view's valid range.
 
-        Sizes are those of the detections, not of proposals, in original pixels: above the lower bound, and not above
-        the upper (SNIP, section 6.1). Detections that the tiles of a view show whole are removed too.
+        The range applies to the sizes of detections, not of proposals, in pixels of the original image. The lower bound
+        is exclusive, the upper inclusive (SNIP, section 6.1). Detections that a tile of the view shows whole are
+        removed too.
         """
         settings = self.inference
         most = settings.per_view(*batch.images.shape[-2:])
-        # In pixels of the view, and a little wider: what lies on a bound is judged below, in those of the image.
+        # In pixels of the view, and slightly wider: the exact range is applied below, in pixels of the image.
         ranges = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
         thresholds = settings.score_threshold, settings.nms_iou
         found = self.detector(batch.images, batch.sizes, *thresholds, most, ranges, settings.passes)
@@ -186,11 +189,11 @@ class DetectionModule(pl.LightningModule):
         """Loads the weights of another training of this detector, perhaps for other classes.
 
         Args:
-            state_dict: of a module.
-            labels: its classes.
+            state_dict: of the other training's module.
+            labels: classes of the other training.
 
         Returns:
-            What became of the layers that depend on the classes, in words.
+            How the layers that depend on the classes were initialised, in words.
 
         Raises:
             ValueError: the weights are of another detector.
@@ -201,7 +204,7 @@ class DetectionModule(pl.LightningModule):
         mine = self.state_dict()
         if not same:
             weights |= {name: tensor for name, tensor in mine.items() if name.startswith(prefixes)}
-        # Trained BatchNorm counts its steps, frozen does not: no matter for the weights.
+        # Trained BatchNorm has a step counter and frozen BatchNorm has none; the weights fit both.
         counter = "num_batches_tracked"
         weights = {name: tensor for name, tensor in weights.items() if not name.endswith(counter)}
         weights |= {name: tensor for name, tensor in mine.items() if name.endswith(counter)}
@@ -215,17 +218,17 @@ class DetectionModule(pl.LightningModule):
         return "all layers" if same else "the last layer starts fresh: its classes are others"
 
     def find_mismatches(self, state_dict: Mapping[str, Tensor]) -> list[str]:
-        """Names of tensors that only one of the module and a ``state_dict`` has, or that differ in shape."""
+        """Names of tensors that are missing in the module or in a ``state_dict``, or differ in shape."""
         mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
         theirs = {name: tensor.shape for name, tensor in state_dict.items()}
         return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Parameter groups, and a schedule that is stepped with the optimizer.
+        """Builds the optimizer, and a schedule that advances with every optimizer step.
 
         Raises:
-            ConfigError: the optimizer refuses its settings.
-            RuntimeError: the module was made for inference.
+            ConfigError: the optimizer rejects its settings.
+            RuntimeError: the module was built for inference.
         """
         trainer = self.trainer
         if self.optimizer is None or self.schedule is None:
@@ -238,7 +241,7 @@ class DetectionModule(pl.LightningModule):
             views = self._data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             for group in optimizer.param_groups:
                 group["lr"] *= views / self.reference_batch
-        # A training that goes on does so with the settings given now, not with those of its checkpoint.
+        # A resumed training uses the settings given now, not those of its checkpoint.
         optimizer.register_load_state_dict_pre_hook(keep_settings)
         limits = [n if n is not None and n > 0 else None for n in (trainer.max_epochs, trainer.max_steps)]
         scheduler = Rates(optimizer, self.schedule, self._steps_per_epoch(), *limits)
@@ -251,8 +254,8 @@ class DetectionModule(pl.LightningModule):
     def _steps_per_epoch(self) -> int:
         """Optimizer steps per epoch.
 
-        Not by Lightning's ``estimated_stepping_batches``: it has Lightning set up the training loader, and count the
-        batches of epoch 0, before a resumed run knows its epoch.
+        Lightning's ``estimated_stepping_batches`` is not used: it sets up the training loader and counts the batches of
+        epoch 0 before a resumed run knows its epoch.
         """
         trainer = self.trainer
         batches = self._data.num_train_batches()
@@ -262,11 +265,11 @@ class DetectionModule(pl.LightningModule):
 
 
 def parameter_groups(module: nn.Module, norm_weight_decay: float | None) -> list[dict[str, Any]]:
-    """Trainable parameters, with normalisation layers and biases apart where they have their own weight decay."""
+    """Trainable parameters; normalisation layers and biases are a separate group if they have another weight decay."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     if norm_weight_decay is None:
         return [{"params": parameters}]
-    # Normalisation layers and biases are what has one dimension.
+    # Only normalisation layers and biases have parameters of one dimension.
     weights = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     return [{"params": weights}, {"params": vectors, "weight_decay": norm_weight_decay}]

@@ -1,4 +1,4 @@
-"""An optimizer and its learning rates in a training that goes on: the settings are those given now."""
+"""Optimizer and learning rates of a resumed training: they keep the settings given now."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from lightning_det.modules.schedules import Schedule
 
 
 class Rates(LambdaLR):
-    """Learning rates of a `Schedule`, of which a checkpoint keeps the place and nothing else.
+    """Learning rates of a `Schedule`; a checkpoint stores only the position in it.
 
-    PyTorch's own would bring back the base rates of the checkpoint, and do the first step with the last rate of the
-    schedule before. Where epochs have become longer or shorter, the place stays the same in epochs.
+    PyTorch's ``LambdaLR`` would restore the base rates of the checkpoint, and take the first step at the last rate of
+    the old schedule. If the length of epochs has changed, the position in epochs stays the same.
 
     Args:
-        optimizer: with its own learning rates.
-        schedule: factor of them.
+        optimizer: its learning rates are the base rates.
+        schedule: factor of the base rates.
         per_epoch: optimizer steps per epoch.
-        epochs: of the whole training; None if they are not limited.
-        steps: of the whole training; None if they are not limited.
+        epochs: number of epochs of the whole training; None without a limit.
+        steps: number of optimizer steps of the whole training; None without a limit.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class Rates(LambdaLR):
         steps: int | None = None,
     ):
         self.per_epoch = per_epoch
-        self.ahead = 0  # steps that the epochs done would have taken at their present length, less those they took
+        self.ahead = 0  # steps that the finished epochs would take at the present length, minus those taken
 
         def factor(step: int) -> float:
             bounds = [] if steps is None else [steps + self.ahead]
             bounds += [] if epochs is None else [per_epoch * epochs]
             place, total = step + self.ahead, min(bounds, default=per_epoch)
-            if isinstance(schedule, Schedule) and schedule.unit == "steps":  # as they were done
+            if isinstance(schedule, Schedule) and schedule.unit == "steps":  # counts the steps taken
                 place, total = step, total - self.ahead
             return schedule(place, per_epoch, total)
 
         super().__init__(optimizer, factor)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes to the place of a checkpoint."""
+        """Moves to the position stored in a checkpoint."""
         done, before = state_dict["last_epoch"], state_dict.get("per_epoch", self.per_epoch)
         self.last_epoch, self._step_count = done, state_dict["_step_count"]
         self.ahead = round((done + state_dict.get("ahead", 0)) * self.per_epoch / before) - done
@@ -56,7 +56,7 @@ class Rates(LambdaLR):
 
 
 def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer loads instead of a checkpoint's state: that of the parameters, with its own settings.
+    """Puts an optimizer's own settings into the state that it is about to load from a checkpoint.
 
     A hook for ``register_load_state_dict_pre_hook``.
     """
@@ -65,23 +65,23 @@ def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
 
 
 def missing_state(make: Callable[..., torch.optim.Optimizer], state_dict: dict[str, Any], parameters: Sequence) -> str:
-    """What a saved optimizer has kept nothing of, although one with other settings needs it; empty if it has it all.
+    """Name of a state that an optimizer with new settings needs and a saved one lacks; empty if none is missing.
 
-    Tried out on the first parameter: a kind of optimizer says nowhere what it needs.
+    Optimizers do not declare the states they need, so a step on the first parameter tries it out.
 
     Args:
-        make: the optimizer, from parameters.
-        state_dict: of the saved one.
-        parameters: of the one to be made, as those of the saved one.
+        make: builds the new optimizer from parameters.
+        state_dict: of the saved optimizer.
+        parameters: of the new optimizer, in the order of the saved one.
     """
     number = state_dict["param_groups"][0]["params"][0]
-    if number not in state_dict["state"]:  # no step has been done
+    if number not in state_dict["state"]:  # no step has been taken
         return ""
     first = nn.Parameter(torch.zeros_like(parameters[0]))
     first.grad = torch.zeros_like(first)
     try:
         optimizer = make([first])
-    except ValueError:  # is said when it is made to train
+    except ValueError:  # wrong settings are reported when the training builds its optimizer
         return ""
     optimizer.load_state_dict(
         {

@@ -9,12 +9,12 @@ Unit = Literal["epochs", "steps"]
 
 
 class Schedule:
-    """Linear warm-up, then what a subclass says.
+    """Linear warm-up, then the decay that a subclass defines.
 
     Args:
         warmup: length of the warm-up; fractions of epochs are fine.
         start: factor of the learning rate at the first step.
-        unit: of all lengths: ``epochs`` or optimizer ``steps``.
+        unit: unit of all lengths, ``epochs`` or optimizer ``steps``.
     """
 
     def __init__(self, warmup: float = 0.0, start: float = 0.001, unit: Unit = "epochs"):

@@ -1,1 +1,1 @@
-"""What detectors, selectors and planners get and give: the types that meet at the seams."""
+"""Types that packages share: batches, detections, and the interfaces of detectors and selectors."""

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 STRIDE = 32
-"""Sides of canvases are multiples of this, so that every feature map halves evenly. Views of one shape fill theirs."""
+"""Sides of padded canvases are multiples of this, so that every feature map halves evenly. Views of one shape get no
+padding."""
 
 
 class State:
     """How a part of a detector may learn from a box of a view.
 
     An ``INVALID`` box keeps its class: regions that overlap it can be labelled with the class, but the box has no
-    positives of its own, and anchors near it carry no loss (SNIP, section 6.1). Nothing is known about the class of
-    what overlaps an ``IGNORED`` region (COCO crowd, VOC difficult).
+    positives of its own, and anchors near it carry no loss (SNIP, section 6.1). The class of whatever
+    overlaps an ``IGNORED`` box is unknown (COCO crowd, VOC difficult).
 
-    Plain integers: torch.compile takes the comparison of a tensor with an IntEnum member for False.
+    The values are plain integers, because torch.compile evaluates ``tensor == IntEnum member`` to False.
     """
 
     PADDING = 0
@@ -36,7 +37,7 @@ class Batch:
     in pixels of the original image.
 
     Every box has a state for each part that learns from boxes: ``states`` for the detector proper and
-    ``anchor_states`` for the anchors of its proposal network. They differ between ``VALID`` and ``INVALID`` alone. A
+    ``anchor_states`` for the anchors of its proposal network. They differ only between ``VALID`` and ``INVALID``. A
     detector without a proposal network reads ``states`` only.
     """
 
@@ -49,7 +50,7 @@ class Batch:
     labels: Tensor
     """(B, G) int64, classes counted from 0; 0 for padding."""
     states: Tensor
-    """(B, G) int64, values of `State`, for the detector proper: judged by the view's ``valid_range``."""
+    """(B, G) int64, values of `State`, for the detector proper, from the view's ``valid_range``."""
     windows: Tensor
     """(B, 4) float32, the part of the original image that the view shows."""
     ranges: Tensor
@@ -61,10 +62,10 @@ class Batch:
     inner: Tensor | None = None
     """(B, 4) bool, whether the window cuts the image at its left, top, right and bottom; None: nowhere."""
     tiles: Tensor | None = None
-    """(B, 3) float32, columns, rows and side of the tiles that show the window too, see `View`; 0: there are none."""
+    """(B, 3) float32, columns, rows and side of the tiles that also show the window, see `View`; 0 without tiles."""
     anchor_states: Tensor | None = None
-    """(B, G) int64, values of `State`, for the anchors of a proposal network: judged by the view's ``anchor_range``,
-    where it has one; None: those of the detector proper."""
+    """(B, G) int64, values of `State`, for the anchors of a proposal network, from the view's ``anchor_range`` if it
+    has one; None: equal to ``states``."""
 
     def __post_init__(self) -> None:
         if self.anchor_states is None:
@@ -107,7 +108,7 @@ class Detections(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """An image as planners of views see it: size and annotations, no pixels."""
+    """An image as view planners see it: size and annotations, no pixels."""
 
     width: int
     height: int
@@ -116,6 +117,6 @@ class ImageRecord(NamedTuple):
     labels: np.ndarray
     """(n,) integer, classes counted from 0."""
     ignored: np.ndarray
-    """(n,) bool, True for regions that nothing is learned from (COCO crowd, VOC difficult)."""
+    """(n,) bool, True for regions that carry no loss (COCO crowd, VOC difficult)."""
     proposals: np.ndarray = np.zeros((0, 4), np.float32)
-    """(k, 4) float32 ``xyxy``, pixels of the image: mined by a proposal network; empty where none was mined."""
+    """(k, 4) float32 ``xyxy``, pixels of the image: mined by a proposal network; empty if none were mined."""

@@ -1,4 +1,4 @@
-"""Proposals for SNIPER's negative chips: a light network learns them on positive chips, then looks at every image."""
+"""Mines proposals for SNIPER's negative chips with a light network trained on positive chips (SNIPER, section 3.3)."""
 
 import logging
 import sys
@@ -34,19 +34,19 @@ from lightning_det.system.workload import progress
 log = logging.getLogger("lightning_det")
 
 FILE = "proposals.npz"
-"""In the folder of a run that mined."""
+"""Name of the proposals in the folder of the run that mined them."""
 
 COST = "mining.json"
-"""Beside the proposals: what finding them has come to."""
+"""Name of the file beside the proposals that holds the cost of mining them."""
 
 NETWORK = "mining.ckpt"
-"""The half-trained network of a run that was interrupted while mining."""
+"""Name of the checkpoint of a proposal network whose training was interrupted."""
 
 
 def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
-    """The file that ``cfg.proposals`` means, which may have to be mined yet; None for positive chips only.
+    """The file that ``cfg.proposals`` names, which may not have been mined yet; None without proposals.
 
-    A resumed run goes on with the file of the run that it continues.
+    A resumed run uses the file of the run that it continues.
 
     Args:
         cfg: the whole configuration.
@@ -63,7 +63,7 @@ def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
 
 
 def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore:
-    """A store with the proposals of a file, if there is one.
+    """Adds the proposals of a file, if any, to a store.
 
     Raises:
         DatasetError: the file is missing or was made for other images.
@@ -72,16 +72,16 @@ def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore
 
 
 def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: AnnotationStore, file: Path) -> None:
-    """Trains the proposal network, looks at every image of a store, and writes the proposals.
+    """Trains the proposal network, runs it on every image of a store, and writes the proposals.
 
-    The weights of ``detector`` are copied, and random numbers drawn here do not shift those of what follows.
+    ``detector`` itself is not trained, and random numbers drawn here do not shift those drawn afterwards.
 
     Args:
         cfg: the whole configuration.
-        detector: whose backbone and proposal network are trained, from its weights on.
-        train: images to learn from.
-        store: images to look at.
-        file: to write; the network beside it continues an interrupted training.
+        detector: a copy of its backbone and proposal network is trained.
+        train: images to train on.
+        store: images to mine.
+        file: file to write; a checkpoint beside it continues an interrupted training.
 
     Raises:
         CapabilityError: the detector has no proposal network.
@@ -99,7 +99,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
             inference=Inference(
                 -1.0,
                 1.0,
-                sys.maxsize,  # the views have limits
+                sys.maxsize,  # views have limits, images have none
                 NMS(cfg.miner.nms_iou),
                 view_detections=cfg.miner.proposals,
                 detections_per_megapixel=cfg.capacity.proposals_per_megapixel,
@@ -135,24 +135,24 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
 
 
 def is_resumable(file: Path, module: DetectionModule) -> bool:
-    """Whether a half-trained network is one of these settings: the same place may have been another run's.
+    """Whether an interrupted training of the proposal network can be resumed: its settings must be those given now.
 
     Args:
         file: its checkpoint, which may not exist.
-        module: that is to be trained.
+        module: module to be trained.
     """
     if not file.exists():
         return False
     before = load_checkpoint(file)["hyper_parameters"]["settings"] or {}
-    free = ("trainer", "data.num_workers")  # which may be others when a run goes on
+    free = ("trainer", "data.num_workers")  # these may change when a training is resumed
     changed = [k for k in changed_settings(before, module.hparams["settings"]) if not k.startswith(free)]
     if changed:
-        log.warning("mining: starts over; %s is of other settings: %s", file, ", ".join(changed[:5]))
+        log.warning("mining: starts over; %s was trained with other settings: %s", file, ", ".join(changed[:5]))
     return not changed
 
 
 def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
-    """Writes what the network's training and its look at the images came to, see `Throughput.cost`."""
+    """Writes the cost of training the network and of running it on the images, see `Throughput.cost`."""
     throughput = find_callback(trainer, Throughput)
     cost = {} if throughput is None else throughput.cost(trainer)
     write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
@@ -164,7 +164,7 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     cfg.trainer.max_epochs = cfg.miner.epochs
     cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
-    cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # a run without validation looks at images too
+    cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # mining needs a pass over images
     cfg.logger = None
     kept = ("seeds", "nonfinite", "progress", "throughput", "last")
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}
@@ -175,14 +175,14 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
 
 
 def group_by_image(results: Results, images: int) -> ProposalSet:
-    """Results as proposals by image; they are sorted by image and falling score already."""
+    """Proposals by image, from results that are sorted by image and falling score already."""
     counts = np.bincount(results.images, minlength=images)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return ProposalSet(offsets, results.boxes.astype(np.float32), results.scores.astype(np.float32))
 
 
 def recall(store: AnnotationStore, proposals: ProposalSet, iou: float = 0.5) -> float:
-    """Share of the boxes that a proposal meets."""
+    """Share of the boxes that some proposal overlaps with at least this IoU."""
     found = []
     for i in progress(range(len(store)), "comparing proposals with boxes", len(store), threshold=20_000):
         record = store.record(i)

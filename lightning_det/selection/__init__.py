@@ -1,4 +1,4 @@
-"""Which boxes are positives and which losses count: matching and selection, batched and static in shape."""
+"""Label assignment and selection: which regions are positive and which carry loss, batched with static shapes."""
 
 from lightning_det.selection.all import AllSelector
 from lightning_det.selection.hard import HardSelector

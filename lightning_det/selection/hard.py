@@ -11,17 +11,18 @@ from lightning_det.protocols.selector import Ranking, Regions, Selection, Select
 class HardSelector(Selector):
     """Keeps the regions of highest current loss (Shrivastava et al., CVPR 2016, section 4).
 
-    Every labelled region is ranked by its classification plus box loss under the current weights. Of regions that
-    overlap, whose losses are alike, NMS with the loss as score leaves the hardest; the ``count`` hardest survivors of
-    each image carry loss. There is neither a quota of positives nor a lowest IoU of backgrounds.
+    Every labelled region is ranked by its classification plus box loss under the current weights. Overlapping
+    regions have similar losses, so NMS with the loss as score keeps only the hardest of them. The ``count`` hardest
+    survivors of each image carry loss. There is no quota of positives and no lowest IoU of background.
 
     Args:
-        count: regions per image; fewer survivors are all kept.
+        count: regions per image; all survivors if there are fewer.
         nms_iou: a region is removed when its IoU with a harder one is greater. After a proposal network's NMS at the
             same threshold this removes next to nothing (docs/claims.md). None: no NMS, as in R-FCN.
         per_label: regions of different labels do not suppress each other, as in the released code.
         ranking: mode of BatchNorm and dropout while losses are ranked: ``eval`` uses running statistics and ranks all
-            regions alike; ``train`` uses those of the batch, as the released code. Neither changes statistics.
+            regions alike; ``train`` uses those of the batch, as the released code does. Running statistics stay
+            unchanged in both.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class HardSelector(Selector):
         labels, loss = regions.labels, regions.losses
         if loss is None:
             raise ValueError("HardSelector ranks regions by loss, and got no losses")
-        # NaN must win: training stops at it, and must not go on with a selection of the rest.
+        # NaN ranks highest: it must reach the loss, where it stops the training.
         loss = torch.where(loss.isnan(), torch.inf, loss)
         usable = labels >= 0
         if self.nms_iou is None:

@@ -1,7 +1,7 @@
-"""Label assignment: which regions (anchors, RoIs) are positive, negative or left alone.
+"""Label assignment: which regions (anchors, RoIs) are positive, negative or skipped.
 
-Regions are labelled 1 + class, `BACKGROUND` or `SKIP`. Boxes arrive padded to G >= 1 with a `State` each; nothing
-here depends on how many of them are real, so shapes are static and nothing waits for the device.
+Regions are labelled 1 + class, `BACKGROUND` or `SKIP`. Boxes arrive padded to G >= 1 with a `State` each.
+Nothing here depends on how many are real: shapes are static, and nothing waits for the device.
 """
 
 from typing import NamedTuple
@@ -24,13 +24,13 @@ class Match(NamedTuple):
     """How every region of a batch relates to the boxes of its image."""
 
     iou: Tensor
-    """(B, R) float32, highest IoU with a usable box, 0 where there is none."""
+    """(B, R) float32, highest IoU with a usable box; 0 without one."""
     box: Tensor
-    """(B, R) int64, position of that box among the batch's G boxes."""
+    """(B, R) int64, index of that box among the G boxes of its view."""
     forced: Tensor
     """(B, R) bool, whether the region is the best of all regions (ties included) for some usable box."""
     hidden: Tensor
-    """(B, R) bool, whether the region lies on a box from which nothing may be learned."""
+    """(B, R) bool, whether the region lies on a box that nothing may be learned from."""
 
 
 def match(
@@ -73,7 +73,7 @@ def match(
         if inside is not None:
             iou = iou * inside[..., None]
         chunk_best, chunk_index = iou.max(dim=2)
-        # A box that touches no region at all would make every region its best one.
+        # Without ``peak > 0``, a box that touches no region would force all of them.
         peak = iou.amax(dim=1, keepdim=True)
         forced |= ((iou == peak) & (peak > 0)).any(dim=2)
         index = torch.where(chunk_best > best, chunk_index + start, index)
@@ -128,8 +128,8 @@ def label_rois(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels RoIs for a classification head (Fast R-CNN, section 2.3; SNIP, section 6.1).
 
-    Valid and invalid boxes give their class to RoIs alike: which RoIs of an unsuitable size are left out is the
-    caller's ``usable``.
+    Valid and invalid boxes both give their class to RoIs. The caller leaves out RoIs of unsuitable size with
+    ``usable``.
 
     Args:
         rois: (B, R, 4).

@@ -1,4 +1,4 @@
-"""Matching of priors, and the choice of negatives, of single-shot detectors (SSD, section 2.2)."""
+"""Label assignment of priors and hard negative mining for single-shot detectors (SSD, section 2.2)."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ LEAST = 1e-6
 """IoU above which a box can be given to a prior."""
 
 EQUAL = 1e-13
-"""Subtracted from an IoU for every prior before its own: too little to matter where two differ in single precision."""
+"""This times a prior's index is subtracted from its IoU, so that ties go to the first prior. It is too small to change
+the order of IoUs that differ in single precision."""
 
 RIVALS = 64
-"""Best priors of a box that it competes for; with so many alike that all of these go to others, it gets none."""
+"""Number of its best priors that a box competes for. A box gets none if other boxes take all of them."""
 
 
 def label_priors(
@@ -26,7 +27,7 @@ def label_priors(
     positive: float = 0.5,
     ignore: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels priors: every box gets the best prior that is left, then every prior its best box.
+    """Labels priors: every box first gets a prior of its own, then every other prior gets its best box.
 
     Args:
         priors: (P, 4).
@@ -34,8 +35,8 @@ def label_priors(
         classes: (B, G) int64, counted from 0.
         states: (B, G), see `State`; only valid boxes are matched.
         positive: lowest IoU of a prior that gets a box's class without being its best.
-        ignore: priors that would be background are skipped when their IoU with an invalid box, or their share in an
-            ignored one, is greater.
+        ignore: background priors are skipped when their IoU with an invalid box, or their share in an ignored box, is
+            greater.
 
     Returns:
         labels: (B, P) int64 of 1 + class, `BACKGROUND` and `SKIP`.
@@ -53,11 +54,11 @@ def label_priors(
 
 
 def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
-    """Gives every box one prior of its own: of all pairs that are left the one of highest IoU, again and again.
+    """Gives every box one prior of its own, greedily: the remaining pair of highest IoU is assigned first.
 
-    Of equal priors the first is the best. Of a box's priors only its G best can matter, since others take at
-    most G - 1 of them, and of many the `RIVALS` best do. The loop is as long as the padded number of boxes, whatever
-    they are, and its tensors are small: nothing waits for the device.
+    Ties go to the first prior. Only the G best priors of a box can matter, since other boxes take at most G - 1 of
+    them; no more than `RIVALS` are considered. The loop runs once per padded box, on small tensors, and does not wait
+    for the device.
 
     Args:
         priors: (P, 4).
@@ -65,11 +66,11 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
         usable: (B, G) bool.
 
     Returns:
-        (B, P) int64, the box that a prior was given to, or -1.
+        (B, P) int64, the box of each prior, or -1.
     """
     batch, count = usable.shape
     best = min(count, len(priors), RIVALS)
-    # Priors inside a box, or around it, are equally good: which of them topk takes first is up to the device.
+    # Priors inside or around a box tie, and the order of ties in topk depends on the device.
     order = torch.arange(len(priors), device=boxes.device, dtype=torch.float64) * EQUAL
     values, places = [], []
     for start in range(0, count, CHUNK):
@@ -91,14 +92,14 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
 
 
 class HardNegativeSelector(Selector):
-    """Keeps all positives, and of the background what is most taken for objects (SSD, section 2.2).
+    """Keeps all positives, and the background priors of highest loss (SSD, section 2.2).
 
     Args:
         ratio: negatives per positive of an image, at most. An image without positives has no negatives either.
     """
 
     ranking = Ranking("train", None)
-    """Of background the loss is the classification loss."""
+    """The loss of background is its classification loss alone."""
 
     def __init__(self, ratio: float = 3.0):
         if ratio <= 0:

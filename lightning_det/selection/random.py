@@ -8,13 +8,13 @@ from lightning_det.protocols.selector import Regions, Selection, Selector
 class RandomSelector(Selector):
     """Draws regions at random, at most a fixed share of them positive (Fast R-CNN, section 2.3: 64 RoIs, 25 %).
 
-    Positives that are missing are replaced by negatives.
+    Negatives fill the places of missing positives.
 
     Args:
         count: regions per image.
         positive_share: the largest share of them that may be positive.
-        background_floor: lowest IoU of a background with an object. Fast R-CNN's 0.1 takes nearness to an object for
-            hardness: the heuristic that OHEM removes.
+        background_floor: lowest IoU of a background with an object. Fast R-CNN uses 0.1, on the
+            assumption that background near objects is hard; OHEM makes this heuristic unnecessary.
     """
 
     def __init__(self, count: int = 128, positive_share: float = 0.25, background_floor: float = 0.0):
@@ -35,7 +35,7 @@ class RandomSelector(Selector):
             is_background &= regions.ious >= self.background_floor
         noise = torch.rand(labels.shape, device=labels.device)
         positive_key = torch.where(labels > 0, noise, -1.0)
-        # The k-th best key of the positives is the bar that the others of them fail.
+        # Positives with a key below the k-th highest exceed the quota.
         bar = positive_key.topk(min(self.positives, labels.shape[1]), dim=1).values[:, -1:]
         key = torch.where((positive_key >= 0) & (positive_key >= bar), noise + 1, -1.0)
         key = torch.where(is_background, noise, key)
