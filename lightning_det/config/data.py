@@ -12,7 +12,7 @@ from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.config.build import build
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.splits import misspelt
+from lightning_det.data.splits import find_misspelt
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import Planner
 from lightning_det.views.resolution import scale_factor
@@ -63,8 +63,8 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
         refuse(problems, name)
     if problems:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
-    if misspelt(store.label_map):
-        names = ", ".join(map(ascii, misspelt(store.label_map)))
+    if find_misspelt(store.label_map):
+        names = ", ".join(map(ascii, find_misspelt(store.label_map)))
         log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")

@@ -51,11 +51,11 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         optimizer=build(cfg.optimizer, "optimizer") if learning else None,
         schedule=build(cfg.schedule, "schedule") if learning else None,
         inference=Inference(**test),
-        settings=portable(cfg),
+        settings=portable_settings(cfg),
     )
 
 
-def portable(cfg: DictConfig) -> dict[str, Any]:
+def portable_settings(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain data for a checkpoint.
 
     Everything is resolved except settings that follow a change of the dataset: its source, the views and the tests.

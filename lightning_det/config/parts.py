@@ -104,14 +104,14 @@ def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the
     _check_calls(settings, now, origin, "")
     for key, (fits, words) in PLACES.items():
         value = _at(settings, key)
-        if not fits(value) and value is not None and value != _named(now, key):
+        if not fits(value) and value is not None and value != _value_in_options(now, key):
             raise ConfigError(
                 f"{key}: {origin} say {value!r:.200}, not {words}; if you trust it, give {key}=... yourself"
             )
     root, source = _at(settings, "dataset.root"), _at(settings, "dataset.source")
     for name, value in source.items() if isinstance(source, dict) else ():
         key = f"dataset.source.{name}"
-        if not (value == root if name == "root" else is_inside(value)) and value != _named(now, key):
+        if not (value == root if name == "root" else is_inside(value)) and value != _value_in_options(now, key):
             raise ConfigError(
                 f"{key}: {origin} say {value!r:.200}, a path out of dataset.root; if you trust it, give {key}=... "
                 "yourself"
@@ -123,7 +123,7 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
     for name, value in items:
         here = f"{key}.{name}" if key else str(name)
         _check_calls(value, now, origin, here)
-        if not str(name).startswith("_") or value == _named(now, here):
+        if not str(name).startswith("_") or value == _value_in_options(now, here):
             continue
         if name == "_target_":
             if isinstance(value, str) and value in PARTS.get(key, ()):
@@ -137,7 +137,7 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
             raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")
 
 
-def _named(now: DictConfig, key: str) -> Any:
+def _value_in_options(now: DictConfig, key: str) -> Any:
     """The value that the user's own options give a key; None without one."""
     try:
         value = OmegaConf.select(now, key, throw_on_missing=False)

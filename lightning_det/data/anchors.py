@@ -8,7 +8,7 @@ import numpy as np
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import pleasant, sample
+from lightning_det.data.suggestion import round_pleasantly, sample
 from lightning_det.detectors.reach import MET, best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import State
@@ -90,21 +90,21 @@ def suggested_sizes(
     )
     planned = ((plan_epoch(store, planner, seed, rendered=False), visibility) for planner, visibility in kinds)
     boxes = np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
-    return _listed(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
+    return _fit_sizes(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
 
 
 def _few(boxes: np.ndarray, seed: int) -> np.ndarray:
     return boxes[np.random.default_rng(seed).permutation(len(boxes))[:FITTED]]
 
 
-def _listed(detector: Detector, boxes: np.ndarray, count: int) -> list[int]:
+def _fit_sizes(detector: Detector, boxes: np.ndarray, count: int) -> list[int]:
     """Fitted sizes as ascending whole numbers for ``dataset.anchor_sizes``."""
     sizes = fit_sizes(detector, boxes)
     if detector.spreads_anchors:
         sizes = np.geomspace(sizes[0], sizes[-1], max(2, count)).tolist()
     whole: list[int] = []
     for size in sizes:
-        whole.append(max(pleasant(float(size)), 1 + (whole[-1] if whole else 0)))
+        whole.append(max(round_pleasantly(float(size)), 1 + (whole[-1] if whole else 0)))
     return whole
 
 
@@ -121,7 +121,7 @@ def misfit(boxes: np.ndarray, detector: Detector, count: int, seed: int = 0, bes
     found = reach(boxes, detector)
     if found is None or found.missed < FEW:
         return ""
-    sizes = _listed(detector, _few(boxes, seed), count)
+    sizes = _fit_sizes(detector, _few(boxes, seed), count)
     better = reach(boxes, detector, sizes) or found
     helps = better.missed <= found.missed / 2
     if not helps and found.missed < MANY:

@@ -21,7 +21,7 @@ def match_classes(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     return val.with_labels(labels)
 
 
-def misspelt(labels: LabelMap) -> list[str]:
+def find_misspelt(labels: LabelMap) -> list[str]:
     """Names of classes that differ from another class's only in case or spaces: probably misspelt."""
     groups: dict[str, list[str]] = {}
     for name in labels.names:

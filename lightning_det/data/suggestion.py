@@ -89,7 +89,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
     anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
     test = [
-        [pleasant(low * TEST_WIDER[0]), -1 if high == -1 else pleasant(high * TEST_WIDER[1])] for low, high in ranges
+        [round_pleasantly(low * TEST_WIDER[0]), -1 if high == -1 else round_pleasantly(high * TEST_WIDER[1])]
+        for low, high in ranges
     ]
     smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
     mixed = largest >= MIXED[2] * smallest
@@ -148,13 +149,13 @@ def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
     Args:
         uppers: ascending upper ends of all ranges but the last.
     """
-    ends = [pleasant(upper) for upper in uppers]
+    ends = [round_pleasantly(upper) for upper in uppers]
     shares = np.linspace(*OVERLAP, len(ends)) if len(ends) > 1 else [np.mean(OVERLAP)]
-    lows = [pleasant(share * end) for share, end in zip(shares, ends, strict=False)]
+    lows = [round_pleasantly(share * end) for share, end in zip(shares, ends, strict=False)]
     return [list(pair) for pair in zip([0, *lows], [*ends, -1], strict=True)]
 
 
-def pleasant(value: float) -> int:
+def round_pleasantly(value: float) -> int:
     """The nearest whole number of two digits followed by zeros; from 50 (500, ...) on the second digit is 0 or 5."""
     if value < 1:
         return round(value)
@@ -169,7 +170,7 @@ def _two_digits(factor: float) -> float:
 
 def _resolution(factor: float, short: float, long: float) -> list[int]:
     """(short side, cap of the long side); the cap leaves room for images a little longer than the median."""
-    return [max(1, pleasant(factor * short)), max(1, pleasant(1.1 * factor * long))]
+    return [max(1, round_pleasantly(factor * short)), max(1, round_pleasantly(1.1 * factor * long))]
 
 
 def try_out(

@@ -81,7 +81,7 @@ def read_description(root: Path) -> Description:
         raise DatasetError(f"{file}: names: {error}") from error
     count = content.get("nc")
     if count not in (None, *NOTHING) and _integer(count) != len(labels):
-        raise DatasetError(f"{file}: nc is {_shown(count)}, but names has {len(labels)} classes; one of them is wrong")
+        raise DatasetError(f"{file}: nc is {_quote(count)}, but names has {len(labels)} classes; one of them is wrong")
     base = content.get("path")
     return Description(file, labels, _keypoints(file, content), base if isinstance(base, str) else "", content)
 
@@ -109,13 +109,13 @@ def _names(names: Any) -> list[str]:
     if isinstance(names, dict):
         by_number = {_integer(key): name for key, name in names.items()}
         if by_number.keys() != set(range(len(names))):
-            raise ValueError(f"class numbers must run from 0 without gaps, got {_shown(', '.join(map(str, names)))}")
+            raise ValueError(f"class numbers must run from 0 without gaps, got {_quote(', '.join(map(str, names)))}")
         names = [by_number[number] for number in range(len(names))]
     if not isinstance(names, list):
         raise ValueError("it must be a list, or a mapping from class numbers")
     for number, name in enumerate(names):
         if not is_text(name):
-            got = _shown(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            got = _quote(name) if isinstance(name, str) else f"a {type(name).__name__}"
             raise ValueError(f"class names must be texts, got {got}")
         if not name.strip():
             raise ValueError(f"class {number} has an empty name")
@@ -135,7 +135,7 @@ def _keypoints(file: Path, content: dict[str, Any]) -> int:
         return 0
     count, values = map(_integer, shape) if isinstance(shape, list) and len(shape) == 2 else (None, None)
     if count is None or values is None or not 1 <= count < 10_000 or values not in (2, 3):
-        raise DatasetError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {_shown(shape)}")
+        raise DatasetError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {_quote(shape)}")
     return count * values
 
 
@@ -144,6 +144,6 @@ def _integer(value: Any) -> int | None:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -210,13 +210,13 @@ def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
     count = len(values)
     if keypoints:
         if count not in (4, 4 + keypoints):
-            return f"{count} values behind the class: 4 make a box, and kpt_shape asks for {keypoints} of keypoints"
+            return f"{count} values after the class: 4 make a box, and kpt_shape asks for {keypoints} of keypoints"
         values = values[:4]
     elif count != 4 and (count < 6 or count % 2):
         more = "; a fifth may be the confidence or the track of a prediction" if count == 5 else ""
-        return f"{count} values behind the class: 4 make a box, pairs of 3 or more corners a polygon{more}"
+        return f"{count} values after the class: 4 make a box, pairs of 3 or more corners a polygon{more}"
     elif count == 6 and line.split()[-1].isdigit() and not all(field.isdigit() for field in line.split()):
-        return "6 values behind the class, the last a whole number: box, confidence and track of a prediction?"
+        return "6 values after the class, the last a whole number: box, confidence and track of a prediction?"
     elif count > 4 and _origins(values) > 1:
         return f"{_origins(values)} corners at (0, 0): keypoints? data.yaml has no kpt_shape"
     # NaN is not larger than 2; it is reported with the box.

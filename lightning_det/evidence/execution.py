@@ -103,7 +103,7 @@ def train(folder: Path, options: Sequence[str], workers: int) -> None:
         options: its overrides in the protocol.
         workers: number of loader processes. They are no part of the protocol: they change the time only.
     """
-    begun = _recorded(folder, options)
+    begun = _read_overrides(folder, options)
     if not (folder / METRICS).exists():
         given = options if begun is None else [f"resume={quote(folder)}"]
         _command("train", folder, [*given, f"{WORKERS}={workers}"])
@@ -116,12 +116,12 @@ def evaluate(folder: Path, options: Sequence[str]) -> None:
         folder: of the run.
         options: its overrides in the protocol.
     """
-    _recorded(folder, options)
+    _read_overrides(folder, options)
     if not (folder / METRICS).exists():
         _command("eval", folder, options)
 
 
-def _recorded(folder: Path, options: Sequence[str]) -> list[str] | None:
+def _read_overrides(folder: Path, options: Sequence[str]) -> list[str] | None:
     """The overrides that the run of a folder was started with; None if there is none.
 
     Raises:

@@ -17,11 +17,12 @@ BEGIN = """# Claims
 What papers claim, and what became of it here. `python -m lightning_det.claims claim=NAME` runs the experiments of
 `conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row
 is an ordinary `lightning_det.train` and `lightning_det.eval`; its settings were written down before it ran, and are
-those of all other rows but for what it is named after. Figures are percent, mean ± sample deviation over seeds;
-differences are those of pairs of equal seed, with Student's 95 % interval. Three seeds tell little about a deviation:
-were figures normal, a fourth would be within one of these of the mean every second time, within five in 95 of 100.
-`+ N` behind pixels is what mining has cost, its look at every image counted as if it were training. Seconds are those
-of training steps, on one thread each.
+those of all other rows, except the difference that it is named after. Figures are percent, mean ± sample deviation
+over seeds; differences are those of pairs of equal seed, with Student's 95 % interval. Three seeds tell little
+about a deviation: if figures are normally distributed, a fourth seed lies within one deviation of the mean half of the
+time, and within five deviations 95 % of the time.
+`+ N` after the pixels is the cost of mining; its inference on every image is counted as if it were training. Seconds
+are those of training steps, on one thread each.
 """
 
 

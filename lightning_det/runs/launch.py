@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.system.errors import ConfigError
-from lightning_det.system.interrupt import PARENT, started_by_lightning
+from lightning_det.system.interrupt import PARENT, is_started_by_lightning
 
 TIMEOUT = "LIGHTNING_DET_MEETING"
 """Environment variable: seconds that ranks wait for each other when they start."""
@@ -51,7 +51,7 @@ def end_with_parent() -> None:
     A rank that is killed cannot tell the others, which wait for it and occupy their devices until torch gives up.
     """
     has_parent = os.environ.get(PARENT) == str(os.getppid())
-    if sys.platform == "linux" and (has_parent or started_by_lightning()):
+    if sys.platform == "linux" and (has_parent or is_started_by_lightning()):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 

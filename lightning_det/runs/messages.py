@@ -24,7 +24,7 @@ def explain_composition(error: Exception, config_name: str) -> str:
     return text
 
 
-def raised_by(error: Exception, library: str) -> bool:
+def is_raised_by(error: Exception, library: str) -> bool:
     """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").startswith(f"{library}.")

@@ -24,7 +24,7 @@ OF_GROUPS = {
     "experiment": ("dataset", "views", "data", "test"),
     "detector": ("detector", "module"),
 }
-"""Settings of a checkpoint that an option of these groups replaces. See also `replaced_by_tests`."""
+"""Settings of a checkpoint that an option of these groups replaces. See also `keys_replaced_by_tests`."""
 
 OF_TRAINING = ("optimizer", "schedule", "debug")
 """Groups of which nothing is read beside a checkpoint."""
@@ -81,14 +81,14 @@ def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequenc
     wanted = [*OF_THIS_RUN]
     for key in overridden:
         if key == "test":
-            wanted += replaced_by_tests(chosen_options()["test"])
+            wanted += keys_replaced_by_tests(chosen_options()["test"])
         elif key in ("backbone", "detector") and _same_part(saved, cfg, key):
             _say_kept(saved, cfg, key)
         else:
             wanted += OF_GROUPS.get(key, (key,) if key != "debug" else ())
     form = OmegaConf.select(merged, "backbone.form")
     for key in wanted:
-        OmegaConf.update(merged, key, _composed(cfg, key), merge=False, force_add=True)
+        OmegaConf.update(merged, key, _composed_value(cfg, key), merge=False, force_add=True)
     if "detector" in wanted:
         form = OmegaConf.select(cfg, "backbone.form")
     if form is not None and "backbone.form" not in overridden and OmegaConf.is_dict(merged.get("backbone")):
@@ -102,7 +102,7 @@ def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequenc
     return merged
 
 
-def _composed(cfg: DictConfig, key: str) -> Any:
+def _composed_value(cfg: DictConfig, key: str) -> Any:
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
     return OmegaConf.to_container(value, resolve=False, enum_to_str=True) if OmegaConf.is_config(value) else value
 
@@ -116,7 +116,7 @@ def _same_part(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> bool:
 
 def _say_kept(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> None:
     """Says which settings of an option do not hold, since the weights were trained with others."""
-    now, before = dict(_leaves(_composed(cfg, key))), dict(_leaves(saved[key]))
+    now, before = dict(_leaves(_composed_value(cfg, key))), dict(_leaves(saved[key]))
     kept = [
         f"{name}={before[name]}"
         for name, value in now.items()
@@ -135,7 +135,7 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def replaced_by_tests(options: Sequence[str]) -> list[str]:
+def keys_replaced_by_tests(options: Sequence[str]) -> list[str]:
     """Keys that options of the group ``test`` replace: views as a whole, and of the rest those that they set.
 
     So ``test=[voting]`` refines what a checkpoint's strategy brings, and ``test=[single_scale]`` drops its pyramid.
@@ -191,7 +191,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     schema = SCHEMAS[command]
     own = {f.name for f in fields(schema)} - {f.name for f in fields(Config)}
     plain: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    read = _reached(
+    read = _reachable_keys(
         plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
     )
     unread = (*UNREAD, *UNREAD_BY.get(command, ()))
@@ -207,7 +207,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
         )
 
 
-def _reached(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+def _reachable_keys(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """Keys, and all that they refer to, directly or not."""
     found, left = set(), list(places)
     while left:

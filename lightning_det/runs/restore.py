@@ -99,11 +99,11 @@ def relabel(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     Raises:
         DatasetError: the store has classes that the detector does not know.
     """
-    pairs = zip(store.label_map.names, store.label_map.shown, strict=True)
+    pairs = zip(store.label_map.names, store.label_map.printable_names, strict=True)
     unknown = [shown for name, shown in pairs if name not in labels.names]
     if unknown:
         raise DatasetError(
             f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
-            f"it knows {', '.join(labels.shown[:10])}{' ...' if len(labels) > 10 else ''}"
+            f"it knows {', '.join(labels.printable_names[:10])}{' ...' if len(labels) > 10 else ''}"
         )
     return store.with_labels(labels)

@@ -34,7 +34,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
     records, left_out = [], []
     for folder in folders:
         if not (folder / METRICS).exists():
-            left_out.append(f"{folder}: {_unfinished(folder)}")
+            left_out.append(f"{folder}: {_explain_unfinished(folder)}")
             continue
         metrics = _metrics(folder)
         training = _training(folder, metrics)
@@ -101,7 +101,7 @@ def _run_folders(path: Path) -> list[Path]:
     return sorted(found, key=_natural_order)
 
 
-def _unfinished(folder: Path) -> str:
+def _explain_unfinished(folder: Path) -> str:
     """Why a folder has no figures."""
     if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
         return str(error)

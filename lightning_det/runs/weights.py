@@ -45,7 +45,7 @@ def load_weights(module: DetectionModule, source: str) -> None:
             outcome = module.detector.load_torchvision(content, module.labels.names)
     except (CapabilityError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise UserError(f"weights={source}: {error or type(error).__name__}") from error
-    if broken := not_finite(module.state_dict()):
+    if broken := find_nonfinite(module.state_dict()):
         raise UserError(f"weights={source}: {broken} holds NaN or infinite values; take other weights")
     log.info("weights from %s: %s", source, outcome)
 
@@ -60,10 +60,10 @@ def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in weights.items():
         if name in mine and tensor.is_floating_point() != mine[name].is_floating_point():
             raise ValueError(f"{name} holds {tensor.dtype}, not {mine[name].dtype}")
-    if broken := not_finite(weights):
+    if broken := find_nonfinite(weights):
         raise ValueError(f"{broken} holds NaN or infinite values")
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+def find_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
     """Name of a tensor with values that are NaN or infinite."""
     return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)

@@ -50,10 +50,10 @@ def install_handler() -> None:
     """Has Ctrl-C end this process at once with one line, except inside `clean_exit`."""
     if threading.current_thread() is threading.main_thread():
         _Command.process = os.getpid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN if started_by_lightning() else _handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if is_started_by_lightning() else _handle)
 
 
-def started_by_lightning() -> bool:
+def is_started_by_lightning() -> bool:
     """Whether Lightning has started this process for its first rank, which ends it.
 
     Lightning marks these processes by Hydra's job name only. Checked with Lightning 2.6;

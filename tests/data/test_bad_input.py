@@ -366,7 +366,7 @@ CASES = [
     ),
     Case(
         "poses with another number of keypoints",
-        ("0.txt, line 3: 8 values behind the class", "kpt_shape asks for 6", SKIP),
+        ("0.txt, line 3: 8 values after the class", "kpt_shape asks for 6", SKIP),
         text("data.yaml", "names:", "kpt_shape: [3, 2]\nnames:"),
         layout="yolo",
     ),
