@@ -18,7 +18,7 @@ class _Row(NamedTuple):
     """A usable annotation."""
 
     record: int | str
-    """Its id, or its position in brackets if it has none."""
+    """Id of the annotation, or its position in brackets if it has no id."""
     image: int
     """Position of the image."""
     box: tuple[float, float, float, float]
@@ -160,10 +160,10 @@ class CocoFile:
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of json.
+    """Makes an object of json from its keys and values.
 
     Raises:
-        ValueError: a key occurs twice, so that the value is not known.
+        ValueError: a key occurs twice, so its value is ambiguous.
     """
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -183,13 +183,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _quote(value: Any, longest: int = 80) -> str:
-    """A value for a message: in ASCII, since terminals do not show every character, and cut off if it is long."""
+    """Formats a value for a message: in ASCII, because terminals cannot show every character, and truncated."""
     text = ascii(value)
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _id_of(entry: Any) -> int | str | None:
-    """A valid id of an entry; None if it has none."""
+    """Returns the id of an entry; None if it has no valid id."""
     key = entry.get("id") if isinstance(entry, dict) else None
     return key if _is_integer(key) or is_text(key) else None
 

@@ -11,10 +11,10 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.data.text import is_text, read_text
 
 NOTHING = ("", "~", "null", "Null", "NULL")
-"""How YAML writes that a key has no value."""
+"""Texts for a missing value in YAML."""
 
 VALIDATION = ("val", "valid", "validation")
-"""Names of one split."""
+"""Alternative names of one split."""
 
 
 class Description(NamedTuple):
@@ -23,9 +23,9 @@ class Description(NamedTuple):
     file: Path
     labels: LabelMap
     keypoints: int
-    """Numbers after the box in every line of pose labels; 0 for other labels."""
+    """Count of numbers after the box in every line of pose labels; 0 for other labels."""
     base: str
-    """Folder that the splits are relative to, on the machine where the file was written."""
+    """Folder that the paths of splits are relative to, on the machine where the file was written."""
     content: dict[str, Any]
 
     def split_paths(self, split: str) -> list[str]:
@@ -45,7 +45,7 @@ class Description(NamedTuple):
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Loads every value as text: YAML itself would make other types of classes called no or 012."""
+    """Loads every value as text; YAML would convert classes called no or 012 to other types."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -65,7 +65,7 @@ def read_description(root: Path) -> Description:
         root: the folder that holds it, or the file itself.
 
     Raises:
-        DatasetError: there is none, it is not YAML, or it contradicts itself.
+        DatasetError: there is no description, or it is not YAML or contradicts itself.
     """
     file = _find_description(root)
     text = read_text(file)
@@ -101,7 +101,7 @@ def _find_description(root: Path) -> Path:
 
 
 def _names(names: Any) -> list[str]:
-    """Class names of the description's list, or mapping from class numbers, in order.
+    """Returns the class names, in order, from a list or from a mapping of class numbers.
 
     Raises:
         ValueError: it is neither, or a name is not a text.
@@ -123,10 +123,10 @@ def _names(names: Any) -> list[str]:
 
 
 def _keypoints(file: Path, content: dict[str, Any]) -> int:
-    """Numbers of all keypoints of an object, from ``kpt_shape``; 0 without it.
+    """Computes from ``kpt_shape`` how many numbers the keypoints of an object have; 0 without it.
 
     Raises:
-        DatasetError: it is not of this form, or missing although ``flip_idx`` needs it.
+        DatasetError: ``kpt_shape`` is invalid, or is missing although there is ``flip_idx``.
     """
     shape = content.get("kpt_shape")
     if shape in (None, *NOTHING):
@@ -140,7 +140,7 @@ def _keypoints(file: Path, content: dict[str, Any]) -> int:
 
 
 def _integer(value: Any) -> int | None:
-    """Number of a text of at most nine digits; None for anything else."""
+    """Converts a text of at most nine digits to a number; None for anything else."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
