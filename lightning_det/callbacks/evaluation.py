@@ -1,4 +1,4 @@
-"""COCO's figures of every validation."""
+"""Evaluates every validation with COCO's figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_det.protocols.structures import Batch
 
 
 class Collector(pl.Callback):
-    """Collects the detections of a validation from all ranks, and merges those of an image's views.
+    """Collects the detections of a validation from all ranks, and merges them per image.
 
     Attributes:
         results: of the last validation, on every rank; None before the first one.
@@ -48,7 +48,7 @@ class Collector(pl.Callback):
         """Merges the detections of all ranks. Some ranks may have none."""
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
-        # One rank has all views of an image and merges them before the exchange, so little is sent.
+        # One rank has all views of an image, and merges them before the exchange to send less data.
         merged = module_of(pl_module).inference.merged(mine, val_store(trainer))
         self.results = Results.concatenate(_gather(merged)).by_image()
 
@@ -66,7 +66,7 @@ class Evaluator(Collector):
     Attributes:
         evaluation: the last evaluation of this process.
         results: its detections, with views merged.
-        counted: the largest number of detections of an image that it counted.
+        counted: maximum number of detections per image in the evaluation.
         report: the last evaluation of the run as plain data, kept in checkpoints: ``figures`` (None if undefined),
             ``per_class``, ``table`` and the optimizer ``step`` after which it was made.
     """

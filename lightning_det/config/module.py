@@ -13,7 +13,7 @@ from lightning_det.modules.module import DetectionModule, Inference
 
 
 def own_priors(cfg: DictConfig) -> str:
-    """Returns the option that lets ``dataset.anchor_sizes`` override a single-shot detector's sizes; empty if not needed."""
+    """Returns the option that lets ``dataset.anchor_sizes`` override a single-shot detector's sizes; else empty."""
     return " detector.priors.sizes=null" if OmegaConf.select(cfg, "detector.priors.sizes") is not None else ""
 
 

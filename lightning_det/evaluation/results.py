@@ -76,7 +76,7 @@ class Results:
             merge: suppresses duplicates within groups (image and class), see `lightning_det.merging.nms`.
             max_detections: maximum per image, or an integer array (M,) with the maximum of every image of the store.
             vote: moves kept boxes by suppressed ones, see `lightning_det.merging.voting`.
-            fragments: before merging, cut detections are removed if an uncut one covers this share of them; None: never.
+            fragments: a cut detection is removed first if an uncut one covers this share of it; None: none is removed.
         """
         if fragments is not None and self.cut.any():
             return self._without_fragments(fragments).merge_views(merge, max_detections, vote)

@@ -1,4 +1,4 @@
-"""Trained weights for a module that is about to train: ``weights=``."""
+"""Loads trained weights into a module before training: ``weights=``."""
 
 import logging
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ log = logging.getLogger("lightning_det")
 
 
 def load_weights(module: DetectionModule, source: str) -> None:
-    """Starts a module from trained weights.
+    """Loads trained weights into a module.
 
     Args:
         module: gets the weights.
@@ -25,7 +25,7 @@ def load_weights(module: DetectionModule, source: str) -> None:
             as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
 
     Raises:
-        UserError: neither, or weights of another detector.
+        UserError: the source is none of these, or has weights of another detector.
     """
     if not Path(source).exists():
         try:
@@ -51,10 +51,10 @@ def load_weights(module: DetectionModule, source: str) -> None:
 
 
 def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights that fit a module by shape and mean nothing in it: integers for floats, or NaN.
+    """Refuses weights that have the right shapes but are invalid: integers instead of floats, or NaN.
 
     Raises:
-        ValueError: naming a tensor.
+        ValueError: a tensor is invalid; the message names it.
     """
     mine = module.state_dict()
     for name, tensor in weights.items():
@@ -65,5 +65,5 @@ def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
 
 
 def find_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
-    """Name of a tensor with values that are NaN or infinite."""
+    """Finds a tensor with NaN or infinite values, and returns its name; None if there is none."""
     return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)
