@@ -11,10 +11,10 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Becomes the command that the first argument names; without one, lists the commands.
+    """Runs the command that the first argument names; without arguments, lists the commands.
 
-    The process is replaced by ``python -m lightning_det.NAME``. So everything that looks at how a command was started
-    works as with that: Lightning, which starts further ranks, launchers, folders named after the job, and Ctrl-C.
+    The process is replaced by ``python -m lightning_det.NAME``. So everything that depends on the command line works
+    the same: Lightning, which starts further ranks, launchers, folders named after the job, and Ctrl-C.
     """
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
@@ -35,7 +35,7 @@ def commands() -> Sequence[str]:
 
 
 def usage() -> str:
-    """The commands with a line each, the first of their docstrings. Nothing is imported: that takes seconds."""
+    """Lists the commands, each with the first line of its docstring. Imports nothing, which would take seconds."""
     width = max(map(len, commands()))
     lines = [f"  {name:{width}}  {summary(Path(__file__).with_name(f'{name}.py'))}" for name in commands()]
     return "\n".join(["usage: lightning-det COMMAND [KEY=VALUE ...]", "", *lines, "", HELP])

@@ -18,7 +18,7 @@ def claims(cfg: DictConfig) -> None:
     """Runs the claims in the configuration, and writes ``claims.md`` and its figures.
 
     Raises:
-        ConfigError: the settings make no sense, or the figures that are there are of another protocol.
+        ConfigError: the settings are invalid, or existing figures belong to another protocol.
     """
     seeds = list(range(cfg.seeds)) if isinstance(cfg.seeds, int) else [int(s) for s in cfg.seeds]
     if not seeds or len(set(seeds)) < len(seeds):

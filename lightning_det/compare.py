@@ -52,11 +52,11 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
 
 
 def gather_folders(arguments: Sequence[str]) -> list[str]:
-    """The command line with its bare folders gathered in ``runs=[...]``."""
+    """Collects the bare folders of a command line in ``runs=[...]``."""
     folders: list[str] = []
     rest: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        bare = "=" not in argument or Path(argument).is_dir()  # sweeps may lie in folders such as lr=0.1
+        bare = "=" not in argument or Path(argument).is_dir()  # sweeps may have folders such as lr=0.1
         is_folder = bare and not argument.startswith("-") and before not in FLAGS
         (folders if is_folder else rest).append(argument)
     return [*rest, f"runs={json.dumps(folders, ensure_ascii=False)}"] if folders else rest

@@ -22,7 +22,7 @@ log = logging.getLogger("lightning_det")
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates as the configuration says; results go into Hydra's run folder."""
+    """Evaluates the checkpoint of a configuration, and writes results into Hydra's run folder."""
     if cfg.dataset.limit is not None:
         raise ConfigError(
             f"dataset.limit={cfg.dataset.limit} is of images to learn from; dataset.limit_val={cfg.dataset.limit} "
@@ -47,7 +47,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
 
 
 def media_callbacks(settings: DictConfig, folder: Path) -> list[Callback]:
-    """The callbacks that draw detections, and send them to wandb."""
+    """Builds the callbacks that draw detections, and send them to wandb."""
     nodes = settings.callbacks or {}
     places: dict[str, dict[str, str]] = {"pictures": {"folder": str(folder / "pictures")}, "wandb": {}}
     return [build(nodes[n], f"callbacks.{n}", **place) for n, place in places.items() if nodes.get(n) is not None]

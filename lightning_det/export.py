@@ -18,7 +18,7 @@ from lightning_det.system.files import atomic_write
 
 
 def export(cfg: DictConfig) -> None:
-    """Exports as the configuration says, to ``output``, after comparing graph and detector."""
+    """Exports the checkpoint of a configuration to ``output``, after comparing graph and detector."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install 'lightning-det[export]'")

@@ -78,7 +78,7 @@ def read_splits(cfg: DictConfig) -> Splits:
 
 
 def untrained_detector(cfg: DictConfig, labels: LabelMap) -> Detector | None:
-    """Builds the configured detector; None and a warning if it cannot be built, which the data do not depend on."""
+    """Builds the configured detector. Inspection works without it: an error is logged, and the result is None."""
     try:
         return build_module(cfg, labels, learning=False).detector
     except ConfigError as error:

@@ -15,7 +15,7 @@ from lightning_det.system.errors import ConfigError
 
 
 def mine_split(cfg: DictConfig) -> Path:
-    """Mines as the configuration says; returns the file."""
+    """Mines proposals for a split of the configuration, and returns their file."""
     for key in ("resume", "proposals"):
         if cfg[key] not in (None, "auto"):
             raise ConfigError(

@@ -21,7 +21,7 @@ log = logging.getLogger("lightning_det")
 
 
 def predict(cfg: DictConfig) -> None:
-    """Predicts as the configuration says; pictures, or a video, and ``predictions.json`` go into ``output``."""
+    """Predicts as configured; writes pictures, or a video, and ``predictions.json`` into ``output``."""
     settings, module = restore_detector(cfg)
     output = Path(cfg.output) if cfg.output is not None else run_folder()
     if output.resolve() == Path(cfg.source).resolve():

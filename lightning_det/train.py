@@ -31,7 +31,7 @@ log = logging.getLogger("lightning_det")
 
 
 def train(cfg: DictConfig) -> pl.Trainer:
-    """Trains as the configuration says; the run folder is Hydra's.
+    """Trains as configured, in Hydra's run folder.
 
     Raises:
         ConfigError: the settings contradict each other.
@@ -66,14 +66,14 @@ def train(cfg: DictConfig) -> pl.Trainer:
 def prepare(
     cfg: DictConfig, folder: Path, fresh: bool, store: AnnotationStore, proposals: Path | None
 ) -> DetectionModule:
-    """The module with its first weights, and the run folder with its record and its proposals.
+    """Loads the initial weights of the module, and writes the record and the proposals into the run folder.
 
     Args:
         cfg: the whole configuration; its ``proposals`` become the file's name.
-        folder: of the run.
+        folder: the run folder.
         fresh: whether the training starts at its first step.
         store: images to learn from.
-        proposals: file of proposals, which are mined if ``proposals=auto`` and it is not there.
+        proposals: file of proposals; if it does not exist and ``proposals=auto``, they are mined.
     """
     mines = cfg.proposals == "auto" and proposals is not None and not proposals.exists()
     composed = cfg.copy()

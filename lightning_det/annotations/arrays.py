@@ -12,7 +12,7 @@ from lightning_det.system.files import atomic_write
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name to a file, atomically; the folder is made if it is missing."""
+    """Writes named arrays to a file atomically; creates the folder if it is missing."""
     with atomic_write(file, "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes any name for allow_pickle
 
@@ -39,10 +39,10 @@ def check_groups(offsets: np.ndarray, groups: int, length: int) -> None:
     Args:
         offsets: should be (groups + 1,) int64, ascending from 0 to ``length``.
         groups: number of groups.
-        length: of the flat array.
+        length: length of the flat array.
 
     Raises:
-        ValueError: they are something else.
+        ValueError: they do not.
     """
     sound = offsets.dtype == np.int64 and offsets.shape == (groups + 1,)
     if not sound or offsets[0] != 0 or offsets[-1] != length or (np.diff(offsets) < 0).any():
@@ -50,7 +50,7 @@ def check_groups(offsets: np.ndarray, groups: int, length: int) -> None:
 
 
 def pack_json(data: Any) -> np.ndarray:
-    """Plain data as an array (N,) uint8 of the bytes of its json."""
+    """Encodes plain data as json, in an array (N,) uint8 of its bytes."""
     return np.frombuffer(json.dumps(data).encode(), np.uint8)
 
 

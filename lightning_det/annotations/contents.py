@@ -10,7 +10,7 @@ import numpy as np
 from lightning_det.system.files import in_threads
 
 PART = 32 * 2**10
-"""Bytes at the beginning and at the end of a file that are read."""
+"""How many bytes are read at the beginning, and as many at the end, of a file."""
 
 
 def lengths_of(paths: Sequence[Path]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Numbers of classes: contiguous ones here, the dataset's own in its files."""
+"""Class ids: contiguous in this package, arbitrary in the files of a dataset."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ from typing import Any
 from lightning_det.system.errors import one_line
 
 LONGEST = 60
-"""Most characters of a class name in messages and pictures."""
+"""Maximum length of a class name in messages and pictures."""
 
 STORED = 200
-"""Most characters of a class name in a checkpoint."""
+"""Maximum length of a class name in a checkpoint."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuses class names that no checkpoint of this package holds.
+    """Refuses class names that cannot be saved in a checkpoint.
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: a name is not printable or is too long; the message shows the first such name.
     """
     wrong = next((name for name in names if not (name.isprintable() and 0 < len(name) <= STORED)), None)
     if wrong is not None:
@@ -61,13 +61,13 @@ class LabelMap:
         return len(self.names)
 
     @property
-    def shown(self) -> tuple[str, ...]:
+    def printable_names(self) -> tuple[str, ...]:
         """Names for messages and pictures; characters that cannot be shown are escaped."""
         return tuple(one_line(name, LONGEST) for name in self.names)
 
     @property
     def contiguous(self) -> dict[int, int]:
-        """From source ids to contiguous ids."""
+        """Mapping from source ids to contiguous ids."""
         return {source: number for number, source in enumerate(self.source_ids)}
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Problems of a dataset, and the decision to stop or to go on."""
+"""Problems of a dataset, and the decision whether to stop or to continue."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class Problem:
     action: str
     """How the record is handled: left out, clipped and so on."""
     harmless: bool = False
-    """Whether the meaning is certain, so that the action is taken and reported whatever ``on_bad`` is.
+    """Whether the meaning of the record is certain: the action is then taken and reported whatever ``on_bad`` is.
 
-    A problem that is not harmless stops a training unless ``on_bad=skip``."""
+    A problem that is not harmless stops a training, unless ``on_bad=skip``."""
 
     def __str__(self) -> str:
         where = f"{self.file}, {self.record}" if self.record else self.file
@@ -72,7 +72,7 @@ def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
 
 
 def _way_on(problems: Sequence[Problem]) -> str:
-    """How a training continues despite problems: without some records, and with others clipped or corrected."""
+    """Says how a training continues with ``on_bad=skip``: which records are left out, clipped or corrected."""
     out = [p for p in problems if p.action.endswith("left out")]
     rest = [p for p in problems if not p.action.endswith("left out")]
     parts = [f"without these records ({summary(out)})"] * bool(out) + [f"with {summary(rest)}"] * bool(rest)
@@ -80,5 +80,5 @@ def _way_on(problems: Sequence[Problem]) -> str:
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """Counts of the actions, such as ``3 x box left out``."""
+    """Lists how often each action was taken, such as ``3 x box left out``."""
     return ", ".join(f"{count} x {action}" for action, count in Counter(p.action for p in problems).items())

@@ -1,4 +1,4 @@
-"""Files of proposals: regions in which a proposal network found objects, by image id.
+"""Files of proposals: the regions that a proposal network found in each image.
 
 A file is an uncompressed ``.npz`` that holds no pickled object:
 
@@ -29,7 +29,7 @@ from lightning_det.annotations.strings import Strings
 VERSION = 2
 
 COMPARED = 2000
-"""Images whose contents are compared, evenly spread over the dataset. Of the other images only file lengths are."""
+"""Number of images, evenly spread over the dataset, whose contents are compared. Other images: file lengths only."""
 
 REMEDY = "make it anew with lightning_det.mine, or give proposals=auto"
 
@@ -47,9 +47,9 @@ def save_proposals(file: Path, store: AnnotationStore, proposals: ProposalSet, m
     """Writes a file of proposals, atomically.
 
     Args:
-        file: to write.
+        file: the file to write.
         store: the images.
-        proposals: of these images.
+        proposals: the proposals of these images.
         made_by: json data about the network.
     """
     identity = (store.ids, store.files, store.widths, store.heights)
@@ -72,7 +72,7 @@ class _ProposalFile(NamedTuple):
     """The content of a file of proposals; arrays of images are in the order of ``ids``."""
 
     fingerprint: str | None
-    """Of the dataset that the file was made for."""
+    """Fingerprint of the dataset that the file was made for."""
     ids: Strings
     files: Strings
     widths: np.ndarray
@@ -88,7 +88,7 @@ def load_proposals(file: Path, store: AnnotationStore) -> ProposalSet:
     Images are identified by id, file name, size and content, wherever the dataset lies and whenever it was written.
 
     Raises:
-        DatasetError: no such file, not a file of proposals, or one of other images.
+        DatasetError: the file does not exist, is not a file of proposals, or was made for other images.
     """
     found = _read(file)
     if found.fingerprint == fingerprint(store.ids, store.files, store.widths, store.heights):
@@ -103,7 +103,7 @@ def _read(file: Path) -> _ProposalFile:
     """Reads a file of proposals and checks that its arrays fit each other.
 
     Raises:
-        DatasetError: no such file, or not a file of proposals of this version.
+        DatasetError: the file does not exist, or is not a file of proposals of this version.
     """
     try:
         content = load_arrays(file)
@@ -125,10 +125,10 @@ def _read(file: Path) -> _ProposalFile:
 
 
 def _find_images(file: Path, store: AnnotationStore, found: _ProposalFile) -> np.ndarray:
-    """Positions (n,) int64 in a file of proposals of the images of a store.
+    """Finds the images of a store in a file of proposals: their positions (n,) int64 there.
 
     Raises:
-        DatasetError: the file lacks an image, or has one of another file name or size.
+        DatasetError: the file lacks an image, or has it with another file name or size.
     """
     positions = {found.ids[i]: i for i in range(len(found.ids))}
     missing = [store.ids[i] for i in range(len(store)) if store.ids[i] not in positions]
@@ -159,7 +159,7 @@ def _compare_contents(file: Path, store: AnnotationStore, lengths: np.ndarray, d
         digests: (n,) uint64 of their files, as recorded.
 
     Raises:
-        DatasetError: an image has another content.
+        DatasetError: the content of an image has changed.
     """
     paths = [store.path(i) for i in range(len(store))]
     others = set(np.flatnonzero(lengths_of(paths) != lengths).tolist())
@@ -177,7 +177,7 @@ def _check_contents(lengths: np.ndarray, digests: np.ndarray, images: int) -> No
     """Checks that every image has a length and a digest.
 
     Raises:
-        ValueError: one has not.
+        ValueError: an image lacks one of them.
     """
     kinds = [(array.shape, array.dtype) for array in (lengths, digests)]
     if kinds != [((images,), np.int64), ((images,), np.uint64)]:
@@ -196,7 +196,7 @@ def _check(proposals: ProposalSet, images: int, files: Strings, widths: np.ndarr
     fit = fit and boxes.dtype == scores.dtype == np.float32
     sizes = all(side.shape == (images,) and side.dtype == np.int32 for side in (widths, heights))
     if not fit or not sizes or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
-        raise ValueError("arrays do not go together")
+        raise ValueError("arrays do not fit each other")
     # Views are whole pixels of a resized image, so a proposal may leave its image by a few of the original's.
     limits = np.repeat(np.stack([widths, heights, widths, heights], axis=1), np.diff(proposals.offsets), axis=0)
     if (boxes[:, 2:] < boxes[:, :2]).any() or (boxes < -0.1 * limits - 8).any() or (boxes > 1.1 * limits + 8).any():

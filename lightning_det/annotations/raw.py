@@ -1,4 +1,4 @@
-"""Annotations as a reader found them, and the checks that turn them into a store."""
+"""Annotations as a reader found them, and the checks that turn them into an `AnnotationStore`."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ ROUNDING = 0.1
 """Pixels by which a box may leave its image and stay as annotated: decimals that were rounded."""
 
 SLACK = 0.01
-"""Share of an image's side, but at least a pixel, up to which a box that leaves the image is clipped and reported as
-harmless. A box that reaches farther is a problem."""
+"""A box that leaves the image by at most this share of its side (at least a pixel) is clipped and reported as harmless.
+A box that reaches farther is a problem."""
 
 Locate = Callable[[int], tuple[str, str]]
 """From the row of a box to the file and the record that hold it."""
@@ -55,9 +55,9 @@ class RawAnnotations:
     def check(self, locate: Locate) -> tuple[AnnotationStore, list[Problem]]:
         """Checks images and boxes, and sorts the boxes by image.
 
-        An image whose file has been listed before is left out, and its boxes are given to the first mention. Boxes
-        that are not finite, have no area or lie outside the image are left out. Boxes that leave the image by more than
-        `ROUNDING` are clipped. Of identical boxes of one class the first stays.
+        If an image file is listed twice, the second mention is left out, and its boxes are given to the first. Boxes
+        that are NaN or infinite, have no area or lie outside the image are left out. Boxes that leave the image by more
+        than `ROUNDING` are clipped. Of identical boxes of one class, the first one is kept.
 
         Args:
             locate: gives the file and the record of a row, for problems.
@@ -102,7 +102,7 @@ class RawAnnotations:
         """Keeps the first mention of every image file; each further mention is added to the problems.
 
         Returns:
-            Positions of the images that stay, and for every box (M,) the position of the image that it belongs to now.
+            Positions of the images that are kept, and (M,) the position of the image that each box now belongs to.
         """
         first = np.arange(len(self.files))
         for image, before in same_files([os.path.join(self.root, name) for name in self.files]).items():
@@ -113,14 +113,14 @@ class RawAnnotations:
         return np.flatnonzero(first == np.arange(len(first))), first[self.image_of_box]
 
     def _box_problems(self, checks: "_BoxChecks", locate: Locate) -> list[Problem]:
-        """A problem for each box that is left out or clipped, in the order of the rows."""
+        """Makes a problem for each box that is left out or clipped, in the order of the rows."""
         limits, problems = self._limits(), []
         for row in np.flatnonzero(~checks.usable | checks.beyond).tolist():
             corners = ", ".join(f"{v:g}" for v in self.boxes[row])
             width, height = (int(v) for v in limits[row, :2])
             action, harmless = BOX_LEFT_OUT, False
             if not checks.finite[row]:
-                reason = f"box has a coordinate that is no number ({corners})"
+                reason = f"box has a NaN or infinite coordinate ({corners})"
             elif checks.empty[row]:
                 reason = f"box has no area (x1, y1, x2, y2 = {corners})"
             elif checks.outside[row]:
@@ -162,14 +162,14 @@ def _check_boxes(boxes: np.ndarray, limits: np.ndarray) -> _BoxChecks:
         excess = np.abs(clipped - boxes)
         beyond = (excess > ROUNDING).any(axis=1)
         far = (excess > (SLACK * limits).clip(min=1)).any(axis=1)
-        # A single box of a pixel may be meant; if all boxes are that small and images larger, they are shares.
+        # A single box of one pixel may be intended. If all boxes are that small, they are shares of the image's sides.
         fractions = bool(len(limits)) and bool((boxes <= 1).all() and (limits > 8).all())
     usable = finite & ~empty & ~outside & (not fractions)
     return _BoxChecks(clipped, finite, empty, outside, beyond, far, fractions, usable)
 
 
 def _copy_problem(place: tuple[str, str], first: tuple[str, str]) -> Problem:
-    """The problem of a box that repeats another one; each is given by file and record."""
+    """Makes the problem of a box that repeats another one; each is given by file and record."""
     (file, record), (first_file, first_record) = place, first
     reason = f"box is identical to that of {first_record}" + f" of {first_file}" * (first_file != file)
     return Problem(file, record, reason, BOX_LEFT_OUT, harmless=True)

@@ -24,7 +24,7 @@ def gather(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndar
         groups: (k,) int64 positions.
 
     Returns:
-        (k + 1,) int64 offsets of the new array, and the rows of the old array that it consists of.
+        (k + 1,) int64 offsets of the new array, and the rows of the old array to copy into it.
     """
     counts = (offsets[1:] - offsets[:-1])[groups]
     new = np.concatenate([[0], np.cumsum(counts)])
@@ -43,11 +43,11 @@ class ProposalSet:
     """(K,) float32 objectness."""
 
     def of(self, index: int) -> np.ndarray:
-        """(k, 4) boxes of an image."""
+        """Returns the (k, 4) boxes of an image."""
         return self.boxes[self.offsets[index] : self.offsets[index + 1]]
 
     def select(self, images: np.ndarray) -> "ProposalSet":
-        """Those of some images, in the given order."""
+        """Proposals of some images, in the given order."""
         offsets, rows = gather(self.offsets, images)
         return ProposalSet(offsets, self.boxes[rows], self.scores[rows])
 
@@ -77,7 +77,7 @@ class AnnotationStore:
     ignored: np.ndarray
     """(M,) bool, crowd and difficult."""
     areas: np.ndarray
-    """(M,) float64: COCO's area (of the mask), by which its evaluation sorts sizes; elsewhere the box's."""
+    """(M,) float64, square pixels: COCO's area of the mask, the size in its evaluation; otherwise the box's."""
     label_map: LabelMap
     integer_ids: bool = False
     """Whether image ids are numbers, as in COCO."""
@@ -141,9 +141,9 @@ class AnnotationStore:
         )
 
     def with_labels(self, label_map: LabelMap) -> "AnnotationStore":
-        """Numbers the classes as ``label_map`` does, which must have all their names.
+        """Renumbers the classes as in ``label_map``, which must contain the names of all of them.
 
-        Classes that only ``label_map`` has get source ids that the source does not use.
+        Classes that only ``label_map`` contains get unused source ids.
         """
         numbers = np.array([label_map.names.index(name) for name in self.label_map.names], np.int32)
         source_ids = dict(zip(self.label_map.names, self.label_map.source_ids, strict=True))

@@ -1,4 +1,4 @@
-"""Many strings in two arrays: shared by loader processes, where a list would be copied."""
+"""Many strings in two arrays, which loader processes share; a list would be copied into each of them."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class Strings(Sequence[str]):
 
     @classmethod
     def pack(cls, strings: Sequence[str]) -> "Strings":
-        """Strings of a list."""
+        """Packs a list of strings."""
         encoded = [s.encode() for s in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
@@ -46,7 +46,7 @@ class Strings(Sequence[str]):
         return strings
 
     def to_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Both arrays by the names ``NAME_data`` and ``NAME_offsets``, for a file."""
+        """Returns both arrays, named ``NAME_data`` and ``NAME_offsets``, for a file."""
         return {f"{name}_data": self.data, f"{name}_offsets": self.offsets}
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Lightning callbacks and loggers: everything that happens around the training steps."""
+"""Lightning callbacks and loggers: everything around the training steps."""
 
 from lightning_det.callbacks.averaging import WeightAverage
 from lightning_det.callbacks.best import BestCheckpoint

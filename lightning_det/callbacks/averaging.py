@@ -11,17 +11,17 @@ from torch import Tensor
 class WeightAverage(WeightAveraging):
     """An exponential moving average of the weights and of the statistics of normalisation layers.
 
-    Differs from Lightning's `EMAWeightAveraging` in three points. Values that are equal stay as they are: in
-    ``d a + (1 - d) a`` a constant would change by a rounding error at every step, but a resumed run begins with the
-    constant as it was made. Integers are copied. And before the first update validations and checkpoints use the
-    weights of the last step; Lightning's would use those from before the training.
+    It differs from Lightning's `EMAWeightAveraging` in three points. Equal values are kept as they are: with
+    ``d a + (1 - d) a``, a constant would change by a rounding error at every step, but a resumed run starts with the
+    original constant. Integers are copied. Before the first update, validations and checkpoints use the weights of the
+    last step; Lightning's would use the initial weights of the training.
 
     Args:
         decay: share of the average that stays at each update.
         update_every_n_steps: optimizer steps between two updates.
         update_starting_at_step: optimizer step of the first update.
-        update_starting_at_epoch: from this epoch on, the end of each epoch is an update, too.
-        device: of the average; None takes that of the weights.
+        update_starting_at_epoch: from this epoch on, the average is also updated at the end of each epoch.
+        device: device of the average; None: the device of the weights.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class WeightAverage(WeightAveraging):
         self.update_starting_at_step = update_starting_at_step
         self.update_starting_at_epoch = update_starting_at_epoch
         self._begun = False
-        self._copies = False  # whether the present update copies the weights: no average has begun
-        self._last_epoch = -1  # whose end was an update; Lightning does not keep it in checkpoints
+        self._copies = False  # whether the current update copies the weights, because averaging has not begun
+        self._last_epoch = -1  # last epoch whose end was an update; Lightning does not save it in checkpoints
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether a step or the end of an epoch updates the average. Before the first update it copies every step.
@@ -77,7 +77,7 @@ class WeightAverage(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Loads the average. In checkpoints of earlier versions it had always begun."""
+        """Loads the average. Checkpoints of earlier versions always had one."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._begun = "averaging_state" in checkpoint
 

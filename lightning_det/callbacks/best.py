@@ -10,7 +10,7 @@ from lightning_det.callbacks.evaluation import is_undefined
 class BestCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, which saves nothing after a validation whose ``monitor`` is undefined.
 
-    As long as nothing is detected, that is at an AP of 0, the later one of two checkpoints is kept.
+    While the AP is 0, because nothing is detected yet, the later of two checkpoints is kept.
 
     Args:
         **arguments: see Lightning.
@@ -18,7 +18,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The key that `ModelCheckpoint` itself has: checkpoints of earlier versions keep the state under it."""
+        """The key of `ModelCheckpoint` itself, under which checkpoints of earlier versions keep the state."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,6 +32,6 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Whether a checkpoint is kept. All ranks decide alike, because their figures are the same."""
+        """Whether a checkpoint is kept. All ranks decide the same, because their figures are equal."""
         nothing_yet = self.mode == "max" and current is not None and current == 0 and self.best_model_score == 0
         return bool(nothing_yet) or super().check_monitor_top_k(trainer, current)

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read as plain data only, and often enough to resume from."""
+"""Writes checkpoints atomically, and often enough to resume from, and reads them as plain data only."""
 
 import os
 from functools import partial
@@ -25,20 +25,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint completely or not at all, and unpickles only tensors and plain data."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint, and replaces the old file when all of the new one is on the disk.
+        """Writes a checkpoint, and replaces the old file when the new one is completely on disk.
 
         Raises:
-            UserError: the file cannot be written. The old one stays.
+            UserError: the file cannot be written. The old one is kept.
         """
         file = Path(path)
-        content = BytesIO()  # torch's own writer does not tell why a file cannot be written
+        content = BytesIO()  # torch's own writer does not say why a file cannot be written
         torch.save(checkpoint, content)
         try:
             with atomic_write(file, "wb") as stream:
                 stream.write(content.getbuffer())
         except OSError as error:
             file = file.with_name(file.name.removesuffix(NEXT))
-            kept = "the last one that was written is whole" if file.exists() else "there is none yet"
+            kept = "the last one that was written is complete" if file.exists() else "there is none yet"
             raise UserError(
                 f"{file}: the checkpoint cannot be written ({error.strerror}); {kept}. Make room or choose another "
                 "folder, and go on with resume=RUN_FOLDER"
@@ -56,15 +56,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the state of the training in one file, from which an interrupted run goes on.
+    """Keeps the state of the training in one file, from which an interrupted run can be resumed.
 
     It is written at the end of every epoch and within an epoch after a number of optimizer steps. It is never written
     within an accumulation window, because checkpoints do not hold gradients.
 
-    Lightning logs a step or an epoch after the callbacks of its end. The checkpoint is therefore written beside the old
-    one, and replaces it when the step is logged: a run that is killed in between goes on from the old one, and its log
-    has every row. If a validation follows a step, the step is saved again after the validation, which Lightning would
-    leave out in the resumed run.
+    Lightning logs a step or an epoch after the callbacks at its end. So the checkpoint is written to a temporary file,
+    which replaces the old one when the step is logged. A run that is killed in between resumes from the old checkpoint,
+    and its log has every row. If a validation follows a step, the step is saved again after the validation: otherwise
+    the resumed run would skip the validation.
 
     Args:
         dirpath: folder of the file.
@@ -78,12 +78,12 @@ class LastCheckpoint(Checkpoint):
         self.file = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._saved = 0
-        self._unlogged: Any = None  # the progress of the loop whose end was saved, until that is logged
-        self._saves_again = False  # after the validation that has begun
+        self._unlogged: Any = None  # progress of the loop whose end was saved but not logged yet
+        self._saves_again = False  # save again after the current validation
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Removes unfinished checkpoints of an interrupted run."""
-        self._saved = trainer.global_step  # a resumed run needs no second checkpoint of its beginning
+        self._saved = trainer.global_step  # a resumed run does not save its start again
         if trainer.is_global_zero:
             for part in self.file.parent.glob(f"*{NEXT}"):
                 part.unlink()
@@ -94,7 +94,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Saves if it is time. The last batch of an epoch is left to the end of the epoch."""
+        """Saves if it is due. The last batch of an epoch is saved at the end of the epoch."""
         if self.every_n_train_steps is None or batch_idx + 1 >= trainer.num_training_batches:
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0

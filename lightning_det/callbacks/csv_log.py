@@ -1,4 +1,4 @@
-"""``metrics.csv``: each row is on the disk at once, and a resumed run continues its file."""
+"""``metrics.csv``: each row is written to disk at once, and a resumed run continues its file."""
 
 import csv
 import io
@@ -18,14 +18,14 @@ class CSVLog(Logger):
     """Logs figures to ``metrics.csv``: a column per figure, and the step.
 
     Lightning's `CSVLogger` deletes the file of an earlier part of the run, and keeps rows in memory between its saves.
-    Here an interruption loses nothing. A row that it cut off is dropped, and rows of steps that a resumed run does
-    again are replaced.
+    Here an interruption loses nothing. An incomplete row is dropped, and rows of steps that a resumed run repeats are
+    replaced.
 
     Args:
         save_dir: folder of ``metrics.csv``.
 
     Attributes:
-        after_row: is called after a row is on the disk.
+        after_row: called after each row is on disk.
     """
 
     def __init__(self, save_dir: str):
@@ -80,7 +80,7 @@ class CSVLog(Logger):
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    """The complete rows of a log, without empty fields."""
+    """Reads the complete rows of a log, without empty fields."""
     if not file.exists():
         return []
     text = file.read_text()
@@ -90,7 +90,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as lines of CSV."""
+    """Formats rows as lines of CSV."""
     text = io.StringIO()
     csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""COCO's figures of every validation."""
+"""Evaluates every validation with COCO's figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_det.protocols.structures import Batch
 
 
 class Collector(pl.Callback):
-    """Collects the detections of a validation from all ranks, and merges those of an image's views.
+    """Collects the detections of a validation from all ranks, and merges them per image.
 
     Attributes:
         results: of the last validation, on every rank; None before the first one.
@@ -66,7 +66,7 @@ class Evaluator(Collector):
     Attributes:
         evaluation: the last evaluation of this process.
         results: its detections, with views merged.
-        counted: the largest number of detections of an image that it counted.
+        counted: maximum number of detections per image in the evaluation.
         report: the last evaluation of the run as plain data, kept in checkpoints: ``figures`` (None if undefined),
             ``per_class``, ``table`` and the optimizer ``step`` after which it was made.
     """

@@ -16,10 +16,10 @@ UNSTOPPED = (EarlyStoppingReason.NOT_STOPPED.value, EarlyStoppingReason.PATIENCE
 class KeepSettings(pl.Callback):
     """Keeps Lightning's callbacks from restoring settings along with their state.
 
-    - `EarlyStopping` would take the checkpoint's patience, and would go on after it had stopped: a run that was killed
-      at its end and resumed would have one epoch more than an uninterrupted one.
-    - `ModelCheckpoint` would forget the best score if the folder has moved or it saves at other times, and overwrite
-      the best checkpoint with a worse one. It would also keep the checkpoint's number of files.
+    - `EarlyStopping` would use the checkpoint's patience, and would continue after it had stopped: a run that was
+      killed at its end and resumed would have one more epoch than an uninterrupted run.
+    - `ModelCheckpoint` would forget the best score if the folder was moved or the saving interval changed, and would
+      then overwrite the best checkpoint with a worse one. It would also use the checkpoint's number of files.
     """
 
     def __init__(self) -> None:
@@ -66,18 +66,18 @@ def _class_name(node: Mapping[str, Any]) -> str:
 
 
 def has_stopped(state: Mapping[str, Any], patience: int, same: bool) -> bool:
-    """Whether an `EarlyStopping` had ended a training, and still would with the settings given now.
+    """Whether an `EarlyStopping` has ended a training, and would also do so with the current settings.
 
     Args:
         state: its state in a checkpoint.
-        patience: given now.
+        patience: the current setting.
         same: whether its other settings are those of the checkpoint.
     """
     return state["wait_count"] >= patience or (same and state.get("stopping_reason", UNSTOPPED[0]) not in UNSTOPPED)
 
 
 def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state of a `ModelCheckpoint` that monitored the same figure. Lightning's key also says when it saves.
+    """Finds the state of a `ModelCheckpoint` that monitored the same figure. Its key also has the interval.
 
     The format of the key is private; checked with Lightning 2.6, `tests/callbacks/test_private_lightning.py` fails when
     it changes.
@@ -91,7 +91,7 @@ def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict
 
 
 def retain_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
-    """The state of a `ModelCheckpoint` with the files that are in its folder now, and no more than it keeps now.
+    """Limits the state of a `ModelCheckpoint` to files that exist in its folder, and to the current number of files.
 
     Args:
         state: its state in a checkpoint.
@@ -102,7 +102,7 @@ def retain_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str
     if before != folder and before and folder:
         moved = {path: str(Path(folder) / Path(path).relative_to(before)) for path in best}
         if not best or not all(Path(path).is_file() for path in moved.values()):
-            return dict(state)  # a new folder gets a best checkpoint of its own, of which Lightning warns
+            return dict(state)  # a new folder gets its own best checkpoint; Lightning warns about that
         state = {**state, "dirpath": folder, "last_model_path": ""}
         best = {moved[path]: score for path, score in best.items()}
     order = sorted(best, key=lambda path: float(best[path]), reverse=callback.mode == "max")

@@ -1,4 +1,4 @@
-"""A loss that is infinite or NaN ends the run, and its batch is kept."""
+"""Stops a run when a loss is infinite or NaN, and saves the batch."""
 
 import math
 from dataclasses import fields
@@ -22,10 +22,11 @@ class StopOnNonFinite(pl.Callback):
     """Stops when the loss of a step is not finite, saves the batch and names its images.
 
     The losses are checked after the next step has been queued, so the device never waits for the host. At most one
-    more step is taken with broken weights, and they are never saved: validations and epochs end with a check.
+    more step is taken with broken weights, and they are never saved: there is a check before every validation and at
+    every end of an epoch.
 
     Args:
-        folder: gets ``nonfinite-rankR.pt``, to be loaded with ``torch.load``.
+        folder: for the file ``nonfinite-rankR.pt``, which ``torch.load`` reads.
     """
 
     def __init__(self, folder: str):

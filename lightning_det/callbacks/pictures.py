@@ -1,4 +1,4 @@
-"""Pictures of detections beside ground truth, after every validation."""
+"""Draws detections next to ground truth after every validation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ from lightning_det.modules import keys
 from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes, side_by_side
 
 LEGIBLE = 600
-"""Pixels of the longer side below which an image is enlarged before boxes are drawn."""
+"""Images with a shorter long side, in pixels, are enlarged before boxes are drawn."""
 
 
 class Pictures(pl.Callback):
     """Draws the first validation images with boxes and detections, for the run folder and the loggers.
 
     Args:
-        folder: gets PNG files; those of the last validation stay.
+        folder: for PNG files; those of the last validation are kept.
         count: how many images.
         score_threshold: detections below this are not drawn.
     """
@@ -72,9 +72,9 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
 
 
 def draw_comparison(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
-    """The ground truth and the detections of an image beside each other, (h, w, 3) uint8.
+    """Draws the ground truth and the detections of an image side by side, (h, w, 3) uint8.
 
-    Ignored regions are grey and dashed. Small images are enlarged by an integer, so that captions hide no objects.
+    Ignored regions are grey and dashed. Small images are enlarged by an integer factor, so captions hide no objects.
     """
     pixels = decode(store.path(image)).permute(1, 2, 0).numpy()
     enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))

@@ -11,10 +11,10 @@ from lightning_det.protocols.structures import Batch
 
 
 class TrainingProgress(RichProgressBar):
-    """Lightning's progress bar with short names and the time that is left of the whole training.
+    """Lightning's progress bar with short names, and the remaining time of the training.
 
-    Lightning's own times are those of an epoch. The time left is estimated from the time per batch so far, validations
-    included.
+    Lightning itself only shows times of an epoch. The time left is estimated from the time per batch so far,
+    validations included.
     """
 
     _start = 0.0
@@ -44,7 +44,7 @@ class TrainingProgress(RichProgressBar):
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """Lightning's, without the ``/-2`` that it writes if the number of epochs is not limited.
+        """Returns Lightning's description, without its ``/-2`` for an unlimited number of epochs.
 
         A private method, checked with Lightning 2.6; `tests/callbacks/test_private_lightning.py` fails when it moves.
         """
@@ -52,12 +52,12 @@ class TrainingProgress(RichProgressBar):
 
 
 def short(name: str) -> str:
-    """A figure's name in the progress bar: ``views/s`` for ``train/views_per_s``."""
+    """Shortens a figure's name for the progress bar: ``views/s`` for ``train/views_per_s``."""
     return name.removeprefix("train/").replace("_per_", "/").replace("_", " ")
 
 
 def batches_left(trainer: pl.Trainer) -> int | None:
-    """Batches to come if all epochs are as long as this one; None if neither epochs nor steps are limited."""
+    """Counts remaining batches, if all epochs are as long as this one; None if epochs and steps are unlimited."""
     counts = []
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]  # its default
     epochs = trainer.max_epochs or 0

@@ -9,9 +9,9 @@ from lightning_det.system.errors import ConfigError
 
 
 class SameConfiguration(pl.Callback):
-    """Stops a training whose ranks have different configurations, which nothing else would notice.
+    """Stops a training whose ranks have different configurations, which would go unnoticed otherwise.
 
-    That can happen where a launcher starts each rank with its own command line, environment or checkout.
+    This can happen if a launcher starts each rank with its own command line, environment or checkout.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -31,7 +31,7 @@ class SameConfiguration(pl.Callback):
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ between two pieces of plain data."""
+    """Lists the dotted keys whose values differ between two pieces of plain data."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         keys = {*first, *second}
         return [

@@ -1,4 +1,4 @@
-"""Random numbers of a training step that are independent of the steps before it."""
+"""Makes the random numbers of a training step independent of earlier steps."""
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,11 +10,11 @@ from lightning_det.protocols.structures import Batch
 class StepSeeds(pl.Callback):
     """Seeds torch before each training batch by (seed, epoch, batch, rank).
 
-    So an interrupted run draws the same samples and dropout masks as an uninterrupted one, wherever it goes on. The
-    alternative is to save a generator's state for every device of every rank.
+    So a resumed run draws the same samples and dropout masks as an uninterrupted one, wherever it resumes. The
+    alternative would be to save the state of a generator for every device of every rank.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int):

@@ -1,4 +1,4 @@
-"""The RoIs or priors that carry loss: figures of every step, pictures of every epoch."""
+"""Logs the RoIs or priors that carry loss: figures of every step, and pictures of every epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from lightning_det.protocols.structures import Batch
 
 WHITE = (255, 255, 255)
 MOST = 64
-"""More boxes hide the view."""
+"""Maximum number of drawn boxes; more would hide the view."""
 
 
 class SelectionLog(pl.Callback):
-    """Logs the share of objects among the regions that carry loss, and the mean and largest loss of them and of all.
+    """Logs the share of objects among the regions that carry loss, and their mean and largest loss.
 
-    Regions are RoIs, or the priors of single-shot detectors. Several may lie on one object: how many different objects
-    of a view they lie on, on average, is logged too. The losses of all candidates, and the share that was
-    selected, are known where a strategy ranks them (OHEM), and for priors. Detectors that select nothing log nothing.
+    Regions are RoIs, or the priors of single-shot detectors. As several may lie on one object, the mean number of
+    different objects per view is logged too. The losses of all candidates, and the share that was selected, are also
+    logged for priors, and if a strategy ranks candidates (OHEM). Detectors that select nothing log nothing.
 
     Args:
-        folder: where the pictures go; those of the last epoch stay.
-        count: views drawn per epoch, of its first batch.
+        folder: for the pictures; those of the last epoch are kept.
+        count: number of views of each epoch's first batch that are drawn.
     """
 
     def __init__(self, folder: str, count: int = 4):
@@ -39,7 +39,7 @@ class SelectionLog(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Logs figures, and draws where an epoch begins."""
+        """Logs figures, and draws pictures at the start of an epoch."""
         module = module_of(pl_module)
         selected = module.detector.selected
         if selected is None:
@@ -52,7 +52,7 @@ class SelectionLog(pl.Callback):
 
 
 def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
-    """Figures of a step by name, on the device; 0 where nothing was selected.
+    """Computes the figures of a step by name, on the device; 0 if nothing was selected.
 
     Args:
         selected: the regions that carried loss.
@@ -62,7 +62,7 @@ def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
     count = chosen.sum().clamp(min=1)
     losses = selected.losses * chosen
     positive = (selected.labels > 0) & chosen
-    # A place more than there are boxes takes the background.
+    # The additional last column is for the background.
     seen = torch.zeros(len(chosen), boxes + 1, dtype=torch.bool, device=chosen.device)
     seen.scatter_(1, selected.objects.masked_fill(~positive, boxes), True)
     found = {
@@ -83,9 +83,9 @@ def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
 
 
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:
-    """The regions of a view that carried loss, (h, w, 3) uint8: objects in their class's colour, background white.
+    """Draws the regions of a view that carried loss, (h, w, 3) uint8: objects in class colours, background white.
 
-    The hardest third has captions with its class and loss; the rest is dashed. Of many, the `MOST` hardest are drawn.
+    The hardest third has captions with class and loss; the others are dashed. At most the `MOST` hardest are drawn.
     """
     height, width = batch.sizes[view].tolist()
     pixels = batch.images[view, :, :height, :width].permute(1, 2, 0).cpu().numpy()

@@ -20,7 +20,7 @@ class EpochSummary(pl.Callback):
     The mean is over all steps of the epoch; the progress bar and ``train/loss`` show single steps.
 
     Attributes:
-        losses: mean loss of every epoch so far, on this rank. Checkpoints keep it, with the sum of the current epoch.
+        losses: mean loss of every epoch so far, on this rank. Saved in checkpoints, with the sum of the current epoch.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class EpochSummary(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Adds the loss of a step on the device, so that nothing waits for it."""
+        """Adds the loss of a step on the device, so the host does not wait."""
         self._sum = self._sum + outputs[keys.LOSS]
         self._steps += 1
 
@@ -50,7 +50,7 @@ class EpochSummary(pl.Callback):
             self._figures = {"AP": None}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the epoch. Its validation has run before."""
+        """Logs the epoch, after its validation."""
         # Not append: a run that is resumed at the end of an epoch may end it a second time.
         self.losses[trainer.current_epoch :] = [float(self._sum) / max(1, self._steps)]
         pl_module.log(keys.EPOCH_LOSS, self.losses[-1])

@@ -21,9 +21,9 @@ class Count(NamedTuple):
     """Time, views and pixels of a part of a training, on this rank."""
 
     seconds: float
-    """Spent in training steps, the wait for their data included."""
+    """Seconds spent in training steps, including the wait for their data."""
     waited: float
-    """Seconds of these spent waiting for data."""
+    """Seconds of them spent waiting for data."""
     views: int
     pixels: int
     """Pixels of the views, padding included."""
@@ -73,7 +73,7 @@ class HostWait:
 
 
 class DeviceWait:
-    """Sums up the time between `start` and `stop` in which a CUDA device had nothing to do.
+    """Sums up the time between `start` and `stop` in which a CUDA device was idle.
 
     The host runs ahead of the device: while it waits for a batch, the device may still be busy with the last one, and
     that wait costs nothing. Events in the device's own queue measure the rest without making the host wait.
@@ -119,13 +119,13 @@ class Throughput(pl.Callback):
     - ``train/memory_GB``: peak memory of rank zero since the training began, 10^9 bytes: on CUDA the memory that torch
       allocated, elsewhere the resident memory of the process without its loader workers.
 
-    Validation and checkpoints do not count. Nothing waits for the device. Callbacks that come after this one count as a
-    wait, so it should be the last.
+    Validation and checkpoints do not count. The host never waits for the device. The time of later callbacks counts as
+    waiting, so this callback should be the last one.
 
     The totals of the training are in `cost`; checkpoints keep them for a resumed training.
 
     Args:
-        warn_above: share of an epoch spent waiting from which on a warning says, once, that the data is the bottleneck.
+        warn_above: if a larger share of an epoch is spent waiting, a warning says, once, that data is the bottleneck.
     """
 
     def __init__(self, warn_above: float = 0.3):
@@ -152,7 +152,7 @@ class Throughput(pl.Callback):
         }
 
     def state_dict(self) -> dict:
-        """For checkpoints."""
+        """Returns the state for checkpoints."""
         memory = max(self._memory_before, self._memory)
         return {"count": self._count().after(self._before)._asdict(), "memory": memory}
 
@@ -162,14 +162,14 @@ class Throughput(pl.Callback):
 
     def _forget(self, device: torch.device | None = None) -> None:
         self._wait = DeviceWait() if device is not None and device.type == "cuda" else HostWait()
-        self._mark: float | None = None  # when the current step began; None: no wait for data precedes it
+        self._mark: float | None = None  # start of the current step; None: the step does not follow a wait for data
         self._seconds, self._views, self._pixels, self._memory = 0.0, 0, 0, 0
         self._window = self._epoch = Count(0.0, 0.0, 0, 0)
         self._logged_step = 0
         self._warned = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts anew."""
+        """Resets all counts."""
         self._forget(pl_module.device)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -180,15 +180,15 @@ class Throughput(pl.Callback):
         self._begin()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The wait for the next batch begins, where validation was within an epoch."""
+        """The wait for the next batch begins, if the validation was within an epoch."""
         self._begin()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops measuring: validation is no training step."""
+        """Stops measuring: validation is not a training step."""
         self._mark = None
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Stops measuring: writing a checkpoint is no wait for data."""
+        """Stops measuring: writing a checkpoint is not waiting for data."""
         self._mark = None
 
     def on_train_batch_start(
@@ -249,7 +249,7 @@ class Throughput(pl.Callback):
 
 
 def remedies(data: ViewData, workers: int) -> list[str]:
-    """Keys of the configuration that make data come faster, most effective first.
+    """Lists remedies for slow data with their keys of the configuration, most effective first.
 
     Args:
         data: of the training.
@@ -263,9 +263,9 @@ def remedies(data: ViewData, workers: int) -> list[str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: allocated by torch on a CUDA device, else resident memory of this process.
+    """Measures peak memory in bytes: allocated by torch on a CUDA device, else resident memory of this process.
 
-    0 where the system does not tell (Windows).
+    0 if the system does not report it (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""A wandb run that a resumed training continues."""
+"""Logs to a wandb run, which a resumed training continues."""
 
 import json
 import os
@@ -23,8 +23,8 @@ FILE = "wandb.json"
 class WandbLog(WandbLogger):
     """Lightning's `WandbLogger`, which continues the wandb run of an earlier part of the training.
 
-    Offline, each part of the training leaves a folder of its own with the same id, and ``wandb sync`` joins them in
-    the order of time.
+    Offline, each part of the training writes a separate folder with the same id, and ``wandb sync`` joins them in
+    chronological order.
 
     Args:
         save_dir: the run folder, which keeps the id in ``wandb.json``.
@@ -43,7 +43,7 @@ class WandbLog(WandbLogger):
         log_model: bool = False,
         **arguments: Any,
     ):
-        # wandb reads the environment once per process, but each job of a sweep has a name of its own there.
+        # wandb reads the environment once per process, but there each job of a sweep has another name.
         name, group = name or os.environ.get("WANDB_NAME"), group or os.environ.get("WANDB_RUN_GROUP")
         super().__init__(name=name, save_dir=save_dir, id=run_id(Path(save_dir)), group=group, **arguments)
         self._checkpoints = Path(save_dir) / "checkpoints" if log_model else None
@@ -71,7 +71,7 @@ class WandbLog(WandbLogger):
 
 @contextmanager
 def end_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
-    """Ends the wandb run after the body, as failed if it raises. Else the next job of a sweep would log into it."""
+    """Ends the wandb run after the body, as failed if it raises. Otherwise the next job of a sweep would log to it."""
     code = 1
     try:
         yield
@@ -84,7 +84,7 @@ def end_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
 
 @rank_zero_only
 def run_id(folder: Path) -> str:
-    """The id of a run folder's wandb run: that of an earlier part, else ``WANDB_RUN_ID``, else a new one.
+    """Returns the id of a run folder's wandb run: from an earlier part, else ``WANDB_RUN_ID``, else a new one.
 
     On ranks other than zero, which do not log, it is None.
     """

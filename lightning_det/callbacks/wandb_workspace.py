@@ -1,4 +1,4 @@
-"""The wandb workspace that lays out what the callbacks log."""
+"""Makes the wandb workspace, which arranges everything that the callbacks log."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ STEP = "trainer/global_step"
 """Lightning's count of optimizer steps, the x-axis of all plots."""
 
 LOSS_TERMS = ("rpn_objectness", "rpn_box", "roi_class", "roi_box", "class", "box")
-"""Of two-stage detectors, then of single-shot ones. wandb shows those that a run has."""
+"""Figures of two-stage detectors, then of single-shot ones. wandb shows those that a run has."""
 
 SIZES = ("small", "medium", "large")
 
@@ -119,7 +119,7 @@ def _browser(title: str, key: str) -> Any:
 
 
 def panel_keys(panel: Any) -> list[str]:
-    """The keys of the figures that a panel shows; the pattern of the keys for the learning rate's panel."""
+    """Lists the keys of the figures in a panel; for the panel of the learning rate, the pattern of the keys."""
     from wandb_workspaces.reports.v2 import CustomChart, LinePlot, MediaBrowser
 
     if isinstance(panel, LinePlot):

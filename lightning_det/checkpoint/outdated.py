@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions, whose settings name parts that are no longer there."""
+"""Recognises checkpoints of earlier versions, whose settings name parts that no longer exist."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ RETIRED = (
     "lightning_det.views.soft_nms.",
     "lightning_det.views.voting.",
 )
-"""Beginnings of names that parts had."""
+"""Prefixes of former names of parts."""
 
 
 def is_outdated(settings: Mapping[str, Any]) -> bool:
-    """Whether the settings of a checkpoint are those of an earlier version.
+    """Whether a checkpoint has the settings of an earlier version.
 
     Args:
         settings: plain data.
@@ -38,7 +38,7 @@ def refuse_outdated(settings: Mapping[str, Any], file: object) -> None:
     """Refuses to build a detector from the settings of an earlier version; its weights can still be loaded.
 
     Raises:
-        UserError: the settings are of an earlier version.
+        UserError: the settings are those of an earlier version.
     """
     if is_outdated(settings):
         raise UserError(

@@ -1,8 +1,8 @@
 """The outline of a file that ``torch.save`` has written: its plain data, and the shapes of its tensors.
 
-``torch.load(weights_only=True)`` runs no code, but trusts sizes: those of compressed members and of storages, and views
-that repeat one number. The outline is made by a restricted unpickler, which knows a dozen names, has limits, and notes
-tensors instead of reading them. It calls nothing that the file names.
+``torch.load(weights_only=True)`` runs no code, but it trusts sizes: of compressed members, of storages, and of views
+that repeat one number. The outline is made by a restricted unpickler, which knows only a dozen names, has limits, and
+records tensors instead of reading them. It calls nothing that the file names.
 """
 
 import pickle
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 BYTES = 32 * 2**20
-"""Largest pickle, which holds all but the numbers of tensors. That of a large detector's checkpoint has 1 MB."""
+"""Maximum size of the pickle, everything but the numbers of tensors. A large detector's checkpoint has 1 MB."""
 
 READS = 3_000_000
-"""Most reads from a pickle, a few per value. A large detector's checkpoint takes some 200,000."""
+"""Maximum number of reads from a pickle, a few per value. A large detector's checkpoint takes some 200,000."""
 
 MEMBERS = 200_000
-"""Most members of a zip archive. Each storage is one."""
+"""Maximum number of members in a zip archive. Each storage is one."""
 
 COPIES = 4
-"""How many times larger than the file its tensors may be: some share their numbers."""
+"""Tensors may be larger than the file by this factor, because some share their numbers."""
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """The first values in files of torch before 1.6, which are not zip archives."""
@@ -96,7 +96,7 @@ class StoredDict(dict):
     """An ``OrderedDict`` in an outline.
 
     Attributes:
-        attributes: that the file sets on it.
+        attributes: the attributes that the file sets on it.
     """
 
     attributes: Any = None
@@ -136,7 +136,7 @@ class _Bounded:
             raise OutlineError("more plain data than any training writes")
 
 
-class _Outliner(pickle._Unpickler):  # unlike the one in C, it allocates no memory that the file does not fill
+class _Outliner(pickle._Unpickler):  # unlike the C version, it allocates only memory that the file fills
     """An unpickler that knows the names in `self.known` only."""
 
     dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for code in CODES}
@@ -172,7 +172,7 @@ class _Outliner(pickle._Unpickler):  # unlike the one in C, it allocates no memo
 
 
 def outline(file: Path) -> Any:
-    """The content of a file as plain data, with `StoredTensor` for tensors and `StoredDict` for ordered dictionaries.
+    """Reads a file as plain data, with `StoredTensor` for tensors and `StoredDict` for ordered dictionaries.
 
     Raises:
         OutlineError: the file is damaged, contradicts itself, or holds more than tensors and plain data.
@@ -194,7 +194,7 @@ def outline(file: Path) -> Any:
 
 
 def _read_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
-    """The content of a zip archive, and the size of its tensors in bytes."""
+    """Reads a zip archive: its content, and the size of its tensors in bytes."""
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
         stream.seek(size - 22)
@@ -222,7 +222,7 @@ def _read_zip(stream: IO[bytes], size: int) -> tuple[Any, int]:
 
 
 def _read_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
-    """The content of a file of torch before 1.6, and the size of its tensors in bytes."""
+    """Reads a file of torch before 1.6: its content, and the size of its tensors in bytes."""
     bounded = _Bounded(stream)
     known: dict[str, StoredNumbers] = {}
 
@@ -245,13 +245,13 @@ def _read_legacy(stream: IO[bytes], size: int) -> tuple[Any, int]:
 
 
 def _numbers(kind: Any, key: Any, count: Any) -> StoredNumbers:
-    """A storage that a file names, with its values checked."""
+    """Makes a storage that a file describes, after checking its values."""
     if type(kind) is not _Kind or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
         raise OutlineError("numbers of an unknown kind")
     return StoredNumbers(str(kind), key, count)
 
 
 def _unpickle(stream: _Bounded, storage: Callable[[Any], StoredNumbers]) -> tuple[Any, int]:
-    """The content of a pickle, and the size of its tensors in bytes."""
+    """Reads a pickle: its content, and the size of its tensors in bytes."""
     unpickler = _Outliner(stream, storage)
     return unpickler.load(), unpickler.bytes

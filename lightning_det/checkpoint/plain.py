@@ -1,4 +1,4 @@
-"""Settings as plain data of bounded size, whose interpolations name keys of the settings and call nothing."""
+"""Checks that settings are plain data of limited size, with interpolations that only name keys of the settings."""
 
 import re
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 Path: TypeAlias = tuple[str, ...]
-"""The keys on the way to a value in nested settings. List items have their number."""
+"""The keys that lead to a value in nested settings; for list items, their number."""
 
 DEPTH = 32
-"""Most levels that settings, or other contents of a checkpoint, may be nested."""
+"""Maximum nesting depth of settings and other contents of a checkpoint."""
 
 NODES = 20_000
-"""Most values of settings, before and after interpolation. Those of a training have some 300."""
+"""Maximum number of values in settings, before and after interpolation. A training has some 300."""
 
 TEXT = 10_000
-"""Most characters of a setting."""
+"""Maximum length of a setting."""
 
 INTERPOLATED = 300
-"""Most characters of a setting with an interpolation."""
+"""Maximum length of a setting with an interpolation."""
 
 KEY = re.compile(r"[\w /+-]{1,200}")
-"""The keys that settings may have: none that OmegaConf reads as a path."""
+"""Valid keys of settings, none of which OmegaConf reads as a path."""
 
 SCALARS = (str, int, float, bool, type(None))
 
@@ -35,11 +35,11 @@ def check_plain(node: Any, key: str = "", left: list[int] | None = None, depth: 
     Args:
         node: the settings.
         key: of the node, for the message.
-        left: how many more values are allowed, shared by the whole walk: an object counts as often as it occurs.
-        depth: how many more levels are allowed, which ends the walk of an object that contains itself.
+        left: how many more values are allowed, shared by the whole walk; an object counts each time it occurs.
+        depth: how many more levels are allowed; this ends the walk of an object that contains itself.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the settings are refused; the message names the key.
     """
     left = [NODES] if left is None else left
     left[0] -= 1
@@ -70,7 +70,7 @@ def check_keys_only(node: Any, key: str = "") -> None:
         key: of the node, for the message.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the settings are refused; the message names the key.
     """
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
@@ -83,7 +83,7 @@ def check_keys_only(node: Any, key: str = "") -> None:
 
 
 def references(text: str) -> list[str]:
-    """The keys that the interpolations of a text name, by OmegaConf's grammar. Relative keys begin with dots.
+    """Lists the keys in the interpolations of a text, by OmegaConf's grammar. Relative keys begin with dots.
 
     Raises:
         ValueError: an interpolation calls a resolver, or contains other interpolations.
@@ -109,7 +109,7 @@ def references(text: str) -> list[str]:
 
 
 def _interpolations(tree: Any) -> Iterator[Any]:
-    """The outermost interpolations of a parsed text."""
+    """Yields the outermost interpolations of a parsed text."""
     if isinstance(tree, OmegaConfGrammarParser.InterpolationContext):
         yield tree
         return
@@ -118,11 +118,11 @@ def _interpolations(tree: Any) -> Iterator[Any]:
 
 
 def referenced_path(name: str, path: Path) -> Path:
-    """The path of the key that an interpolation names.
+    """Finds the path of the key that an interpolation names.
 
     Args:
         name: see `references`.
-        path: of the text with the interpolation.
+        path: path of the text with the interpolation.
     """
     steps = tuple(s for s in name.replace("[", ".").replace("]", "").split(".") if s)
     dots = len(name) - len(name.lstrip("."))
@@ -133,7 +133,7 @@ def follow(root: Any, path: Path) -> tuple[Any, Path]:
     """Follows a path as far as it exists.
 
     Returns:
-        The node and its path. If the path ends early: the text that it ends at, such as an interpolation, or None.
+        The node and its path. If the path ends early: the text where it ends, such as an interpolation, or None.
     """
     way: Path = ()
     node = root
@@ -149,11 +149,11 @@ def follow(root: Any, path: Path) -> tuple[Any, Path]:
 
 
 def key_references(text: Any, path: Path) -> list[Path]:
-    """The paths that a value refers to; none if it calls a resolver, which only the user's own settings may.
+    """Lists the paths that a value refers to; none if it calls a resolver, which only the user's settings may do.
 
     Args:
         text: the value.
-        path: of the value.
+        path: path of the value.
     """
     if not isinstance(text, str) or "${" not in text:
         return []
@@ -164,7 +164,7 @@ def key_references(text: Any, path: Path) -> list[Path]:
 
 
 def keep_references(node: Any, plain: Any) -> Any:
-    """Settings as checkpoints keep them: interpolations that name keys stay, all others are resolved.
+    """Prepares settings for a checkpoint: interpolations that name keys are kept, all others are resolved.
 
     Args:
         node: the settings, not resolved.
@@ -182,20 +182,20 @@ def keep_references(node: Any, plain: Any) -> Any:
 
 
 def check_references(root: dict[str, Any], complete: bool = False) -> None:
-    """Refuses settings whose interpolations form a circle, or grow to more than `NODES` values.
+    """Refuses settings whose interpolations form a cycle, or expand to more than `NODES` values.
 
     Args:
         root: all settings, not resolved.
         complete: whether every key that an interpolation names must exist.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the settings are refused; the message names the key.
     """
     sizes: dict[Path, int] = {}
     entered: set[Path] = set()
 
     def count(path: Path, node: Any) -> int:
-        """The number of values that a node has when it is resolved."""
+        """Counts the values of a node after it is resolved."""
         if path in sizes:
             return sizes[path]
         if path in entered:
@@ -223,6 +223,6 @@ def check_references(root: dict[str, Any], complete: bool = False) -> None:
 
 
 def _short(key: str) -> str:
-    """A key for a message, cut off if it is long."""
+    """Truncates a key for a message."""
     text = f"settings.{key}" if key else "settings"
     return text if len(text) < 100 else f"{text[:97]}..."

@@ -15,7 +15,7 @@ NESTED = ("state_dict", "model", "model_state_dict", "model_state", "weights")
 
 
 def checkpoint_file(path: str | Path, prefer: str = "best") -> Path:
-    """The checkpoint file of a run folder, or the given file.
+    """Finds the checkpoint file of a run folder, or returns the given file.
 
     Args:
         path: run folder or file.
@@ -40,7 +40,7 @@ def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
         map_location: device of the tensors, as in ``torch.load``.
 
     Raises:
-        UserError: the file is damaged, holds more than tensors and plain data, or is not what a training writes.
+        UserError: the file is damaged, contains more than tensors and plain data, or was not written by a training.
     """
     claimed = _outline(file, "checkpoint", "give a run folder or its *.ckpt")
     if not is_own(claimed):
@@ -56,14 +56,14 @@ def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
-    """Reads the checkpoint that a file or a run folder means, whose settings will be used, see `read_checkpoint`.
+    """Reads the checkpoint of a file or run folder, for use with its settings, see `read_checkpoint`.
 
     Args:
         path: a file, or a run folder.
         prefer: ``best`` or ``last`` of a run folder.
 
     Raises:
-        UserError: no such file, or no checkpoint of this package, or one of an earlier version.
+        UserError: the file does not exist, is not a checkpoint of this package, or was written by an earlier version.
     """
     file = checkpoint_file(path, prefer)
     content = read_checkpoint(file)
@@ -120,7 +120,7 @@ def _article(what: str) -> str:
 
 
 def _unreadable(error: Exception) -> str:
-    """Why a file was refused. torch's message would advise to load it unsafely, which runs code in the file."""
+    """Says why a file was refused. torch's message would suggest loading it unsafely, which runs code in the file."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return "it is damaged, or holds more than tensors and plain data, which could run anything and is not loaded"

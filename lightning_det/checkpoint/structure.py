@@ -8,10 +8,10 @@ from lightning_det.checkpoint.outline import StoredDict, StoredTensor
 from lightning_det.checkpoint.plain import DEPTH, SCALARS, check_keys_only, check_plain, check_references
 
 CLASSES = 100_000
-"""Most classes of a detector. The largest datasets have some 20,000."""
+"""Maximum number of classes of a detector. The largest datasets have some 20,000."""
 
 VALUES = 1_000_000
-"""Most values of a checkpoint besides its tensors."""
+"""Maximum number of values in a checkpoint, besides its tensors."""
 
 
 def is_own(content: Any) -> bool:
@@ -24,7 +24,7 @@ def check_own(content: Any) -> None:
     """Checks the outline of a checkpoint of this package.
 
     Raises:
-        ValueError: naming the part that is not as a training writes it.
+        ValueError: a part was not written by a training; the message names it.
     """
     check_weights(content["state_dict"], "state_dict")
     saved = content["hyper_parameters"]
@@ -41,7 +41,7 @@ def check_settings(settings: Any) -> None:
     """Refuses settings that are not plain data, or that call something.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the settings are refused; the message names the key.
     """
     if type(settings) is not dict:
         raise ValueError("settings: not a dictionary")
@@ -58,7 +58,7 @@ def check_weights(weights: Any, name: str) -> None:
     """Refuses weights that are not a dictionary of tensors by name.
 
     Raises:
-        ValueError: naming what is there instead.
+        ValueError: the value is something else; the message says what.
     """
     if not isinstance(weights, dict):
         raise ValueError(f"{name}: a {type(weights).__name__}, not a dictionary of tensors")
@@ -96,8 +96,8 @@ def _check_state(node: Any, key: str, left: list[int], depth: int = DEPTH) -> No
     """Refuses a state of a training that is not plain data and tensors, or is too large.
 
     Args:
-        node: of the state.
-        key: of the node, for the message.
+        node: a node of the state.
+        key: key of the node, for the message.
         left: how many more values are allowed, shared by the whole walk.
         depth: how many more levels are allowed.
     """
@@ -138,7 +138,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_loops(loops: Any) -> bool:
-    """Whether the state of Lightning's loops has the entries that a resumed training reads."""
+    """Whether the state of Lightning's loops has the entries that a resumed training needs."""
     fit = loops.get("fit_loop") if isinstance(loops, dict) else None
     if not isinstance(fit, dict) or not all(isinstance(loop, dict) for loop in loops.values()):
         return False
@@ -170,4 +170,4 @@ TRAINING: dict[str, Callable[[Any], bool]] = {
     "pytorch-lightning_version": lambda version: type(version) is str,
     "averaging_state": lambda state: isinstance(state, dict) and all(type(n) is str for n in state),
 }
-"""Checks of the entries that Lightning writes for resuming, as far as the package or Lightning relies on them."""
+"""Checks of entries that Lightning writes for resuming, if the package or Lightning relies on them."""

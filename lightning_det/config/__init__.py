@@ -1,6 +1,6 @@
 """The configuration: its schema, and the checks that a run makes before it starts.
 
-Nodes with a ``_target_`` are checked against the signature they call, so names, types and choices are written down
+Nodes with a ``_target_`` are checked against the signature that they call, so names, types and choices are written only
 once, in the code. The dataclasses of `schema` describe the rest.
 """
 

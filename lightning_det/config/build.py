@@ -1,4 +1,4 @@
-"""From a node of the configuration to the object that it describes."""
+"""Builds the object that a node of the configuration describes."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from lightning_det.system.refusals import name_keys
 
 
 def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
-    """Makes the object that a node describes; None for an empty node.
+    """Builds the object that a node describes; None for an empty node.
 
     Args:
         cfg: the node.
-        key: its dotted name, for messages.
-        **arguments: built parts that it needs besides its settings.
+        key: dotted name of the node, for messages.
+        **arguments: further arguments, which are objects already.
 
     Raises:
         ConfigError: the constructor refuses its settings.
@@ -25,7 +25,7 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
     if cfg is None:
         return None
     try:
-        # A partial first: instantiate() itself would turn dataclasses among the arguments into configurations.
+        # Make a partial first: instantiate() would convert dataclasses among the arguments into configurations.
         make = instantiate(cfg, _convert_="all", _partial_=True)
         return make if cfg.get("_partial_") else make(**arguments)
     except InstantiationException as error:

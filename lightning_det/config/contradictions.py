@@ -1,4 +1,4 @@
-"""Settings that contradict each other. A setting on its own is judged by its constructor or by `values`."""
+"""Checks for settings that contradict each other. Single settings are checked by constructors or by `values`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ def check_contradictions(cfg: Mapping[str, Any]) -> None:
     """Refuses choices that contradict each other.
 
     Raises:
-        ConfigError: naming the keys and what would fit.
+        ConfigError: settings contradict each other; the message names the keys and valid values.
     """
     backbone = cfg["backbone"] or {}
     has_weights = backbone.get("weights") or backbone.get("pretrained") or cfg.get("weights") or cfg.get("resume")

@@ -1,4 +1,4 @@
-"""From a configuration to annotations, planners and the data module."""
+"""Builds annotations, planners and the data module from a configuration."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.config.build import build
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.splits import misspelt
+from lightning_det.data.splits import find_misspelt
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import Planner
 from lightning_det.views.resolution import scale_factor
@@ -21,7 +21,7 @@ log = logging.getLogger("lightning_det")
 
 
 def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Problem]]:
-    """Annotations of one of the dataset's splits, and what is wrong with them.
+    """Reads the annotations of one of the dataset's splits, and their problems.
 
     Args:
         cfg: the whole configuration.
@@ -29,7 +29,7 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
 
     Raises:
         ConfigError: the dataset has no such split, or no root.
-        DatasetError: the annotations cannot be read at all, or have class names that no checkpoint holds.
+        DatasetError: the annotations cannot be read at all, or have class names that cannot be saved in a checkpoint.
     """
     dataset = cfg.dataset
     if which in ("train", "val") and dataset[which] is None and cfg.get("split") != which:
@@ -47,12 +47,12 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
 
 
 def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
-    """Annotations of a split for training or evaluation: complete, or reduced as ``dataset.on_bad`` allows.
+    """Reads a split for training or evaluation, without bad records if ``dataset.on_bad`` allows it.
 
     Args:
         cfg: the whole configuration.
         which: ``train``, ``val`` or ``test``.
-        limit: how many images to keep, the first ones; None for all.
+        limit: number of images to keep, from the first on; None for all.
 
     Raises:
         DatasetError: the split has problems that are not harmless and ``dataset.on_bad`` is ``error``, or it is empty.
@@ -63,8 +63,8 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
         refuse(problems, name)
     if problems:
         log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
-    if misspelt(store.label_map):
-        names = ", ".join(map(ascii, misspelt(store.label_map)))
+    if find_misspelt(store.label_map):
+        names = ", ".join(map(ascii, find_misspelt(store.label_map)))
         log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
@@ -72,15 +72,15 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
 
 
 def keep_first(store: AnnotationStore, limit: int | None) -> AnnotationStore:
-    """The first images of a store; None for all."""
+    """Keeps the first ``limit`` images of a store; None keeps all."""
     return store if limit is None else store.select(np.arange(min(len(store), limit)))
 
 
 def build_planner(cfg: DictConfig, phase: str) -> Planner:
-    """The planner of ``views.train`` or ``views.test``.
+    """Builds the planner of ``views.train`` or ``views.test``.
 
     Raises:
-        ConfigError: a step refuses its settings, or steps do not go together.
+        ConfigError: a step refuses its settings, or steps do not fit each other.
     """
     steps = {name: build(node, f"views.{phase}.{name}") for name, node in cfg.views[phase].items()}
     try:
@@ -90,18 +90,18 @@ def build_planner(cfg: DictConfig, phase: str) -> Planner:
 
 
 def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:
-    """Refuses resolutions that are no order from the finest to the coarsest on most of a dataset's images.
+    """Refuses resolutions that are not ordered from the finest to the coarsest in most images of a dataset.
 
-    On some images a factor may be coarser than all of the image in a chip: published settings are so on COCO's
-    smallest. Ranges of sizes are of original pixels, so nothing is lost there.
+    A few images may have another order: with the published settings, COCO's smallest images do. Ranges of sizes refer
+    to original pixels, so nothing is lost there.
 
     Args:
-        planner: of a phase.
-        store: whose images count.
-        key: of the scales, for the message.
+        planner: planner of training or inference.
+        store: has the images.
+        key: key of the scales, for the message.
 
     Raises:
-        ConfigError: with the factors of a median image.
+        ConfigError: most images have another order; the message shows the factors of a median image.
     """
     scales = planner.scales
     wrong = scales.out_of_order(store.widths.tolist(), store.heights.tolist())
@@ -125,13 +125,13 @@ def build_data(
     val: AnnotationStore | None,
     frames: Callable[[int], Tensor] | None = None,
 ) -> ViewData:
-    """The data module with its planners.
+    """Builds the data module with its planners.
 
     Args:
         cfg: the whole configuration.
-        train: images to learn from; None without a training.
+        train: images to learn from; None if nothing is trained.
         val: images to validate, evaluate or predict.
-        frames: reads image number ``n`` of ``val``, (3, H, W) uint8, where images are not files.
+        frames: reads image number ``n`` of ``val``, (3, H, W) uint8, if images are not files.
 
     Raises:
         ConfigError: a planner refuses its settings, or they do not fit the images.

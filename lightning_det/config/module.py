@@ -1,4 +1,4 @@
-"""From a configuration to a detector and the module that trains it."""
+"""Builds a detector, and the module that trains it, from a configuration."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from lightning_det.modules.module import DetectionModule, Inference
 
 
 def own_priors(cfg: DictConfig) -> str:
-    """The option that lets ``dataset.anchor_sizes`` take effect where a single-shot detector has sizes of its own."""
+    """Returns the option that lets ``dataset.anchor_sizes`` override a single-shot detector's sizes; else empty."""
     return " detector.priors.sizes=null" if OmegaConf.select(cfg, "detector.priors.sizes") is not None else ""
 
 
 def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
-    """The LightningModule around a freshly initialised detector.
+    """Builds the LightningModule of a newly initialised detector.
 
     Args:
         cfg: the whole configuration.
-        labels: classes.
-        learning: whether it will be trained and needs an optimizer.
+        labels: the classes.
+        learning: whether the detector will be trained and needs an optimizer.
     """
     known = parameters(locate("detector", cfg.detector._target_)) or {}
     selectors = {
@@ -31,7 +31,7 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         for name, node in cfg.selection.items()
         if f"select_{name}" in known
     }
-    # A detector that will not train gets its weights from a checkpoint: nothing needs to be downloaded.
+    # A detector that is not trained gets its weights from a checkpoint, so nothing needs to be downloaded.
     untrained = {} if learning else {"weights": None, "pretrained": False}
     backbone: Any = OmegaConf.merge(cfg.backbone, {k: v for k, v in untrained.items() if k in cfg.backbone})
     detector = build(
@@ -51,14 +51,14 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         optimizer=build(cfg.optimizer, "optimizer") if learning else None,
         schedule=build(cfg.schedule, "schedule") if learning else None,
         inference=Inference(**test),
-        settings=portable(cfg),
+        settings=portable_settings(cfg),
     )
 
 
-def portable(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data for a checkpoint.
+def portable_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Converts the configuration to plain data for a checkpoint.
 
-    Everything is resolved except settings that follow a change of the dataset: its source, the views and the tests.
+    Everything is resolved, except settings that depend on the dataset: its source, the views and the tests.
     """
     plain = resolve(cfg)
     symbolic = keep_references(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True), plain)

@@ -1,4 +1,4 @@
-"""Options of config groups: what each of them sets, and the slots that only one of them may fill."""
+"""Options of config groups: their settings, and the slots that only one option may fill."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -29,11 +29,11 @@ SLOTS = (
     "test.vote",
     "data",
 )
-"""Nodes that options of ``strategy`` and ``test`` replace; each at most once in a list of them."""
+"""Nodes that options of ``strategy`` and ``test`` replace. In a list of options, each node is replaced at most once."""
 
 
 def read_option(option: str) -> DictConfig:
-    """The content of an option with all that it inherits by its ``defaults``, at the keys where a run gets it.
+    """Reads the content of an option, inherited settings included, at the keys of a run's configuration.
 
     Args:
         option: ``GROUP/NAME``, in the package's config folder or one of ``hydra.searchpath``.
@@ -52,7 +52,7 @@ def read_option(option: str) -> DictConfig:
 @lru_cache
 def _compose(option: str, searched: tuple[str, ...]) -> dict[str, Any]:
     group, _, name = option.rpartition("/")
-    # Not as the primary configuration: Hydra looks for that in the package's folder only.
+    # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]
     composed = GlobalHydra.instance().config_loader().load_configuration(None, overrides, RunMode.RUN)
     content: Any = OmegaConf.to_container(composed, resolve=False)
@@ -63,7 +63,7 @@ def check_slots(group: str, names: Sequence[str]) -> None:
     """Refuses a list of options of which two set the same slot.
 
     Raises:
-        ConfigError: naming both.
+        ConfigError: two options set the same slot; the message names both.
     """
     owners: dict[str, str] = {}
     for name in names:
@@ -80,12 +80,12 @@ def check_slots(group: str, names: Sequence[str]) -> None:
 
 
 def drop_leftovers(cfg: DictConfig, options: Iterable[str], overridden: set[str]) -> None:
-    """Removes the arguments of replaced parts: Hydra merges dictionaries, but a slot holds one part.
+    """Removes the arguments of replaced parts: Hydra merges dictionaries, but a slot holds only one part.
 
     Args:
         cfg: changed in place.
-        options: ``GROUP/NAME`` of all that may have filled a slot.
-        overridden: dotted keys that the user set; they stay, and are refused where the part does not know them.
+        options: ``GROUP/NAME`` of all options that may have filled a slot.
+        overridden: dotted keys that the user set. They are kept, and refused later if the part does not know them.
     """
     contents = [read_option(option) for option in options]
     for slot in SLOTS:
@@ -110,7 +110,7 @@ def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[Any], overrid
 
 
 def _drop_absent(cfg: DictConfig, contents: Sequence[DictConfig], overridden: set[str]) -> None:
-    """Removes what options set for a part that the detector lacks, such as OHEM for the RoI head of an SSD."""
+    """Removes settings of options for parts that the detector lacks, such as OHEM's for the RoI head of an SSD."""
     known = parameters(locate("detector", cfg.detector._target_))
     if known is None:
         return

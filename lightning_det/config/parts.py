@@ -1,6 +1,6 @@
-"""The parts that a file may name at each key of the settings. Files are checkpoints and records of a run's options.
+"""The parts that a checkpoint, or the record of a run's options, may name at each key of the settings.
 
-Anything else has to be named by the user's own options or command line.
+Other parts must be named by the user's own options or command line.
 """
 
 import re
@@ -46,7 +46,7 @@ OWN = {
     "test.merge": "merging.NMS merging.SoftNMS",
     "test.vote": "merging.BoxVoting",
 }
-"""Names below ``lightning_det`` that `_target_` may have at a dotted key of the settings."""
+"""Allowed names below ``lightning_det`` for `_target_`, by dotted key of the settings."""
 
 PARTS = {slot: frozenset(f"lightning_det.{name}" for name in names.split()) for slot, names in OWN.items()}
 PARTS["optimizer"] = frozenset(
@@ -54,15 +54,15 @@ PARTS["optimizer"] = frozenset(
     for name, found in vars(torch.optim).items()
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer
 )
-"""All names that `_target_` may have. `tests/checkpoint/test_security.py` holds them against the options of conf/."""
+"""All allowed names for `_target_`. `tests/checkpoint/test_security.py` compares them with the options of conf/."""
 
 
 PARTIAL = ("optimizer", "detector.rpn", "detector.roi_head", "detector.priors", "detector.neck")
-"""Keys of parts that something else completes when it is made."""
+"""Keys of parts that are made as a partial, and get further arguments later."""
 
 
 def is_timm_name(value: Any) -> bool:
-    """Whether a text is the name of a network, with its tag; ``hf-hub:`` and ``local-dir:`` fetch and read others."""
+    """Whether a text is a network name with an optional tag, without a prefix such as ``hf-hub:`` or ``local-dir:``."""
     return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
 
 
@@ -87,31 +87,31 @@ PLACES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset.val": (is_inside, "a path below dataset.root"),
     "dataset.test": (is_inside, "a path below dataset.root"),
 }
-"""Settings that name files or downloads: what a file may say there, as a test and in words."""
+"""Checks of settings that name files, downloads or counts: a test, and the allowed values in words."""
 
 
 def check_parts(settings: Mapping[str, Any], now: DictConfig, origin: str = "the checkpoint's settings") -> None:
-    """Refuses settings of a file that call, fetch or read what the user has not named.
+    """Refuses settings of a file that call, download or read something that the user has not named.
 
     Args:
-        settings: of the file, with what the user set, resolved.
+        settings: settings of the file, overridden by the user, resolved.
         now: the configuration of the user's own options and command line, which may call anything.
-        origin: for messages.
+        origin: name of the file's settings, for messages.
 
     Raises:
-        ConfigError: naming the key, and how to allow it.
+        ConfigError: a setting is not allowed; the message names the key, and how to allow it.
     """
     _check_calls(settings, now, origin, "")
     for key, (fits, words) in PLACES.items():
         value = _at(settings, key)
-        if not fits(value) and value is not None and value != _named(now, key):
+        if not fits(value) and value is not None and value != _value_in_options(now, key):
             raise ConfigError(
                 f"{key}: {origin} say {value!r:.200}, not {words}; if you trust it, give {key}=... yourself"
             )
     root, source = _at(settings, "dataset.root"), _at(settings, "dataset.source")
     for name, value in source.items() if isinstance(source, dict) else ():
         key = f"dataset.source.{name}"
-        if not (value == root if name == "root" else is_inside(value)) and value != _named(now, key):
+        if not (value == root if name == "root" else is_inside(value)) and value != _value_in_options(now, key):
             raise ConfigError(
                 f"{key}: {origin} say {value!r:.200}, a path out of dataset.root; if you trust it, give {key}=... "
                 "yourself"
@@ -123,7 +123,7 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
     for name, value in items:
         here = f"{key}.{name}" if key else str(name)
         _check_calls(value, now, origin, here)
-        if not str(name).startswith("_") or value == _named(now, here):
+        if not str(name).startswith("_") or value == _value_in_options(now, here):
             continue
         if name == "_target_":
             if isinstance(value, str) and value in PARTS.get(key, ()):
@@ -137,8 +137,8 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
             raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")
 
 
-def _named(now: DictConfig, key: str) -> Any:
-    """The value that the user's own options give a key; None without one."""
+def _value_in_options(now: DictConfig, key: str) -> Any:
+    """Returns the value of a key in the user's own options; None if there is none."""
     try:
         value = OmegaConf.select(now, key, throw_on_missing=False)
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -1,4 +1,4 @@
-"""The options in a run folder's record come from a file, so they are checked as a checkpoint's settings are."""
+"""Checks the options in the record of a run folder: they come from a file, like a checkpoint's settings."""
 
 import re
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ from lightning_det.config.parts import PARTS, PLACES
 from lightning_det.system.errors import ConfigError
 
 BYTES = 2**20
-"""Largest size of a record."""
+"""Maximum size of a record, bytes."""
 
 OPTIONS = 1000
-"""Most options in a record."""
+"""Maximum number of options in a record."""
 
 READ_ONLY = ("oc.env",)
-"""Resolvers that a record may call: they only read."""
+"""Resolvers that a record may call, because they only read."""
 
 WRITTEN = ("dirpath", "filename", "folder", "save_dir", "default_root_dir", "output")
-"""Last parts of keys that name an output, in the nodes of `WRITERS`."""
+"""Last parts of keys, in the nodes of `WRITERS`, that name an output file or folder."""
 
 WRITERS = ("callbacks", "logger", "trainer", "output")
 
@@ -34,10 +34,10 @@ OWN_CALLS = {"callbacks": "lightning_det.callbacks.", "logger": "lightning_det.c
 
 
 def read_record(file: Path) -> list[str] | None:
-    """The options in a run folder's record; None if the file ends before the first.
+    """Reads the options in a run folder's record; None if the file was cut off before the first option.
 
     Raises:
-        ConfigError: it is no list of options.
+        ConfigError: the record is not a list of options.
     """
     wrong = (
         f"{file}: damaged (not the options of a run, one a line), so that it is not known with which this one was "
@@ -60,12 +60,12 @@ def check_record(overrides: Iterable[str], file: str | Path, sweep: bool = False
     """Refuses options in a run or sweep folder that could run code, or write somewhere else.
 
     Args:
-        overrides: of the folder, without those that the user gives again.
+        overrides: options of the folder, without those that the user gives again.
         file: the folder.
-        sweep: whether they are a sweep's, whose options may have several values, a launcher and a sweeper.
+        sweep: whether they belong to a sweep: its options may have several values, a launcher and a sweeper.
 
     Raises:
-        ConfigError: naming the option, and how to allow it.
+        ConfigError: an option is refused; the message names it, and says how to allow it.
     """
     for text in overrides:
         if reason := _objection(text, Path(file), sweep):
@@ -76,7 +76,7 @@ def check_record(overrides: Iterable[str], file: str | Path, sweep: bool = False
 
 
 def _objection(text: str, folder: Path, sweep: bool) -> str | None:
-    """Why an option is not taken over; None if it is."""
+    """Says why an option is refused; None if it is accepted."""
     if len(text) > 10_000 or not text.isprintable():
         return "is no option"
     try:
@@ -94,7 +94,7 @@ def _objection(text: str, folder: Path, sweep: bool) -> str | None:
     if override.is_sweep_override():
         if not sweep:
             return "is a sweep"
-        value = value.list if isinstance(value, ChoiceSweep) else []  # others are numbers, or names of options
+        value = value.list if isinstance(value, ChoiceSweep) else []  # other values are numbers, or names of options
     if "." not in key and not override.is_delete() and _is_path_of_option(override, value):
         return "names an option by a path"
     return _of_value(key, value, folder)
@@ -109,7 +109,7 @@ def _is_path_of_option(override: Override, value: Any) -> bool:
 
 
 def _of_value(key: str, value: Any, folder: Path) -> str | None:
-    """The objection to a value, or to one inside it; None without one."""
+    """Says why a value, or one inside it, is refused; None if it is accepted."""
     if isinstance(value, dict):
         found = (_of_value(f"{key}.{name}", inner, folder) for name, inner in value.items())
         return next((reason for reason in found if reason), None)
@@ -134,7 +134,7 @@ def _of_value(key: str, value: Any, folder: Path) -> str | None:
 
 
 def _of_interpolations(text: str) -> str | None:
-    """The objection to a text's interpolations, which may only name keys and read the environment."""
+    """Says why a text is refused: its interpolations may only name keys and read the environment; None if accepted."""
     if len(text) > 300:
         return "has a long interpolation"
     try:

@@ -1,4 +1,4 @@
-"""The config folder, and the types of settings that no constructor describes."""
+"""The config folder, and the types of settings that are not arguments of a constructor."""
 
 import os
 from dataclasses import dataclass, field
@@ -32,9 +32,9 @@ class DatasetConfig:
     test: Any = None
     on_bad: OnBad = OnBad.error
     limit: int | None = None
-    """Images to learn from: the first so many. Never taken from a checkpoint, nor is ``limit_val``."""
+    """Number of training images, from the first on. Like ``limit_val``, it is never taken from a checkpoint."""
     limit_val: int | None = None
-    """Images to validate or evaluate on: the first so many."""
+    """Number of images to validate or evaluate on, from the first on."""
     resolution: Any = None
     pyramid: Any = None
     snip: Any = None
@@ -63,7 +63,7 @@ class ViewsConfig:
 
 @dataclass
 class SelectionConfig:
-    """Selectors, by the regions whose losses they choose."""
+    """Selectors, by the kind of regions that they select."""
 
     anchors: Any = None
     rois: Any = None
@@ -88,7 +88,7 @@ class TestConfig:
 
 @dataclass
 class CapacityConfig:
-    """Sizes of a detector's parts: the detector's defaults, replaced by a backbone that deserves others."""
+    """Sizes of a detector's parts: defaults of the detector, which a backbone may override."""
 
     neck: int = 256
     """Channels of a feature pyramid."""
@@ -101,9 +101,9 @@ class CapacityConfig:
     before_nms: list[int] = field(default_factory=lambda: [2000, 1000])
     """(training, inference) proposals per map that enter NMS."""
     after_nms: list[int] = field(default_factory=lambda: [2000, 1000])
-    """(training, inference) proposals per view that leave it."""
+    """(training, inference) proposals per view that are kept after NMS."""
     proposals_per_megapixel: float | None = 100.0
-    """Views of inference have as many proposals at least; null: the numbers above for all."""
+    """Minimum number of proposals per megapixel of a view at inference; null: only the numbers above apply."""
 
 
 @dataclass
@@ -111,9 +111,9 @@ class MinerConfig:
     """The light proposal network that finds SNIPER's negative chips."""
 
     epochs: int = 2
-    """Of its training, on positive chips."""
+    """Epochs of its training, on positive chips."""
     proposals: int = 300
-    """Per view; those of all views of an image are merged."""
+    """Proposals per view; those of all views of an image are merged."""
     nms_iou: float = 0.7
     """NMS threshold of the merge."""
 
@@ -145,7 +145,7 @@ class Config:
 
 @dataclass
 class EvalConfig(Config):
-    """With the settings of `lightning_det.eval` alone."""
+    """The settings of `lightning_det.eval`: those of a run, and its own."""
 
     checkpoint: str = MISSING
     split: str = "val"
@@ -153,7 +153,7 @@ class EvalConfig(Config):
 
 @dataclass
 class PredictConfig(Config):
-    """With the settings of `lightning_det.predict` alone."""
+    """The settings of `lightning_det.predict`: those of a run, and its own."""
 
     checkpoint: str = MISSING
     source: str = MISSING
@@ -163,7 +163,7 @@ class PredictConfig(Config):
 
 @dataclass
 class ExportConfig(Config):
-    """With the settings of `lightning_det.export` alone."""
+    """The settings of `lightning_det.export`: those of a run, and its own."""
 
     checkpoint: str = MISSING
     output: str | None = None
@@ -172,7 +172,7 @@ class ExportConfig(Config):
 
 @dataclass
 class InspectConfig(Config):
-    """With the settings of `lightning_det.inspect` alone."""
+    """The settings of `lightning_det.inspect`: those of a run, and its own."""
 
     split: str = "train"
     decode: bool = True
@@ -181,7 +181,7 @@ class InspectConfig(Config):
 
 @dataclass
 class MineConfig(Config):
-    """With the settings of `lightning_det.mine` alone."""
+    """The settings of `lightning_det.mine`: those of a run, and its own."""
 
     split: str = "train"
     output: str | None = None
@@ -189,7 +189,7 @@ class MineConfig(Config):
 
 @cache
 def register_schema() -> None:
-    """Makes the schemas known to Hydra, once; the yaml files merge into them."""
+    """Registers the schemas with Hydra, once; the yaml files are merged into them."""
     schemas = {
         "train": Config,
         "eval": EvalConfig,

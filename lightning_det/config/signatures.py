@@ -1,4 +1,4 @@
-"""Nodes with a ``_target_`` are checked against the signature that they call."""
+"""Checks nodes with a ``_target_`` against the signature that they call."""
 
 import inspect
 import types
@@ -13,7 +13,7 @@ from lightning_det.system.errors import ConfigError
 
 
 def check_targets(node: Any, key: str = "") -> None:
-    """Checks every node with a ``_target_`` against the signature of what it names.
+    """Checks every node with a ``_target_`` against the signature of the object that it names.
 
     Raises:
         ConfigError: an argument is unknown or has the wrong type.
@@ -43,10 +43,10 @@ def check_targets(node: Any, key: str = "") -> None:
 
 
 def locate(key: str, target: str) -> Any:
-    """The object that a ``_target_`` names.
+    """Imports the object that a ``_target_`` names.
 
     Args:
-        key: of the node, for the message.
+        key: key of the node, for the message.
         target: dotted path.
 
     Raises:
@@ -59,7 +59,7 @@ def locate(key: str, target: str) -> Any:
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter] | None:
-    """Parameters by name, those of base classes too where a constructor passes them on; None if it takes anything."""
+    """Returns parameters by name, with those that a constructor passes to base classes; None if all are allowed."""
     chain = [function]
     if inspect.isclass(function):
         chain = [vars(c)["__init__"] for c in function.__mro__ if "__init__" in vars(c)]
@@ -99,7 +99,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         if Ellipsis in arguments:
             return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
         return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    # A node that makes an object, or a type that YAML has not: the constructor judges.
+    # A node that makes an object, or a type that YAML does not have: the constructor checks it.
     return isinstance(value, Mapping) or not _is_plain(annotation)
 
 
@@ -108,7 +108,7 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def _describe(annotation: Any) -> str:
-    """An annotation in the words of a config file."""
+    """Describes an annotation in the words of a config file."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_describe(a) for a in arguments))

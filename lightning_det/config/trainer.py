@@ -1,4 +1,4 @@
-"""From a configuration to Lightning's trainer, its loggers and its callbacks."""
+"""Builds Lightning's trainer, its loggers and its callbacks from a configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_det.system.refusals import trainer_problem
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers; a node that the user has set to null is left out."""
+    """Builds the loggers; a node that the user has set to null is left out."""
     return [build(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node is not None]
 
 
@@ -24,8 +24,8 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
 
     Args:
         cfg: the whole configuration.
-        folder: of the run.
-        learning: whether it will train, with the loggers and callbacks of the configuration.
+        folder: the run folder.
+        learning: whether it will train, and needs the loggers and callbacks of the configuration.
 
     Raises:
         ConfigError: Lightning refuses the settings, or would only refuse them during the run.
@@ -38,7 +38,7 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
             "callbacks": _callbacks(cfg, loggers),
             "plugins": [AtomicCheckpointIO()],
         }
-    # Our batch samplers share views between ranks themselves, and their length differs from epoch to epoch.
+    # Our batch samplers distribute views over ranks, and their length differs between epochs.
     arguments |= {"use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1}
     if why := trainer_problem(cfg.trainer):
         raise ConfigError(why)
@@ -48,22 +48,22 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
 
 
 def _callbacks(cfg: DictConfig, loggers: list[Logger]) -> list[Callback]:
-    """The callbacks of a training, without those that Lightning refuses beside the other settings."""
+    """Builds the callbacks of a training, without those that Lightning refuses together with the other settings."""
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
     built: dict[str, Callback] = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
     if not loggers:
         built.pop("learning_rate", None)
     if not cfg.trainer.enable_progress_bar:
         built.pop("progress", None)
-    # The last checkpoint is written after all other callbacks have done their part: it holds their states.
+    # The last checkpoint contains the states of all other callbacks, so it is written after they have run.
     return sorted([KeepSettings(), *built.values()], key=lambda callback: isinstance(callback, LastCheckpoint))
 
 
 def _restart_by_epochs(trainer: pl.Trainer) -> None:
-    """Has a resumed run start the epoch after its checkpoint, also with ``trainer.max_steps``.
+    """Lets a resumed run start the epoch after its checkpoint, even with ``trainer.max_steps``.
 
-    With ``max_steps``, Lightning takes every checkpoint for one from the middle of an epoch and ends whole epochs a
-    second time, so logs and epoch means would not be those of an uninterrupted run. There is no public switch. The
-    private method was checked on Lightning 2.6; `tests/config/test_trainer.py` fails when it moves.
+    With ``max_steps``, Lightning assumes that every checkpoint is from the middle of an epoch, and ends complete epochs
+    a second time. Logs and epoch means would then differ from those of an uninterrupted run. There is no public switch.
+    The private method was checked on Lightning 2.6; `tests/config/test_trainer.py` fails if it changes.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]

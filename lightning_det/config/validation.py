@@ -15,15 +15,15 @@ from lightning_det.system.errors import ConfigError
 
 
 def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: Iterable[str]) -> DictConfig:
-    """The configuration without the arguments of replaced parts, checked as a whole.
+    """Removes the arguments of replaced parts from the configuration, and checks all of it.
 
     Args:
-        cfg: as composed.
+        cfg: the composed configuration.
         options: names in the lists ``strategy`` and ``test``, by group.
         overridden: dotted keys that the user set on the command line.
 
     Raises:
-        ConfigError: naming the key and the valid values.
+        ConfigError: a setting is invalid; the message names the key and the valid values.
     """
     for group, names in options.items():
         check_slots(group, names)
@@ -40,10 +40,10 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, interpolations resolved.
+    """Converts the configuration to plain data, with interpolations resolved.
 
     Raises:
-        ConfigError: a value is missing, or refers to something that does not exist.
+        ConfigError: a value is missing, or refers to a key that does not exist.
     """
     try:
         plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
@@ -59,7 +59,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: Iterable[str]) -> None:
-    """Refuses strategies and settings that select what the detector does not have."""
+    """Refuses strategies and settings for regions that the detector does not have."""
     known = parameters(locate("detector", cfg["detector"]["_target_"])) or {}
     for name in names:
         selects = read_option(f"strategy/{name}").get("selection", {})

@@ -1,8 +1,8 @@
-"""Values of single settings, by the keys that users type.
+"""Checks the values of single settings, by the keys that users type.
 
-A value is judged in one place. The constructors of this package judge their arguments. This module judges the rest:
-settings that reach no constructor, arguments of torch and Lightning, and arguments that a constructor would refuse by a
-name that the user does not know, such as ``capacity``. `contradictions` judges settings against each other.
+Every value is checked in one place. The constructors of this package check their arguments. This module checks the
+rest: settings that reach no constructor, arguments of torch and Lightning, and arguments such as ``capacity``, which a
+constructor would refuse by a name that the user does not know. `contradictions` compares settings with each other.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from lightning_det.views.resolution import check_resolution
 
 
 class Range(NamedTuple):
-    """Numbers that make sense."""
+    """A range of valid numbers."""
 
     words: str
     low: float
     high: float = float("inf")
     others: tuple[float, ...] = ()
-    """Numbers outside of the range that have a meaning."""
+    """Valid numbers outside of the range, with a special meaning."""
     open_low: bool = False
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number makes sense."""
+        """Whether a number is valid."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return (above and below) or value in self.others
@@ -90,24 +90,24 @@ RANGES = {
     "test.merge.iou": SHARE,
     "test.vote.iou": SHARE,
 }
-"""By dotted key; in a list, every number has to be in the range. Null is in every range."""
+"""Ranges by dotted key. In a list, every number must be in the range. Null is always valid."""
 
 PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.rpn.before_nms", "detector.rpn.after_nms")
 
 TEXTS = ("trainer.val_check_interval",)
-"""Keys that may be a text too."""
+"""Keys whose value may also be a text."""
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
 
 
 def check_values(cfg: Mapping[str, Any]) -> None:
-    """Refuses values that make no sense whatever the other settings are.
+    """Refuses values that are invalid whatever the other settings are.
 
     Args:
         cfg: the configuration as plain data.
 
     Raises:
-        ConfigError: naming the key and what makes sense.
+        ConfigError: a value is invalid; the message names the key and the valid values.
     """
     _check_ranges(cfg)
     _check_resolutions(cfg.get("dataset") or {})
@@ -134,7 +134,7 @@ def _check_ranges(cfg: Mapping[str, Any]) -> None:
 
 
 def _check_resolutions(dataset: Mapping[str, Any]) -> None:
-    """Names the dataset's key where a resolution is none, or a factor that must have been meant as pixels."""
+    """Refuses invalid resolutions, and factors that must have been meant as pixels; names the dataset's key."""
     sniper = dataset.get("sniper")
     sniper = sniper if isinstance(sniper, Mapping) else {}
     lists = {f"sniper.{key}": sniper.get(key) for key in ("scales", "pyramid")} | {"pyramid": dataset.get("pyramid")}
@@ -152,7 +152,7 @@ def _check_resolutions(dataset: Mapping[str, Any]) -> None:
 
 
 def _at(cfg: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None if there is none."""
+    """Returns the value at a dotted key; None if there is none."""
     value: Any = cfg
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -1,1 +1,1 @@
-"""Datasets: annotation files to flat arrays, images to views, views to batches."""
+"""Datasets: reads annotation files into flat arrays, renders views of images, and collates views into batches."""

@@ -1,4 +1,4 @@
-"""Compares the boxes in the views of training with the anchors that are to find them."""
+"""Compares the anchors of a detector with the boxes in its training views."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import pleasant, sample
+from lightning_det.data.suggestion import round_pleasantly, sample
 from lightning_det.detectors.reach import MET, best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import State
@@ -16,35 +16,35 @@ from lightning_det.views import Chips, Planner, Pyramid, SubImages
 from lightning_det.views.targets import targets
 
 SAMPLE = (300, 5000)
-"""Most images that anchors are measured on, and most boxes."""
+"""Maximum number of images, and of boxes, on which anchors are measured."""
 
 FITTED = 1000
-"""Most boxes of each kind of views that anchor sizes are fitted to."""
+"""Maximum number of boxes of each kind of views to which anchor sizes are fitted."""
 
 FEW = 1 / 3
-"""Share of the boxes that may go without an anchor: with published settings it is up to a fourth on COCO."""
+"""Acceptable share of boxes without an anchor; with published settings it is up to a quarter on COCO."""
 
 MANY = 0.5
-"""Share that is worth a warning even where no other sizes would help."""
+"""Share of boxes without an anchor that is worth a warning even if no other sizes would help."""
 
 
 class Reach(NamedTuple):
-    """How well anchors meet the boxes of training views."""
+    """How well anchors match the boxes of training views."""
 
     boxes: int
-    """Boxes that the views learn from."""
+    """Number of boxes that are learned from."""
     median_size: float
-    """sqrt(width * height) in pixels of the view."""
+    """Median of sqrt(width * height), pixels of the view."""
     mean_iou: float
     """Mean over the boxes of the IoU with the best anchor."""
     missed: float
-    """Share of the boxes that no anchor meets at `MET`."""
+    """Share of the boxes that no anchor matches with an IoU of at least `MET`."""
 
 
 def boxes_in_views(
     store: AnnotationStore, looks: Sequence[Look], min_visible: float = 0.5, min_side: float = 1.0
 ) -> np.ndarray:
-    """(n, 4) boxes that anchors or the detector proper learn from, ``xyxy`` in pixels of their views; see `targets`."""
+    """Collects the (n, 4) boxes to learn from, ``xyxy`` pixels of their views, for anchors or the detector proper."""
     parts = [np.zeros((0, 4), np.float32)]
     for look in looks:
         found = targets(store.record(look.image), look.view, min_visible, min_side)
@@ -53,7 +53,7 @@ def boxes_in_views(
 
 
 def reach(boxes: np.ndarray, detector: Detector, sizes: Sequence[float] | None = None) -> Reach | None:
-    """How well a detector's anchors, or those of other sizes, meet (n, 4) boxes; None without boxes or anchors."""
+    """Measures how well a detector's anchors, or other sizes, match (n, 4) boxes; None without boxes or anchors."""
     shapes = detector.anchor_shapes(sizes)
     if shapes is None or not len(boxes):
         return None
@@ -65,12 +65,12 @@ def reach(boxes: np.ndarray, detector: Detector, sizes: Sequence[float] | None =
 def suggested_sizes(
     store: AnnotationStore, suggestion: Mapping[str, Any], detector: Detector, count: int, seed: int = 0
 ) -> list[int] | None:
-    """Anchor sizes for all kinds of views that a suggestion makes: of single scale, SNIP and SNIPER.
+    """Fits anchor sizes to the views of all suggested settings: single scale, SNIP and SNIPER.
 
     Args:
         store: annotations.
-        suggestion: what `suggest` made of them.
-        detector: whose anchors shall have these sizes.
+        suggestion: result of `suggest` for them.
+        detector: the detector that the sizes are for.
         count: see `misfit`.
         seed: of the sample and of the views.
     """
@@ -90,38 +90,38 @@ def suggested_sizes(
     )
     planned = ((plan_epoch(store, planner, seed, rendered=False), visibility) for planner, visibility in kinds)
     boxes = np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
-    return _listed(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
+    return _fit_sizes(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
 
 
 def _few(boxes: np.ndarray, seed: int) -> np.ndarray:
     return boxes[np.random.default_rng(seed).permutation(len(boxes))[:FITTED]]
 
 
-def _listed(detector: Detector, boxes: np.ndarray, count: int) -> list[int]:
-    """Fitted sizes as ascending whole numbers for ``dataset.anchor_sizes``."""
+def _fit_sizes(detector: Detector, boxes: np.ndarray, count: int) -> list[int]:
+    """Fits sizes: ascending integers for ``dataset.anchor_sizes``."""
     sizes = fit_sizes(detector, boxes)
     if detector.spreads_anchors:
         sizes = np.geomspace(sizes[0], sizes[-1], max(2, count)).tolist()
     whole: list[int] = []
     for size in sizes:
-        whole.append(max(pleasant(float(size)), 1 + (whole[-1] if whole else 0)))
+        whole.append(max(round_pleasantly(float(size)), 1 + (whole[-1] if whole else 0)))
     return whole
 
 
 def misfit(boxes: np.ndarray, detector: Detector, count: int, seed: int = 0, besides: str = "") -> str:
-    """A warning where anchors miss many of the boxes of training views; empty where they do not.
+    """Warns if anchors miss many of the boxes of training views; returns an empty text otherwise.
 
     Args:
         boxes: (n, 4), see `boxes_in_views`.
-        detector: that is to find them.
-        count: how many sizes ``dataset.anchor_sizes`` shall have for a single-shot detector, of which the ends count.
+        detector: has the anchors.
+        count: number of sizes in ``dataset.anchor_sizes``; a single-shot detector only uses the first and the last.
         seed: of the sample to which better sizes are fitted.
-        besides: what else has to be given for them to take effect.
+        besides: further options that better sizes need to take effect.
     """
     found = reach(boxes, detector)
     if found is None or found.missed < FEW:
         return ""
-    sizes = _listed(detector, _few(boxes, seed), count)
+    sizes = _fit_sizes(detector, _few(boxes, seed), count)
     better = reach(boxes, detector, sizes) or found
     helps = better.missed <= found.missed / 2
     if not helps and found.missed < MANY:

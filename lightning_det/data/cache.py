@@ -1,4 +1,4 @@
-"""Cache of parsed annotations on disk: COCO's json takes a minute to parse, its arrays a moment to load."""
+"""Caches parsed annotations on disk: COCO's json takes a minute to parse, but its arrays load in a moment."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ VERSION = f"3 {__version__}"
 """Changes with the format of the arrays or the rules by which records are read."""
 
 SMALLEST = 20 * 2**20
-"""Bytes of an annotation file from which its arrays are cached."""
+"""Minimum size, in bytes, of an annotation file whose arrays are cached."""
 
 ARRAYS = {
     "widths": np.int64,
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 
 def load_cached(key: str) -> dict[str, np.ndarray] | None:
-    """Arrays of a key; None if there are none, or none that can be read."""
+    """Loads the arrays of a key; None if there are none, or if they cannot be read."""
     try:
         return load_arrays(cache_folder() / f"{key}.npz")
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def save_cached(key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def cache_key(*identity: object) -> str:
-    """Key of arrays that depend on ``identity`` and on nothing else."""
+    """Makes the key of arrays that depend on nothing but ``identity``."""
     return hashlib.sha256(repr((VERSION, *identity)).encode()).hexdigest()[:24]
 
 
@@ -73,7 +73,7 @@ def read_cached(file: Path, root: Path, read: Callable[[], Annotations]) -> Anno
     The state of the images is not cached: they may be repaired or damaged while the annotations stay the same.
 
     Args:
-        file: of the annotations.
+        file: the annotation file.
         root: folder of the images.
         read: parses the file.
     """
@@ -127,7 +127,7 @@ def unpack(arrays: Mapping[str, np.ndarray], root: Path) -> Annotations:
         raise ValueError("arrays of other shapes")
     inside = [(raw.image_of_box, images), (raw.labels, len(raw.label_map))]
     if len(raw.ids) != images or any(((values < 0) | (values >= count)).any() for values, count in inside):
-        raise ValueError("arrays that do not go together")
+        raise ValueError("arrays that do not fit each other")
     return raw, records
 
 

@@ -38,10 +38,10 @@ class Coco:
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
         """Reads the annotations of a split, and their problems.
 
-        Crowd annotations become ignored regions; images without annotations stay.
+        Crowd annotations become ignored regions; images without annotations are kept.
 
         Raises:
-            DatasetError: the annotation file is missing or not of COCO's form.
+            DatasetError: the annotation file is missing or not in COCO's format.
         """
         file = self.root / self.annotations.format(split=split)
         folder = self.root / self.images.format(split=split)
@@ -98,9 +98,9 @@ def _select_usable(file: Path, raw: RawAnnotations, records: Sequence[int | str]
 
 
 def _find_file(name: str, folder: Path) -> str:
-    """Finds the file in a folder that a ``file_name`` refers to; the name itself if there is none.
+    """Finds the file in a folder that a ``file_name`` refers to; returns the name itself if there is none.
 
-    Some tools write the separators of Windows, or put the folder and its parents in front.
+    Some tools write Windows separators, or prepend the folder and its parents.
     """
     if "/" not in name and "\\" not in name:
         return name

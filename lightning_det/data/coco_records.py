@@ -18,7 +18,7 @@ class _Row(NamedTuple):
     """A usable annotation."""
 
     record: int | str
-    """Its id, or its position in brackets if it has none."""
+    """Id of the annotation, or its position in brackets if it has no id."""
     image: int
     """Position of the image."""
     box: tuple[float, float, float, float]
@@ -87,7 +87,7 @@ class CocoFile:
         needed = f'{self.file}: "categories" needs objects with a unique integer "id" and a unique "name"'
         for number, entry in enumerate(categories):
             if not (isinstance(entry, dict) and _is_integer(entry.get("id")) and is_text(entry.get("name"))):
-                raise DatasetError(f"{needed}, but categories[{number}] is {_shown(entry)}")
+                raise DatasetError(f"{needed}, but categories[{number}] is {_quote(entry)}")
         ordered = sorted(categories, key=lambda c: c["id"])
         try:
             return LabelMap([c["name"] for c in ordered], [c["id"] for c in ordered])
@@ -132,14 +132,14 @@ class CocoFile:
                 key = f"[{number}]"
             reason = None
             if not (_is_integer(key) or is_text(key)):
-                key, reason = f"[{number}]", f"id {_shown(key)} is neither a number nor a string"
+                key, reason = f"[{number}]", f"id {_quote(key)} is neither a number nor a string"
             reason = reason or _annotation_fault(entry, contiguous)
             if reason is None and key in seen:
                 reason = "annotation id occurs twice"
             if reason is None and entry["image_id"] not in position:
                 if entry["image_id"] in self.left_out:
                     continue
-                reason = f"image_id {_shown(entry['image_id'])} is no image of the file"
+                reason = f"image_id {_quote(entry['image_id'])} is no image of the file"
             if reason is not None:
                 self._report(f"annotation {key}", reason, BOX_LEFT_OUT)
                 continue
@@ -160,16 +160,16 @@ class CocoFile:
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of json.
+    """Makes an object of json from its keys and values.
 
     Raises:
-        ValueError: a key occurs twice, so that the value is not known.
+        ValueError: a key occurs twice, so its value is ambiguous.
     """
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {_shown(twice)} occurs twice in one object")
+        raise ValueError(f"the key {_quote(twice)} occurs twice in one object")
     return content
 
 
@@ -182,14 +182,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or _is_integer(value)
 
 
-def _shown(value: Any, longest: int = 80) -> str:
-    """A value for a message: in ASCII, since terminals do not show every character, and cut off if it is long."""
+def _quote(value: Any, longest: int = 80) -> str:
+    """Formats a value for a message: in ASCII, because terminals cannot show every character, and truncated."""
     text = ascii(value)
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _id_of(entry: Any) -> int | str | None:
-    """A valid id of an entry; None if it has none."""
+    """Returns the id of an entry; None if it has no valid id."""
     key = entry.get("id") if isinstance(entry, dict) else None
     return key if _is_integer(key) or is_text(key) else None
 
@@ -205,10 +205,10 @@ def _image_fault(entry: Any, folder: Path) -> str | None:
         return '"id" is neither a number nor a string'
     sides = [entry["width"], entry["height"]]
     if not all(_is_number(side) and 1 <= side < 2**31 and side == int(side) for side in sides):
-        return f"width {_shown(sides[0])} and height {_shown(sides[1])} must be positive integers"
+        return f"width {_quote(sides[0])} and height {_quote(sides[1])} must be positive integers"
     name = entry["file_name"]
     if not is_text(name) or not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts:
-        return f"file_name {_shown(name)} must be a path below {folder}"
+        return f"file_name {_quote(name)} must be a path below {folder}"
     return None
 
 
@@ -220,16 +220,16 @@ def _annotation_fault(entry: Any, contiguous: dict[int, int]) -> str | None:
         if key not in entry:
             return f'"{key}" is missing'
     if not (_is_integer(entry["image_id"]) or is_text(entry["image_id"])):
-        return f"image_id {_shown(entry['image_id'])} is neither a number nor a string"
+        return f"image_id {_quote(entry['image_id'])} is neither a number nor a string"
     category = entry["category_id"]
     if not _is_integer(category) or category not in contiguous:
-        return f"category_id {_shown(category)} is none of the file's categories"
+        return f"category_id {_quote(category)} is none of the file's categories"
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-        return f"bbox {_shown(box)} must be four numbers (x, y, width, height)"
+        return f"bbox {_quote(box)} must be four numbers (x, y, width, height)"
     if entry.get("iscrowd") not in (0, 1, None):
-        return f"iscrowd {_shown(entry['iscrowd'])} must be 0 or 1"
+        return f"iscrowd {_quote(entry['iscrowd'])} must be 0 or 1"
     area = entry.get("area")
     if area is not None and not (_is_number(area) and 0 <= area < np.inf):
-        return f"area {_shown(area)} must be a number of square pixels, or missing"
+        return f"area {_quote(area)} must be a number of square pixels, or missing"
     return None

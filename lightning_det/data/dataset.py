@@ -21,14 +21,14 @@ OUTSIDE = (123, 117, 104)
 """Colour of a window's pixels outside the image: ImageNet's mean, as in SSD."""
 
 BOX_PADDING = 8
-"""Box counts are rounded up to a multiple of this: few distinct shapes, little waste."""
+"""Box counts are rounded up to a multiple of this, for few distinct shapes with little padding."""
 
 
 REMEDY = (
     "replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all images of a dataset "
     "and lists the damaged ones); a training goes on with resume=RUN_FOLDER"
 )
-"""Advice for an image that was changed after its annotations were read, or is damaged after its header."""
+"""Remedy for an image that was changed after its annotations were read, or that is damaged after its header."""
 
 
 class Look(NamedTuple):
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 
 
 class ViewDataset(Dataset):
-    """Renders the looks that a batch sampler plans. Nothing is drawn here, so loader workers need no seed.
+    """Renders the looks that a batch sampler plans. Nothing is random here, so loader workers need no seed.
 
     Args:
         store: annotations.
@@ -102,9 +102,9 @@ class ViewDataset(Dataset):
 
 
 def render(pixels: Tensor, view: View) -> Tensor:
-    """The pixels of a view, (3, h, w) uint8, cut out of its image (3, H, W) uint8.
+    """Renders a view (3, h, w) uint8 of its image (3, H, W) uint8.
 
-    Colours change after resizing, when there are fewer pixels. Pixels outside the image have the colour `OUTSIDE`.
+    Colours are changed after resizing, when there are fewer pixels. Pixels outside the image have the colour `OUTSIDE`.
     """
     x1, y1, x2, y2 = view.window
     height, width = pixels.shape[1:]
@@ -127,13 +127,13 @@ def render(pixels: Tensor, view: View) -> Tensor:
 
 
 def _span(start: int, stop: int, low: int, high: int, length: int) -> slice:
-    """Pixels of a view that show ``start`` to ``stop`` of a window.
+    """Finds the pixels of a view that show ``start`` to ``stop`` of the original image, along one axis.
 
     Args:
-        start: first pixel of the original image.
+        start: first pixel in the original image.
         stop: the pixel after the last one.
-        low: where the window begins.
-        high: where it ends.
+        low: begin of the window in the original image.
+        high: end of the window.
         length: pixels of the view along this axis.
     """
     first, last = (round((x - low) * length / (high - low)) for x in (start, stop))
@@ -144,8 +144,8 @@ class Collate:
     """Pads samples to one canvas and one number of boxes.
 
     Args:
-        canvas: side of a square canvas, (height, width) of one that all views fill, or None for the smallest multiple
-            of `STRIDE` that holds the batch.
+        canvas: side of a square canvas, or (height, width) of all views; None: the smallest multiple of `STRIDE` that
+            the batch fits in.
     """
 
     def __init__(self, canvas: int | tuple[int, int] | None = None):

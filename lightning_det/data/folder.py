@@ -19,11 +19,11 @@ from lightning_det.system.files import files_below
 log = logging.getLogger("lightning_det")
 
 PREDICTIONS = "predictions.json"
-"""The file of detections that `predict` writes beside its pictures."""
+"""Name of the file of detections that `predict` writes next to its pictures."""
 
 
 def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[Problem]]:
-    """One image, or all images of a folder and its subfolders, as a store without boxes.
+    """Reads one image, or all images of a folder and its subfolders, as a store without boxes.
 
     Args:
         source: image file or folder.
@@ -33,7 +33,7 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
         The store, and problems: unreadable images, and folders of predictions, which are left out.
 
     Raises:
-        DatasetError: no such file or folder, or a folder without images.
+        DatasetError: the file or folder does not exist, or has no images.
     """
     problems: list[Problem] = []
     if source.is_dir():
@@ -42,7 +42,7 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
         root, paths = source.parent, [source]
     else:
         raise DatasetError(f"{source}: no such image or folder")
-    # Images are decoded whole: one that is damaged after its header would stop the inference when its turn comes.
+    # Images are decoded completely: one that is damaged after its header would stop the inference later.
     sizes, damaged = check_all(paths, decoded_size, "decoding images")
     files = [str(p.relative_to(root)) for p, size in zip(paths, sizes, strict=True) if size is not None]
     widths, heights = np.array([s for s in sizes if s is not None], np.int32).reshape(-1, 2).T
@@ -50,7 +50,7 @@ def read_folder(source: Path, labels: LabelMap) -> tuple[AnnotationStore, list[P
 
 
 def _images_of(folder: Path, problems: list[Problem]) -> list[Path]:
-    """The images below a folder, without those that `predict` has drawn."""
+    """Finds the images below a folder, without those that `predict` has drawn."""
     files = files_below(folder)
     drawn = {file.parent for file in files if file.name == PREDICTIONS} - {folder}
     problems += [
@@ -73,7 +73,7 @@ def _images_of(folder: Path, problems: list[Problem]) -> list[Path]:
 def without_boxes(
     root: Path, files: Sequence[str], widths: np.ndarray, heights: np.ndarray, labels: LabelMap
 ) -> AnnotationStore:
-    """A store of images without annotations.
+    """Makes a store of images without annotations.
 
     Args:
         root: folder that ``files`` are relative to.

@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("bar-h", "bar-v", "plus", "cross", "ring", "triangle")
 DECOYS = ("empty", "diagonal", "dot", "half")
-"""Glyphs of the look-alikes, which are background."""
+"""Glyphs of the look-alikes, which belong to the background."""
 
 SILHOUETTES = ("square", "round", "octagon")
 

@@ -1,4 +1,4 @@
-"""Sizes of many images, read once and then only for files that have changed."""
+"""Reads the sizes of many images: once, and again only for files that have changed."""
 
 import os
 import time
@@ -14,10 +14,10 @@ from lightning_det.data.images import check_all, image_size
 from lightning_det.system.files import in_threads
 
 FEWEST = 5000
-"""Images of a folder from which their sizes are cached: fewer are read in a second."""
+"""Minimum number of images in a folder whose sizes are cached: fewer can be read in a second."""
 
 SETTLED = 2.0
-"""Seconds without a change before a file's size is cached: some file systems round times to seconds."""
+"""A file's size is cached if the file is this many seconds old: some file systems round times to seconds."""
 
 
 def sizes_of(root: Path, files: Sequence[str]) -> tuple[np.ndarray, dict[int, Problem]]:
@@ -59,7 +59,7 @@ def _stamp(path: str) -> tuple[int, int, int, int]:
 
 
 def _load_known(key: str, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cached sizes (n, 2) int64, and for which files (n,) bool they are still valid."""
+    """Loads cached sizes (n, 2) int64, and whether they are still valid (n,) bool."""
     arrays = load_cached(key) or {}
     before, sizes = (arrays.get(key, np.zeros(0)) for key in ("stamps", "sizes"))
     if before.shape != stamps.shape or sizes.shape != (len(stamps), 2) or {before.dtype, sizes.dtype} != {stamps.dtype}:

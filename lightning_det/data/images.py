@@ -22,12 +22,12 @@ from lightning_det.system.errors import out_of_memory
 from lightning_det.system.workload import progress
 
 LARGE = 2**24
-"""Pixels from which images are checked one at a time. Eight smaller ones at once need a gigabyte."""
+"""Images with at least this many pixels are checked one at a time. Eight smaller ones at once need a gigabyte."""
 
 _one_large = threading.Lock()
 
 JPEG_END = b"\xff\xd9"
-"""Marker among the last bytes of a JPEG file that is not cut off."""
+"""Marker near the end of a JPEG file that is not cut off."""
 
 
 Result = TypeVar("Result")
@@ -39,19 +39,19 @@ class Header(NamedTuple):
     stored: tuple[int, int]
     """(width, height) of the pixels in the file."""
     orientation: int
-    """Exif's orientation, 1 to 8, by which they are turned and mirrored to be seen; 1: as stored."""
+    """Exif's orientation, 1 to 8: how the pixels are rotated and mirrored for display; 1: as stored."""
     complete: bool
-    """Whether the file has its end and, if it is PNG, correct checksums."""
+    """Whether the file is complete and, if it is PNG, has correct checksums."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the image as it is meant to be seen."""
+        """(width, height) of the image as it is displayed."""
         width, height = self.stored
         return (height, width) if swaps_sides(self.orientation) else (width, height)
 
 
 def decode(path: Path) -> Tensor:
-    """Decodes an image file as it is meant to be seen.
+    """Decodes an image file as it is displayed.
 
     Exif orientation is applied; grey, CMYK, palette and transparent images become RGB, 16 bits become 8. The first of
     several pictures in a file (animations, pages) is taken. JPEG is decoded by torchvision (twice as fast as Pillow
@@ -110,9 +110,10 @@ def header(path: Path) -> Header:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file as it is meant to be seen, from its header.
+    """Reads the (width, height) of an image file, as it is displayed, from its header.
 
-    A JPEG file without its end, or a PNG file with a wrong checksum, is decoded: it may be damaged or merely unusual.
+    A JPEG file without an end marker, or a PNG file with a wrong checksum, is decoded: it may be damaged or merely
+    unusual.
 
     Raises:
         ImageError: the file is missing, cut off or damaged, or `open_image` refuses it.
@@ -122,7 +123,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decoded_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image, after decoding it to find damage.
+    """Decodes an image to find damage; returns its (width, height).
 
     Threads decode images of `LARGE` pixels and more one at a time.
 
@@ -137,7 +138,7 @@ def decoded_size(path: Path) -> tuple[int, int]:
     width, height = header(path).stored
     if width * height < LARGE:
         return size()
-    # A new thread reuses the memory of the one before, while each thread of a pool would keep what it has freed.
+    # A new thread reuses the memory of the previous one; each thread of a pool would keep its freed memory.
     with _one_large, ThreadPoolExecutor(1) as pool:
         return pool.submit(size).result()
 
@@ -148,8 +149,8 @@ def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int], na
     Args:
         path: the file.
         annotated: (width, height) that the annotations state.
-        size: (width, height) of the image as it is meant to be seen.
-        name: of the image.
+        size: (width, height) of the image as it is displayed.
+        name: word for the image in the message.
     """
     stated, real = (" x ".join(map(str, s)) for s in (annotated, size))
     reason = f"annotated as {stated}, but {name} is {real}"
@@ -175,10 +176,10 @@ def check_all(
         paths: the files.
         function: reads an image file; raises `ImageError` for a bad file.
         description: of the progress bar.
-        threads: number of files at once.
+        threads: number of files that are read at once.
 
     Returns:
-        A result for each file, None for a bad one, and the problem of every bad file by its position.
+        A result for each file (None for a bad one), and the problem of every bad file by its position.
     """
     problems: dict[int, Problem] = {}
 

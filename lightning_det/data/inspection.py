@@ -19,13 +19,13 @@ from lightning_det.views.targets import targets
 from lightning_det.views.view import Range
 
 REFERENCE = 800 * 1333
-"""Pixels per image of the literature's single-scale pass, to which the cost of views is compared."""
+"""Pixels per image of single-scale training in the literature, the reference for the cost of views."""
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def damaged_images(store: AnnotationStore) -> list[Problem]:
-    """Decodes every image; returns those that are damaged, or not of the annotated size."""
+    """Decodes every image; returns the problems of images that are damaged or do not have the annotated size."""
     paths = [store.path(i) for i in range(len(store))]
     sizes = dict(zip(paths, zip(store.widths, store.heights, strict=True), strict=True))
 
@@ -40,7 +40,7 @@ def damaged_images(store: AnnotationStore) -> list[Problem]:
 
 
 def statistics(store: AnnotationStore) -> dict[str, Any]:
-    """Counts, and percentiles of sizes in pixels; ignored regions are counted apart."""
+    """Computes counts, and percentiles of sizes in pixels; ignored regions are counted separately."""
     learnable = ~store.ignored
     sides = store.boxes[learnable, 2:] - store.boxes[learnable, :2]
     long = np.maximum(store.widths, store.heights)
@@ -67,17 +67,17 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
 
 
 def count_orphans(store: AnnotationStore, planner: Planner) -> int:
-    """Boxes that are valid at no scale of a planner, see `Step.count_orphans`."""
+    """Counts the boxes that are valid at no scale of a planner, see `Step.count_orphans`."""
     return _count(store, planner, lambda step, image, views: step.count_orphans(image, views))
 
 
 def count_unlearned(store: AnnotationStore, planner: Planner) -> int:
-    """Orphans that no view of a planner learns from, see `Step.count_unlearned`."""
+    """Counts the orphans that no view of a planner learns from, see `Step.count_unlearned`."""
     return _count(store, planner, lambda step, image, views: step.count_unlearned(image, views))
 
 
 def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
-    """A warning about boxes that are larger than a tile, see `Step.count_larger`; empty where there is none."""
+    """Warns about boxes that are larger than a tile, see `Step.count_larger`; empty if there are none."""
     larger = _count(store, planner, lambda step, image, views: step.count_larger(image, views))
     if planner.windows is None or not larger:
         return ""
@@ -90,11 +90,11 @@ def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
 
 
 def _count(store: AnnotationStore, planner: Planner, count: Callable[[Step, ImageRecord, list[View]], int]) -> int:
-    """Sum over a dataset of a count of the planner's windows."""
+    """Sums a count of the planner's windows over a dataset."""
     step = planner.windows
     if step is None or not step.loses_boxes:
         return 0
-    # One of several scales may be drawn.
+    # The planner may draw one of several scales.
     rng = np.random.default_rng(0)
     return sum(count(step, image, planner.scales(image, [], rng)) for image in store.records() if len(image.boxes))
 
@@ -105,15 +105,15 @@ class _Level:
 
     valid_range: Range
     learned: np.ndarray
-    """(n,) bool, which of the dataset's boxes are learned from."""
+    """(n,) bool, which boxes of the dataset are learned from."""
     views: int = 0
     backgrounds: int = 0
-    """Views without a valid box."""
+    """Number of views without a valid box."""
     pixels: int = 0
 
 
 def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, min_side: float) -> dict[str, Any]:
-    """How many boxes the detector proper learns from in an epoch of views, and how many pixels the epoch costs.
+    """Counts the boxes that the detector proper learns from in an epoch of views, and the pixels of the epoch.
 
     Args:
         store: annotations.

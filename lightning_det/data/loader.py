@@ -1,4 +1,4 @@
-"""A loader of training batches that a resumed run can enter in the middle of an epoch."""
+"""A loader of training batches with which a resumed run can start in the middle of an epoch."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from lightning_det.data.sampler import TrainBatches
 class TrainLoader(DataLoader):
     """Batches of an epoch. Checkpoints record how many of them are done, and a resumed run starts after these.
 
-    If the number of ranks or of batches has changed, a resumed run does the rest of the epoch, as nearly as whole
-    accumulation windows allow.
+    If the number of ranks or of batches has changed, a resumed run trains on the remaining share of the epoch, rounded
+    to whole accumulation windows.
 
     Lightning has no documented way to read or set the position in an epoch. The loader uses
     ``fit_loop.epoch_loop.batch_progress`` of the trainer, checked on Lightning 2.6; tests/data/test_loader.py fails if
-    it moves.
+    it changes.
 
     Attributes:
         batch_sampler: a `TrainBatches`.
-        trainer: counts the batches that are done. The loader itself may have read ahead.
+        trainer: counts the batches that are done. The loader may have prefetched more.
     """
 
     batch_sampler: TrainBatches

@@ -1,4 +1,4 @@
-"""Image files are opened, and those that cannot be used are refused, before a pixel is decoded."""
+"""Opens image files, and refuses those that cannot be used, before any pixel is decoded."""
 
 import io
 import os
@@ -37,7 +37,8 @@ def open_image(path: Path, source: bytes | IO[bytes]) -> ImageFile:
         source: content of the file, or the open file.
 
     Raises:
-        ImageError: the image is none of `FORMATS`, damaged, larger than `MAX_PIXELS`, or of another pixel type.
+        ImageError: the image has none of the `FORMATS` or an unsupported pixel type, is damaged, or is larger than
+            `MAX_PIXELS`.
     """
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
@@ -75,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses devices and pipes, which may never end.
+    """Refuses devices and pipes, reading which may never end.
 
     Raises:
         ImageError: the path exists and is not a regular file.
@@ -86,7 +87,7 @@ def check_regular(path: Path) -> None:
 
 
 def error_text(error: Exception) -> str:
-    """Message of an error without the location in torchvision's sources; its type if there is no message."""
+    """Returns the message of an error without torchvision's source location, or its type if it has no message."""
     return re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Exif orientation: how an image is turned and mirrored to be seen."""
+"""Exif orientation: how an image is rotated and mirrored for display."""
 
 import numpy as np
 from PIL.Image import Image
@@ -23,12 +23,12 @@ def read_orientation(image: ImageFile) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether an orientation turns the image by a quarter, so that width and height change places."""
+    """Whether an orientation rotates the image by 90 degrees, which swaps width and height."""
     return orientation >= 5
 
 
 def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of pixels (3, H, W) that is turned and mirrored according to Exif."""
+    """Rotates and mirrors pixels (3, H, W) according to Exif; returns a view of the array."""
     if swaps_sides(orientation):
         pixels = pixels.swapaxes(1, 2)
     flips = (orientation - 1) % 4

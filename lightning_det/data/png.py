@@ -1,4 +1,4 @@
-"""PNG files chunk by chunk, without decoding pixels: Pillow decodes a whole file to look for Exif after them."""
+"""Reads PNG files chunk by chunk without decoding pixels; Pillow decodes all pixels to find Exif data after them."""
 
 import os
 import zlib
@@ -8,11 +8,11 @@ START = 8
 """Bytes of the signature."""
 
 PIECE = 2**20
-"""Bytes that are read at once."""
+"""Number of bytes that are read at once."""
 
 
 def read_exif(file: IO[bytes]) -> bytes:
-    """The Exif of a PNG file, wherever it stands; empty if there is none. The file keeps its position."""
+    """Reads the Exif data of a PNG file, wherever it is; empty if there is none. The file keeps its position."""
     back = file.tell()
     try:
         file.seek(START)
@@ -27,7 +27,7 @@ def read_exif(file: IO[bytes]) -> bytes:
 
 
 def is_complete(file: IO[bytes]) -> bool:
-    """Whether a PNG file has its end chunk, and all chunks before it the checksums that they state."""
+    """Whether a PNG file has an end chunk, and all chunks before it have correct checksums."""
     file.seek(START)
     while len(head := file.read(8)) == 8:
         left, kind = int.from_bytes(head[:4]), head[4:]

@@ -18,17 +18,17 @@ from lightning_det.views.view import View
 def plan_epoch(
     store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0, rendered: bool = True
 ) -> list[Look]:
-    """All looks of one epoch, image by image.
+    """Plans all looks of one epoch, image by image.
 
-    Every image has a generator of its own, seeded by (seed, epoch, image): a plan does not depend on which process
-    makes it, nor on the other images.
+    Every image has its own generator, seeded by (seed, epoch, image): its views depend neither on the process that
+    plans them nor on the other images.
 
     Args:
         store: annotations.
         planner: makes each image's views.
         seed: of training; None plans for inference.
         epoch: number of the epoch.
-        rendered: whether the views will be rendered; False where they are only counted.
+        rendered: whether the views will be rendered; False if they are only counted.
 
     Raises:
         ConfigError: a view that will be rendered is larger than `LARGEST_VIEW`.
@@ -45,7 +45,7 @@ def plan_epoch(
 
 
 def _check_size(store: AnnotationStore, image: int, views: Sequence[View]) -> None:
-    """Refuses views that no machine has the memory for."""
+    """Refuses views that do not fit into memory."""
     height, width = max((view.size for view in views), key=lambda size: size[0] * size[1], default=(0, 0))
     if height * width > LARGEST_VIEW:
         raise ConfigError(
@@ -59,12 +59,12 @@ class Grouping(ABC):
     """Groups the looks of an epoch into batches."""
 
     together: int | None = None
-    """Up to this many looks at an image share a batch, so that it is decoded once for all of them; None: the grouping
-    does not depend on the image."""
+    """Maximum number of looks at one image in a batch, for which it is decoded only once; None: the grouping does not
+    depend on the image."""
 
     @abstractmethod
     def __call__(self, looks: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
-        """Full batches that contain every look, and some twice to fill the last ones.
+        """Makes full batches that contain every look; some looks occur twice to fill the last batches.
 
         Args:
             looks: of the epoch.
@@ -79,8 +79,8 @@ class ByLevel(Grouping):
     Looks of equal orientation share a batch as far as possible, which saves padding.
 
     Args:
-        same_pixels: the batch size is that of the level with the largest views, and coarser levels put as many more
-            views into a batch as it takes for as many pixels.
+        same_pixels: the batch size applies to the level with the largest views; batches of coarser levels have more
+            views, with as many pixels in total.
     """
 
     def __init__(self, same_pixels: bool = False):
@@ -143,9 +143,9 @@ class ByImage(Grouping):
 
 
 def _pack(bundles: Sequence[list[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator) -> list[list[Look]]:
-    """Full batches of whole bundles; the largest bundle comes first, into the fullest batch with room for it.
+    """Packs whole bundles into full batches: largest bundle first, each into the fullest batch with room for it.
 
-    Bundles of the batches that stay incomplete are cut.
+    Bundles in batches that remain incomplete are split.
     """
     by_room: dict[int, list[list[Look]]] = defaultdict(list)
     for bundle in sorted(bundles, key=len, reverse=True):
@@ -160,7 +160,7 @@ def _pack(bundles: Sequence[list[Look]], pool: Sequence[Look], size: int, rng: n
 def _fill(
     bundles: Sequence[Sequence[Look]], pool: Sequence[Look], size: int, rng: np.random.Generator
 ) -> list[list[Look]]:
-    """Full batches of the bundles' looks in order, the last one filled up with looks drawn from ``pool``."""
+    """Cuts the bundles' looks, in order, into full batches; fills the last one with looks drawn from ``pool``."""
     row = [look for bundle in bundles for look in bundle]
     missing = -len(row) % size
     row += [pool[i] for i in rng.choice(len(pool), missing, replace=missing > len(pool))] if missing else []
@@ -174,14 +174,14 @@ class TrainBatches(Sampler[list[Look]]):
         store: annotations.
         planner: makes each image's views.
         batch_size: looks per batch and rank.
-        grouping: which looks share a batch.
-        seed: of the run.
-        epoch: returns the number of the current epoch, which the plan depends on.
-        rank: of this process.
-        ranks: how many processes share the epoch.
+        grouping: decides which looks share a batch.
+        seed: seed of the run.
+        epoch: returns the number of the current epoch, on which the plan depends.
+        rank: rank of this process.
+        ranks: number of processes that share the epoch.
         accumulate: batches per optimizer step. Some batches are repeated, so that their number is a multiple of
-            ranks x accumulate: ranks get equally many, and no accumulation window is short, which Lightning would not
-            scale.
+            ranks x accumulate. Then all ranks get the same number, and no accumulation window is incomplete;
+            Lightning would not scale the loss of an incomplete one.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class TrainBatches(Sampler[list[Look]]):
         self._start = (-1, 0)
 
     def start_at(self, epoch: int, done: int) -> None:
-        """Skips the first batches of one epoch: a resumed run has done them."""
+        """Skips the first batches of one epoch, which a resumed run has already done."""
         self._start = (epoch, done)
 
     def batches(self) -> list[list[Look]]:
@@ -217,7 +217,7 @@ class TrainBatches(Sampler[list[Look]]):
         epoch = self.epoch()
         if self._planned is None or self._planned[0] != epoch:
             looks = plan_epoch(self.store, self.planner, self.seed, epoch)
-            # A generator of its own: no image has this number.
+            # A separate generator: no image has this number.
             rng = np.random.default_rng((self.seed, epoch, len(self.store)))
             made = self.grouping(looks, self.batch_size, rng)
             made += [made[i % len(made)] for i in range(-len(made) % (self.ranks * self.accumulate))]

@@ -1,7 +1,8 @@
-"""A generated dataset with a real scale problem: small glyphs on plates among look-alikes, sizes over 16 to 1.
+"""A generated dataset with a real scale problem: small glyphs on plates, among look-alikes, with sizes of up to 16:1.
 
-The class of an object is the glyph inside its plate; silhouette, colours and outline carry no information. The glyph of
-a plate of 8 pixels has 5, so small objects need resolution. The cloudy background causes false positives.
+The class of an object is the glyph inside its plate; silhouette, colours and outline carry no information. On a plate
+of 8 pixels, the glyph has 5 pixels, so small objects need a high resolution. The cloudy background causes false
+positives.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ Box = tuple[int, int, int, int]
 """``xyxy``, pixels."""
 
 PER_WORKER = 200
-"""Images of a split that are worth another process."""
+"""One more process is started for every so many images of a split."""
 
 
 class Shapes:
@@ -45,10 +46,10 @@ class Shapes:
     Args:
         root: folder for generated sets; each set of arguments gets a folder of its own below it.
         train: images of the training split.
-        val: images of the validation split; the test split has as many.
+        val: images of the validation split, and of the test split.
         width: of the images, pixels.
         height: of the images, pixels.
-        sizes: smallest and largest object, sqrt(width * height) in pixels; drawn log-uniformly.
+        sizes: smallest and largest size of an object, sqrt(width * height) in pixels; drawn log-uniformly.
         objects: fewest and most objects per image.
         decoys: fewest and most look-alikes per image, which belong to no class.
         apart: whether objects are in one half of the image and look-alikes in the other.
@@ -113,7 +114,7 @@ class Shapes:
         return Coco(str(self.folder)).read(split)
 
     def _render(self) -> None:
-        """Renders all splits into a folder beside, then renames it: a folder that exists is complete."""
+        """Renders all splits into a temporary folder, then renames it, so a folder that exists is complete."""
         aside = self.folder.with_name(f".{self.folder.name}-{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         (aside / "annotations").mkdir(parents=True)
@@ -134,7 +135,7 @@ class Shapes:
         annotations: list[dict[str, Any]] = []
         count = self.counts[split]
         workers = min(cores(), count // PER_WORKER)
-        # Its own generator: whether the dataset exists must not change random numbers that are drawn later.
+        # A separate generator, so later random numbers do not depend on whether the dataset exists.
         drawings = DataLoader(
             _Drawings(self, split, folder),
             batch_size=None,
@@ -174,7 +175,7 @@ class Shapes:
         taken: list[Box] = []
         labels: list[int] = []
         boxes: list[Box] = []
-        # Large ones first: later they would find no room, and sizes would not be log-uniform.
+        # Large plates first: later they would find no room, and sizes would not be log-uniform.
         for number in np.argsort(-sizes):
             is_object = number < objects
             # Columns of the image that this plate may take.
@@ -234,7 +235,7 @@ def clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
     noise = rng.normal(size=(3, *frequency.shape)) + 1j * rng.normal(size=(3, *frequency.shape))
-    # Three independent layers are mixed into colours, so that clouds differ in hue as well as in brightness.
+    # Three independent layers are mixed into colours, so clouds differ in hue and brightness.
     layers = np.fft.irfft2(noise / frequency, s=(height, width))
     layers /= layers.std(axis=(1, 2), keepdims=True)
     base = rng.uniform(60, 195, 3)

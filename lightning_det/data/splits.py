@@ -8,7 +8,7 @@ log = logging.getLogger("lightning_det")
 
 
 def match_classes(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
-    """The validation split with the training split's class numbers; classes are matched by name.
+    """Renumbers the classes of the validation split as in the training split, matched by name.
 
     Raises:
         DatasetError: it has classes that the training split does not have.
@@ -21,8 +21,8 @@ def match_classes(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     return val.with_labels(labels)
 
 
-def misspelt(labels: LabelMap) -> list[str]:
-    """Names of classes that differ from another class's only in case or spaces: probably misspelt."""
+def find_misspelt(labels: LabelMap) -> list[str]:
+    """Finds class names that differ from another one only in case or spaces, and are probably misspelt."""
     groups: dict[str, list[str]] = {}
     for name in labels.names:
         groups.setdefault("".join(name.casefold().split()), []).append(name)
@@ -30,7 +30,7 @@ def misspelt(labels: LabelMap) -> list[str]:
 
 
 def nothing_to_learn(store: AnnotationStore) -> str:
-    """The reason, in words, why nothing can be learned from a split whose boxes, if any, are all ignored."""
+    """Explains why nothing can be learned from a split that has no boxes, or only ignored ones."""
     if not store.num_boxes:
         return "no box to learn from; choose a split with boxes"
     return (

@@ -1,4 +1,4 @@
-"""A few images of a COCO dataset, as a dataset."""
+"""Cuts a small dataset out of a COCO dataset."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from lightning_det.annotations import DatasetError
 
 
 class CocoLayout(NamedTuple):
-    """Where a dataset in COCO's layout keeps a split; both names contain ``{split}``."""
+    """Paths of a split in COCO's layout; both names contain ``{split}``."""
 
     root: Path
     annotations: str
-    """Of a split, below ``root``."""
+    """The annotation file of a split, below ``root``."""
     folder: str
-    """Of a split's images, below ``root``."""
+    """The folder of a split's images, below ``root``."""
 
 
 def cut_split(source: CocoLayout, output: Path, split: str, images: int, seed: int) -> tuple[int, int]:
@@ -25,10 +25,10 @@ def cut_split(source: CocoLayout, output: Path, split: str, images: int, seed: i
 
     Args:
         source: the full dataset.
-        output: root of the small one.
-        split: name.
-        images: how many, at most.
-        seed: of the choice.
+        output: root folder of the small dataset.
+        split: name of the split.
+        images: maximum number of images.
+        seed: seed of the random choice.
 
     Returns:
         How many images and annotations were copied.
@@ -53,10 +53,10 @@ def cut_split(source: CocoLayout, output: Path, split: str, images: int, seed: i
 
 
 def load_annotations(file: Path) -> dict[str, Any]:
-    """The content of an annotation file.
+    """Reads an annotation file.
 
     Raises:
-        DatasetError: it is missing or no COCO json.
+        DatasetError: the file is missing, or is not COCO json.
     """
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())

@@ -19,7 +19,7 @@ from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages
 from lightning_det.views.resolution import Resolution
 
 CHIP = (96, 512)
-"""Least and greatest side of a chip, pixels."""
+"""Minimum and maximum side of a chip, pixels."""
 
 CHIP_PER_IMAGE = 0.8
 """Side of a chip divided by the median long side of the images."""
@@ -31,10 +31,10 @@ SMALL_PER_CHIP = 1 / 14
 """Size of a small object at the finest scale, divided by the side of a chip."""
 
 ENLARGED = 4.0
-"""Greatest factor: larger ones only blur."""
+"""Maximum factor: larger ones only blur."""
 
 NEIGHBOURS = (1.5, 2.3)
-"""Least and greatest ratio of neighbouring scales."""
+"""Minimum and maximum ratio of neighbouring scales."""
 
 LARGE_PER_CHIP = 0.47
 """Upper end of a scale's range, pixels of a chip, divided by its side: objects of up to 4:1 have room around them."""
@@ -43,7 +43,7 @@ OVERLAP = (0.4, 0.8)
 """Lower end of a range divided by the upper end of the finer one: at the finest scales, and at the coarsest."""
 
 FEW = 0.005
-"""Share of the boxes below which a scale is left out."""
+"""A scale for a smaller share of the boxes is left out."""
 
 TEST_WIDER = (0.75, 1.15)
 """Ends of the ranges of inference divided by those of training: sizes of detections are inexact."""
@@ -52,24 +52,25 @@ SNIP_COARSEST = 1.25
 """SNIP's coarsest resolution divided by SNIPER's, which has to fit into a chip."""
 
 MIXED = (5, 95, 1.4)
-"""Percentiles of the images' long sides, and their ratio from which images are of mixed size (COCO's are not, 500 and
-640): a resolution in pixels would show objects of one size now large, now small, and not as chips did in training."""
+"""Two percentiles of the images' long sides, and the ratio of the two from which images count as of mixed size (COCO's
+images, 500 and 640, do not). With mixed sizes, a resolution in pixels would show objects of the same size sometimes
+large and sometimes small, unlike the chips of training."""
 
 SINGLE_SMALL = 21
 """Size of a small object at the resolution of single-scale training, pixels."""
 
 SINGLE_LARGEST = 2.8e6
-"""Most pixels of a large image (see `MIXED`) at that resolution: training sees all of it at once. As COCO's finest."""
+"""Maximum pixels of a large image (see `MIXED`) at that resolution, at which training sees it whole: COCO's finest."""
 
 WINDOW = 1000
-"""Greatest side of SNIP's windows at the finest resolution, pixels."""
+"""Maximum side of SNIP's windows at the finest resolution, pixels."""
 
 SAMPLE = (2000, 50_000)
-"""Most images that a suggestion is tried on, and most boxes."""
+"""Maximum number of images, and of boxes, on which a suggestion is tried."""
 
 
 def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, Any] | None:
-    """Values of ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
+    """Suggests ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -77,8 +78,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
         heights: (m,) of the images, pixels.
 
     Returns:
-        The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None where there are no boxes. For images
-        of mixed size, pyramids are factors too: objects learned in chips at a factor are detected at that factor.
+        The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None if there are no boxes. For images of
+        mixed size, resolutions of pyramids are factors too: objects are detected at the factor of their chips.
     """
     if not len(sizes):
         return None
@@ -89,7 +90,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
     anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
     test = [
-        [pleasant(low * TEST_WIDER[0]), -1 if high == -1 else pleasant(high * TEST_WIDER[1])] for low, high in ranges
+        [round_pleasantly(low * TEST_WIDER[0]), -1 if high == -1 else round_pleasantly(high * TEST_WIDER[1])]
+        for low, high in ranges
     ]
     smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
     mixed = largest >= MIXED[2] * smallest
@@ -99,7 +101,7 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
     coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
     pyramid = [*fine, coarsest]
-    # A single resolution shows objects of all sizes, and windows would cut the large ones.
+    # A single resolution shows objects of all sizes; windows would cut the large ones.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
         "resolution": _two_digits(single) if mixed else _resolution(single, short, long),
@@ -119,10 +121,10 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
 
 
 def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
-    """Factors of an image of median size, finest first.
+    """Computes the scale factors of an image of median size, finest first.
 
-    The coarsest shows the whole image in one chip, the finest makes small objects large enough. Those between are a
-    geometric progression, which ends early if hardly a box is left for the next scale.
+    The coarsest factor shows the whole image in one chip; the finest makes small objects large enough. The factors in
+    between are a geometric progression, which ends early if hardly any box is left for the next scale.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -143,19 +145,19 @@ def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
 
 
 def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
-    """Overlapping ranges that together hold all sizes; the bound -1 is infinite.
+    """Makes overlapping ranges that together contain all sizes; the bound -1 is infinite.
 
     Args:
-        uppers: ascending upper ends of all ranges but the last.
+        uppers: ascending upper ends of all ranges except the last.
     """
-    ends = [pleasant(upper) for upper in uppers]
+    ends = [round_pleasantly(upper) for upper in uppers]
     shares = np.linspace(*OVERLAP, len(ends)) if len(ends) > 1 else [np.mean(OVERLAP)]
-    lows = [pleasant(share * end) for share, end in zip(shares, ends, strict=False)]
+    lows = [round_pleasantly(share * end) for share, end in zip(shares, ends, strict=False)]
     return [list(pair) for pair in zip([0, *lows], [*ends, -1], strict=True)]
 
 
-def pleasant(value: float) -> int:
-    """The nearest whole number of two digits followed by zeros; from 50 (500, ...) on the second digit is 0 or 5."""
+def round_pleasantly(value: float) -> int:
+    """Rounds to two digits followed by zeros; from 50 (500, ...) on, the second digit is 0 or 5."""
     if value < 1:
         return round(value)
     unit = 10 ** (floor(log10(value)) - 1)
@@ -168,19 +170,19 @@ def _two_digits(factor: float) -> float:
 
 
 def _resolution(factor: float, short: float, long: float) -> list[int]:
-    """(short side, cap of the long side); the cap leaves room for images a little longer than the median."""
-    return [max(1, pleasant(factor * short)), max(1, pleasant(1.1 * factor * long))]
+    """Returns (short side, cap of the long side); the cap has room for images a little longer than the median."""
+    return [max(1, round_pleasantly(factor * short)), max(1, round_pleasantly(1.1 * factor * long))]
 
 
 def try_out(
     store: AnnotationStore, suggestion: dict[str, Any], resolution: Resolution, seed: int = 0
 ) -> dict[str, Any]:
-    """Boxes and pixels of an epoch of the suggested views, estimated from a sample.
+    """Estimates, from a sample, the boxes and pixels of an epoch of the suggested views.
 
     Args:
-        store: annotations, of one image at least.
-        suggestion: what `suggest` made of them.
-        resolution: of the single-scale pass to compare with.
+        store: annotations of at least one image.
+        suggestion: result of `suggest` for them.
+        resolution: resolution of the single-scale pass to compare with.
         seed: of the sample and of the views.
 
     Returns:
@@ -210,12 +212,12 @@ def try_out(
 
 
 def sample(store: AnnotationStore, seed: int, most: tuple[int, int]) -> AnnotationStore:
-    """Some images of a store, one at least.
+    """Draws images of a store, at least one.
 
     Args:
         store: annotations.
-        seed: of the choice.
-        most: images, and boxes in them.
+        seed: seed of the random choice.
+        most: maximum number of images, and of boxes in them.
     """
     images = np.random.default_rng(seed).permutation(len(store))[: most[0]]
     boxes = np.cumsum(np.diff(store.offsets)[images])
@@ -223,7 +225,7 @@ def sample(store: AnnotationStore, seed: int, most: tuple[int, int]) -> Annotati
 
 
 def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray:
-    """(V, n) bool, which of the store's boxes each scale learns from; one False column where there are no boxes."""
+    """Finds the boxes that each scale learns from: (V, n) bool; one column of False if there are no boxes."""
     parts = [
         chips.drives(record.boxes[~record.ignored], scales(record, [], None), chips.stride[1])
         for record in store.records()
@@ -233,7 +235,7 @@ def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray
 
 
 def _cost(store: AnnotationStore, looks: Sequence[Look], resolution: Resolution) -> dict[str, float]:
-    """Views per image, and their pixels without padding by those of single-scale passes."""
+    """Computes views per image, and their pixels without padding, divided by those of single-scale passes."""
     once = plan_epoch(store, Planner(Pyramid([resolution])), None, rendered=False)
     pixels, single = (sum(look.view.size[0] * look.view.size[1] for look in each) for each in (looks, once))
     return {
@@ -244,7 +246,7 @@ def _cost(store: AnnotationStore, looks: Sequence[Look], resolution: Resolution)
 
 
 def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
-    """Views per image of inference, sides of the largest, and the share of the images that have views in tiles."""
+    """Computes views per image at inference, the size of the largest, and the share of the images that need tiles."""
     views = [look.view for look in plan_epoch(store, Planner(scales, LargeViews()), None, rendered=False)]
     whole = [look.view for look in plan_epoch(store, Planner(scales), None, rendered=False)]
     areas = np.array([view.size[0] * view.size[1] for view in whole]).reshape(len(store), -1)
@@ -257,7 +259,7 @@ def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
 
 
 def as_yaml(suggestion: dict[str, Any]) -> str:
-    """A suggestion as lines of a dataset's yaml."""
+    """Formats a suggestion as lines of a dataset's yaml."""
     lines = []
     for key, node in suggestion.items():
         if isinstance(node, dict):

@@ -9,22 +9,22 @@ from lightning_det.annotations.problems import DatasetError
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is a string that UTF-8 and paths can hold: without lone surrogates and NUL."""
+    """Whether a value is a string without lone surrogates and NUL, which UTF-8 and paths cannot represent."""
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def splits_of(split: Any) -> list[str]:
-    """Names of the splits of a setting: one, or several that are read as one."""
+    """Lists the names in the setting of a split: one, or several that are read as one split."""
     return [str(part) for part in split] if isinstance(split, list | tuple) else [str(split)]
 
 
 def is_file_name(value: str) -> bool:
-    """Whether a text can be the name of a file, to which a suffix may be added: file systems allow 255 bytes."""
+    """Whether a text plus a suffix can be the name of a file: file systems allow 255 bytes."""
     return is_text(value) and len(value.encode()) <= 240
 
 
 def read_text(file: Path) -> str:
-    """Reads a text file, without the byte order mark that editors of Windows write.
+    """Reads a text file, without the byte order mark that Windows editors write.
 
     Raises:
         DatasetError: the file cannot be read, or is not UTF-8 text.

@@ -1,4 +1,4 @@
-"""Video files: frames are read one by one, and drawn copies are written."""
+"""Reads the frames of video files one by one, and writes videos."""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -38,20 +38,20 @@ CONTAINERS = (
     "h264",
     "hevc",
 )
-"""FFmpeg's names of the formats that are opened, whatever a file's name; lists of other files and URLs are not."""
+"""FFmpeg's names of the formats that are opened, whatever the file's name. Playlists and URLs are not opened."""
 
 FINEST = Fraction(1, 60_000)
-"""Shortest unit of time, seconds. MPEG-4 allows 1 / 65535; the periods of common frame rates are multiples of this."""
+"""Smallest unit of time, seconds: MPEG-4 allows 1 / 65535, and periods of common frame rates are multiples of this."""
 
 SLACK = 1.0
-"""Seconds by which the frames may be shorter than the length in the header: sound often lasts a little longer."""
+"""The frames may end this many seconds before the length in the header: sound is often a little longer."""
 
 
 class Video:
     """The frames of a video, one of which is in memory at a time.
 
-    A first pass decodes all frames, because only that tells how many can be read. Each call continues where the last
-    one stopped; an earlier frame makes it start over, so frames are best read in order. Every loader process reads the
+    A first pass decodes all frames, because only this shows how many can be read. Each call continues after the last
+    one. An earlier frame makes it start over, so frames should be read in order. Every loader process reads the
     file once for every shape of views.
 
     Args:
@@ -62,12 +62,12 @@ class Video:
         width: of the frames, pixels.
         height: of the frames, pixels.
         rate: frames per second, on average.
-        unit: of the file's times, seconds.
-        problems: one if frames at the end are left out, which says why.
+        unit: unit of the file's times, seconds.
+        problems: empty, or one problem that says why frames at the end are left out.
 
     Raises:
         UserError: PyAV is missing.
-        DatasetError: no such file, or no frame that can be read.
+        DatasetError: the file does not exist, or has no readable frame.
     """
 
     def __init__(self, path: Path):
@@ -128,7 +128,7 @@ class Video:
         """Decodes all frames for size, times and problems.
 
         Raises:
-            DatasetError: there is no frame that can be read.
+            DatasetError: the file has no readable frame.
         """
         import av
 
@@ -172,7 +172,7 @@ class Video:
 
 
 def _reason(error: "FFmpegError | OSError") -> str | None:
-    """Message of an error. FFmpeg reports a format that it may not open as an invalid argument."""
+    """Returns the message of an error. FFmpeg reports a format that it may not open as an invalid argument."""
     kinds = ", ".join(CONTAINERS)
     return f"none of the kinds {kinds}" if error.errno == errno.EINVAL else error.strerror
 
@@ -183,7 +183,7 @@ def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> Non
     Args:
         file: to write.
         pictures: (H, W, 3) uint8, one per frame, of the video's size.
-        video: whose frames they replace.
+        video: the video whose frames are replaced.
     """
     import av
 

@@ -36,9 +36,9 @@ class _Object(NamedTuple):
     """An object of an annotation."""
 
     number: int
-    """Position in its file, counted from 1."""
+    """Number of the object in its file, counted from 1."""
     name: str
-    """Of its class."""
+    """Name of its class."""
     corners: tuple[float, float, float, float]
     """As annotated, see `Voc`."""
     difficult: bool
@@ -52,8 +52,8 @@ class Voc:
 
     Args:
         root: the folder, or the parent of several (``VOCdevkit``).
-        classes: names in the order of their ids; None takes all names found in the annotations, sorted, which for
-            VOC itself is its own order.
+        classes: names in the order of their ids; None: all names in the annotations, sorted. For VOC, this is the
+            official order.
 
     Raises:
         ValueError: ``classes`` is empty, names one twice, or is not a list of texts and numbers.
@@ -94,7 +94,7 @@ class Voc:
                     reason = f"class {item.name!r} is not in dataset.classes"
                     problems.append(Problem(str(xml), f"object {item.number}", reason, BOX_LEFT_OUT))
         corners = np.array([r[2].corners for r in rows], np.float64).reshape(-1, 4)
-        # A box whose corners coincide would be one pixel wide by the convention; in practice it is a misplaced click.
+        # By VOC's convention, a box with equal corners is one pixel wide; in practice it is a misplaced click.
         empty = (corners[:, 2:] <= corners[:, :2]).any(axis=1, keepdims=True)
         raw = RawAnnotations(
             root=self.root,
@@ -163,7 +163,7 @@ class Voc:
                 # Only objects: their parts (head, hand, foot) are not classes.
                 names.update((o.findtext("name") or "").strip() for o in read_xml(file).iterfind("object"))
             except (ValueError, OSError):
-                continue  # a problem of the splits that list this image
+                continue  # it is reported with the splits that list this image
         names.discard("")
         if not names:
             raise DatasetError(f"{self.root}: no object with a class name in any Annotations/*.xml")
@@ -225,7 +225,7 @@ def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[P
 
 
 def _parse(xml: Path, problems: list[Problem]) -> Element | None:
-    """Root of an annotation; None, and a problem, if it cannot be used."""
+    """Parses an annotation and returns its root; None, and a problem, if it cannot be used."""
     try:
         tree = read_xml(xml)
         if tree.tag != "annotation":
@@ -242,13 +242,13 @@ def _parse(xml: Path, problems: list[Problem]) -> Element | None:
 
 
 def _misplaced_object(tree: Element) -> str | None:
-    """Tag of an object that would be missed: it has another case or another parent than in VOC. None: there is none."""
+    """Finds the tag of an object that would be missed, because its case or its parent is not that of VOC; else None."""
     tags = (item.tag for child in tree if child.tag != "object" for item in child.iter())
     return next((tag for tag in tags if tag.rpartition(":")[2].lower() in ("object", "objects")), None)
 
 
 def _annotated_size(tree: Element) -> tuple[int, int] | None:
-    """(width, height) as annotated; None if they are missing or 0, which some tools write.
+    """Reads the annotated (width, height); None if they are missing or 0, which some tools write.
 
     Raises:
         ValueError: they are not integers, or occur twice.

@@ -8,7 +8,7 @@ from lightning_det.data.text import is_file_name
 from lightning_det.system.files import files_below
 
 FLAGS = ("1", "0", "-1")
-"""Last words in the development kit's class lists, which say whether an image shows the class."""
+"""Flags at the end of a line in the development kit's class lists: whether an image shows the class."""
 
 
 class VocFiles:
@@ -40,14 +40,14 @@ class VocFiles:
         return folded
 
     def resolve(self, line: str, plain: bool) -> str:
-        """Name of the annotation that a line of a list refers to.
+        """Finds the name of the annotation that a line of a list refers to.
 
-        That is the whole line. If there is no such annotation, it is the line without quotes, without a last word 1, 0
-        or -1, without the suffix, or without ``JPEGImages`` or ``Annotations`` in front.
+        This is the whole line. If there is no such annotation, it is the line without quotes, without the flag 1, 0 or
+        -1 at the end, without the suffix, or without a leading ``JPEGImages`` or ``Annotations``.
 
         Args:
             line: stripped.
-            plain: whether the list has lines without such a last word, so that it is not a class list.
+            plain: whether the list has lines without a flag, so it is not a class list.
 
         Raises:
             ValueError: the line cannot be a name, or refers to two annotations.
@@ -63,7 +63,7 @@ class VocFiles:
         return name
 
     def _match(self, name: str) -> str | None:
-        """The annotation of a name, in the same case or as the only one in another; None if there is none."""
+        """Finds the annotation of a name, in the same case, or the only one in another case; None if there is none."""
         if name in self.annotations:
             return name
         others = self._folded.get(name.casefold(), [])
@@ -78,7 +78,7 @@ class VocFiles:
 
         Args:
             name: of the annotation.
-            written: its ``<filename>``, which decides if several images or none have the annotation's name.
+            written: its ``<filename>``, which is used if no image or several images have the annotation's name.
 
         Raises:
             ValueError: there is no image, or ``<filename>`` does not decide between several.
@@ -125,7 +125,7 @@ def has_flag(line: str) -> bool:
 
 
 def _spellings(line: str) -> list[str]:
-    """Names that a line of a list may mean: the whole line, then ever less of it."""
+    """Lists names that a line of a list may mean: first the whole line, then shorter parts of it."""
     spellings = [line]
     if line.startswith('"') and '"' in line[1:]:
         inner, _, rest = line[1:].partition('"')

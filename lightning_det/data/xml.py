@@ -9,7 +9,7 @@ DECLARED = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.-]+)""")
 
 MULTI_BYTE = {"big5": "big5", "euc-jp": "euc_jp", "euc-kr": "euc_kr", "shift_jis": "cp932"}
 MULTI_BYTE |= dict.fromkeys(("cp936", "gb18030", "gb2312", "gbk"), "gb18030")
-"""Codecs for encodings that tools declare and expat cannot read."""
+"""Codecs for encodings that some tools declare, but that expat cannot read."""
 
 
 def read_xml(file: Path) -> ElementTree.Element:

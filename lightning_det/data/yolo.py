@@ -29,10 +29,10 @@ class Yolo:
     ``data.yaml`` names the classes and, per split, a folder of images, a text file that lists them, or a list of such.
     The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt`` or beside the image, one object per line: class
     number, then centre, width and height, or the corners of a polygon, all as shares of the image's width and height.
-    With ``kpt_shape`` they are labels of poses: keypoints follow the box. An image without such a file has no objects.
+    With ``kpt_shape``, labels are poses: keypoints follow the box. An image without a label file has no objects.
 
     Args:
-        root: the folder, or its description, which may have another name than ``data.yaml``.
+        root: the folder; or the description itself, which may then have another name than ``data.yaml``.
     """
 
     def __init__(self, root: str):
@@ -47,7 +47,7 @@ class Yolo:
             split: a key of ``data.yaml``: ``train``, ``val`` or ``test``; or several, read as one.
 
         Raises:
-            DatasetError: ``data.yaml`` or the split's folder is missing or not of this form.
+            DatasetError: ``data.yaml`` or the split's folder is missing or invalid.
         """
         description = read_description(self.description)
         problems: list[Problem] = []
@@ -64,7 +64,7 @@ class Yolo:
                 rows += [(number, file, label) for label in found]
         _refuse_keypoints(description, rows)
         unlabelled = labels.count(None)
-        if unlabelled < len(images):  # else a problem of the split says so
+        if unlabelled < len(images):  # otherwise a problem of the split reports it
             without = [path for (path, _), file in zip(images, labels, strict=True) if file is None]
             problems += files.find_misplaced(without, (problem.file for problem in problems))
         if images and unlabelled == len(images):
@@ -100,7 +100,7 @@ class Yolo:
     def _list_images(
         self, description: Description, splits: Sequence[str], files: LabelFiles, problems: list[Problem]
     ) -> list[Path]:
-        """Image files of some splits, sorted, no two of which have the same labels."""
+        """Lists the image files of some splits, sorted; no two of them have the same labels."""
         folders: list[Path] = []
         listed: list[tuple[Path, str, Path]] = []
         for split, text in [(name, text) for name in splits for text in description.split_paths(name)]:
@@ -165,7 +165,7 @@ class Yolo:
 
 
 def _spellings(text: str) -> Iterator[Path]:
-    """A path as written, then without quotes, then with the separators of Windows replaced."""
+    """Yields a path as written, then without quotes, then with Windows separators replaced."""
     yield Path(text)
     bare = text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
     if bare != text:
@@ -175,13 +175,13 @@ def _spellings(text: str) -> Iterator[Path]:
 
 
 def _relative_to_base(named: Path, base: str) -> list[Path]:
-    """A path of another machine, relative to the dataset's folder there; empty if it lies elsewhere."""
+    """Makes a path of another machine relative to the dataset's folder there; empty if it lies elsewhere."""
     folder = Path(base.replace("\\", "/"))
     return [named.relative_to(folder)] if base and named.is_relative_to(folder) else []
 
 
 def _background_problem(root: Path, image: Path, count: int, files: LabelFiles) -> Problem:
-    """The problem of a split in which no image has labels; it says where they were searched."""
+    """Makes the problem of a split in which no image has labels; it says where labels were searched."""
     looked = " and ".join(str(folder / f"{image.stem}.txt") for folder in files.folders(image.parent))
     images = f"none of the {count} images has" if count > 1 else "the image has not"
     return Problem(str(root), "", f"{images} a label file; looked for {looked}", ALL_BACKGROUND)
@@ -191,7 +191,7 @@ def _refuse_keypoints(description: Description, rows: Sequence[tuple[int, Path, 
     """Refuses labels of poses without ``kpt_shape``, which would be read as polygons with wrong boxes.
 
     Raises:
-        DatasetError: all polygons can be read as a box and the same number of keypoints with their visibility.
+        DatasetError: every polygon could be a box and the same number of keypoints with visibility.
     """
     counts = {label.visibilities for *_, label in rows if label.polygon}
     if len(counts) == 1 and 0 not in counts:

@@ -11,10 +11,10 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.data.text import is_text, read_text
 
 NOTHING = ("", "~", "null", "Null", "NULL")
-"""How YAML writes that a key has no value."""
+"""Texts for a missing value in YAML."""
 
 VALIDATION = ("val", "valid", "validation")
-"""Names of one split."""
+"""Alternative names of one split."""
 
 
 class Description(NamedTuple):
@@ -23,9 +23,9 @@ class Description(NamedTuple):
     file: Path
     labels: LabelMap
     keypoints: int
-    """Numbers after the box in every line of pose labels; 0 for other labels."""
+    """Count of numbers after the box in every line of pose labels; 0 for other labels."""
     base: str
-    """Folder that the splits are relative to, on the machine where the file was written."""
+    """Folder that the paths of splits are relative to, on the machine where the file was written."""
     content: dict[str, Any]
 
     def split_paths(self, split: str) -> list[str]:
@@ -45,7 +45,7 @@ class Description(NamedTuple):
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Loads every value as text: YAML itself would make other types of classes called no or 012."""
+    """Loads every value as text; YAML would convert classes called no or 012 to other types."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -65,7 +65,7 @@ def read_description(root: Path) -> Description:
         root: the folder that holds it, or the file itself.
 
     Raises:
-        DatasetError: there is none, it is not YAML, or it contradicts itself.
+        DatasetError: there is no description, or it is not YAML or contradicts itself.
     """
     file = _find_description(root)
     text = read_text(file)
@@ -81,7 +81,7 @@ def read_description(root: Path) -> Description:
         raise DatasetError(f"{file}: names: {error}") from error
     count = content.get("nc")
     if count not in (None, *NOTHING) and _integer(count) != len(labels):
-        raise DatasetError(f"{file}: nc is {_shown(count)}, but names has {len(labels)} classes; one of them is wrong")
+        raise DatasetError(f"{file}: nc is {_quote(count)}, but names has {len(labels)} classes; one of them is wrong")
     base = content.get("path")
     return Description(file, labels, _keypoints(file, content), base if isinstance(base, str) else "", content)
 
@@ -101,7 +101,7 @@ def _find_description(root: Path) -> Path:
 
 
 def _names(names: Any) -> list[str]:
-    """Class names of the description's list, or mapping from class numbers, in order.
+    """Returns the class names, in order, from a list or from a mapping of class numbers.
 
     Raises:
         ValueError: it is neither, or a name is not a text.
@@ -109,13 +109,13 @@ def _names(names: Any) -> list[str]:
     if isinstance(names, dict):
         by_number = {_integer(key): name for key, name in names.items()}
         if by_number.keys() != set(range(len(names))):
-            raise ValueError(f"class numbers must run from 0 without gaps, got {_shown(', '.join(map(str, names)))}")
+            raise ValueError(f"class numbers must run from 0 without gaps, got {_quote(', '.join(map(str, names)))}")
         names = [by_number[number] for number in range(len(names))]
     if not isinstance(names, list):
         raise ValueError("it must be a list, or a mapping from class numbers")
     for number, name in enumerate(names):
         if not is_text(name):
-            got = _shown(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            got = _quote(name) if isinstance(name, str) else f"a {type(name).__name__}"
             raise ValueError(f"class names must be texts, got {got}")
         if not name.strip():
             raise ValueError(f"class {number} has an empty name")
@@ -123,10 +123,10 @@ def _names(names: Any) -> list[str]:
 
 
 def _keypoints(file: Path, content: dict[str, Any]) -> int:
-    """Numbers of all keypoints of an object, from ``kpt_shape``; 0 without it.
+    """Computes from ``kpt_shape`` how many numbers the keypoints of an object have; 0 without it.
 
     Raises:
-        DatasetError: it is not of this form, or missing although ``flip_idx`` needs it.
+        DatasetError: ``kpt_shape`` is invalid, or is missing although there is ``flip_idx``.
     """
     shape = content.get("kpt_shape")
     if shape in (None, *NOTHING):
@@ -135,15 +135,15 @@ def _keypoints(file: Path, content: dict[str, Any]) -> int:
         return 0
     count, values = map(_integer, shape) if isinstance(shape, list) and len(shape) == 2 else (None, None)
     if count is None or values is None or not 1 <= count < 10_000 or values not in (2, 3):
-        raise DatasetError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {_shown(shape)}")
+        raise DatasetError(f"{file}: kpt_shape must be [number of keypoints, 2 or 3], got {_quote(shape)}")
     return count * values
 
 
 def _integer(value: Any) -> int | None:
-    """Number of a text of at most nine digits; None for anything else."""
+    """Converts a text of at most nine digits to a number; None for anything else."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

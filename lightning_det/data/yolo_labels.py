@@ -1,4 +1,4 @@
-"""Label files of YOLO datasets: how they are found and read."""
+"""Finds and reads the label files of YOLO datasets."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,9 +24,9 @@ class Label(NamedTuple):
     corners: np.ndarray
     """(4,) shares of the image's width and height, x1, y1, x2, y2."""
     polygon: bool
-    """Whether the line is a polygon, whose bounding box the corners are."""
+    """Whether the line is a polygon; the corners are then those of its bounding box."""
     visibilities: int
-    """Keypoints of the line if it is read as a pose instead of a polygon; 0 if it cannot be one."""
+    """Number of keypoints if the line is read as a pose instead of a polygon; 0 if it cannot be a pose."""
 
 
 class LabelFiles:
@@ -69,7 +69,7 @@ class LabelFiles:
         """Label files in a folder, by their names without suffix."""
         if folder not in self._files:
             files = sorted(folder.iterdir()) if folder.is_dir() else []
-            # In this order x.txt takes the place of x.TXT.
+            # In this order, x.txt overrides x.TXT.
             self._files[folder] = {f.stem: f for f in files if f.suffix.lower() == ".txt"}
         return self._files[folder]
 
@@ -83,7 +83,7 @@ class LabelFiles:
         return files[0] if files else None
 
     def find_orphans(self, folder: Path, images: Iterable[Path]) -> list[Problem]:
-        """Problems of the label files that belong to a folder of images but to none of its images."""
+        """Finds label files that belong to a folder of images, but to none of its images."""
         used = {file for image in images for file in self.of(image)}
         below = {file for found in self.folders(folder) if found.is_dir() for file in files_below(found)}
         alone = sorted(f for f in below if f.suffix.lower() == ".txt" and f not in used and _holds_labels(f))
@@ -91,11 +91,11 @@ class LabelFiles:
         return [Problem(str(file), "", reason, BOX_LEFT_OUT) for file in alone]
 
     def find_misplaced(self, unlabelled: Iterable[Path], known: Iterable[str]) -> list[Problem]:
-        """Problems of label files elsewhere that have the name of an unlabelled image and belong to no other image.
+        """Finds label files elsewhere that have the name of an unlabelled image and belong to no other image.
 
         Args:
             unlabelled: images without a label file.
-            known: files that are problems already.
+            known: files that are already reported as problems.
         """
         images = {image.stem: image for image in unlabelled}
         reported = set(known)
@@ -156,8 +156,8 @@ def read_labels(file: Path, classes: int, keypoints: int, problems: list[Problem
 
     Args:
         file: one object per line: class number, then centre and size of its box, or the corners of a polygon.
-        classes: their number.
-        keypoints: numbers after the box in lines of pose labels; 0 if there are none.
+        classes: number of classes.
+        keypoints: count of numbers after the box in lines of pose labels; 0 for other labels.
         problems: a problem is added for each of the other lines.
     """
     try:
@@ -186,7 +186,7 @@ def read_labels(file: Path, classes: int, keypoints: int, problems: list[Problem
 
 
 def _numbers(line: str, classes: int) -> tuple[int, np.ndarray]:
-    """Class of a line, and the (n,) float64 values after it.
+    """Parses the class of a line, and the (n,) float64 values after it.
 
     Raises:
         ValueError: they are not numbers, or there is no such class.
@@ -210,13 +210,13 @@ def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
     count = len(values)
     if keypoints:
         if count not in (4, 4 + keypoints):
-            return f"{count} values behind the class: 4 make a box, and kpt_shape asks for {keypoints} of keypoints"
+            return f"{count} values after the class: 4 make a box, and kpt_shape asks for {keypoints} of keypoints"
         values = values[:4]
     elif count != 4 and (count < 6 or count % 2):
         more = "; a fifth may be the confidence or the track of a prediction" if count == 5 else ""
-        return f"{count} values behind the class: 4 make a box, pairs of 3 or more corners a polygon{more}"
+        return f"{count} values after the class: 4 make a box, pairs of 3 or more corners a polygon{more}"
     elif count == 6 and line.split()[-1].isdigit() and not all(field.isdigit() for field in line.split()):
-        return "6 values behind the class, the last a whole number: box, confidence and track of a prediction?"
+        return "6 values after the class, the last a whole number: box, confidence and track of a prediction?"
     elif count > 4 and _origins(values) > 1:
         return f"{_origins(values)} corners at (0, 0): keypoints? data.yaml has no kpt_shape"
     # NaN is not larger than 2; it is reported with the box.
@@ -226,13 +226,13 @@ def _fault(line: str, values: np.ndarray, keypoints: int) -> str | None:
 
 
 def _origins(values: np.ndarray) -> int:
-    """Number of a polygon's corners at (0, 0); a last corner that repeats the first is not counted."""
+    """Counts a polygon's corners at (0, 0), without a last corner that repeats the first."""
     points = values.reshape(-1, 2)
     closed = (points[0] == points[-1]).all()
     return int((points[: len(points) - closed] == 0).all(axis=1).sum())
 
 
 def _visibilities(values: np.ndarray) -> int:
-    """Number of keypoints after the box if every third number is a visibility, 0, 1 or 2; else 0."""
+    """Counts keypoints after the box, if every third number is a visibility of 0, 1 or 2; otherwise 0."""
     count, rest = divmod(len(values) - 4, 3)
     return count if rest == 0 and count > 1 and bool(np.isin(values[6::3], (0, 1, 2)).all()) else 0

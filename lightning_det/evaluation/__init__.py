@@ -1,1 +1,1 @@
-"""From detections to figures."""
+"""Evaluates detections: results, COCO's figures, and the comparison of runs."""

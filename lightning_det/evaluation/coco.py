@@ -1,4 +1,4 @@
-"""COCO's evaluation, by pycocotools or faster-coco-eval, which gives the same figures in less time."""
+"""Runs COCO's evaluation with pycocotools, or with faster-coco-eval, which gives the same figures in less time."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def evaluate(
     curve: bool = False,
     backend: Backend = "pycocotools",
 ) -> Evaluation:
-    """Compares detections with annotations, as COCO does, on the images that the results have seen.
+    """Compares detections with annotations, as COCO does, on the images that were evaluated.
 
     pycocotools' own summary reads the precision at 100 detections whatever the limit is, and reports -1 for any other
     limit. `Evaluation` reads the array.
@@ -34,7 +34,7 @@ def evaluate(
         results: detections, merged to one list per image.
         size_cuts: bounds between small, medium and large objects, sqrt(area) in pixels.
         max_detections: most detections per image that count.
-        curve: whether to measure every octave of object size too.
+        curve: whether to evaluate every octave of object size as well.
         backend: the implementation; both give the same figures.
 
     Raises:
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
-    """Ranges (low, high) of sqrt(area) between powers of 2 that hold all ``areas``."""
+    """Makes ranges (low, high) of sqrt(area), between powers of 2, that contain all ``areas``."""
     sides = np.sqrt(areas[areas > 0])
     if not len(sides):
         return []
@@ -78,7 +78,7 @@ def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
-    """COCO's json of the images that the results have seen; ids are positions in the store."""
+    """Makes COCO's json of the evaluated images; ids are positions in the store."""
     annotations: list[dict[str, Any]] = []
     for image in results.seen:
         for row in range(store.offsets[image], store.offsets[image + 1]):
@@ -102,7 +102,7 @@ def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
 
 
 def _detections_of(results: Results) -> list[dict[str, Any]]:
-    """COCO's annotations of detections, with scores."""
+    """Converts detections to COCO's annotations, with scores."""
     boxes = results.boxes.astype(np.float64)
     return [
         {
@@ -119,7 +119,7 @@ def _detections_of(results: Results) -> list[dict[str, Any]]:
 
 
 def _prepare(truth: dict[str, Any], found: list[dict[str, Any]], backend: Backend) -> Any:
-    """The backend's ``COCOeval`` with annotations and detections loaded."""
+    """Makes the backend's ``COCOeval``, with annotations and detections loaded."""
     if backend == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval

@@ -1,4 +1,4 @@
-"""Comparison of runs: means and deviations over seeds, and differences in pairs of equal seed."""
+"""Compares runs: means and deviations over seeds, and differences in pairs of equal seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class RunRecord:
     """Name that the run shares with runs of other seeds, and with no others."""
     seed: int
     figures: Mapping[str, float]
-    """COCO's figures, 0 to 1, without undefined ones; earlier versions recorded these as -1."""
+    """COCO's figures, 0 to 1, without undefined ones, which earlier versions recorded as -1."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """AP of every class."""
     curve: Sequence[Mapping[str, float]] = ()
@@ -29,13 +29,13 @@ class RunRecord:
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:
-    """``mean`` and sample standard deviation ``std`` of one value or more; ``std`` of a single value is None."""
+    """Computes ``mean`` and sample standard deviation ``std`` of at least one value; ``std`` of one value is None."""
     values = list(values)
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
 def difference(base: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any] | None:
-    """Difference of two runs' values, in pairs of equal seed.
+    """Computes the difference of two groups of runs, in pairs of equal seed.
 
     Args:
         base: values by seed.
@@ -57,7 +57,7 @@ def difference(base: Mapping[int, float], other: Mapping[int, float]) -> dict[st
 
 
 def student_t(freedom: int, outside: float = 0.05) -> float:
-    """Quantile of Student's t distribution: its absolute value is exceeded with probability ``outside``.
+    """Computes the t whose absolute value is exceeded with probability ``outside`` (Student's t distribution).
 
     This probability is the regularised incomplete beta function I_x(v / 2, 1 / 2) at x = v / (v + t^2).
 
@@ -113,12 +113,12 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> dict
 
 
 def training_pixels(group: Mapping[str, Any]) -> float:
-    """Training pixels of a group of `compare_runs`, mining included; 0 if they are not known."""
+    """Returns the training pixels of a group of `compare_runs`, mining included; 0 if unknown."""
     return sum(group["cost"][name]["mean"] for name in ("pixels", "mining_pixels") if name in group["cost"])
 
 
 def _spreads(dictionaries: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Spreads of the values that all dictionaries have, by key."""
+    """Computes, by key, the `spread` of the values that all dictionaries have."""
     keys = [k for k in dictionaries[0] if all(d.get(k, -1) >= 0 for d in dictionaries)]
     return {key: spread(d[key] for d in dictionaries) for key in keys}
 
@@ -126,7 +126,7 @@ def _spreads(dictionaries: Sequence[Mapping[str, float]]) -> dict[str, dict[str,
 def _differences(
     base: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """Differences by key of figures that are given by seed."""
+    """Computes, by key, the `difference` of figures that are given by seed."""
     found = {}
     for key in next(iter(base.values())):
         sides = ({seed: row[key] for seed, row in side.items() if row.get(key, -1) >= 0} for side in (base, other))
@@ -137,7 +137,7 @@ def _differences(
 
 
 def _mean_curve(group: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Spreads of AP in the octaves that all runs measured."""
+    """Computes the `spread` of AP in the octaves that all runs measured."""
     octaves = [(point["from"], point["to"]) for point in group[0].curve]
     curves = [{(p["from"], p["to"]): p["AP"] for p in run.curve} for run in group]
     shared = [octave for octave in octaves if all(octave in curve for curve in curves)]

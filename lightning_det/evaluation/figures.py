@@ -20,7 +20,7 @@ class Evaluation:
     precision: np.ndarray
     """(T, R, K, A, M) float64 by IoU threshold, recall, class, size range and limit of detections; -1 if undefined."""
     recall: np.ndarray
-    """(T, K, A, M) float64, likewise."""
+    """(T, K, A, M) float64, as ``precision`` but without the axis of recall."""
     counts: np.ndarray
     """(K, A) int64, boxes of each class in each size range, without ignored ones."""
     ranges: list[tuple[float, float]]
@@ -96,7 +96,7 @@ class Evaluation:
         ]
 
     def table(self) -> str:
-        """COCO's table of the twelve figures, with the size ranges in use."""
+        """Formats COCO's table of the twelve figures, with the size ranges in use."""
         (_, small), (_, medium) = self.ranges[1], self.ranges[2]
         sizes = {"small": f"< {small:g} px", "medium": f"{small:g}-{medium:g} px", "large": f"> {medium:g} px"}
         lines = []
@@ -132,11 +132,11 @@ def size_ranges(cuts: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def format_figure(value: float | None) -> str:
-    """A figure for a table, with three decimals."""
+    """Formats a figure for a table, with three decimals."""
     return "undefined" if value is None else f"{value:.3f}"
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean of the values that are defined; None if there are none."""
+    """Averages the values that are defined; None if there are none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else None

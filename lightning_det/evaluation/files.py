@@ -1,4 +1,4 @@
-"""Detections in COCO's results format."""
+"""Writes detections in COCO's results format."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from lightning_det.system.files import write_json
 
 
 def coco_results(store: AnnotationStore, results: Results) -> list[dict[str, Any]]:
-    """Detections as json data: ``image_id`` and ``category_id`` of the source, ``bbox`` (x, y, w, h), ``score``."""
+    """Converts detections to json: ``image_id`` and ``category_id`` of the source, ``bbox`` (x, y, w, h), ``score``."""
     source_ids = store.label_map.source_ids
     boxes = results.boxes.astype(float)
     return [

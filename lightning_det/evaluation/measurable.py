@@ -1,4 +1,4 @@
-"""Figures that a set of images defines: AP needs boxes of the class and size, AR likewise."""
+"""Finds the figures that are defined on a set of images: AP and AR need boxes of the class and size."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lightning_det.evaluation.figures import figure_names, size_ranges
 def undefined_figures(
     store: AnnotationStore, size_cuts: Sequence[float], max_detections: int, seen: np.ndarray | None = None
 ) -> list[str]:
-    """Names of the figures that a set of images does not define.
+    """Lists the names of the figures that are undefined on a set of images.
 
     Args:
         store: annotations.
@@ -26,7 +26,7 @@ def undefined_figures(
 
 
 def explain_undefined(store: AnnotationStore, seen: np.ndarray | None = None) -> str:
-    """Says why a set of images defines no figure; empty if it defines some.
+    """Explains why all figures are undefined on a set of images; empty if some are defined.
 
     Args:
         store: annotations.

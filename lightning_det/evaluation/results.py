@@ -10,10 +10,10 @@ from torch import Tensor
 from lightning_det.merging.nms import keep_best, remove_fragments
 
 Merge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From boxes (N, 4), scores (N,) and groups (N,) to the kept rows (k,) and their scores (k,)."""
+"""Maps boxes (N, 4), scores (N,) and groups (N,) to the kept rows (k,) and their scores (k,)."""
 
 Vote = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From kept rows (k,), boxes (N, 4), scores (N,) and groups (N,) to the moved boxes (k, 4)."""
+"""Maps kept rows (k,), boxes (N, 4), scores (N,) and groups (N,) to the moved boxes (k, 4)."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Results:
 
     @classmethod
     def concatenate(cls, parts: Iterable["Results"]) -> "Results":
-        """All detections of several results: of views, batches or ranks."""
+        """Concatenates several results: of views, batches or ranks."""
         parts = [cls(), *parts]
         return cls(
             np.concatenate([p.images for p in parts]),
@@ -74,9 +74,9 @@ class Results:
 
         Args:
             merge: suppresses duplicates within groups (image and class), see `lightning_det.merging.nms`.
-            max_detections: most per image, or an array (M,) integer with the most of every image of the store.
+            max_detections: maximum per image, or an integer array (M,) with the maximum of every image of the store.
             vote: moves kept boxes by suppressed ones, see `lightning_det.merging.voting`.
-            fragments: a cut detection is removed first if an uncut one covers this share of it; None: all stay.
+            fragments: a cut detection is removed first if an uncut one covers this share of it; None: none is removed.
         """
         if fragments is not None and self.cut.any():
             return self._without_fragments(fragments).merge_views(merge, max_detections, vote)
@@ -93,7 +93,7 @@ class Results:
         return Results(self.images[rows], moved.numpy(), final.numpy(), self.labels[rows], self.seen)
 
     def by_image(self) -> "Results":
-        """The same detections sorted by image, stably."""
+        """Sorts the detections by image, stably."""
         return self._rows(np.argsort(self.images, kind="stable"), self.seen)
 
     def _without_fragments(self, share: float) -> "Results":

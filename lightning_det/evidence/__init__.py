@@ -1,1 +1,1 @@
-"""The experiments behind a claim: what to run, running it, and the pages and tables of its figures."""
+"""The experiments that test a paper's claim: protocols, execution, and the pages and tables of figures."""

@@ -1,4 +1,4 @@
-"""Runs experiments: each training and evaluation is a process of its own, and what has finished is kept."""
+"""Runs experiments: each training and evaluation is a separate process, and finished ones are kept."""
 
 import os
 import subprocess
@@ -24,30 +24,30 @@ from lightning_det.system.workload import cores
 WORKERS = "data.num_workers"
 
 ELAPSED = "elapsed.json"
-"""In the folder of a run: seconds that its processes took, over all starts that ended."""
+"""File in a run folder: seconds that its processes took, over all starts that have ended."""
 
 RUNNING: "set[subprocess.Popen[bytes]]" = set()
-"""Commands that this process has started and that have not ended."""
+"""Running commands that this process has started."""
 
 
 def run_experiment(
     experiment: Experiment, seeds: Sequence[int], budget: str, folder: Path, jobs: int
 ) -> list[RunRecord]:
-    """Runs what is left of an experiment, and reads all of its runs.
+    """Runs the unfinished part of an experiment, and reads all of its runs.
 
     Args:
         experiment: the protocol.
         seeds: of every arm.
         budget: name of one of its budgets.
-        folder: of the runs. Finished ones are not run again, interrupted trainings go on.
-        jobs: number of runs side by side.
+        folder: folder of the runs. Finished ones are not repeated, and interrupted trainings are resumed.
+        jobs: number of parallel runs.
 
     Raises:
         UserError: a run has failed, or its folder holds a run with other overrides. All other runs have ended.
     """
     count = len(seeds) * sum(1 + len(arm.tests) for arm in experiment.arms.values())
     workers = max(0, cores() // jobs - 1)
-    # Arms that others start from come first, of all seeds: whoever waits for one blocks a thread of the pool.
+    # Arms that others start from come first, with all seeds: an arm that waits blocks a thread of the pool.
     order = sorted(product(seeds, experiment.arms), key=lambda job: experiment.arms[job[1]].start is not None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     futures: dict[tuple[str, int], Future[list[RunRecord]]] = {}
@@ -76,7 +76,7 @@ def run_experiment(
             )
         try:
             wait(futures.values())
-        except BaseException:  # waiting runs must not start, and running ones must not go on without this process
+        except BaseException:  # waiting runs must not start, and running ones must not continue without this process
             pool.shutdown(wait=False, cancel_futures=True)
             for command in list(RUNNING):
                 command.terminate()
@@ -86,7 +86,7 @@ def run_experiment(
 
 
 def _raise_errors(futures: Iterable[Future[list[RunRecord]]]) -> None:
-    """Raises the errors of finished futures: a fault of ours as it is, or else those of all runs together."""
+    """Raises the errors of finished futures: a bug unchanged, otherwise the errors of all runs together."""
     errors = [error for f in futures if (error := f.exception()) is not None]
     for error in errors:
         if not isinstance(error, UserError):
@@ -96,33 +96,33 @@ def _raise_errors(futures: Iterable[Future[list[RunRecord]]]) -> None:
 
 
 def train(folder: Path, options: Sequence[str], workers: int) -> None:
-    """Trains to the end, if that is not done. A training that was interrupted goes on.
+    """Trains to the end, if not done yet. An interrupted training is resumed.
 
     Args:
         folder: of the run.
         options: its overrides in the protocol.
-        workers: number of loader processes. They are no part of the protocol: they change the time only.
+        workers: number of loader processes. Not part of the protocol, because it only changes the time.
     """
-    begun = _recorded(folder, options)
+    begun = _read_overrides(folder, options)
     if not (folder / METRICS).exists():
         given = options if begun is None else [f"resume={quote(folder)}"]
         _command("train", folder, [*given, f"{WORKERS}={workers}"])
 
 
 def evaluate(folder: Path, options: Sequence[str]) -> None:
-    """Evaluates, if that is not done.
+    """Evaluates, if not done yet.
 
     Args:
         folder: of the run.
         options: its overrides in the protocol.
     """
-    _recorded(folder, options)
+    _read_overrides(folder, options)
     if not (folder / METRICS).exists():
         _command("eval", folder, options)
 
 
-def _recorded(folder: Path, options: Sequence[str]) -> list[str] | None:
-    """The overrides that the run of a folder was started with; None if there is none.
+def _read_overrides(folder: Path, options: Sequence[str]) -> list[str] | None:
+    """Reads the overrides that the run of a folder was started with; None if there is no run.
 
     Raises:
         ConfigError: the run was started with other overrides than these.
@@ -135,7 +135,7 @@ def _recorded(folder: Path, options: Sequence[str]) -> list[str] | None:
 
 
 def elapsed_seconds(folder: Path) -> float:
-    """Seconds that the processes of a run took; 0 if unknown."""
+    """Reads how many seconds the processes of a run took; 0 if unknown."""
     file = folder / ELAPSED
     try:
         return float(file.read_text())
@@ -144,7 +144,7 @@ def elapsed_seconds(folder: Path) -> float:
 
 
 def command_line(name: str, options: Sequence[str]) -> list[str]:
-    """The arguments of a process that runs a command of the package."""
+    """Makes the arguments of a process that runs a command of the package."""
     return [sys.executable, "-m", f"lightning_det.{name}", *options]
 
 

@@ -1,4 +1,4 @@
-"""The protocol of an experiment, written down before it runs: arms, each a training and its evaluations per seed."""
+"""The protocol of an experiment, fixed before it runs. Each arm is a training and its evaluations, for every seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,11 +37,11 @@ class Bar:
     better: str
     """``arm, test``."""
     than: Sequence[str]
-    """``arm, test`` of each baseline. The best of them counts."""
+    """``arm, test`` of each baseline. The best one counts."""
     by: float
-    """Smallest difference of the means over seeds, in 0 to 1. Negative: it may be worse by that much."""
+    """Minimum difference of the means over seeds, of 0 to 1. Negative: the row may be worse by that much."""
     pixels: float | None = None
-    """Largest share of the baseline's training pixels, including mining; None: any."""
+    """Maximum share of the baseline's training pixels, including mining; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Experiment:
     bars: Sequence[Bar] = ()
 
     def training(self, arm: str, seed: int, budget: str, folder: Path) -> list[str]:
-        """Overrides of an arm's training.
+        """Makes the overrides of an arm's training.
 
         Args:
             arm: name of the arm.
@@ -132,12 +132,12 @@ def parse_experiment(node: Mapping[str, Any], name: str) -> Experiment:
 
 
 def table_rows(experiment: Experiment) -> list[str]:
-    """``arm, test`` of every row in the table of an experiment."""
+    """Lists ``arm, test`` of every row in the table of an experiment."""
     return [f"{arm}, {test}" for arm, content in experiment.arms.items() for test in content.tests]
 
 
 def training_folder(folder: Path, arm: str, seed: int) -> Path:
-    """The run folder of a training.
+    """Returns the run folder of a training.
 
     Args:
         folder: of the experiment's runs.
@@ -148,7 +148,7 @@ def training_folder(folder: Path, arm: str, seed: int) -> Path:
 
 
 def select_experiments(cfg: DictConfig) -> dict[tuple[str, str], Experiment]:
-    """The experiments that a configuration of ``claims`` asks for, by claim and name.
+    """Selects the experiments of a configuration of ``claims``, by claim and name.
 
     Raises:
         ConfigError: an experiment is unknown or makes no sense, or has no such budget.

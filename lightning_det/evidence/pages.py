@@ -1,4 +1,4 @@
-"""The page ``docs/claims.md``, written from the figures in ``docs/claims/``."""
+"""Writes the page ``docs/claims.md`` from the figures in ``docs/claims/``."""
 
 import json
 import shlex
@@ -17,16 +17,17 @@ BEGIN = """# Claims
 What papers claim, and what became of it here. `python -m lightning_det.claims claim=NAME` runs the experiments of
 `conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row
 is an ordinary `lightning_det.train` and `lightning_det.eval`; its settings were written down before it ran, and are
-those of all other rows but for what it is named after. Figures are percent, mean ± sample deviation over seeds;
-differences are those of pairs of equal seed, with Student's 95 % interval. Three seeds tell little about a deviation:
-were figures normal, a fourth would be within one of these of the mean every second time, within five in 95 of 100.
-`+ N` behind pixels is what mining has cost, its look at every image counted as if it were training. Seconds are those
-of training steps, on one thread each.
+those of all other rows, except the difference that it is named after. Figures are percent, mean ± sample deviation
+over seeds; differences are those of pairs of equal seed, with Student's 95 % interval. Three seeds tell little
+about a deviation: if figures are normally distributed, a fourth seed lies within one deviation of the mean half of the
+time, and within five deviations 95 % of the time.
+`+ N` after the pixels is the cost of mining; its inference on every image is counted as if it were training. Seconds
+are those of training steps, on one thread each.
 """
 
 
 def page(folder: Path) -> str:
-    """The page, with a section per experiment. Draws the plots.
+    """Writes the page, with a section per experiment, and draws the plots.
 
     Args:
         folder: holds a record per experiment (see `make_record`) and gets the plots. The text of a file ``CLAIM.md``
@@ -49,7 +50,7 @@ def page(folder: Path) -> str:
 
 
 def section(record: Mapping[str, Any], folder: Path) -> str:
-    """The section of an experiment: its tables, verdicts, plots and commands. Draws the plots.
+    """Writes the section of an experiment: tables, verdicts, plots and commands. Draws the plots.
 
     Args:
         record: see `make_record`.
@@ -60,7 +61,7 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     name = f"{record['claim']}-{record['experiment']}-{record['budget']}"
     plot_sizes(groups, folder / f"{name}-sizes.png", record["title"])
     spent = [training_pixels(group) for group in groups]
-    differ = max(spent) > 1.1 * min(spent)  # else a plot would show no more than the table
+    differ = max(spent) > 1.1 * min(spent)  # otherwise a plot would not show more than the table
     drawn = differ and plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
     rows = [_row(group, record) for group in groups]
     gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
@@ -86,14 +87,14 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
 
 
 def _row(group: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """Cells of a group in the table of an experiment."""
+    """Makes the cells of a group in the table of an experiment."""
     steps = record["steps"][group["name"].split(", ")[0]]
     figures = [value(group["figures"].get(f)) for f in FIGURES]
     return [cell(group["name"]), str(steps), *figures, *cost(group["cost"])[:2]]
 
 
 def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
-    """Whether an expectation was met, in words.
+    """Says whether an expectation was met.
 
     Args:
         bar: see `Bar`.
@@ -116,7 +117,7 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _commands(record: Mapping[str, Any]) -> str:
-    """The exact commands of seed 0, folded away."""
+    """Lists the exact commands of seed 0, in a collapsed block."""
     lines = []
     for arm, options in record["trainings"].items():
         lines.append(_line("train", [*options, f"hydra.run.dir=RUNS/{arm}-0"]))
@@ -128,5 +129,5 @@ def _commands(record: Mapping[str, Any]) -> str:
 
 
 def _line(name: str, options: Sequence[str]) -> str:
-    """A command of the package as it is typed into a shell."""
+    """Formats a command of the package for a shell."""
     return shlex.join(["python", *command_line(name, options)[1:]])

@@ -1,4 +1,4 @@
-"""Records of experiments: everything that their page is written from."""
+"""Records of experiments: all data from which their page is written."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from lightning_det.system.errors import ConfigError
 
 
 def read_record(file: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """The record of an earlier start; empty if there is none.
+    """Reads the record of an earlier start; empty if there is none.
 
     Args:
         file: of the record.
-        settings: further options of all trainings, as given now.
+        settings: the current further options of all trainings.
 
     Raises:
-        ConfigError: the record is of another protocol.
+        ConfigError: the record belongs to another protocol.
     """
     if not file.exists():
         return {}
@@ -49,7 +49,7 @@ def make_record(
     labels: Mapping[str, Any],
     before: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record of an experiment, as plain data.
+    """Makes the record of an experiment, as plain data.
 
     Args:
         experiment: its protocol.
@@ -91,12 +91,12 @@ def make_record(
 
 
 def _steps(folder: Path) -> int:
-    """Optimizer steps of a training."""
+    """Reads the number of optimizer steps of a training."""
     return json.loads((folder / METRICS).read_text())["steps"]
 
 
 def hardware() -> str:
-    """The machine and the libraries that figures depend on."""
+    """Describes the machine and the libraries, on which figures depend."""
     name = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "CPU")
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return f"{gpu}{os.cpu_count()} cores of {name}; torch {torch.__version__}, torchvision {torchvision.__version__}"

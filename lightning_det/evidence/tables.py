@@ -1,4 +1,4 @@
-"""Tables of compared runs, in Markdown and on the terminal. Figures are percent, mean ± deviation over seeds."""
+"""Tables of compared runs, in Markdown and on the terminal. Figures are in percent, mean ± deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_det.system.errors import one_line, printable
 
 
 def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[str]:
-    """Markdown of every group's figures and cost, of its gain over the baseline, and of its classes' gains.
+    """Makes Markdown tables of the groups: figures and cost, gains over the baseline, and gains by class.
 
     Args:
         result: see `compare_runs`.
@@ -36,17 +36,17 @@ def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[st
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already."""
+    """Makes a Markdown table of cells that are already Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def cell(text: str) -> str:
-    """Text escaped for a cell of a Markdown table."""
+    """Escapes text for a cell of a Markdown table."""
     return printable(text).replace("|", r"\|").replace("<", r"\<").replace("\n", " ")
 
 
 def value(spread: Mapping[str, float] | None, scale: float = 100, digits: int = 1) -> str:
-    """A mean and deviation as text; ``-`` for None.
+    """Formats a mean and its deviation; ``-`` for None.
 
     Args:
         spread: ``mean``, and ``std`` or None, see `spread`.
@@ -60,7 +60,7 @@ def value(spread: Mapping[str, float] | None, scale: float = 100, digits: int = 
 
 
 def gain(difference: Mapping[str, Any] | None) -> str:
-    """A difference in percent, with its interval if it has one; ``-`` for None."""
+    """Formats a difference in percent, with its interval if there is one; ``-`` for None."""
     if difference is None:
         return "-"
     text = f"{100 * difference['mean']:+.1f}"
@@ -70,7 +70,7 @@ def gain(difference: Mapping[str, Any] | None) -> str:
 
 
 def cost(spreads: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Million training pixels with those of mining added, seconds of training steps, and peak memory in GB."""
+    """Formats million training pixels plus those of mining, seconds of training steps, and peak memory in GB."""
     pixels = value(spreads.get("pixels"), 1e-6, 0)
     if "mining_pixels" in spreads:
         pixels += f" + {spreads['mining_pixels']['mean'] / 1e6:.0f}"

@@ -1,4 +1,4 @@
-"""Views of a strategy as a page of pictures."""
+"""Draws views of a strategy on a page of pictures."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
         try:
             sample = dataset.__getitems__([look])[0]
         except ImageError:
-            continue  # listed among the problems
+            continue  # already listed among the problems
         pixels = sample.pixels.permute(1, 2, 0).numpy()
         tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, CELL))
         states = sample.targets.states
@@ -37,7 +37,7 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
 
 
 def _select_looks(looks: Sequence[Look], count: int) -> list[Look]:
-    """At most ``count`` views, the same number of every level, sorted by image and level."""
+    """Selects at most ``count`` views, the same number of every level, sorted by image and level."""
     by_level: dict[int, list[Look]] = {}
     for look in looks:
         by_level.setdefault(look.view.level, []).append(look)

@@ -1,4 +1,4 @@
-"""Figures of a dataset and of the views that a strategy makes of it, as json data."""
+"""Collects figures of a dataset and of its views under a strategy, as json data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def make_report(
 
     Args:
         splits: all splits.
-        split: the one that is inspected.
-        data: makes views of it.
+        split: name of the inspected split.
+        data: makes views of this split.
         looks: its views in one epoch.
         anchors: see `measure_anchors`.
         suggestion: see `suggest_settings`.
@@ -50,7 +50,7 @@ def make_report(
 
 
 def sqrt_areas(store: AnnotationStore) -> np.ndarray:
-    """(n,) float64 sqrt(width * height) in pixels of the boxes that are not ignored."""
+    """Computes sqrt(width * height) of the boxes that are not ignored: (n,) float64, pixels."""
     sides = (store.boxes[:, 2:] - store.boxes[:, :2])[~store.ignored]
     return np.sqrt(sides.prod(axis=1))
 
@@ -63,10 +63,10 @@ def measure_anchors(
     Args:
         store: annotations, of which a sample is taken.
         data: makes the views.
-        detector: with the anchors; None if it cannot be built.
+        detector: has the anchors; None if it cannot be built.
         count: number of anchor sizes.
-        seed: of the sample and the views.
-        own: see `misfit`.
+        seed: seed of the sample and the views.
+        own: ``besides`` of `misfit`.
 
     Returns:
         ``anchors``, a `Reach` as a dict or None without anchors, and ``anchors_misfit``, a warning or an empty text.

@@ -17,11 +17,11 @@ class Splits:
 
     stores: dict[str, AnnotationStore] = field(default_factory=dict)
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Json data by split, see `lightning_det.data.inspection.statistics`."""
+    """Statistics by split, as json data, see `lightning_det.data.inspection.statistics`."""
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, name: str, store: AnnotationStore, problems: Sequence[Problem]) -> None:
-        """Adds a split; a problem that another split has too is listed once."""
+        """Adds a split; a problem of several splits is listed only once."""
         self.stores[name] = store
         self.statistics[name] = statistics(store) | {"problems": len(problems)}
         if store.ignored.all():

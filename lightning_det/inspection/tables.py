@@ -1,4 +1,4 @@
-"""The report in sentences and tables on the terminal."""
+"""Prints the report as sentences and tables on the terminal."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lightning_det.system.errors import one_line
 log = logging.getLogger("lightning_det")
 
 SHOWN_CLASSES = 10
-"""Most classes that are listed with their number of boxes."""
+"""Maximum number of classes that are listed with their number of boxes."""
 
 
 def print_report(report: dict[str, Any], problems: Sequence[Problem], base: str) -> None:
@@ -26,8 +26,8 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem], base: str)
 
     Args:
         report: see `make_report`.
-        problems: of all splits.
-        base: name of the dataset's option, on which the suggested one is based.
+        problems: problems of all splits.
+        base: name of the dataset's option, from which the suggested option inherits.
     """
     console = Console()
     print_splits(console, report["splits"])
@@ -45,7 +45,7 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem], base: str)
 
 
 def print_splits(console: Console, splits: dict[str, dict[str, Any]]) -> None:
-    """Counts of images, boxes and problems of each split."""
+    """Prints the numbers of images, boxes and problems of each split."""
     for name, counts in splits.items():
         console.print(
             f"{name}: {counts['images']} images ({counts['images_without_boxes']} without boxes), "
@@ -56,7 +56,7 @@ def print_splits(console: Console, splits: dict[str, dict[str, Any]]) -> None:
 
 
 def print_statistics(console: Console, report: dict[str, Any]) -> None:
-    """Percentiles of sizes, and the most frequent classes."""
+    """Prints percentiles of sizes, and the most frequent classes."""
     table = Table("", *(f"{p} %" for p in PERCENTILES), title=f"percentiles, {report['split']}")
     for key in ("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"):
         table.add_row(key.replace("_", " "), *(f"{v:g}" for v in np.round(report[key], 1)))
@@ -67,7 +67,7 @@ def print_statistics(console: Console, report: dict[str, Any]) -> None:
 
 
 def print_views(console: Console, report: dict[str, Any]) -> None:
-    """Views of an epoch by pyramid level: what they learn from, and their cost in pixels."""
+    """Prints the views of an epoch by pyramid level: the boxes learned from, and the cost in pixels."""
     columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
     levels = Table(*columns, title="views of one epoch")
     for row in report["levels"]:
@@ -90,7 +90,7 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
 
 
 def print_anchors(console: Console, report: dict[str, Any]) -> None:
-    """How well anchors fit the boxes of the views, and a warning if they do not."""
+    """Prints how well anchors match the boxes of the views, and a warning if they do not."""
     if reached := report["anchors"]:
         console.print(
             f"anchors: boxes in these views have a median size of {reached['median_size']:.0f} px and a mean IoU of "
@@ -101,7 +101,7 @@ def print_anchors(console: Console, report: dict[str, Any]) -> None:
 
 
 def print_suggestion(console: Console, suggestion: dict[str, Any], base: str) -> None:
-    """Views of SNIP and SNIPER with the suggested values, and these values as yaml."""
+    """Prints the views of SNIP and SNIPER with the suggested values, and these values as yaml."""
     sniper, snip = suggestion["sniper"], suggestion["snip"]
     table = Table("scale", "learns from sizes", "of the boxes", "chips per image", title="suggested for SNIPER")
     for row in sniper["levels"]:
@@ -119,7 +119,7 @@ def print_suggestion(console: Console, suggestion: dict[str, Any], base: str) ->
         )
     for name, row in (("SNIPER", sniper["inference"]), ("SNIP", snip["inference"])):
         height, width = row["largest_view"]
-        tiles = f"; {100 * row['images_share_in_tiles']:.0f} % of the images have views that go in tiles"
+        tiles = f"; {100 * row['images_share_in_tiles']:.0f} % of the images have views that are cut into tiles"
         console.print(
             f"{name} is tested on {row['views_per_image']:.2f} views per image, the largest {width} x {height} pixels"
             f"{tiles if row['images_share_in_tiles'] else ''}"
@@ -130,6 +130,6 @@ def print_suggestion(console: Console, suggestion: dict[str, Any], base: str) ->
 
 
 def range_text(low: float, high: float | None) -> str:
-    """A range of sizes in words; ``high`` is infinite if it is None or -1."""
+    """Formats a range of sizes; ``high`` is infinite if it is None or -1."""
     endless = high is None or high == -1
     return "all" if low == 0 and endless else f"{low:g} to {'inf' if endless else f'{high:g}'} px"

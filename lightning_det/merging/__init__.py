@@ -1,4 +1,4 @@
-"""Detections of several views of an image become detections of the image."""
+"""Merges the detections of several views of an image into detections of the image."""
 
 from lightning_det.merging.nms import NMS
 from lightning_det.merging.soft_nms import SoftNMS

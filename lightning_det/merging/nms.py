@@ -43,17 +43,17 @@ class NMS:
 
 
 def remove_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor, share: float) -> Tensor:
-    """Indices of the detections without those that are parts of others.
+    """Removes detections that show only a part of an object; returns the indices of the others.
 
-    A detection at a border where its view cuts the image may be a part of an object. It is removed if another one of
-    its group covers it, is not cut itself and has at least half of its score.
+    A detection at a border where its view cuts the image may show only a part of an object. It is removed if another
+    detection of its group covers it, is not cut itself, and has at least half of its score.
 
     Args:
         boxes: (N, 4) float ``xyxy``, pixels of the original image.
         scores: (N,) float.
         groups: (N,) int64, as in `NMS`.
         cut: (N,) bool, which detections may be parts.
-        share: least share of a part that the other one covers.
+        share: least share of the cut detection's area that the other one must cover.
     """
     keep = torch.ones_like(cut)
     for group in groups[cut].unique():
@@ -67,16 +67,16 @@ def remove_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor,
 
 
 def keep_best(scores: Tensor, images: Tensor, count: int | Tensor) -> Tensor:
-    """Indices of the ``count`` highest scores of every image, by image and then by falling score.
+    """Finds the ``count`` highest scores of every image; returns indices sorted by image, then by falling score.
 
     Args:
         scores: (N,) float.
         images: (N,) int64, which image each belongs to.
-        count: most per image, or (M,) int64 the most of each image.
+        count: maximum per image, or (M,) int64 the maximum of each image.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(images[order], stable=True)]
     grouped = images[order]
-    # Rank within the image: position minus the position of the image's first.
+    # Rank within the image: position minus the position of the image's first detection.
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(grouped, grouped)
     return order[rank < (count if isinstance(count, int) else count[grouped])]

@@ -10,13 +10,13 @@ CHUNK = 200_000
 """Boxes that are processed together: bounds the memory, and fits in the cache."""
 
 COMPACT = 32
-"""Turns after which boxes that are done are removed from the arrays."""
+"""Number of rounds after which finished boxes are removed from the arrays."""
 
 TINY = 1e-9
 """Added to every area: a box without area would cause a division by zero."""
 
 DONE = -1.0
-"""Score of a box that is done, and of padding. Finite: factors may be 0, and infinity times 0 is NaN."""
+"""Score of a finished box and of padding. Finite, because factors may be 0, and infinity times 0 is NaN."""
 
 Method = Literal["gaussian", "linear", "hard"]
 
@@ -24,13 +24,13 @@ Method = Literal["gaussian", "linear", "hard"]
 class SoftNMS:
     """Lowers the scores of duplicates instead of removing them, per image and class.
 
-    In every turn the best of the remaining boxes is kept, and the scores of the others are multiplied by a factor that
+    In every round the best of the remaining boxes is kept, and the scores of the others are multiplied by a factor that
     depends on the IoU with it: exp(-iou² / sigma) (``gaussian``), 1 - iou above a threshold (``linear``), or 0 above it
     (``hard``, plain NMS).
 
     Args:
         method: see above.
-        sigma: of ``gaussian``; SNIPER: 0.55.
+        sigma: parameter of ``gaussian``; SNIPER uses 0.55.
         iou: threshold of ``linear`` and ``hard``.
         floor: a box whose score decays below this is removed.
     """
@@ -46,7 +46,7 @@ class SoftNMS:
         self.floor = floor
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Lowers scores; see `lightning_det.merging.NMS` for the arguments, which are not changed.
+        """Lowers scores. Arguments as in `lightning_det.merging.NMS`; the tensors are not changed.
 
         Returns:
             Indices (K,) of the detections that are kept and their new scores (K,), by group and falling score.
@@ -68,9 +68,9 @@ class SoftNMS:
         return torch.from_numpy(order), torch.from_numpy(kept[order])
 
     def _decay(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Final scores (G, n) of (G, n, 4) boxes; 0 for removed ones and for padding."""
+        """Computes the final scores (G, n) of (G, n, 4) boxes; 0 for removed boxes and for padding."""
         final, every = np.zeros_like(scores), np.arange(len(scores))
-        # Coordinate by coordinate: long loops over neighbouring numbers.
+        # Coordinate by coordinate: loops over contiguous memory are fast.
         x1, y1, x2, y2 = (np.ascontiguousarray(boxes[..., i]) for i in range(4))
         areas = (x2 - x1) * (y2 - y1) + TINY
         scores = np.where(scores > 0, scores, DONE).astype(scores.dtype)
@@ -101,7 +101,7 @@ class SoftNMS:
         return final
 
     def _factor(self, iou: np.ndarray) -> np.ndarray:
-        """Factors of the scores; ``iou`` is overwritten."""
+        """Computes the factors of the scores; overwrites ``iou``."""
         if self.method == "gaussian":
             iou *= iou
             iou *= -1 / self.sigma
@@ -110,7 +110,7 @@ class SoftNMS:
 
 
 def _compact(state: list[np.ndarray], floor: float) -> list[np.ndarray]:
-    """The arrays without most of the boxes that are done; without any column if all are."""
+    """Removes most of the finished boxes from the arrays; no column is left if all boxes are finished."""
     firsts, left = state[-2:]
     alive = (left >= floor) | ((left == firsts) & (left > 0))
     width = int(alive.sum(axis=1).max())

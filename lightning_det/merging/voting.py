@@ -14,7 +14,7 @@ PAIRS = 1_000_000
 class BoxVoting:
     """Replaces every kept box by the mean of the candidates around it, weighted by their scores.
 
-    All candidates vote, those that the merge suppressed too. Scores do not change.
+    All candidates vote, including those that the merge suppressed. Scores do not change.
 
     Args:
         iou: lowest IoU of a voter with the kept box.
@@ -35,7 +35,7 @@ class BoxVoting:
             groups: (N,) int64, one number per image and class; only candidates of a box's group vote.
 
         Returns:
-            (K, 4) boxes of the kept.
+            (K, 4) new boxes of the kept detections.
         """
         order = torch.argsort(groups, stable=True)
         by_group = groups[order]
@@ -51,7 +51,7 @@ class BoxVoting:
         return torch.cat([boxes[:0], *voted])
 
     def _means(self, kept: Tensor, voters: Tensor, scores: Tensor, row: Tensor) -> Tensor:
-        """Boxes that replace ``kept`` (K, 4), from voters (P, 4), their scores (P,) and the rows (P,) they vote for."""
+        """Averages the voters (P, 4), by their scores (P,), for the rows (P,) of ``kept`` (K, 4) that they vote for."""
         own = kept[row]
         sides = torch.minimum(own[:, 2:], voters[:, 2:]) - torch.maximum(own[:, :2], voters[:, :2])
         common = sides.clamp(min=0).prod(dim=1)
@@ -59,7 +59,7 @@ class BoxVoting:
         weight = torch.where(common >= self.iou * union, scores.clamp(min=0), 0).double()
         total = torch.zeros(len(kept), dtype=torch.float64).index_add_(0, row, weight)
         moved = torch.zeros(len(kept), 4, dtype=torch.float64)
-        # Means of differences, not of coordinates, which would lose digits far from the origin.
+        # Averages differences: averages of coordinates far from the origin would lose digits.
         moved.index_add_(0, row, weight[:, None] * (voters.double() - own))
         return (kept + moved / total.clamp(min=1e-12)[:, None]).to(kept.dtype)
 

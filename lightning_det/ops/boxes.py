@@ -16,18 +16,23 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def sqrt_area(boxes: Tensor) -> Tensor:
-    """Side of the square of equal area, sqrt(w * h), of (..., 4) boxes: the measure of SNIP's valid ranges."""
+    """Size of (..., 4) boxes as SNIP's valid ranges measure it: sqrt(w * h)."""
     return area(boxes).sqrt()
 
 
 def in_detection_range(boxes: Tensor, ranges: Tensor) -> Tensor:
-    """(B, N) bool, which (B, N, 4) detections their views keep: lower < `sqrt_area` <= upper of (B, 2) ``ranges``."""
+    """Finds the (B, N, 4) detections inside the range of their view: (B, N) bool, lower < `sqrt_area` <= upper.
+
+    Args:
+        boxes: (B, N, 4) detections.
+        ranges: (B, 2) lower and upper bound of every view.
+    """
     sides = sqrt_area(boxes)
     return (sides > ranges[:, :1]) & (sides <= ranges[:, 1:])
 
 
 def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Areas common to every pair of boxes.
+    """Computes the area of intersection of every pair of boxes.
 
     Written coordinate by coordinate: twice as fast on the CPU as torchvision's ``box_iou``, whose innermost
     dimension is the pair (x, y); the results are equal to the bit.
@@ -37,7 +42,7 @@ def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor
         second: (..., M, 4) boxes; leading dimensions broadcast.
 
     Returns:
-        Common areas (..., N, M), areas of ``first`` (..., N, 1) and of ``second`` (..., 1, M).
+        Areas of intersection (..., N, M), areas of ``first`` (..., N, 1) and of ``second`` (..., 1, M).
     """
     ax1, ay1, ax2, ay2 = first.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = second.unsqueeze(-3).unbind(-1)
@@ -47,14 +52,14 @@ def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """(B, N, 4) boxes clipped to their images, whose (B, 2) ``sizes`` are (height, width)."""
-    # No list as an index: it would be copied to the device, and the host would wait for that.
+    """Clips (B, N, 4) boxes to their images, whose (B, 2) ``sizes`` are (height, width)."""
+    # A list as an index would be copied to the device, and the host would wait for the copy.
     limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def encode(references: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """Regression targets (dx, dy, dw, dh) that move ``references`` onto ``boxes`` (R-CNN, appendix C).
+    """Computes the regression targets (dx, dy, dw, dh) that move ``references`` onto ``boxes`` (R-CNN, appendix C).
 
     Args:
         references: (..., 4) anchors or proposals with positive width and height.
@@ -81,7 +86,7 @@ def encode_where(mask: Tensor, references: Tensor, boxes: Tensor, weights: tuple
 
 
 def decode(references: Tensor, deltas: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """(..., 4) boxes that result from applying (..., 4) ``deltas`` to ``references``: the inverse of `encode`."""
+    """Applies (..., 4) ``deltas`` to ``references`` and returns (..., 4) boxes: the inverse of `encode`."""
     sides_r = references[..., 2:] - references[..., :2]
     center_r = references[..., :2] + 0.5 * sides_r
     center = deltas[..., :2] / weights[0] * sides_r + center_r
@@ -90,5 +95,5 @@ def decode(references: Tensor, deltas: Tensor, weights: tuple[float, float] = (1
 
 
 def gather_boxes(boxes: Tensor, index: Tensor) -> Tensor:
-    """Rows of (B, N, 4) ``boxes`` chosen by (B, K) ``index``: (B, K, 4)."""
+    """Selects (B, K, 4) rows of (B, N, 4) ``boxes`` by their positions (B, K) ``index``."""
     return boxes.gather(1, index[..., None].expand(-1, -1, 4))

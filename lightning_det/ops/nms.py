@@ -5,16 +5,16 @@ import torchvision
 from torch import Tensor
 
 GPU_CHUNK = 4096
-"""Boxes per kernel call on a GPU; one image has a call of its own if it has more. The kernel's last part is sequential,
-and takes longer per box the more boxes there are (on an H200 0.24 microseconds with 8,700 boxes, 0.82 with 32,768)."""
+"""Boxes per kernel call on a GPU; an image with more boxes gets its own call. The kernel's last part is sequential, and
+its time per box grows with the number of boxes (on an H200 0.24 microseconds with 8,700 boxes, 0.82 with 32,768)."""
 
 
 @torch.library.custom_op("lightning_det::nms_mask", mutates_args=())
 def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float) -> Tensor:
     """Greedy NMS within each group of each image, by torchvision's kernel.
 
-    It is an operator of its own because the work inside depends on the data while the shape of its output does not: the
-    step around it keeps static shapes, compiles as one graph, and waits for the device here only.
+    It is a custom operator, because its work depends on the data but the shape of its output does not. So the training
+    step keeps static shapes, compiles as one graph, and waits for the device only here.
 
     Args:
         boxes: (B, N, 4) float, ``xyxy``.
@@ -62,7 +62,7 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_thresho
 def best_after_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Positions of the ``count`` best survivors of each image.
+    """Finds the ``count`` best survivors of each image.
 
     Args:
         boxes: (B, N, 4) float, ``xyxy``.

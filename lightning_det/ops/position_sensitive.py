@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling: each bin of a RoI reads channels of its own (R-FCN, equation 1).
+"""Position-sensitive RoI pooling: each bin of a RoI reads its own channels (R-FCN, equation 1).
 
 All functions take maps (B, C * k * k, H, W), whose channel (c * k + i) * k + j belongs to output channel c and to the
 bin of row i and column j, and RoIs (B, R, 4) float32 ``xyxy`` in pixels of the view; they return (B, R, C, k, k).
@@ -10,11 +10,11 @@ import torchvision
 from torch import Tensor
 
 SMALLEST = 0.1
-"""Least side of a RoI in cells (py-R-FCN)."""
+"""Minimum side of a RoI, cells (py-R-FCN)."""
 
 
 def ps_roi_align(maps: Tensor, rois: Tensor, bins: int, stride: int, samples: int = 2) -> Tensor:
-    """Bilinear samples at the centres of a grid in each bin, without rounding.
+    """Averages bilinear samples at the centres of a grid in each bin, without rounding.
 
     Args:
         maps: see above.
@@ -31,11 +31,11 @@ def ps_roi_align(maps: Tensor, rois: Tensor, bins: int, stride: int, samples: in
 
 
 def ps_roi_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
-    """The mean over whole cells of each bin, as published (py-R-FCN's ``psroi_pooling``).
+    """Averages the whole cells of each bin, as published (py-R-FCN's ``psroi_pooling``).
 
     Edges are rounded to pixels, bins to cells that contain them; an empty bin is 0. Unlike torchvision's
-    ``ps_roi_pool`` it keeps the last row and column of the map. Any sum over a rectangle takes four numbers of the
-    map's running sums.
+    ``ps_roi_pool``, it includes the last row and column of the map. The sum over a rectangle is computed from four
+    values of the integral image (running sums) of the map.
 
     Args:
         maps: see above.
@@ -45,7 +45,7 @@ def ps_roi_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
     """
     height, width = maps.shape[2:]
     per_bin = maps.float().unflatten(1, (-1, bins, bins))
-    # Double: differences of running sums would cost single precision its last digits.
+    # In float64: differences of running sums lose digits.
     sums = F.pad(per_bin.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)).flatten(-2)
     corner, side = _to_cells(rois, stride)
     edges = corner[..., None] + torch.arange(bins + 1, device=rois.device) * (side[..., None] / bins)  # x and y
@@ -73,10 +73,12 @@ def deformable_ps_roi_pool(
     samples: int = 4,
     reach: float = 0.1,
 ) -> Tensor:
-    """Bilinear samples from bins that may be shifted (Deformable ConvNets v1, section 2.2, and its released kernel).
+    """Averages bilinear samples from bins that may be shifted.
 
-    As in the kernel, samples lie at the beginnings of their shares of a bin, not at the centres, and those beyond
-    the map do not count.
+    Sources: Deformable ConvNets v1, section 2.2, and its released kernel.
+
+    As in the kernel, each sample lies at the top left of its part of the bin, not at the centre, and samples outside
+    the map are ignored.
 
     Args:
         maps: see above.
@@ -84,9 +86,9 @@ def deformable_ps_roi_pool(
         bins: k.
         stride: pixels of the view per cell.
         offsets: (B, R, T, 2, k, k) shift (x, y) of every bin, as a share of the RoI's sides; T divides C, and
-            consecutive channels share a shift. None: none are shifted.
+            consecutive channels share a shift. None: no bin is shifted.
         samples: per bin and axis.
-        reach: factor of the offsets (the paper's gamma).
+        reach: factor that scales the offsets (the paper's gamma).
     """
     height, width = maps.shape[2:]
     corner, side = _to_cells(rois, stride)

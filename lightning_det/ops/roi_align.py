@@ -17,7 +17,7 @@ CANONICAL_STRIDE = 16
 
 
 class Canvas(NamedTuple):
-    """Feature maps side by side as one map."""
+    """Feature maps packed side by side into one map."""
 
     pixels: Tensor
     """(B, C, h, w)."""
@@ -28,9 +28,9 @@ class Canvas(NamedTuple):
 
 
 def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tensor:
-    """Features of every RoI, from the map that suits its size.
+    """Computes the features of every RoI, from the map that suits its size.
 
-    Choosing a map per RoI by index would make shapes depend on the data and make the host wait once per map. Here the
+    Indexing RoIs by map would make shapes depend on the data, and the host would wait once per map. Instead, the
     maps are packed side by side into one canvas, each RoI is moved to its map's part of it, and torchvision's kernel
     runs once. Values equal ``torchvision.ops.MultiScaleRoIAlign`` (not aligned to half pixels, so that
     torchvision's weights fit) up to the rounding of the moved coordinates.
@@ -64,7 +64,7 @@ def _roi_align_gpu(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Ten
 
 
 def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
-    """The number of the map that each of (B, R, 4) RoIs is read from, (B, R) int64 (FPN, equation 1)."""
+    """Chooses the map that each of the (B, R, 4) RoIs is read from: its position (B, R) int64 (FPN, equation 1)."""
     area = (rois[..., 2] - rois[..., 0]) * (rois[..., 3] - rois[..., 1])
     octave = torch.floor(torch.log2(area.clamp(min=0).sqrt() / CANONICAL_SIZE) + 1e-6)
     canonical = round(math.log2(CANONICAL_STRIDE / strides[0]))
@@ -72,7 +72,7 @@ def pyramid_level(rois: Tensor, strides: Sequence[int]) -> Tensor:
 
 
 def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
-    """``values[level]`` without a table of values that would have to be copied to the device."""
+    """Returns ``values[level]`` without copying a table of values to the device."""
     out = torch.full_like(level, values[0], dtype=torch.float32)
     for number, value in enumerate(values[1:], start=1):
         out = out.masked_fill(level == number, float(value))
@@ -80,9 +80,9 @@ def _per_level(level: Tensor, values: Sequence[float]) -> Tensor:
 
 
 def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
-    """The finest map with the coarser ones stacked to its right.
+    """Packs feature maps into one: the finest map, with the coarser ones stacked to its right.
 
-    Every map gets a border that repeats its edge, as RoIAlign does at the edge of a map of its own.
+    Every map gets a border that repeats its edge, as RoIAlign does at the edge of a separate map.
 
     Args:
         maps: feature maps (B, C, h, w), finest first; consecutive ones halve the size.

@@ -1,8 +1,8 @@
 """RoIAlign with a fast gradient on the CPU.
 
 torchvision's backward kernel for the CPU runs on one thread and recomputes every interpolation weight for every
-channel: a quarter of a Faster R-CNN step. RoIAlign is linear in the map, so its gradient is the product of the
-transposed matrix of interpolation weights, which does not depend on the channel, with the output's gradient.
+channel, which takes a quarter of the time of a Faster R-CNN step. RoIAlign is linear in the map: its gradient is the
+transposed matrix of interpolation weights, which is the same for all channels, times the output's gradient.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class RoIAlignCPU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """Gradient of the canvas; that of the RoIs is not defined, as in torchvision."""
+        """Computes the gradient of the canvas; the RoIs get no gradient, as in torchvision."""
         (batch, channels, height, width), dtype, size, samples = ctx.arguments
         (rois,) = ctx.saved_tensors
         index, weight = taps(rois.float(), height, width, size, samples)
@@ -39,7 +39,7 @@ class RoIAlignCPU(torch.autograd.Function):
 
 
 def taps(rois: Tensor, height: int, width: int, size: int, samples: int) -> tuple[Tensor, Tensor]:
-    """The pixels that every output cell reads, and their weights.
+    """Finds the pixels that every output cell reads, and their weights.
 
     Args:
         rois: (N, 5) float32, image number and ``xyxy`` in pixels of the map.
@@ -54,7 +54,7 @@ def taps(rois: Tensor, height: int, width: int, size: int, samples: int) -> tupl
     x, weight_x = _axis(rois[:, 1], rois[:, 3], width, size, samples)
     y, weight_y = _axis(rois[:, 2], rois[:, 4], height, size, samples)
     image = rois[:, 0].to(torch.int64)[:, None, None, None, None]
-    # Bilinear weights, and the mean over a grid of samples, are products over the axes: (N, cy, cx, ty, tx).
+    # Bilinear weights and the mean over a grid of samples are products over both axes: (N, cy, cx, ty, tx).
     index = (image * height + y[:, :, None, :, None]) * width + x[:, None, :, None, :]
     weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
     return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)

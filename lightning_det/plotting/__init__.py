@@ -1,1 +1,1 @@
-"""Pictures: boxes on images and curves."""
+"""Draws pictures: boxes on images, and curves."""

@@ -1,4 +1,4 @@
-"""Boxes drawn on images."""
+"""Draws boxes on images."""
 
 import colorsys
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ Colour = tuple[int, int, int]
 GREY: Colour = (150, 150, 150)
 MARGIN = 6
 LONGEST = 80
-"""Most characters of a caption or title."""
+"""Maximum length of a caption or title."""
 
 
 @lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's font, which unlike Pillow's has letters of other languages than English."""
+    """Loads Matplotlib's font; unlike Pillow's, it has letters of languages other than English."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def class_colour(label: int) -> Colour:
-    """Colour of a class, RGB; hues follow the golden ratio, so that those of neighbours differ."""
+    """Colour of a class, RGB; hues follow the golden ratio, so neighbouring classes differ."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -56,10 +56,10 @@ def draw_boxes(
     width = max(1, round(max(image.size) / 500))
     font = font_of(max(10, round(max(image.size) / 60)))
     dashed = [False] * len(boxes) if dashed is None else dashed
-    # Large boxes first: small ones stay visible.
+    # Large boxes first, so small ones stay visible.
     order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist() if len(boxes) else []
     for number in order:
-        box = np.minimum(boxes[number], np.array([*image.size] * 2) - 1.0).tolist()  # edges at the border are seen
+        box = np.minimum(boxes[number], np.array([*image.size] * 2) - 1.0).tolist()  # keeps edges at the border visible
         if dashed[number]:
             _dashed_rectangle(draw, box, colours[number], width)
         else:

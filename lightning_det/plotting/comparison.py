@@ -1,4 +1,4 @@
-"""Plots of compared runs, see `lightning_det.evaluation.comparison.compare_runs`."""
+"""Plots the comparison of runs, see `lightning_det.evaluation.comparison.compare_runs`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from lightning_det.system.errors import one_line
 
 SIZES = ("AP_small", "AP_medium", "AP_large")
 CLASSES = 40
-"""Most classes in a plot; those that differ most are shown."""
+"""Maximum number of classes in a plot; those with the largest differences are shown."""
 
 
 def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> None:
@@ -40,7 +40,7 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
         axes.set_xlabel("object size")
     width = 0.5 / max(1, len(groups))
     for number, (group, points) in enumerate(zip(groups, lines, strict=True)):
-        # Shifted a little, so that bars do not cover each other.
+        # Shifted a little, so error bars do not overlap.
         where = [k + width * (number - (len(groups) - 1) / 2) for k in range(len(points))]
         bars = [100 * (p["std"] or 0) for p in points]
         axes.errorbar(
@@ -127,7 +127,7 @@ def _figure(height: float = 4.5) -> tuple[Figure, Axes]:
 
 
 def _short(name: str, width: int = 60) -> str:
-    """A name for a legend: matplotlib hides names that begin with an underscore, and reads $ as mathematics."""
+    """Shortens a name for a legend. Matplotlib hides names with a leading underscore, and reads $ as mathematics."""
     return shorten(one_line(name), width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
 
 

@@ -1,4 +1,4 @@
-"""Curves by matplotlib, without its global state."""
+"""Plots curves with matplotlib, without its global state."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Views with the boxes that they learn from."""
+"""Draws views with the boxes that are learned from."""
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ def draw_view(pixels: np.ndarray, found: Targets, names: tuple[str, ...], side: 
         side: longer side of the picture, pixels. All pictures have lines and captions of one size.
     """
     factor = side / max(pixels.shape[:2])
-    # Small views are enlarged without smoothing, to show the pixels that the detector sees.
+    # Small views are enlarged without smoothing, so the pixels that the detector sees are visible.
     resample = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
     height, width = (max(1, round(s * factor)) for s in pixels.shape[:2])
     valid = found.states == State.VALID

@@ -1,1 +1,1 @@
-"""The life of a run: how it starts, where it lives, how it goes on, and how it ends."""
+"""The life of a run: start, run folder, resuming, and end."""

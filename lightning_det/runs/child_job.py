@@ -1,4 +1,4 @@
-"""A job of several ranks runs as a single run in a process of its own."""
+"""Runs a job of several ranks as a single run in a separate process."""
 
 import os
 import signal
@@ -29,13 +29,13 @@ def run_in_child(module: str, overrides: Sequence[str], folder: Path, resumes: b
     """Runs a job as a single run in a child process.
 
     Lightning starts further ranks with the arguments of this process, which are those of the whole sweep: each rank
-    would sweep for itself. And whatever kills one rank also kills the process that started it.
+    would start its own sweep. And whatever kills one rank also kills the process that started it.
 
     Args:
-        module: of the command.
-        overrides: of the job.
-        folder: of the job.
-        resumes: whether the job goes on from its own checkpoint, whatever it first started from.
+        module: module of the command.
+        overrides: overrides of the job.
+        folder: folder of the job.
+        resumes: whether the job resumes from its own checkpoint, whatever it started from originally.
 
     Raises:
         ConfigError: another launcher has started the ranks already.
@@ -54,7 +54,7 @@ def run_in_child(module: str, overrides: Sequence[str], folder: Path, resumes: b
         try:
             code = child.wait()
         except BaseException:
-            child.terminate()  # it must not go on training without its sweep
+            child.terminate()  # it must not continue without its sweep
             with suppress(subprocess.TimeoutExpired):
                 child.wait(PATIENCE)
             child.kill()  # ranks that wait for each other ignore SIGTERM
@@ -65,7 +65,7 @@ def run_in_child(module: str, overrides: Sequence[str], folder: Path, resumes: b
 
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """Has SIGTERM raise `SystemExit` meanwhile, as it does in trainings in this process."""
+    """Lets SIGTERM raise `SystemExit` in the body, as it does in trainings in this process."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

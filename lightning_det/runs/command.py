@@ -24,7 +24,7 @@ from lightning_det.config import CONF, ConfigError, register_schema
 from lightning_det.runs import rendezvous
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
-from lightning_det.runs.messages import explain_composition, raised_by
+from lightning_det.runs.messages import explain_composition, is_raised_by
 from lightning_det.runs.occupancy import LOCKED, find_files, lock_folder, take_folder, unlock_folder
 from lightning_det.runs.resume import OVERRIDES, resumes_in_place
 from lightning_det.runs.sweep import STATUS, JobError, run_job, summary
@@ -123,7 +123,7 @@ class Folders(Callback):
         before = HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
-            if command in rendezvous.COMMANDS and not interrupt.started_by_lightning():
+            if command in rendezvous.COMMANDS and not interrupt.is_started_by_lightning():
                 rendezvous.join(rendezvous.expected_ranks(config.get("trainer") or {}))
             folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
             check_inputs(config, command)
@@ -170,9 +170,9 @@ def _refuse(error: Exception, config_name: str) -> None:
     message = explain_error(error)
     if message is not None:
         _stop(message, 2 if isinstance(error, ConfigError) else 1)
-    if raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
+    if is_raised_by(error, "submitit"):  # a job was killed, or the scheduler refused it
         _stop(str(error), 1)
-    if not raised_by(error, "hydra"):
+    if not is_raised_by(error, "hydra"):
         raise error
     _stop(str(error), 2)
 

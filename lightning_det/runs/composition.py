@@ -1,4 +1,4 @@
-"""A run's configuration: how it was composed, its checks, and its record in the run folder."""
+"""The composition of a run's configuration, its checks, and its record in the run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,21 +16,21 @@ from lightning_det.system.files import atomic_write
 
 
 def validate_run(cfg: DictConfig) -> DictConfig:
-    """The run's configuration after `lightning_det.config.validate`.
+    """Checks the run's configuration by `lightning_det.config.validate`, and returns the result.
 
     Raises:
-        ConfigError: naming the key and the valid values.
+        ConfigError: a setting is invalid; the message names the key and the valid values.
     """
     return validate(cfg, chosen_options(), overridden_keys())
 
 
 def run_folder() -> Path:
-    """Folder of this run's results: ``hydra.run.dir``, or the job's folder in a sweep."""
+    """Returns the folder of this run's results: ``hydra.run.dir``, or the job's folder in a sweep."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
-    """Options of some config groups that the run is composed of, without those that these inherit from."""
+    """Lists, by config group, the options that the run is composed of, without inherited ones."""
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(
         HydraConfig.get().job.config_name, composition_overrides(), RunMode.RUN
@@ -41,13 +41,13 @@ def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, li
 
 
 def overridden_keys() -> list[str]:
-    """Keys that the user set on the command line, without ``+``."""
+    """Lists the keys that the user set on the command line, without ``+``."""
     return [override_key(o) for o in HydraConfig.get().overrides.task]
 
 
 @rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration to ``config.yaml``, and what it was composed of to ``overrides.yaml``."""
+    """Writes the resolved configuration to ``config.yaml``, and its overrides to ``overrides.yaml``."""
     with atomic_write(folder / "config.yaml") as stream:
         stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
     record = overrides_to_record(folder)

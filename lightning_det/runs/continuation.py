@@ -1,4 +1,4 @@
-"""Checks whether a training can go on from a checkpoint, and refuses settings that would have no effect there."""
+"""Checks whether a training can be resumed from a checkpoint, and refuses settings that would have no effect."""
 
 import logging
 import traceback
@@ -22,13 +22,13 @@ from lightning_det.system.errors import ConfigError, UserError, explain_error
 log = logging.getLogger("lightning_det")
 
 STATE = ("callbacks", "global_step", "loops", "lr_schedulers", "optimizer_states", "pytorch-lightning_version")
-"""Keys of a checkpoint, besides weights and settings, that a training needs to go on from it."""
+"""Keys of a checkpoint, besides weights and settings, that a resumed training needs."""
 
 NOT_COMPARED = ("callbacks", "logger", "proposals", "resume", "weights")
-"""Nodes of the settings that do not say what is trained on what."""
+"""Nodes of the settings that do not affect the trained model."""
 
 AT_START = ("backbone.weights", "backbone.pretrained", "miner")
-"""Settings of how a training begins. They would have no effect on one that goes on."""
+"""Settings for the start of a training, which have no effect on a resumed one."""
 
 WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers")
 """Settings that may differ even if nothing is left to train."""
@@ -45,16 +45,16 @@ NEW = "start a new training from its weights with weights=FILE"
 
 
 def check_resumable(cfg: DictConfig, module: DetectionModule, mines: bool = False) -> None:
-    """Checks that a training can go on from the checkpoint of ``cfg.resume``, before anything is written.
+    """Checks that a training can be resumed from the checkpoint of ``cfg.resume``, before anything is written.
 
     Args:
-        cfg: of this run.
-        module: the module that is about to be trained.
+        cfg: configuration of this run.
+        module: the module to be trained.
         mines: whether this run mines proposals before it trains.
 
     Raises:
-        UserError: the checkpoint has no state of a training, or is of other classes, another detector, optimizer or
-            averaging of weights.
+        UserError: the checkpoint has no state of a training, or has other classes, another detector, another optimizer
+            or another averaging of weights.
         ConfigError: settings would have no effect.
     """
     content = load_checkpoint(cfg.resume, "last")
@@ -100,7 +100,7 @@ def _check_nothing_to_train(cfg: DictConfig, before: dict[str, Any], now: dict[s
 
 
 def late_settings(before: Mapping[str, Any], now: Mapping[str, Any], mines: bool = False) -> list[str]:
-    """Dotted keys of settings that differ, but matter at the beginning of a training only.
+    """Lists the dotted keys of settings that differ, but only matter at the start of a training.
 
     Args:
         before: settings of the checkpoint.
@@ -117,10 +117,10 @@ def explain_restore_errors(cfg: DictConfig, mined: Path | None = None) -> Iterat
 
     Args:
         cfg: of this run.
-        mined: the file of a half-trained proposal network, if that is restored.
+        mined: the file of a partly trained proposal network, if it is restored.
 
     Raises:
-        UserError: instead of the error of whatever reads the checkpoint.
+        UserError: replaces the error of the code that reads the checkpoint.
     """
     try:
         yield
@@ -136,7 +136,7 @@ def explain_restore_errors(cfg: DictConfig, mined: Path | None = None) -> Iterat
 
 
 def _find_mismatch(content: dict[str, Any], module: DetectionModule, cfg: DictConfig) -> str:
-    """The reason why a training cannot go on from a checkpoint; empty if there is none."""
+    """Says why a training cannot be resumed from a checkpoint; empty if it can."""
     saved = content["hyper_parameters"]
     classes = LabelMap.from_dict(saved["labels"]).difference(module.labels)
     if classes:
@@ -157,7 +157,7 @@ def _find_mismatch(content: dict[str, Any], module: DetectionModule, cfg: DictCo
 
 
 def _find_optimizer_mismatch(content: dict[str, Any], module: DetectionModule) -> str:
-    """The reason why the optimizer cannot load a checkpoint's state; empty if there is none."""
+    """Says why the optimizer cannot load a checkpoint's state; empty if it can."""
     saved = content["hyper_parameters"]["settings"].get("optimizer") or {}
     own = module.hparams["settings"].get("optimizer") or {}
     groups = parameter_groups(module.detector, module.norm_weight_decay)
@@ -176,23 +176,23 @@ def _find_optimizer_mismatch(content: dict[str, Any], module: DetectionModule) -
 
 
 def _epochs_done(content: Mapping[str, Any]) -> int:
-    """Complete epochs of a checkpoint's training."""
+    """Counts the complete epochs of a checkpoint's training."""
     return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of settings that differ, among those that say what is trained on what."""
+    """Lists the dotted keys of settings that differ and affect the trained model."""
     return sorted(k for k in differences(before, now) if k.split(".")[0] not in NOT_COMPARED)
 
 
 def _short(settings: dict[str, Any], key: str) -> str:
-    """The value of a dotted key, cut off if it is long."""
+    """Formats the value of a dotted key, truncated if it is long."""
     text = str(OmegaConf.select(OmegaConf.create(settings), key))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _find_end(content: Mapping[str, Any], now: Mapping[str, Any], cfg: DictConfig) -> str:
-    """Why nothing is left to train, and the setting that allows more; empty if something is left."""
+    """Says why nothing is left to train, and which setting allows more; empty if something is left."""
     epochs, steps = _epochs_done(content), content["global_step"]
     if cfg.trainer.max_epochs == epochs:
         return f"all {epochs} epochs are done; more with trainer.max_epochs"
@@ -209,7 +209,7 @@ def _find_end(content: Mapping[str, Any], now: Mapping[str, Any], cfg: DictConfi
 
 
 def _is_below(key: str, nodes: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of some nodes, or lies in one."""
+    """Whether a dotted key is one of the nodes, or is inside one."""
     return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 

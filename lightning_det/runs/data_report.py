@@ -1,4 +1,4 @@
-"""Remarks about the training views before the first step: boxes that nothing will learn from."""
+"""Reports, before the first training step, boxes from which no view learns."""
 
 import logging
 
@@ -17,7 +17,7 @@ log = logging.getLogger("lightning_det")
 
 
 def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> None:
-    """Says which boxes no scale or tile shows, and when there are no negative chips.
+    """Logs how many boxes no scale or tile shows, and if there are no negative chips.
 
     Args:
         cfg: the whole configuration.
@@ -40,7 +40,7 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
 
 
 def report_anchors(cfg: DictConfig, detector: Detector, store: AnnotationStore, data: ViewData) -> None:
-    """Warns where many boxes of the training views have no anchor that could learn to find them."""
+    """Warns if many boxes of the training views have no anchor that matches them."""
     store = sample(store, cfg.seed, SAMPLE)
     boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)
     said = misfit(boxes, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))

@@ -1,4 +1,4 @@
-"""The end of an evaluation: its files, tables and plots."""
+"""Writes the results of an evaluation: files, tables and plots."""
 
 import os
 from pathlib import Path
@@ -28,9 +28,9 @@ def report_evaluation(
     """Writes the figures and detections of an evaluation, and prints its tables and, last, the run folder.
 
     Args:
-        cfg: as composed for this command.
-        trainer: after the validation.
-        evaluator: has its detections.
+        cfg: configuration of this command.
+        trainer: the trainer, after the validation.
+        evaluator: has the detections.
         store: the annotations that they are compared with.
         folder: of the run.
     """
@@ -58,7 +58,7 @@ def report_evaluation(
 
 
 def print_tables(evaluation: Evaluation) -> None:
-    """AP by class and by size, and COCO's table."""
+    """Prints AP by class and by size, and COCO's table."""
     console = Console()
     classes = Table("class", "boxes", "AP", "AP50", title="AP by class")
     for name, figures in evaluation.per_class().items():

@@ -1,4 +1,4 @@
-"""The processes of a run: which is the first, when the run started, where they meet, and that none outlives it."""
+"""The processes of a run: finds the first one, shares the start time, connects them, and ends them together."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from torch.distributed import DistError, TCPStore
 
 from lightning_det.system.errors import ConfigError
-from lightning_det.system.interrupt import PARENT, started_by_lightning
+from lightning_det.system.interrupt import PARENT, is_started_by_lightning
 
 TIMEOUT = "LIGHTNING_DET_MEETING"
 """Environment variable: seconds that ranks wait for each other when they start."""
@@ -36,7 +36,7 @@ def timeout() -> float:
 
 
 class MeetingPoint(NamedTuple):
-    """Where the ranks of a run meet before and after training. torch's process group shares the port."""
+    """The address at which the ranks of a run connect before and after training. torch uses the same port."""
 
     address: str
     port: int
@@ -46,12 +46,12 @@ class MeetingPoint(NamedTuple):
 
 
 def end_with_parent() -> None:
-    """Has Linux end this process when its parent ends, if the parent is a sweep or Lightning's first rank.
+    """Lets Linux end this process when its parent ends, if the parent is a sweep or Lightning's first rank.
 
     A rank that is killed cannot tell the others, which wait for it and occupy their devices until torch gives up.
     """
     has_parent = os.environ.get(PARENT) == str(os.getppid())
-    if sys.platform == "linux" and (has_parent or started_by_lightning()):
+    if sys.platform == "linux" and (has_parent or is_started_by_lightning()):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
@@ -73,7 +73,7 @@ def register_start_time() -> None:
 
 @cache
 def _start_time() -> datetime:
-    """The time at which the first rank asked for it, on all ranks.
+    """Returns, on all ranks, the time of the first call on the first rank.
 
     Raises:
         ConfigError: the first rank cannot be reached.
@@ -98,7 +98,7 @@ def _start_time() -> datetime:
 
 @cache
 def shared_store(point: MeetingPoint) -> TCPStore:
-    """The key-value store of the ranks. It lives as long as the process: others may ask the first rank later.
+    """Returns the key-value store of the ranks. It exists as long as the process, because others may ask later.
 
     Raises:
         DistError: the first rank cannot be reached, or its port is taken.
@@ -114,7 +114,7 @@ def shared_store(point: MeetingPoint) -> TCPStore:
 
 
 def meeting_point() -> MeetingPoint | None:
-    """Where ranks that a launcher has started meet; None for a single process, and for one that starts the ranks."""
+    """Returns the meeting point of ranks that a launcher has started; None if there is no launcher."""
     launcher: ClusterEnvironment
     if TorchElasticEnvironment.detect():
         launcher = TorchElasticEnvironment()

@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in words that name the key and what would be valid."""
+"""Explains errors of Hydra and OmegaConf, with the key and the valid values."""
 
 import traceback
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def explain_composition(error: Exception, config_name: str) -> str:
-    """A Hydra or OmegaConf error in words that name the key and what would be valid."""
+    """Explains a Hydra or OmegaConf error, with the key and the valid values."""
     text = str(error).strip()
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
@@ -24,14 +24,14 @@ def explain_composition(error: Exception, config_name: str) -> str:
     return text
 
 
-def raised_by(error: Exception, library: str) -> bool:
-    """Whether a library itself raised an error, which may be of any kind, as Hydra's for ``logger=null`` is."""
+def is_raised_by(error: Exception, library: str) -> bool:
+    """Whether an error was raised by a library itself. Its type may be any, such as Hydra's for ``logger=null``."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").startswith(f"{library}.")
 
 
 def _valid_keys(error: OmegaConfBaseException, config_name: str) -> str:
-    """Keys that exist where an unknown one was used."""
+    """Lists the valid keys of a node in which an unknown key was used."""
     full_key = getattr(error, "full_key", None)
     if not full_key:
         return ""

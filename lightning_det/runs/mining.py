@@ -20,7 +20,7 @@ from lightning_det.callbacks.access import callbacks_of, find_callback
 from lightning_det.checkpoint import load_checkpoint
 from lightning_det.config.build import build
 from lightning_det.config.data import build_data
-from lightning_det.config.module import portable
+from lightning_det.config.module import portable_settings
 from lightning_det.config.trainer import build_trainer
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS
@@ -107,7 +107,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
             ),
             norm_weight_decay=cfg.module.norm_weight_decay,
             reference_batch=cfg.module.reference_batch,
-            settings=portable(cfg),
+            settings=portable_settings(cfg),
         )
         data = build_data(cfg, train, store)
         last = file.with_name(NETWORK)

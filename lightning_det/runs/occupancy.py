@@ -60,9 +60,9 @@ def take_folder(folder: Path, command: str, resumes: bool = False) -> None:
     """Locks a run folder for this process. If several processes want it at once, one of them gets it.
 
     Args:
-        folder: is made unless it is refused.
+        folder: is created unless it is refused.
         command: the command that is to run there.
-        resumes: whether the run that is there goes on.
+        resumes: whether the run in the folder is resumed.
 
     Raises:
         ConfigError: another process works there, or the folder holds another run.
@@ -79,7 +79,7 @@ def take_folder(folder: Path, command: str, resumes: bool = False) -> None:
 
 
 def remove_results(folder: Path) -> list[str]:
-    """Removes files of a training that starts over, which would be taken for those of its new start.
+    """Removes files of a training that starts over, which would be mistaken for files of the new start.
 
     Returns:
         The removed files.
@@ -106,7 +106,7 @@ def lock_folder(folder: Path) -> None:
     system or the file system has no locks.
 
     Args:
-        folder: is made.
+        folder: is created.
 
     Raises:
         ConfigError: another process has locked it.

@@ -1,4 +1,4 @@
-"""A checkpoint's settings and what the user sets beside it: every key takes effect, or is refused by name."""
+"""Combines a checkpoint's settings with those of the user: every key takes effect, or is refused by name."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ OF_GROUPS = {
     "experiment": ("dataset", "views", "data", "test"),
     "detector": ("detector", "module"),
 }
-"""Settings of a checkpoint that an option of these groups replaces. See also `replaced_by_tests`."""
+"""Settings of a checkpoint that an option of these groups replaces. See also `keys_replaced_by_tests`."""
 
 OF_TRAINING = ("optimizer", "schedule", "debug")
-"""Groups of which nothing is read beside a checkpoint."""
+"""Config groups that are not read if there is a checkpoint."""
 
 SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "export": ExportConfig}
 
@@ -48,7 +48,7 @@ READ = {
     "predict": (*DETECTOR, *FOUND),
     "export": (*DETECTOR, *SHOWN),
 }
-"""Keys that the commands read; what these refer to is read too."""
+"""Keys that the commands read, in addition to the keys that these refer to."""
 
 UNREAD = (
     *(f"detector.{name}" for name in ("box_beta", "box_weight", "roi_head.box_beta")),
@@ -64,13 +64,13 @@ UNREAD = (
 """Keys below those that only a training reads."""
 
 BEFORE = {"test.detections_per_megapixel": None, "test.fragments": None, "capacity.proposals_per_megapixel": None}
-"""Values for settings of checkpoints that are older than the key: its default would change their figures."""
+"""Values of keys for checkpoints that are older than the key: its default would change their figures."""
 
 UNREAD_BY = {"predict": ("trainer.limit_val_batches",), "eval": ("trainer.limit_predict_batches",)}
 
 
 def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) -> DictConfig:
-    """A checkpoint's settings, replaced where the user chose otherwise.
+    """Returns a checkpoint's settings, overridden by those of the user.
 
     Args:
         saved: the ``settings`` of a checkpoint.
@@ -81,14 +81,14 @@ def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequenc
     wanted = [*OF_THIS_RUN]
     for key in overridden:
         if key == "test":
-            wanted += replaced_by_tests(chosen_options()["test"])
+            wanted += keys_replaced_by_tests(chosen_options()["test"])
         elif key in ("backbone", "detector") and _same_part(saved, cfg, key):
             _say_kept(saved, cfg, key)
         else:
             wanted += OF_GROUPS.get(key, (key,) if key != "debug" else ())
     form = OmegaConf.select(merged, "backbone.form")
     for key in wanted:
-        OmegaConf.update(merged, key, _composed(cfg, key), merge=False, force_add=True)
+        OmegaConf.update(merged, key, _composed_value(cfg, key), merge=False, force_add=True)
     if "detector" in wanted:
         form = OmegaConf.select(cfg, "backbone.form")
     if form is not None and "backbone.form" not in overridden and OmegaConf.is_dict(merged.get("backbone")):
@@ -102,21 +102,21 @@ def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequenc
     return merged
 
 
-def _composed(cfg: DictConfig, key: str) -> Any:
+def _composed_value(cfg: DictConfig, key: str) -> Any:
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
     return OmegaConf.to_container(value, resolve=False, enum_to_str=True) if OmegaConf.is_config(value) else value
 
 
 def _same_part(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> bool:
-    """Whether an option names the part that the checkpoint was trained with, whose settings then stay."""
+    """Whether an option names the part that the checkpoint was trained with; its settings are then kept."""
     node = saved.get(key)
     target = node.get("_target_") if isinstance(node, dict) else None
     return target is not None and target == OmegaConf.select(cfg, f"{key}._target_")
 
 
 def _say_kept(saved: Mapping[str, Any], cfg: DictConfig, key: str) -> None:
-    """Says which settings of an option do not hold, since the weights were trained with others."""
-    now, before = dict(_leaves(_composed(cfg, key))), dict(_leaves(saved[key]))
+    """Logs the settings of an option that are ignored, because the weights were trained with others."""
+    now, before = dict(_leaves(_composed_value(cfg, key))), dict(_leaves(saved[key]))
     kept = [
         f"{name}={before[name]}"
         for name, value in now.items()
@@ -135,10 +135,10 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def replaced_by_tests(options: Sequence[str]) -> list[str]:
-    """Keys that options of the group ``test`` replace: views as a whole, and of the rest those that they set.
+def keys_replaced_by_tests(options: Sequence[str]) -> list[str]:
+    """Lists the keys that options of the group ``test`` replace: all views, and the other keys that they set.
 
-    So ``test=[voting]`` refines what a checkpoint's strategy brings, and ``test=[single_scale]`` drops its pyramid.
+    So ``test=[voting]`` refines the inference of a checkpoint's strategy; ``test=[single_scale]`` drops its pyramid.
     """
     files = [read_option(f"test/{name}") for name in options]
     keys = [f"test.{key}" for file in files for key in file.get("test", {})]
@@ -146,9 +146,9 @@ def replaced_by_tests(options: Sequence[str]) -> list[str]:
 
 
 def referring_settings(composed: dict[str, Any], overridden: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
-    """Settings of the detector that refer to keys which the user set, such as capacity's, and their interpolations.
+    """Finds settings of the detector that refer to keys of the user, such as capacity's, and their interpolations.
 
-    A checkpoint holds them as numbers, while its views and tests still refer to the dataset.
+    A checkpoint holds them as numbers, whereas its views and tests still refer to the dataset.
 
     Args:
         composed: this command's configuration, not resolved.
@@ -172,7 +172,7 @@ def _texts(node: Any, place: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...],
 
 
 def _touches(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether one of two places lies in the other, or they are the same."""
+    """Whether two places are the same, or one is inside the other."""
     return all(a == b for a, b in zip(first, second, strict=False))
 
 
@@ -191,7 +191,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     schema = SCHEMAS[command]
     own = {f.name for f in fields(schema)} - {f.name for f in fields(Config)}
     plain: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    read = _reached(
+    read = _reachable_keys(
         plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
     )
     unread = (*UNREAD, *UNREAD_BY.get(command, ()))
@@ -207,8 +207,8 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
         )
 
 
-def _reached(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Keys, and all that they refer to, directly or not."""
+def _reachable_keys(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Collects keys, and all keys that they refer to, directly or indirectly."""
     found, left = set(), list(places)
     while left:
         place = left.pop()
@@ -257,7 +257,7 @@ def check_shape(settings: Mapping[str, Any]) -> None:
 
 
 def complete(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a checkpoint with the keys that are newer than it, checked for types.
+    """Completes the settings of a checkpoint by keys that are newer than it, and checks the types.
 
     Raises:
         ValueError: a value has another type than its key asks for.

@@ -1,4 +1,4 @@
-"""Checks before a training begins: whether the trainer can do it, there is something to learn, and figures exist."""
+"""Checks before a training: the trainer's settings, boxes to learn from, and monitored figures."""
 
 import logging
 from itertools import islice
@@ -24,11 +24,11 @@ from lightning_det.views.targets import targets
 log = logging.getLogger("lightning_det")
 
 TRIES = 3
-"""Epochs that are planned in search of a box to learn from: views may be drawn at random."""
+"""Number of epochs that are planned to find a box to learn from, because views may be random."""
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """Refuses settings that the trainer cannot follow, and a schedule over a training without a known end.
+    """Refuses settings that the trainer does not support, and a schedule over a training without a known end.
 
     Raises:
         ConfigError: naming the key and what is valid.
@@ -81,7 +81,7 @@ def check_monitors(cfg: DictConfig) -> None:
 
 
 def monitored_figures(cfg: DictConfig) -> dict[str, str]:
-    """The figures that callbacks monitor, by the name of the callback."""
+    """Returns the figures that callbacks monitor, by the name of the callback."""
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node is not None}
     return {name: node["monitor"] for name, node in nodes.items() if node.get("monitor")}
 

@@ -1,4 +1,4 @@
-"""Ranks that a user or srun has started end when one of them does not come, or ends before its time.
+"""Ends all ranks that a user or srun has started, if one of them does not connect, or ends early.
 
 torch waits half an hour for a rank that was killed during the start. Here each rank keeps a connection to the first
 one. The kernel closes it together with the process, whatever the process was doing.
@@ -25,17 +25,17 @@ GRACE = 5.0
 """Seconds that a rank waits before it ends because of another one: it may print an error of its own meanwhile."""
 
 NAME, DONE = b"rank ", b"done\n"
-"""How a rank's first message begins, and its last message."""
+"""Prefix of a rank's first message, and its last message."""
 
 LONGEST = 1000
-"""Bytes, more than a rank ever sends."""
+"""Buffer size in bytes, more than a rank ever sends."""
 
 COMMANDS = ("train", "eval", "predict", "mine")
 """Commands that may run in several ranks."""
 
 _connections: list[socket.socket] = []
 _finished = threading.Event()
-"""Set when this process ends by itself, so that lost connections mean nothing any more."""
+"""Set when this process ends by itself; lost connections are ignored from then on."""
 
 
 def expected_ranks(trainer: Mapping[str, Any]) -> int | None:
@@ -116,7 +116,7 @@ def _connect(point: MeetingPoint) -> socket.socket:
 
 def _serve(server: socket.socket, ranks: int | None) -> None:
     """Runs in the first rank: accepts the other ranks, and ends this process when one of them is lost."""
-    messages: dict[socket.socket, bytes] = {}  # a port scan connects too, but is no rank
+    messages: dict[socket.socket, bytes] = {}  # a port scan also connects, but is not a rank
     end = time.monotonic() + timeout()
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ, server)
@@ -174,7 +174,7 @@ def _end(message: str) -> None:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Has a connection close about a minute after the machine at its other end is gone."""
+    """Lets a connection close about a minute after the other machine has disappeared."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):  # macOS and Windows lack some

@@ -1,4 +1,4 @@
-"""A trained detector and its settings, from a checkpoint."""
+"""Restores a trained detector and its settings from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,14 @@ from lightning_det.system.errors import ConfigError, UserError
 
 
 def restore_detector(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
-    """Settings and module of ``cfg.checkpoint``, with what the user set on the command line.
+    """Restores settings and module of ``cfg.checkpoint``, with overrides of the command line.
 
     Args:
         cfg: as composed for this command.
 
     Raises:
-        UserError: no checkpoint of this package.
-        ConfigError: the settings do not fit.
+        UserError: the file is not a checkpoint of this package.
+        ConfigError: the settings do not fit the checkpoint.
     """
     content = load_checkpoint(cfg.checkpoint)
     saved = content["hyper_parameters"]
@@ -46,7 +46,7 @@ def restore_detector(cfg: DictConfig) -> tuple[DictConfig, DetectionModule]:
 
 
 def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
-    """The settings of a checkpoint with what the user set, checked before anything in them is called.
+    """Merges the settings of a checkpoint with those of the user, and checks them before anything is called.
 
     Args:
         saved: plain data, see `read_checkpoint`.
@@ -73,7 +73,7 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
 
 
 def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], name: str) -> None:
-    """Compares a detector of the package's parts with its weights before it takes memory, which settings may ask for.
+    """Compares a detector's shapes with its weights before memory is allocated, because settings may need a lot.
 
     Raises:
         UserError: the weights are of another detector.
@@ -94,16 +94,16 @@ def _unfit(name: str, reason: str) -> UserError:
 
 
 def relabel(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
-    """A store whose classes are counted as a detector counts them; classes are the same if their names are.
+    """Renumbers the classes of a store as in the detector; classes are matched by name.
 
     Raises:
         DatasetError: the store has classes that the detector does not know.
     """
-    pairs = zip(store.label_map.names, store.label_map.shown, strict=True)
+    pairs = zip(store.label_map.names, store.label_map.printable_names, strict=True)
     unknown = [shown for name, shown in pairs if name not in labels.names]
     if unknown:
         raise DatasetError(
             f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
-            f"it knows {', '.join(labels.shown[:10])}{' ...' if len(labels) > 10 else ''}"
+            f"it knows {', '.join(labels.printable_names[:10])}{' ...' if len(labels) > 10 else ''}"
         )
     return store.with_labels(labels)

@@ -13,11 +13,11 @@ from lightning_det.runs.resume import override_key, recorded_overrides
 from lightning_det.system.errors import UserError
 
 IGNORED_KEYS = ("seed", "checkpoint", "resume")
-"""Overrides that do not belong to the name of a run: its repetitions differ in them."""
+"""Overrides that are not part of the name of a run, because its repetitions differ in them."""
 
 
 def read_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
-    """The evaluated runs in some folders.
+    """Reads the evaluated runs in some folders.
 
     Args:
         paths: run folders, or folders that contain some at any depth, such as a sweep's.
@@ -34,7 +34,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
     records, left_out = [], []
     for folder in folders:
         if not (folder / METRICS).exists():
-            left_out.append(f"{folder}: {_unfinished(folder)}")
+            left_out.append(f"{folder}: {_explain_unfinished(folder)}")
             continue
         metrics = _metrics(folder)
         training = _training(folder, metrics)
@@ -101,8 +101,8 @@ def _run_folders(path: Path) -> list[Path]:
     return sorted(found, key=_natural_order)
 
 
-def _unfinished(folder: Path) -> str:
-    """Why a folder has no figures."""
+def _explain_unfinished(folder: Path) -> str:
+    """Says why a folder has no figures."""
     if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
         return str(error)
     if (folder / "train.log").exists():
@@ -116,7 +116,7 @@ def _natural_order(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _record(folder: Path, training: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The options and the seed of an evaluated run, of which its name is made."""
+    """Collects the options and the seed of an evaluated run, which make its name."""
     options = _options(recorded_overrides(training) or [])
     if training != folder:
         checkpoint = f"checkpoint={Path(metrics['checkpoint']).stem}"  # best or last
@@ -133,7 +133,7 @@ def _seed(file: Path) -> int:
 
 
 def _options(overrides: Iterable[str]) -> list[str]:
-    """The overrides that name a run. Weights and proposals are named by the overrides of the run that made them."""
+    """Selects the overrides that name a run. Weights and proposals are named by the run that made them."""
     kept = []
     for override in overrides:
         key = override_key(override)

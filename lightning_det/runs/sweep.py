@@ -1,6 +1,6 @@
-"""Jobs of a multirun: each writes its state, and a table of all of them is printed at the end.
+"""Runs the jobs of a multirun. Each job writes its state, and a table of all jobs is printed at the end.
 
-A multirun that is started again in its folder (``-m hydra.sweep.dir=ITS_FOLDER``) does what is left to do.
+A multirun that is started again in its folder (``-m hydra.sweep.dir=ITS_FOLDER``) runs the remaining jobs.
 """
 
 import gc
@@ -44,7 +44,7 @@ Empty in a process that runs jobs for another one, as submitit's launchers do.
 
 
 class SweepFolder(Callback):
-    """Keeps in which folder this process runs a sweep."""
+    """Remembers the folder of the sweep that this process runs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Runs before the first job."""
@@ -132,10 +132,12 @@ def _take_job_folder(job: Job, command: str, cfg: DictConfig) -> Job | None:
 
 
 def _exit_of(failure: BaseException) -> tuple[int | None, str | None]:
-    """Exit code and error of a job that raised an exception."""
+    """Returns the exit code and the error of a job that raised an exception."""
     if isinstance(failure, JobError):
         return failure.code, failure.message
-    if isinstance(failure, KeyboardInterrupt) or interrupt.was_interrupted():  # libraries make other exceptions of it
+    if (
+        isinstance(failure, KeyboardInterrupt) or interrupt.was_interrupted()
+    ):  # libraries convert it to other exceptions
         return interrupt.CODE, INTERRUPTED
     if isinstance(failure, SystemExit):  # Lightning's, which has no code after SIGTERM
         code = 1 if isinstance(failure.code, str) else failure.code

@@ -1,4 +1,4 @@
-"""The end of a training: ``metrics.json``, COCO's table and the run folder."""
+"""Writes the results of a training: ``metrics.json``, COCO's table and the run folder."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ Kind = TypeVar("Kind", bound=Callback)
 
 
 def check_learned(cfg: DictConfig, trainer: pl.Trainer) -> None:
-    """Refuses a training that has ended without a step.
+    """Raises an error if a training has ended without a step.
 
     Raises:
         UserError: nothing was learned.
@@ -67,14 +67,14 @@ def _callback(trainer: pl.Trainer, kind: type[Kind]) -> Kind | None:
 
 
 def _best_ap(trainer: pl.Trainer, last: float) -> float:
-    """The AP of the best checkpoint; the last AP without one."""
+    """Returns the AP of the best checkpoint, or the last AP if there is no best checkpoint."""
     savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
     best = next((c.best_model_score for c in savers if c.monitor == keys.validated("AP")), None)
     return last if best is None else float(best)
 
 
 def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path) -> None:
-    """Warns where a training has ended after its last validation: the figures are not those of its last weights.
+    """Warns if a training went on after its last validation, so the figures are not those of its last weights.
 
     Args:
         report: the evaluator's; empty if nothing has been validated.

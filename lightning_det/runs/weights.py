@@ -1,4 +1,4 @@
-"""Trained weights for a module that is about to train: ``weights=``."""
+"""Loads trained weights into a module before training: ``weights=``."""
 
 import logging
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ log = logging.getLogger("lightning_det")
 
 
 def load_weights(module: DetectionModule, source: str) -> None:
-    """Starts a module from trained weights.
+    """Loads trained weights into a module.
 
     Args:
         module: gets the weights.
@@ -25,7 +25,7 @@ def load_weights(module: DetectionModule, source: str) -> None:
             as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
 
     Raises:
-        UserError: neither, or weights of another detector.
+        UserError: the source is none of these, or has weights of another detector.
     """
     if not Path(source).exists():
         try:
@@ -45,25 +45,25 @@ def load_weights(module: DetectionModule, source: str) -> None:
             outcome = module.detector.load_torchvision(content, module.labels.names)
     except (CapabilityError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise UserError(f"weights={source}: {error or type(error).__name__}") from error
-    if broken := not_finite(module.state_dict()):
+    if broken := find_nonfinite(module.state_dict()):
         raise UserError(f"weights={source}: {broken} holds NaN or infinite values; take other weights")
     log.info("weights from %s: %s", source, outcome)
 
 
 def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights that fit a module by shape and mean nothing in it: integers for floats, or NaN.
+    """Refuses weights that have the right shapes but are invalid: integers instead of floats, or NaN.
 
     Raises:
-        ValueError: naming a tensor.
+        ValueError: a tensor is invalid; the message names it.
     """
     mine = module.state_dict()
     for name, tensor in weights.items():
         if name in mine and tensor.is_floating_point() != mine[name].is_floating_point():
             raise ValueError(f"{name} holds {tensor.dtype}, not {mine[name].dtype}")
-    if broken := not_finite(weights):
+    if broken := find_nonfinite(weights):
         raise ValueError(f"{broken} holds NaN or infinite values")
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """Name of a tensor with values that are NaN or infinite."""
+def find_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
+    """Finds a tensor with NaN or infinite values, and returns its name; None if there is none."""
     return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)

@@ -19,7 +19,7 @@ class CapabilityError(ConfigError):
 
 
 def printable(text: str) -> str:
-    """Text for a terminal or a log: characters that cannot be printed are escaped, except line breaks."""
+    """Escapes characters that cannot be printed, except line breaks, for a terminal or a log."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -30,25 +30,25 @@ def one_line(text: str, longest: int | None = None) -> str:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk or an exhausted quota."""
+"""Error numbers of a full disk and of an exhausted quota."""
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
     r"|_ALLOC_FAILED|MemoryError|unable to (mmap|write to file|open shared memory)",
     re.IGNORECASE,
 )
-"""The messages of torch, CUDA and its libraries, NumPy and the system, perhaps inside a loader process's traceback."""
+"""Messages of torch, CUDA and its libraries, NumPy and the system, also in the traceback of a loader process."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the machine or of its accelerator is exhausted."""
+    """Whether an error means that the memory of the machine or of its accelerator is exhausted."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def explain_error(error: Exception) -> str | None:
-    """A message that names remedies; None for errors that are not caused by settings, files or the machine.
+    """Returns a message with remedies; None for errors that are not caused by settings, files or the machine.
 
     Args:
         error: an exception that has ended a command.

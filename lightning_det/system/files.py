@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and processes that take turns."""
+"""Writes files completely or not at all, reads many files, and lets processes take turns."""
 
 import json
 import os
@@ -18,16 +18,16 @@ Result = TypeVar("Result")
 
 @contextmanager
 def atomic_write(file: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a new file that replaces the old one only when all of it is on the disk.
+    """Opens a new file that replaces the old one only when it is completely on disk.
 
-    If the process is killed or the disk is full, the old file stays.
+    If the process is killed or the disk is full, the old file is kept.
 
     Args:
-        file: to write. Its folder is made.
+        file: the file to write. Its folder is created.
         mode: ``w`` for UTF-8 text with line ends as they are, or ``wb``.
 
     Raises:
-        OSError: the file cannot be written. No part of it is left.
+        OSError: the file cannot be written. No partial file is left.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
@@ -52,7 +52,7 @@ def write_json(file: Path, content: object, indent: int | None = 1) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The dictionary in a JSON file; empty if the file is damaged or does not exist."""
+    """Reads the dictionary in a JSON file; empty if the file is damaged or does not exist."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -61,7 +61,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Calls a function that waits for the disk in several threads; the results in the order of the items.
+    """Calls a function that waits for the disk in several threads; returns results in the order of the items.
 
     A thread gets many items at once: handing over a single item takes longer than reading the size of a file.
     """
@@ -71,7 +71,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, sorted. Links are followed, except to a folder that contains them.
+    """Lists all files in a folder and its subfolders, sorted. Follows links, except to a folder that contains them.
 
     Raises:
         OSError: a folder cannot be read.
@@ -81,7 +81,7 @@ def files_below(folder: Path) -> list[Path]:
         raise error
 
     found, real = [], os.path.realpath
-    parents = {str(folder): {real(folder)}}  # real paths of a folder and of those that contain it
+    parents = {str(folder): {real(folder)}}  # real paths of a folder and its parents
     for path, folders, files in os.walk(str(folder), onerror=refuse, followlinks=True):
         own = parents.pop(path)
         below = {name: real(os.path.join(path, name)) for name in folders}
@@ -92,7 +92,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def same_files(files: Sequence[str | Path]) -> dict[int, int]:
-    """Positions of files that occur earlier in the list, perhaps under another name by a link; and that position."""
+    """Maps positions of repeated files to their first position in the list; links to the same file count too."""
     first: dict[tuple[int, int], int] = {}
     again = {}
     for number, file in enumerate(files):
@@ -110,11 +110,11 @@ def same_files(files: Sequence[str | Path]) -> dict[int, int]:
 def exclusive(file: Path) -> Iterator[None]:
     """Runs the body in one process at a time.
 
-    This saves double work, but is no guarantee: where files cannot be locked all processes enter, and two may enter
-    after the first has left. The body must be safe then.
+    This avoids repeated work, but is no guarantee: if files cannot be locked, all processes enter, and two may enter
+    after the first has left. The body must be safe in these cases.
 
     Args:
-        file: is locked, and exists only while a process is inside.
+        file: the lock file, which exists only while a process is inside.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:

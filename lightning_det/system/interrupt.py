@@ -10,13 +10,13 @@ from contextlib import contextmanager
 CODE = 128 + signal.SIGINT
 
 PARENT = "LIGHTNING_DET_PARENT"
-"""Environment variable: the number of the process that started this one, ends it, and prints its messages."""
+"""Environment variable: the id of the process that started this one, ends it, and prints its messages."""
 
 GENERAL = "a training goes on with resume=RUN_FOLDER, everything else starts anew"
 
 
 def _general_hint() -> str | None:
-    """The hint of a command that has not set its own."""
+    """Returns the hint of a command that has not set its own."""
     return None if PARENT in os.environ else GENERAL
 
 
@@ -28,12 +28,12 @@ class _Command:
     """The state of this process."""
 
     process: int | None = None
-    """Its number. Forked processes, such as loaders, inherit the handler, and leave Ctrl-C to this process."""
+    """Its process id. Forked processes, such as loaders, inherit the handler, but leave Ctrl-C to this process."""
     runs = False
     """Whether it is inside `clean_exit`."""
     interrupted = False
     hint: Callable[[], str | None] = staticmethod(_general_hint)
-    """The hint that is printed. None prints nothing, because another process does."""
+    """Returns the hint to print. None: print nothing, because another process does."""
 
 
 def was_interrupted() -> bool:
@@ -47,14 +47,14 @@ def set_hint(hint: Callable[[], str | None]) -> None:
 
 
 def install_handler() -> None:
-    """Has Ctrl-C end this process at once with one line, except inside `clean_exit`."""
+    """Lets Ctrl-C end this process at once with one line, except inside `clean_exit`."""
     if threading.current_thread() is threading.main_thread():
         _Command.process = os.getpid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN if started_by_lightning() else _handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if is_started_by_lightning() else _handle)
 
 
-def started_by_lightning() -> bool:
-    """Whether Lightning has started this process for its first rank, which ends it.
+def is_started_by_lightning() -> bool:
+    """Whether Lightning's first rank has started this process, and will end it.
 
     Lightning marks these processes by Hydra's job name only. Checked with Lightning 2.6;
     `tests/callbacks/test_private_lightning.py` fails when that changes.
@@ -64,10 +64,10 @@ def started_by_lightning() -> bool:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Has Ctrl-C raise `KeyboardInterrupt` inside, so that everything is cleaned up. A second Ctrl-C does not wait.
+    """Lets Ctrl-C raise `KeyboardInterrupt` in the body, so everything is cleaned up. A second Ctrl-C does not wait.
 
     Raises:
-        SystemExit: with 130 after Ctrl-C, whatever exception it was turned into.
+        SystemExit: with 130 after Ctrl-C, even if a library raised another exception.
     """
     before = signal.getsignal(signal.SIGINT)
     outer_hint, _Command.interrupted, _Command.runs = _Command.hint, False, True

@@ -1,4 +1,4 @@
-"""Settings that Lightning's trainer cannot follow: found before it starts, or explained by their keys."""
+"""Finds settings that Lightning's trainer refuses before it starts, and explains its refusals by their keys."""
 
 import inspect
 import re
@@ -25,11 +25,11 @@ OWN = {
     "use_distributed_sampler": "",
     "reload_dataloaders_every_n_epochs": "",
 }
-"""Arguments of the trainer that the commands set, and the keys that set them instead."""
+"""Arguments of the trainer that the commands set, and the keys to use instead."""
 
 
 def trainer_problem(settings: Mapping[str, Any]) -> str:
-    """Why a trainer would fail later, or not follow its settings; empty if it would work.
+    """Says why a trainer would fail later or ignore settings; empty if it would work.
 
     Args:
         settings: the node ``trainer``.
@@ -63,7 +63,7 @@ def _is_time(value: Any) -> bool:
 
 
 def explain_refusal(error: Exception) -> str | None:
-    """Lightning's message about settings that it refuses, with their keys; None for other errors."""
+    """Returns Lightning's message about refused settings, with their keys; None for other errors."""
     if not isinstance(error, MisconfigurationException):
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         module = frames[-1].f_globals.get("__name__", "") if frames else ""
@@ -74,7 +74,7 @@ def explain_refusal(error: Exception) -> str | None:
 
 
 def name_keys(text: str) -> str:
-    """A message of Lightning with the trainer's arguments written as keys of the configuration."""
+    """Replaces the trainer's arguments in a message of Lightning by keys of the configuration."""
     known = list(inspect.signature(pl.Trainer).parameters)
     longer = "|".join(name for name in known if "_" in name)  # the others are also ordinary words
     text = re.sub(rf"`?Trainer\((({'|'.join(known)})=[^)]*)\)`?", r"trainer.\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Long loops: a progress bar, and the processor cores that share the work."""
+"""Progress bars for long loops, and the number of processor cores."""
 
 import os
 from collections.abc import Iterable
@@ -20,6 +20,6 @@ def progress(items: Iterable[Item], description: str, total: int, threshold: int
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Counts the processor cores that this process may use."""
     # macOS and Windows cannot bind a process to cores.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

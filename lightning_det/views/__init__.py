@@ -1,4 +1,4 @@
-"""Views: which pixels, at which scale, a detector sees, and which boxes it learns from there.
+"""Views: which pixels a detector sees, at which scale, and which boxes it learns from in each view.
 
 A planner turns an image's size and boxes into views, for training and for inference alike. It is a chain of up to
 four steps, see `Step`: ``scales`` makes views of the whole image, ``windows`` cuts them, ``flip`` mirrors them,

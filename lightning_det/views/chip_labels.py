@@ -10,15 +10,15 @@ from lightning_det.views.view import View, in_learning_range
 def assign_boxes(
     groups: Sequence[list[View]], boxes: np.ndarray, known: np.ndarray, fits: np.ndarray, anchor_fits: np.ndarray
 ) -> list[View]:
-    """Lists every box in the one chip of its scale that shows most of it, as SNIPER's reference code does.
+    """Assigns every box to the one chip of its scale that shows most of it, as SNIPER's reference code does.
 
-    Groups of chips take turns: a box that a chip of one group shows is listed in none of the next group. Of equal chips
-    the first one has it.
+    Groups of chips are processed in order: a box that was assigned to a chip of one group is not assigned to a chip of
+    the next group. If several chips show the same share, the first one gets the box.
 
     Args:
         groups: positive and negative chips.
         boxes: (n, 4) ``xyxy``, pixels of the image.
-        known: (n,) their positions in the image's list.
+        known: (n,) positions of the boxes in the image's list.
         fits: (V, n) bool, which boxes the detector proper may learn from at each level.
         anchor_fits: (V, n) bool, the same for the anchors of a proposal network.
 
@@ -36,7 +36,7 @@ def assign_boxes(
 
 
 def _largest_shares(chips: Sequence[View], boxes: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """(C, n) bool, which chip of each level shows most of each box; removes these boxes from ``fits`` (V, n)."""
+    """Finds the chip of each level that shows most of a box: (C, n) bool. Removes these boxes from ``fits`` (V, n)."""
     largest = np.zeros((len(chips), len(boxes)), bool)
     for level, fit in enumerate(fits):
         rows = np.array([n for n, chip in enumerate(chips) if chip.level == level], int)
@@ -62,7 +62,7 @@ def adopt_orphans(
         orphans: (n,) bool, which boxes are adopted.
 
     Returns:
-        The chips. Without orphans none lists its boxes; otherwise those of the coarsest scale do.
+        The chips. If there are orphans, the chips of the coarsest scale list their boxes; otherwise no chip does.
     """
     if not orphans.any():
         return chips
@@ -78,10 +78,10 @@ def adopt_orphans(
 
 
 def overlaps(boxes: np.ndarray, chips: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-    """(C, n) whether each chip shows a pixel of each (n, 4) box, and (C, n) the share of the box that it shows."""
+    """Compares (n, 4) boxes with chips: (C, n) whether a chip shows a pixel of a box, and (C, n) which share of it."""
     windows = np.array([chip.window for chip in chips])[:, None]
     common = np.minimum(windows[..., 2:], boxes[:, 2:]) - np.maximum(windows[..., :2], boxes[:, :2])
     sides = boxes[:, 2:] - boxes[:, :2]
     shares = np.clip(common, 0, None).prod(axis=2) / np.maximum(sides.prod(axis=1), 1e-12)
-    # Of a box thinner than a pixel, all of it.
+    # A box thinner than a pixel counts as shown completely.
     return (common >= np.minimum(sides, 1)).all(axis=2), shares

@@ -8,36 +8,36 @@ import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.chip_labels import adopt_orphans, assign_boxes, overlaps
-from lightning_det.views.cover import Chip, cover, enclosable
+from lightning_det.views.cover import Chip, cover, is_enclosable
 from lightning_det.views.step import Step
 from lightning_det.views.view import Range, View, sqrt_areas
 
 MIN_SIDE = 2.0
-"""Thinner boxes drive no chip at the finest scale, original pixels."""
+"""At the finest scale, thinner boxes get no chip of their own, original pixels."""
 
 
 class Chips(Step):
     """Cuts every view of a pyramid into the fewest chips that enclose the boxes of its valid range (SNIPER, section 3).
 
-    A box drives chips at every scale whose valid range has it, if a chip there encloses it and shows it large enough to
-    learn from. A box without such a scale is an orphan.
+    A box gets a chip at every scale whose valid range contains its size, if a chip there can enclose it and show it
+    large enough to learn from. A box without such a scale is an orphan.
 
-    Where an image has proposals, chips are also cut around those that no positive chip of their scale covers. Every
-    epoch shows a random few of these negative chips.
+    If an image has proposals, negative chips are cut around those that no positive chip of their scale covers. Every
+    epoch shows a few of them at random.
 
     Args:
         size: side of a chip, pixels of the view.
-        stride: between candidate positions, pixels of the view; from a pair (lower, upper) one is drawn per image.
+        stride: distance of candidate positions, pixels of the view; a pair (lower, upper): drawn for every image.
         labels: boxes are valid in every chip that encloses them (``enclosed``), or in the one chip of a scale that
             shows most of them (``one_chip``, the reference code).
-        orphans: they are learned at the ``coarsest`` scale, if a chip there shows them large enough, or nowhere
+        orphans: are learned at the ``coarsest`` scale, if one of its chips shows them large enough, or not at all
             (``drop``, the reference code).
-        negatives: most negative chips per image and epoch.
-        dense: a negative chip needs more proposals than this: at the finest scale, and at the others.
+        negatives: maximum number of negative chips per image and epoch.
+        dense: a negative chip must contain more proposals than this: (finest scale, other scales).
         covered: a proposal is covered by a positive chip that encloses it (``enclosed``), or that shows a pixel of it
             (``touched``, the reference code).
         backgrounds: whether images without boxes contribute negative chips.
-        min_side: least side of the visible part of a box to learn from, pixels of the chip (see `targets`).
+        min_side: minimum side of the visible part of a box to learn from, pixels of the chip (see `targets`).
     """
 
     needs_all_resolutions = True
@@ -91,7 +91,7 @@ class Chips(Step):
         if not len(known) and not (self.backgrounds and len(image.proposals)):
             return []
         boxes = np.clip(image.boxes[known], 0, [image.width, image.height] * 2)
-        # Proposals at the border reach beyond it by rounding, and so would a window around them.
+        # Rounding lets proposals at the border reach beyond it, and a window around them would too.
         proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
         drives, orphans = self._drivers(boxes, views, stride)
@@ -109,11 +109,11 @@ class Chips(Step):
         return assign_boxes((positives, negatives), boxes, known, fits, anchor_fits)
 
     def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
-        """(V, n) bool, which of (n, 4) boxes in original pixels get a positive chip in each of the image's V views."""
+        """Finds the boxes that get a positive chip in each of the V views: (V, n) bool; boxes in original pixels."""
         return self._drivers(boxes, views, stride)[0]
 
     def _drivers(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """(V, n) bool as in `drives`, and (n,) bool, which boxes are orphans."""
+        """Returns the (V, n) bool of `drives`, and (n,) bool: which boxes are orphans."""
         learnable = self._learnable(boxes, views, stride)
         drives = self._fits(boxes, views, stride, [view.valid_range for view in views]) & learnable
         orphans = ~drives.any(axis=0)
@@ -122,37 +122,37 @@ class Chips(Step):
         return drives, orphans
 
     def count_orphans(self, image: ImageRecord, views: list[View]) -> int:
-        """Boxes of an image that are valid at no scale, with one of the strides at least."""
+        """Counts the boxes of an image that are valid at no scale, with at least one of the strides."""
         return self._count(image, views, lambda drives, orphans: orphans)
 
     def count_unlearned(self, image: ImageRecord, views: list[View]) -> int:
-        """Boxes of an image that get no chip, with one of the strides at least."""
+        """Counts the boxes of an image that get no chip, with at least one of the strides."""
         return self._count(image, views, lambda drives, orphans: ~np.any(drives, axis=0))
 
     def _count(
         self, image: ImageRecord, views: list[View], missed: Callable[[np.ndarray, np.ndarray], np.ndarray]
     ) -> int:
-        """Boxes that ``missed`` marks for one of the strides at least; it gets the result of `_drivers`."""
+        """Counts the boxes that ``missed`` marks for at least one of the strides; it gets the result of `_drivers`."""
         boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
         strides = range(self.stride[0], self.stride[1] + 1)
         return int(np.any([missed(*self._drivers(boxes, views, stride)) for stride in strides], axis=0).sum())
 
     def _learnable(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
-        """(V, n) bool, which boxes a chip of each view can enclose and show large enough to learn from.
+        """Finds the boxes that a chip of each view can enclose and show large enough to learn from: (V, n) bool.
 
-        Whether a chip can enclose them is checked for the coarsest view alone: `_fits` excludes boxes that are too long
-        for the others.
+        Whether a chip can enclose them is checked for the coarsest view only: in the other views `_fits` excludes boxes
+        that are too long.
         """
         *_, width, height = views[-1].window
         least = np.array([_least_scale(self.size, view) for view in views])
         learnable = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least[:, None] >= self.min_side
         x1, y1, x2, y2 = boxes.T * views[-1].scale
         for low, high, length in ((x1, x2, width), (y1, y2, height)):
-            learnable[-1] &= enclosable(low, high, length * views[-1].scale, self.size, stride)
+            learnable[-1] &= is_enclosable(low, high, length * views[-1].scale, self.size, stride)
         return learnable
 
     def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, ranges: Sequence[Range]) -> np.ndarray:
-        """(V, n) bool, which boxes are inside each view's range and short enough for its chips."""
+        """Finds the boxes inside each view's range that are short enough for its chips: (V, n) bool."""
         sides = boxes[:, 2:] - boxes[:, :2]
         sizes = sqrt_areas(boxes)
         low, high = np.array(ranges).T[:, :, None]
@@ -165,7 +165,7 @@ class Chips(Step):
     def _chips(
         self, boxes: np.ndarray, view: View, stride: int, rng: np.random.Generator, more_than: int = 0
     ) -> list[View]:
-        """Chips of one view that enclose (n, 4) boxes in original pixels."""
+        """Cuts chips of one view that enclose (n, 4) boxes in original pixels."""
         if not len(boxes):
             return []
         _, _, width, height = view.window
@@ -175,7 +175,7 @@ class Chips(Step):
         return [self._window(view, chip, [rows[i] for i in chip.boxes]) for chip in chosen]
 
     def _window(self, view: View, chip: Chip, boxes: Sequence[Sequence[float]]) -> View:
-        """A chip as a window of whole original pixels that encloses the same boxes."""
+        """Rounds a chip to a window of whole original pixels that encloses the same boxes."""
         x1, y1, x2, y2 = zip(*boxes, strict=True)
         side = self.size / view.scale
         left, right = interval(chip.x / view.scale, min(x1), max(x2), side, view.window[2])
@@ -193,7 +193,7 @@ class Chips(Step):
         stride: int,
         rng: np.random.Generator,
     ) -> list[View]:
-        """A few of the chips that are dense in proposals which no positive chip covers (SNIPER, section 3.3)."""
+        """Draws a few of the chips with many proposals that no positive chip covers (SNIPER, section 3.3)."""
         regions = np.concatenate([boxes, proposals])
         fits = self._fits(regions, views, stride, [view.ranges[1] for view in views])
         pool: list[View] = []
@@ -206,7 +206,7 @@ class Chips(Step):
 
 
 def _least_scale(size: int, view: View) -> float:
-    """Least scale of a chip of a view of the whole image, rounding of its window and of its size included."""
+    """Minimum scale of a chip of a view of the whole image, after rounding its window and its size."""
     *_, width, height = view.window
     side = int(size / view.scale + 1e-6)
     longest, shortest = min(side + 2, max(width, height)), max(1, min(side, width, height))
@@ -214,14 +214,14 @@ def _least_scale(size: int, view: View) -> float:
 
 
 def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:
-    """A window along one axis in whole pixels: near ``start``, inside the image, around the boxes that it encloses.
+    """Places a window along one axis in whole pixels: near ``start``, inside the image, around the enclosed boxes.
 
     Args:
         start: first pixel of the chip, not rounded.
-        low: least coordinate of the boxes.
-        high: greatest coordinate of the boxes.
-        size: of the chip, not rounded; the window is rounded down, if it encloses the boxes nevertheless.
-        length: of the image.
+        low: smallest coordinate of the boxes.
+        high: largest coordinate of the boxes.
+        size: side of the chip, not rounded; it is rounded down if the window still encloses the boxes.
+        length: side of the image.
     """
     side = min(int(size + 1e-6), length)
     first, last = max(0, ceil(high - side)), min(length - side, floor(low))

@@ -1,8 +1,8 @@
 """Greedy choice of the fewest chips that enclose all boxes (SNIPER, section 3.1).
 
-The reference scores every position of a grid. The positions that enclose a box are an interval along each axis, so only
-the spans of positions that enclose a locally greatest set of boxes matter: a handful for a few boxes, however large the
-image. Sets are bits of Python integers, which are faster than arrays at these sizes.
+The reference code scores every position of a grid. But the positions that enclose a box form an interval along each
+axis, so it suffices to look at spans of positions whose set of boxes is locally maximal: only a few, however large the
+image. Sets of boxes are bits of Python integers, which are faster than arrays at these sizes.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 1e-6
-"""Pixels by which rounding may separate the border of a chip from an equal one of a box."""
+"""Pixels by which rounding may separate the border of a chip from the same border of a box."""
 
 
 class Span(NamedTuple):
@@ -31,23 +31,23 @@ class Chip(NamedTuple):
     x: float
     y: float
     gain: int
-    """Number of boxes that no chip chosen before encloses."""
+    """Number of its boxes that no earlier chip encloses."""
     boxes: list[int]
-    """Positions of all boxes that it encloses."""
+    """Positions, in the list of boxes, of all boxes that it encloses."""
 
 
 def count_positions(length: float, size: float, stride: float) -> int:
-    """Positions of a chip along one axis: every ``stride`` pixels from 0, and flush with the end."""
+    """Counts positions of a chip along one axis: every ``stride`` pixels from 0, the last one flush with the end."""
     return 1 + max(0, ceil((length - size - TOLERANCE) / stride))
 
 
 def position(number: int, length: float, size: float, stride: float) -> float:
-    """Least coordinate of a chip, from the number of its position."""
+    """Converts the number of a position to the smallest coordinate of the chip there."""
     return max(0.0, min(number * stride, length - size))
 
 
-def enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, stride: float) -> np.ndarray:
-    """(n,) bool, which boxes some position encloses, along one axis; arguments as in `find_spans`."""
+def is_enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, stride: float) -> np.ndarray:
+    """Whether some position along one axis encloses each box: (n,) bool; arguments as in `find_spans`."""
     last = count_positions(length, size, stride) - 1
     first = np.clip(np.ceil((high - size - TOLERANCE) / stride), 0, last)
     flush = low + TOLERANCE >= length - size
@@ -55,14 +55,14 @@ def enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, st
 
 
 def find_spans(low: Sequence[float], high: Sequence[float], length: float, size: float, stride: float) -> list[Span]:
-    """Spans of positions whose set of boxes is no subset of a neighbouring span's, along one axis.
+    """Finds spans of positions, along one axis, whose set of boxes is not a subset of a neighbouring span's.
 
     Args:
-        low: least coordinate of each box.
-        high: greatest coordinate of each box.
-        length: of the resized image.
-        size: of a chip.
-        stride: between candidate positions.
+        low: smallest coordinate of each box.
+        high: largest coordinate of each box.
+        length: side of the resized image.
+        size: side of a chip.
+        stride: distance of candidate positions.
     """
     last = count_positions(length, size, stride) - 1
     starts: dict[int, int] = {}
@@ -97,7 +97,7 @@ def cover(
     rng: np.random.Generator,
     more_than: int = 0,
 ) -> list[Chip]:
-    """Chooses chips one by one, each time the one that encloses most of the boxes that none before it encloses.
+    """Chooses chips one by one, each time the one that encloses the most boxes that are not yet enclosed.
 
     Ties are broken at random, and a position is drawn from those that enclose the same boxes.
 
@@ -108,10 +108,10 @@ def cover(
         size: side of the square chips.
         stride: between candidate positions.
         rng: breaks ties and draws positions.
-        more_than: a chip has to gain more boxes than this.
+        more_than: a chip must add more boxes than this.
 
     Returns:
-        Chips by falling gain. A box that no position encloses is in none.
+        Chips by falling gain. A box that no position encloses is in no chip.
     """
     x1, y1, x2, y2 = zip(*boxes, strict=True) if len(boxes) else ([], [], [], [])
     columns = find_spans(x1, x2, width, size, stride)

@@ -8,17 +8,17 @@ from lightning_det.views.view import Distortion, View
 
 
 class Distort(Step):
-    """Draws a change of colours for each view, as SSD's Caffe code does: training.
+    """Draws a change of colours for each view, as SSD's Caffe code does. For training.
 
-    Every change is drawn on its own, and contrast comes first or last. `lightning_det.data.colours.distort` applies
+    Every change is drawn independently, and contrast comes first or last. `lightning_det.data.colours.distort` applies
     it to pixels.
 
     Args:
-        brightness: largest value added, of 255.
-        contrast: least and greatest factor.
-        saturation: least and greatest factor.
-        hue: largest turn, degrees of a circle of 180 as in OpenCV.
-        probability: of each change.
+        brightness: maximum value that is added, for pixels of 0 to 255.
+        contrast: smallest and largest factor.
+        saturation: smallest and largest factor.
+        hue: maximum rotation, where 180 is a full circle as in OpenCV.
+        probability: probability of each change.
     """
 
     def __init__(

@@ -8,10 +8,10 @@ from lightning_det.views.view import View
 
 
 class RandomFlip(Step):
-    """Mirrors each view left to right with a probability: training.
+    """Mirrors each view left to right at random. For training.
 
     Args:
-        probability: of a mirrored view.
+        probability: probability that a view is mirrored.
     """
 
     def __init__(self, probability: float = 0.5):
@@ -28,7 +28,7 @@ class RandomFlip(Step):
 
 
 class BothSides(Step):
-    """Each view as it is and mirrored: inference, or training on a doubled dataset."""
+    """Returns each view twice, as it is and mirrored. For inference, or for training on a doubled dataset."""
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Twice as many views."""

@@ -1,4 +1,4 @@
-"""SSD's random windows: grown beyond the image, then cut so that an object has a least IoU with them."""
+"""SSD's random crops: windows that grow beyond the image, then are cut to have a minimum IoU with an object."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -11,24 +11,24 @@ from lightning_det.views.view import View, in_learning_range
 
 
 class IoUCrops(Step):
-    """Draws the window of each view at random, and warps it to the size that the view had: training.
+    """Draws the window of each view at random, and warps it to the size that the view had. For training.
 
-    First the window grows, as `torchvision.transforms.v2.RandomZoomOut` pads images. Then one sampler per least IoU,
-    and one without, looks for a part of it that has this IoU with some object; of the parts found and the uncut window
-    one is taken, each as likely as another. Sources: SSD, section 2.2, and its Caffe code. v2's ``RandomIoUCrop``
-    differs: it draws a sampler, and another one when that fails, demands an object's centre in the part, and draws
-    width and height independently.
+    First the window grows, as `torchvision.transforms.v2.RandomZoomOut` pads images. Then each minimum IoU has a
+    sampler, which looks for a part of the window that has this IoU with some object; a last sampler has no minimum. One
+    of the parts found and of the uncut window is chosen, all with the same probability. Sources: SSD, section 2.2, and
+    its Caffe code. v2's ``RandomIoUCrop`` differs: it draws one sampler, and another one if that fails, requires an
+    object's centre in the part, and draws width and height independently.
 
-    A box is learned from when its centre is inside the window. The other visible boxes are ``INVALID``, while SSD takes
-    them for background. (RoIs of two-stage detectors get their class, as in chips.)
+    The detector learns from a box if its centre is inside the window. Other visible boxes are ``INVALID``, whereas SSD
+    treats them as background. (RoIs of two-stage detectors get their class, as in chips.)
 
     Args:
-        expansion: longest side of a grown window, relative to the view's.
-        expand_probability: of a window that grows.
-        min_ious: least IoU with an object, one per sampler.
-        min_scale: least side of a part, relative to the window's: the square root of its least share of the area.
-        max_aspect: of a part, relative to the window's; its inverse is the least.
-        trials: parts that a sampler draws at most.
+        expansion: maximum side of a grown window, relative to the view's.
+        expand_probability: probability that a window grows.
+        min_ious: minimum IoU with an object, one per sampler.
+        min_scale: minimum side of a part, relative to the window's: the square root of its minimum share of the area.
+        max_aspect: maximum aspect ratio of a part, relative to the window's; its inverse is the minimum.
+        trials: maximum number of parts that a sampler draws.
 
     Raises:
         ValueError: settings that leave no window.
@@ -55,7 +55,7 @@ class IoUCrops(Step):
             raise ValueError(f"views: IoUCrops need min_ious between 0 and 1, got {list(min_ious)}")
         self.expansion = expansion
         self.expand_probability = expand_probability
-        # The last sampler takes any part, once there is an object.
+        # The last sampler accepts any part, if there is an object.
         self.min_ious = np.array([*min_ious, 0.0])
         self.min_scale = min_scale
         self.max_aspect = max_aspect
@@ -88,7 +88,7 @@ class IoUCrops(Step):
         )
 
     def _grow(self, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The window, or a larger one around it."""
+        """Returns the window, or a larger one around it."""
         if rng.random() >= self.expand_probability:
             return window
         side = window[2:] - window[:2]
@@ -97,7 +97,7 @@ class IoUCrops(Step):
         return np.concatenate([start, start + larger])
 
     def _parts(self, window: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(n, 4) parts of the window: the first one of each sampler that found any."""
+        """Draws parts (n, 4) of the window: the first suitable one of each sampler that found any."""
         shape = (len(self.min_ious), self.trials)
         scale = rng.uniform(self.min_scale, 1, shape)
         # Limits that keep the part inside the window.

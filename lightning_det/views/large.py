@@ -1,4 +1,4 @@
-"""Views too large for one pass, in tiles."""
+"""Cuts views that are too large for one pass into tiles."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ from lightning_det.views.view import View
 
 
 class LargeViews(Step):
-    """Cuts views above a bound into overlapping tiles of their scale, and leaves all others whole.
+    """Cuts views with too many pixels into overlapping tiles of the same scale; all other views stay whole.
 
-    A pyramid's finest view of a large image may have more pixels than a machine holds. A detector that has learned from
+    A pyramid's finest view of a large image may not fit into memory. A detector that has learned from
     chips or windows of a scale finds the same objects in tiles of that scale; each tile keeps the range of its view. An
-    object no larger than the overlap lies entirely in at least one tile, and ranges leave larger ones to coarser views.
+    object no larger than the overlap lies entirely in at least one tile; ranges assign larger objects to coarser views.
 
     Args:
-        megapixels: views with more are cut; COCO's largest have 2.8.
+        megapixels: views with more megapixels are cut; COCO's largest views have 2.8.
         size: side of a tile, pixels of the view.
-        overlap: share of a tile that it has in common with its neighbour, at least.
+        overlap: minimum share of a tile that its neighbour shows too.
     """
 
     keeps_shape = True

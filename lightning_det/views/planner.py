@@ -7,25 +7,25 @@ from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 LARGEST_VIEW = 2**28
-"""Most pixels of a view, 16,384 x 16,384: as a float image it takes 3 GB, and its first features several times that."""
+"""Maximum pixels of a view, 16,384 x 16,384: a float image of 3 GB, whose first features take several times that."""
 
 
 class Planner:
     """Plans the views of an image.
 
     Args:
-        scales: makes views of the whole image; the list of views that it is given is empty.
+        scales: makes views of the whole image; its input is an empty list of views.
         windows: cuts views into smaller ones, or None.
         flip: mirrors views, or None.
         distort: changes their colours, or None.
 
     Attributes:
-        canvas: side of the square that every view fits in, or (height, width) of every view, pixels: batches then
-            have one shape. None where there is no such size.
+        canvas: side of a square in which every view fits, or (height, width) of every view, pixels; all batches then
+            have the same shape. None: there is no such size.
 
     Raises:
-        ValueError: a step is no `Step`; ``windows`` needs every resolution, and ``scales`` draws one of them;
-            ``windows`` needs a scale, and ``scales`` warps; or all views fill a canvas larger than `LARGEST_VIEW`.
+        ValueError: a step is not a `Step`; ``windows`` needs every resolution, but ``scales`` draws one of them;
+            ``windows`` needs a scale, but ``scales`` warps; or all views fill a canvas larger than `LARGEST_VIEW`.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Planner:
         return any(step.uses_proposals for step in self.steps)
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
-        """Views of ``image``; ``rng`` draws what is random in training, and is None at inference."""
+        """Plans the views of ``image``. Random choices of training are drawn from ``rng``; None at inference."""
         views: list[View] = []
         for step in self.steps:
             views = step(image, views, rng)
         return views
 
     def at(self, epoch: int) -> "Planner":
-        """The planner of an epoch of training, counted from 0: steps may change as the training proceeds."""
+        """Returns the planner for an epoch of training, counted from 0: steps may depend on the epoch."""
         steps = (self.scales, self.windows, self.flip, self.distort)
         return Planner(self.scales.at(epoch), *(step and step.at(epoch) for step in steps[1:]))
 

@@ -25,10 +25,10 @@ class Pyramid(Step):
         resolutions: see `Resolution`.
         valid_ranges: (lower, upper) sizes in original pixels that each resolution learns from and detects; an upper
             bound of -1 is infinite. None: all sizes at every resolution.
-        anchor_ranges: the same for the proposal network, where it differs from ``valid_ranges``.
+        anchor_ranges: the ranges of the proposal network, if they differ from ``valid_ranges``.
         draw: ``all`` resolutions on every visit of the image, or ``one`` at random (training only).
-        warm_epochs: epochs without ranges at the beginning of training, for anchors and for RoIs: SNIP fine-tunes a
-            network that has learned from all sizes, for 1 and 3 epochs (section 7.1).
+        warm_epochs: number of epochs without ranges at the beginning of training, for anchors and for RoIs. SNIP
+            fine-tunes a network that has learned from all sizes for 1 and 3 epochs (section 7.1).
 
     Raises:
         ValueError: no resolutions, an order that is wrong for every image, wrong number of ranges, empty ranges, or
@@ -68,7 +68,7 @@ class Pyramid(Step):
         self.warm_epochs = tuple(warm_epochs)
 
     def at(self, epoch: int) -> "Pyramid":
-        """This pyramid in an epoch of training, counted from 0: without ranges as long as it warms up."""
+        """Returns the pyramid for an epoch of training, counted from 0: without ranges during the warm epochs."""
         pyramid = copy(self)
         cold_anchors, cold_rois = (epoch >= length for length in self.warm_epochs)
         everything = [(0.0, inf)] * len(self.resolutions)
@@ -81,7 +81,7 @@ class Pyramid(Step):
         return pyramid
 
     def out_of_order(self, widths: IntSequence, heights: IntSequence) -> list[bool]:
-        """Which images of these sizes, pixels, see a later resolution finer than an earlier one."""
+        """Finds images, given by their sizes in pixels, in which a later resolution is finer than an earlier one."""
 
         @cache
         def wrong(width: int, height: int) -> bool:

@@ -8,14 +8,14 @@ Resolution = float | Sequence[int]
 """A pair (short side, cap of the long side) in pixels, -1 for unconstrained, or a plain scale factor."""
 
 LARGEST_FACTOR = 8.0
-"""A larger factor is taken for a number of pixels by mistake: no detector needs images enlarged that much."""
+"""A larger factor must be a number of pixels given by mistake: no detector needs images enlarged that much."""
 
 
 def check_resolution(resolution: object) -> None:
-    """Refuses what is no `Resolution`, and factors that are most likely numbers of pixels.
+    """Refuses values that are not a `Resolution`, and factors that are most likely numbers of pixels.
 
     Raises:
-        ValueError: saying what would fit.
+        ValueError: the message says what is valid.
     """
     kinds = "a resolution is a pair (short side, cap of the long side) in pixels, -1 for unconstrained, or a factor"
     if _is_number(resolution):
@@ -41,7 +41,7 @@ def check_resolution(resolution: object) -> None:
 
 
 def scale_factor(width: int, height: int, resolution: Resolution) -> float:
-    """Factor that brings an image to ``resolution``: the short side's, unless the long side grows beyond its cap."""
+    """Computes the factor from an image to ``resolution``: the short side's, unless the long side exceeds its cap."""
     if isinstance(resolution, int | float):
         return float(resolution)
     short, cap = resolution
@@ -52,7 +52,7 @@ def scale_factor(width: int, height: int, resolution: Resolution) -> float:
 
 
 def is_finer(first: Resolution, second: Resolution) -> bool:
-    """Whether ``first`` is finer on every image; False for a factor and a pair, whose order depends on the image."""
+    """Whether ``first`` is finer on every image. False for a factor and a pair: their order depends on the image."""
     if isinstance(first, int | float) and isinstance(second, int | float):
         return first > second
     if isinstance(first, int | float) or isinstance(second, int | float):

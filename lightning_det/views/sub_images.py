@@ -1,4 +1,4 @@
-"""Random sub-images of the finest resolution, where whole images do not fit into memory."""
+"""Random sub-images of the finest resolution, for whole images that do not fit into memory."""
 
 import numpy as np
 
@@ -10,12 +10,13 @@ from lightning_det.views.view import View, in_learning_range
 class SubImages(Step):
     """Replaces the finest view by the fewest random windows that enclose its objects (SNIP, section 6.2).
 
-    Windows are drawn until every object of the view's range is enclosed, each time keeping the one that encloses most
-    of those left over; without such an object the image is not seen at this resolution. Coarser views stay whole.
+    Windows are drawn until every object in the view's range is enclosed. Of every draw, the window that encloses the
+    most remaining objects is kept. An image without such an object is not seen at this resolution. Coarser views stay
+    whole.
 
     Args:
         size: side of a window, pixels of the view.
-        draws: windows to choose from.
+        draws: number of windows per draw, of which one is kept.
     """
 
     def __init__(self, size: int = 1000, draws: int = 50):
@@ -40,14 +41,14 @@ class SubImages(Step):
         windows = []
         while len(left):
             corners = rng.integers(0, extent - side + 1, (self.draws, 2))
-            # The last one is centred on an object: those drawn may enclose none.
+            # The last window is centred on an object, because the random ones may enclose none.
             centre = (left[0, :2] + left[0, 2:]) / 2
             corners = np.concatenate(
                 [corners, np.clip(np.round(centre - side / 2), 0, extent - side)[None].astype(int)]
             )
             inside = (left[:, :2] >= corners[:, None]) & (left[:, 2:] <= (corners + side)[:, None])
             inside = inside.all(axis=2)
-            # An object too large to be enclosed counts as enclosed by the window around it, so it is shown once.
+            # An object too large to be enclosed counts as enclosed by the window centred on it, so it is shown once.
             inside[-1, 0] = True
             best = int(inside.sum(axis=1).argmax())
             windows.append(view._replace(window=(*corners[best].tolist(), *(corners[best] + side).tolist())))

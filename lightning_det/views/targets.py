@@ -24,22 +24,22 @@ class Targets(NamedTuple):
 
 
 def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: float = 1.0) -> Targets:
-    """Clips an image's boxes to a view, moves them there, and says what may be learned from each.
+    """Clips an image's boxes to a view, converts them to its pixels, and says what may be learned from each.
 
-    A box is ``VALID`` when its size in the original image lies in the view's range and enough of it is visible, or
-    when the view lists it; the other visible boxes are ``INVALID`` and keep their class. The detector proper and the
-    anchors of a proposal network have a range and a list each, see `View.ranges` and `View.lists`. A box of which too
-    little is left to be seen is ``IGNORED``, as ignored regions are, for both. (RoIs are judged by their own size
-    against the view's valid range.)
+    A box is ``VALID`` if its size in the original image lies in the view's range and enough of it is visible, or if
+    the view lists it. The other visible boxes are ``INVALID`` and keep their class. The detector proper and the
+    anchors of a proposal network have a range and a list each, see `View.ranges` and `View.lists`. A box with too
+    little visible area is ``IGNORED`` for both, as are ignored regions. (For RoIs, their own size is compared with the
+    view's valid range.)
 
     Args:
         image: size and boxes.
         view: the view.
-        min_visible: least share of a box's area inside the window; 1 demands full enclosure.
-        min_side: least width and height of the clipped box, pixels of the view.
+        min_visible: minimum share of a box's area inside the window; 1 requires full enclosure.
+        min_side: minimum width and height of the clipped box, pixels of the view.
     """
     height, width = view.size
-    # Annotations may leave the image by a rounding: that part is not hidden by the window.
+    # Annotations may leave the image by rounding; that part does not count as hidden by the window.
     boxes = np.clip(image.boxes, 0, [image.width, image.height] * 2)
     moved = boxes_to_view(boxes, view)
     clipped = np.clip(moved, 0, [width, height, width, height])
@@ -47,7 +47,7 @@ def targets(image: ImageRecord, view: View, min_visible: float = 0.5, min_side: 
     shown = np.flatnonzero((sides > 0).all(axis=1))
 
     visible = sides[shown].prod(axis=1) / (moved[:, 2:] - moved[:, :2])[shown].prod(axis=1)
-    # The tolerance keeps rounding from turning an enclosed box into a cut one.
+    # With the tolerance, rounding does not turn an enclosed box into a cut one.
     suffices = visible >= min_visible - 1e-6
     ignored = image.ignored[shown] | (sides[shown] < min_side).any(axis=1)
 

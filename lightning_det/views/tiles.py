@@ -9,11 +9,11 @@ from lightning_det.views.step import Step
 from lightning_det.views.view import View
 
 SMALLEST = 8
-"""Least side of an object in the view of the whole image, pixels: smaller ones are not detected there."""
+"""Minimum side of an object in the view of the whole image, pixels: smaller objects are not detected there."""
 
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spaced positions of the fewest tiles that cover ``length`` pixels and overlap by a share of a tile."""
+    """Computes evenly spaced positions of the fewest tiles that cover ``length`` pixels with the given overlap."""
     tile = min(tile, length)
     step = max(1.0, tile * (1 - overlap))
     count = 1 + int(np.ceil((length - tile) / step))
@@ -23,14 +23,14 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 class Tiles(Step):
     """Cuts every view into overlapping square tiles; a view that fits in one tile stays whole.
 
-    An object no larger than the overlap lies entirely in at least one tile. For larger ones the whole image, shrunk
-    into one tile, can be added; inference detects in it the objects that no tile shows whole.
+    An object no larger than the overlap lies entirely in at least one tile. For larger objects, a view of the whole
+    image, shrunk into one tile, can be added; inference detects in it the objects that no tile shows whole.
 
     Args:
         size: side of a tile, pixels of the view.
-        overlap: share of a tile that it has in common with its neighbour, at least.
+        overlap: minimum share of a tile that its neighbour shows too.
         background: probability that a tile without a box is used, in training; inference uses all tiles.
-        whole: whether a view of the whole image is added where no view fits in one tile.
+        whole: whether a view of the whole image is added if no view fits in one tile.
     """
 
     loses_boxes = True
@@ -62,14 +62,14 @@ class Tiles(Step):
         return [t for t, keep in zip(tiles, has_box | lucky, strict=True) if keep]
 
     def count_larger(self, image: ImageRecord, views: list[View]) -> int:
-        """Boxes of an image, ignored ones not counted, that are wider or higher than a tile of every view."""
+        """Counts the boxes of an image that are wider or higher than a tile of every view, without ignored ones."""
         if any(max(view.size) <= self.size for view in views):
             return 0
         sides = (image.boxes[~image.ignored, 2:] - image.boxes[~image.ignored, :2]).max(axis=1, initial=0)
         return int((sides > self.size / min(view.scale for view in views)).sum())
 
     def _whole(self, view: View) -> View:
-        """The coarsest view, shrunk into one tile."""
+        """Shrinks the coarsest view into one tile."""
         x1, y1, x2, y2 = view.window
         low, high = view.valid_range
         scale = self.size / max(x2 - x1, y2 - y1)

@@ -10,20 +10,20 @@ from torch import Tensor
 from lightning_det.protocols.structures import Batch
 
 NEAR = 1 / 64
-"""Distance from a border, as a share of the window's side, within which a detection may have been cut."""
+"""A detection this close to a border, as a share of the window's side, may have been cut by it."""
 
 
 class Distortion(NamedTuple):
     """A change of colours."""
 
     brightness: float
-    """Added to channels of [0, 1]."""
+    """Value added to the channels, which are in [0, 1]."""
     contrast: float
-    """Factor of channels."""
+    """Factor of the channels."""
     saturation: float
     """Factor of S of HSV."""
     hue: float
-    """Turn of H of HSV, in [-0.5, 0.5]."""
+    """Rotation of H of HSV, in [-0.5, 0.5]."""
     contrast_first: bool
     """Whether contrast comes before saturation and hue, or after them."""
 
@@ -35,37 +35,36 @@ Range = tuple[float, float]
 class View(NamedTuple):
     """One look at one image: the pixels of ``window``, resized by ``scale``, perhaps mirrored.
 
-    The detector learns from boxes whose sqrt(width * height) in original pixels lies in ``valid_range``, and at
-    inference keeps detections of these sizes. The anchors of a proposal network may learn from others.
+    In training, the detector learns from boxes whose sqrt(width * height) in original pixels lies in ``valid_range``;
+    at inference, it keeps detections of these sizes. The anchors of a proposal network may have another range.
     """
 
     scale: float
     """View pixels per original pixel."""
     window: tuple[int, int, int, int]
-    """``xyxy`` in pixels of the original image. Integers, so that pixels and boxes are cut at the same place. It may
-    reach beyond the image."""
+    """``xyxy`` in pixels of the original image. Integers, so that pixels and boxes are cut at the same place. The
+    window may reach beyond the image."""
     valid_range: Range = (0.0, inf)
     """Sizes of the boxes that the detector learns from and of the detections that it keeps."""
     anchor_range: Range | None = None
-    """The range of the anchors of a proposal network, where it differs: SNIP's adds small objects at the middle scale,
-    where the detector proper does not learn them."""
+    """The range of the anchors of a proposal network, if it differs. SNIP's also contains small objects at the middle
+    scale, from which the detector proper does not learn there."""
     flip: bool = False
     level: int = 0
     """Number of the view's resolution in its pyramid; mini-batches hold views of one level."""
     valid_boxes: tuple[int, ...] | None = None
-    """Positions in the image's list of the boxes that the detector learns from, where range and visibility do not
-    decide."""
+    """Positions, in the image's list, of the boxes that the detector learns from. None: range and visibility decide."""
     anchor_boxes: tuple[int, ...] | None = None
-    """The same for the anchors of a proposal network, where they differ from ``valid_boxes``."""
+    """The same for the anchors of a proposal network, if it differs from ``valid_boxes``."""
     shape: tuple[int, int] | None = None
-    """(height, width) that the window is warped to, pixels; None: its own times ``scale``."""
+    """(height, width) that the window is warped to, pixels; None: the window's size times ``scale``."""
     distortion: Distortion | None = None
     """The change of its colours, or None."""
     inner: tuple[bool, bool, bool, bool] = (False, False, False, False)
     """Whether the window cuts the image at its left, top, right and bottom: objects at such a border may be cut."""
     tiles: tuple[int, int, int] | None = None
-    """Columns, rows and side (original pixels) of evenly spaced tiles that show the window at a finer scale: an object
-    that one of them shows whole is detected there, and not in this view."""
+    """Number of columns and rows, and side in original pixels, of evenly spaced tiles that show the window at a finer
+    scale. An object that one of them shows whole is detected in the tile, and not in this view."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,18 +86,18 @@ class View(NamedTuple):
 
 
 def sqrt_areas(boxes: np.ndarray) -> np.ndarray:
-    """(n,) sqrt(width * height) of (n, 4) boxes."""
+    """Computes sqrt(width * height) (n,) of (n, 4) boxes."""
     return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
 
 def in_learning_range(boxes: np.ndarray, limits: Range) -> np.ndarray:
-    """(n,) bool, which (n, 4) boxes in original pixels lie in a range: lower <= sqrt(width * height) < upper."""
+    """Finds the (n, 4) boxes in original pixels inside a range: (n,) bool, lower <= sqrt(width * height) < upper."""
     sides = sqrt_areas(boxes)
     return (sides >= limits[0]) & (sides < limits[1])
 
 
 def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
-    """(n, 4) boxes in original pixels to pixels of the view, unclipped.
+    """Converts (n, 4) boxes from original pixels to pixels of the view, without clipping.
 
     Pixels are resized from the window to the rounded size, so boxes are scaled by the ratio of the two, which
     differs from ``view.scale`` by up to half a pixel over the view.
@@ -113,7 +112,7 @@ def boxes_to_view(boxes: np.ndarray, view: View) -> np.ndarray:
 
 
 def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
-    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image lie at a border that cuts the image."""
+    """Finds the (B, N, 4) boxes, in pixels of the original image, at a border that cuts the image: (B, N) bool."""
     if batch.inner is None:
         return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
     windows = batch.windows[:, None]
@@ -122,7 +121,7 @@ def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
 
 
 def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:
-    """(B, N) bool, which (B, N, 4) boxes in pixels of the original image a tile of their view shows uncut."""
+    """Finds the (B, N, 4) boxes, in pixels of the original image, that a tile of their view shows whole: (B, N)."""
     if batch.tiles is None:
         return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
     corner, extent = batch.windows[:, None, :2], (batch.windows[:, 2:] - batch.windows[:, :2])[:, None]
@@ -137,7 +136,7 @@ def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:
 
 
 def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
-    """(B, N, 4) boxes in pixels of the batch's views to pixels of their original images: undoes `boxes_to_view`."""
+    """Converts (B, N, 4) boxes from pixels of the views to pixels of their original images: undoes `boxes_to_view`."""
     sizes = batch.sizes.to(boxes.dtype)[:, None]
     mirrored = torch.stack([sizes[..., 1] - boxes[..., 2], sizes[..., 1] - boxes[..., 0]], dim=-1)
     x = torch.where(batch.flips[:, None, None], mirrored, boxes[..., 0::2])

@@ -1,4 +1,4 @@
-"""The whole image at one size, whatever its shape."""
+"""Views of the whole image, warped to one size."""
 
 from collections.abc import Sequence
 from math import sqrt

@@ -20,7 +20,7 @@ def test_processes_that_lightning_starts_are_marked(monkeypatch):
     mark = "hydra.job.name=train_ddp_process_"
     assert mark in inspect.getsource(subprocess_script)
     monkeypatch.setattr("sys.argv", ["train", f"{mark}1"])
-    assert interrupt.started_by_lightning()
+    assert interrupt.is_started_by_lightning()
 
 
 def test_the_progress_bar_asks_for_its_description():

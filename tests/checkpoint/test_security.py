@@ -22,7 +22,7 @@ from lightning_det.checkpoint import load_checkpoint
 from lightning_det.checkpoint.outline import outline
 from lightning_det.checkpoint.plain import NODES, references
 from lightning_det.config import CONF, read_option
-from lightning_det.config.module import build_module, portable
+from lightning_det.config.module import build_module, portable_settings
 from lightning_det.config.parts import PARTS
 from lightning_det.config.schema import Config
 from lightning_det.modules.module import Inference
@@ -59,7 +59,7 @@ def checkpoint(cfg):
         "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}],
         "lr_schedulers": [{"last_epoch": 3}],
         "hyper_parameters": {
-            "settings": json.loads(json.dumps(portable(cfg))),
+            "settings": json.loads(json.dumps(portable_settings(cfg))),
             "labels": {"names": ["cat", "dog"], "source_ids": [1, 2]},
         },
     }
@@ -280,7 +280,7 @@ def test_interpolations_that_do_more(text):
 def test_settings_follow_keys_and_no_resolver(composed, monkeypatch):
     """Checkpoints hold the value of what the user's own options look up."""
     monkeypatch.setenv("BACKEND", "pycocotools")
-    saved = portable(
+    saved = portable_settings(
         validate_run(composed("train", "test.backend=${oc.env:BACKEND}", "test.nms_iou=${test.merge.iou}"))
     )
     assert saved["test"]["backend"] == "pycocotools"
@@ -753,7 +753,7 @@ def test_checkpoints_of_earlier_versions_keep_their_figures(content, restore):
 def test_capacities_beside_a_checkpoint(composed, tmp_path):
     cfg = validate_run(composed("train", "callbacks=[]"))
     module = build_module(cfg, LabelMap(["cat"]))
-    saved = {"settings": json.loads(json.dumps(portable(cfg))), "labels": LabelMap(["cat"]).to_dict()}
+    saved = {"settings": json.loads(json.dumps(portable_settings(cfg))), "labels": LabelMap(["cat"]).to_dict()}
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": saved}, tmp_path / "x.ckpt")
 
     def given(*overrides):

@@ -25,7 +25,7 @@ from lightning_det.config import (
 )
 from lightning_det.config.build import build
 from lightning_det.config.data import build_data, build_planner, read_split, usable_split
-from lightning_det.config.module import build_module, portable
+from lightning_det.config.module import build_module, portable_settings
 from lightning_det.data.coco import Coco
 from lightning_det.eval import evaluate_checkpoint
 from lightning_det.runs.composition import chosen_options, overridden_keys, save_config, validate_run
@@ -495,7 +495,7 @@ def test_splits_that_do_not_exist(composed):
 
 def trained(composed, *overrides):
     """Settings as a checkpoint holds them."""
-    saved = portable(accepted(composed("train", *overrides)))
+    saved = portable_settings(accepted(composed("train", *overrides)))
     return json.loads(json.dumps(saved))
 
 

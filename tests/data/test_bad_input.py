@@ -249,7 +249,7 @@ CASES = [
     Case("image id twice", ("image 20: image id occurs twice", SKIP), image(id=20)),
     Case("annotation id twice", ("annotation 201: annotation id occurs twice", SKIP), annotation(id=201)),
     Case("image ids as strings", ("annotation 100: image_id 10 is no image", SKIP), image(id="10")),
-    Case("NaN in a box", ("annotation 100: box has a coordinate", SKIP), annotation(bbox=[1, float("nan"), 5, 5])),
+    Case("NaN in a box", ("box has a NaN or infinite coordinate", SKIP), annotation(bbox=[1, float("nan"), 5, 5])),
     Case("box with a negative side", ("annotation 100: box has no area", SKIP), annotation(bbox=[9, 9, -4, 5])),
     Case("box without area", ("annotation 100: box has no area", SKIP), annotation(bbox=[9, 9, 0, 5])),
     Case(
@@ -366,7 +366,7 @@ CASES = [
     ),
     Case(
         "poses with another number of keypoints",
-        ("0.txt, line 3: 8 values behind the class", "kpt_shape asks for 6", SKIP),
+        ("0.txt, line 3: 8 values after the class", "kpt_shape asks for 6", SKIP),
         text("data.yaml", "names:", "kpt_shape: [3, 2]\nnames:"),
         layout="yolo",
     ),

@@ -9,7 +9,7 @@ from support.json_files import edit
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
 from lightning_det.data.coco import Coco
-from lightning_det.data.splits import match_classes, misspelt, nothing_to_learn
+from lightning_det.data.splits import find_misspelt, match_classes, nothing_to_learn
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.results import Results
 
@@ -222,14 +222,14 @@ def test_classes_of_the_splits_are_matched_by_name(coco_folder, caplog):
 
 
 def test_classes_that_may_be_one():
-    assert misspelt(LabelMap(["cat", "traffic light", "Cat", "dog", "trafficlight ", "CAT"])) == [
+    assert find_misspelt(LabelMap(["cat", "traffic light", "Cat", "dog", "trafficlight ", "CAT"])) == [
         "cat",
         "Cat",
         "CAT",
         "traffic light",
         "trafficlight ",
     ]
-    assert misspelt(LabelMap(["cat", "cats"])) == []
+    assert find_misspelt(LabelMap(["cat", "cats"])) == []
 
 
 def test_problems_are_plain_data(coco_folder):

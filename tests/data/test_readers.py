@@ -75,7 +75,7 @@ def without(key, where="annotations", index=0):
     [
         (broken("bbox", [1, 1, 0, 5]), "annotation 100", "has no area", BOX_LEFT_OUT),
         (broken("bbox", [9, 9, -4, 5]), "annotation 100", "has no area", BOX_LEFT_OUT),
-        (broken("bbox", [1, 1, float("nan"), 5]), "annotation 100", "no number", BOX_LEFT_OUT),
+        (broken("bbox", [1, 1, float("nan"), 5]), "annotation 100", "NaN or infinite", BOX_LEFT_OUT),
         (broken("bbox", [100, 1, 5, 5]), "annotation 100", "outside the 64 x 48 image", BOX_LEFT_OUT),
         (broken("bbox", [60, 1, 9, 5]), "annotation 100", "reaches beyond", BOX_CLIPPED),
         (broken("bbox", [1, 1, 5]), "annotation 100", "must be four numbers", BOX_LEFT_OUT),
@@ -603,7 +603,7 @@ def test_yolo_list_of_images(yolo_folder):
         ("0 0.5 0.5 0.1 0.1 0.2", "4 make a box"),
         ("0 32 24 10 10", "holds pixels"),
         ("0 0.5 0.5 0 0.1", "has no area"),
-        ("0 0.5 nan 0.1 0.1", "no number"),
+        ("0 0.5 nan 0.1 0.1", "NaN or infinite"),
         ("0 0.9 0.5 0.4 0.1", "reaches beyond"),
     ],
 )

@@ -19,7 +19,7 @@ from lightning_det.config import ConfigError, read_option
 from lightning_det.config.data import check_order
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import as_yaml, pleasant, suggest, try_out
+from lightning_det.data.suggestion import as_yaml, round_pleasantly, suggest, try_out
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles, View, Warp
 from lightning_det.views.resolution import scale_factor
 
@@ -300,8 +300,8 @@ def test_without_boxes_there_is_no_suggestion():
     [(0, 0), (0.3, 0), (0.6, 1), (4.4, 4), (32, 32), (49.6, 50), (57, 55), (85.9, 85), (155.3, 160), (742, 750)],
 )
 def test_numbers_are_pleasant(value, expected):
-    assert pleasant(value) == expected
-    assert isinstance(pleasant(np.float64(value)), int)
+    assert round_pleasantly(value) == expected
+    assert isinstance(round_pleasantly(np.float64(value)), int)
 
 
 def inspected(*arguments):

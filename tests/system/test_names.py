@@ -40,14 +40,14 @@ KEPT = ["Straße", "зебра", "自行车", "كلب", "traffic light", "a_b", 
 def test_one_line(name, shown):
     assert one_line(name) == shown
     assert one_line(one_line(name)) == shown
-    assert LabelMap([name]).shown == (shown,)
+    assert LabelMap([name]).printable_names == (shown,)
     assert LabelMap([name]).names == (name,)  # which files are read and written with
 
 
 def test_long_names_are_cut_off():
     assert one_line("x" * 10**6, 20) == "x" * 20 + "..."
     assert one_line("\n" * 15, 20) == r"\n" * 10 + "..."
-    assert len(LabelMap(["x" * 10**6]).shown[0]) < 100
+    assert len(LabelMap(["x" * 10**6]).printable_names[0]) < 100
 
 
 def test_differences_of_classes_are_printable():

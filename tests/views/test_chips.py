@@ -19,7 +19,7 @@ from lightning_det.data.sampler import ByImage, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chips
 from lightning_det.views.chips import interval
-from lightning_det.views.cover import Chip, bits, count_positions, cover, enclosable, find_spans, position
+from lightning_det.views.cover import Chip, bits, count_positions, cover, find_spans, is_enclosable, position
 from lightning_det.views.targets import targets
 from lightning_det.views.view import in_learning_range
 
@@ -618,7 +618,7 @@ def test_every_box_is_learned_in_a_chip_or_counted(rows, long, width, height, sc
 def test_what_chips_enclose_is_known_beforehand(canvas):
     boxes, width, height, size, stride = canvas
     x1, y1, x2, y2 = np.array(boxes, float).reshape(-1, 4).T
-    known = enclosable(x1, x2, width, size, stride) & enclosable(y1, y2, height, size, stride)
+    known = is_enclosable(x1, x2, width, size, stride) & is_enclosable(y1, y2, height, size, stride)
     assert known.tolist() == all_sets(boxes, width, height, size, stride).any(axis=0).tolist()
 
 
