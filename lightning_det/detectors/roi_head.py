@@ -157,17 +157,17 @@ class RoIHead(nn.Module):
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
-        return _decode_usable(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
+        return _regress(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
 
     def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
         """Scores and regresses the boxes of the last pass again; their classes stay."""
         logits, deltas = self.predictor(shared, last.boxes)
         scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
         own = own_deltas(deltas, last.labels + 1)
-        return _decode_usable(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
+        return _regress(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
 
 
-def _decode_usable(
+def _regress(
     rois: Tensor,
     deltas: Tensor,
     scores: Tensor,
