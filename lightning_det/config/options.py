@@ -88,8 +88,9 @@ def drop_leftovers(cfg: DictConfig, options: Iterable[str], overridden: set[str]
         overridden: dotted keys that the user set. They are kept, and refused later if the part does not know them.
     """
     contents = [read_option(option) for option in options]
+    base = OmegaConf.load(CONF / "base.yaml")
     for slot in SLOTS:
-        _drop_leftovers(cfg, slot, [OmegaConf.load(CONF / "base.yaml"), *contents], overridden)
+        _drop_leftovers(cfg, slot, [base, *contents], overridden)
     _drop_absent(cfg, contents, overridden)
 
 

@@ -35,7 +35,7 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
         )
     if larger := larger_than_tiles(store, data.train_views):
         log.warning("train: %s", larger)
-    if (cfg.views.train.windows or {}).get("negatives") and cfg.proposals is None:
+    if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
 

@@ -2,20 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_det.callbacks import EpochSummary, Evaluator, Throughput
+from lightning_det.callbacks.access import find_callback
 from lightning_det.modules import keys
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import read_json, write_json
 
 log = logging.getLogger("lightning_det")
-
-Kind = TypeVar("Kind", bound=Callback)
 
 
 def check_learned(cfg: DictConfig, trainer: pl.Trainer) -> None:
@@ -39,12 +38,12 @@ def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = Non
         folder: of the run.
         mining: the file with the cost of mining, of this run or an earlier one.
     """
-    evaluator = _callback(trainer, Evaluator)
+    evaluator = find_callback(trainer, Evaluator)
     metrics: dict[str, Any] = {
         "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]  # of a base class
         "steps": trainer.global_step,
     }
-    summary, throughput = _callback(trainer, EpochSummary), _callback(trainer, Throughput)
+    summary, throughput = find_callback(trainer, EpochSummary), find_callback(trainer, Throughput)
     if summary is not None and summary.losses:
         metrics |= {"loss": summary.losses[-1], "epoch_losses": summary.losses}
     if throughput is not None:
@@ -60,10 +59,6 @@ def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = Non
         report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)
     print(folder)
-
-
-def _callback(trainer: pl.Trainer, kind: type[Kind]) -> Kind | None:
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]  # set late
 
 
 def _best_ap(trainer: pl.Trainer, last: float) -> float:
