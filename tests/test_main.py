@@ -34,6 +34,24 @@ def test_the_list_does_not_import_what_commands_need():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
+HEAVY = ("torch", "pytorch_lightning", "torchmetrics", "torchvision", "wandb", "matplotlib", "scipy", "pycocotools")
+HEAVY += ("submitit", "rich", "numpy", "PIL")
+
+
+@pytest.mark.parametrize("asked", [("--help",), ("--cfg", "job"), ("-sc", "query=bash")], ids=" ".join)
+def test_questions_are_answered_without_what_runs_need(asked):
+    """Importing these takes seconds."""
+    script = "import atexit, sys, lightning_det.train as c\n"
+    script += f"atexit.register(lambda: print('heavy:', *(n for n in {HEAVY} if n in sys.modules)))\nc.main()"
+    env = os.environ | {"COMP_LINE": "train det", "COMP_POINT": "9"}
+    answered = subprocess.run(
+        [sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True, env=env
+    )
+    *answer, heavy = answered.stdout.splitlines()
+    assert any("detector" in line for line in answer)
+    assert heavy.strip() == "heavy:"
+
+
 def test_an_unknown_name_is_refused_with_those_that_are_near():
     refused = called("trian")
     assert (refused.returncode, refused.stdout) == (2, "")

@@ -195,7 +195,7 @@ def test_no_way_in_is_open(content, tmp_path, shapes_root, monkeypatch, name, co
     if word in ("train", "mine"):
         small = ["dataset.source.train=2", "dataset.source.val=2", f"dataset.root={shapes_root}"]
         given += [*small, "trainer.max_epochs=1", *(SSD if word == "train" else ())]
-        monkeypatch.setattr("lightning_det.train.build_trainer", loaded)
+        monkeypatch.setattr("lightning_det.commands.train.build_trainer", loaded)
     GlobalHydra.instance().clear()
     outcome = run(word, *given, f"hydra.run.dir={tmp_path}/out")
     assert not (tmp_path / "ran").exists()

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from support.checks import accepted
 
 from lightning_det.annotations import LabelMap
+from lightning_det.commands.eval import evaluate_checkpoint
 from lightning_det.config import (
     CONF,
     SLOTS,
@@ -27,7 +28,6 @@ from lightning_det.config.build import build
 from lightning_det.config.data import build_data, build_planner, read_split, usable_split
 from lightning_det.config.module import build_module, portable_settings
 from lightning_det.data.coco import Coco
-from lightning_det.eval import evaluate_checkpoint
 from lightning_det.runs.composition import chosen_options, overridden_keys, save_config, validate_run
 from lightning_det.runs.messages import explain_composition
 from lightning_det.runs.overlay import overlay_settings
