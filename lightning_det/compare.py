@@ -1,4 +1,4 @@
-"""``python -m lightning_det.compare RUNS...``: a table and plots of runs, repetitions with other seeds as one row."""
+"""``python -m lightning_det.compare RUNS...``: compares runs in tables and plots, with seeds as repetitions."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
+"""``python -m lightning_det.eval checkpoint=RUN``: evaluates a trained detector, with COCO's figures."""
 
 from lightning_det.runs.command import command
 

@@ -1,4 +1,4 @@
-"""``python -m lightning_det.mine``: proposals for SNIPER's negative chips, as a file for ``train proposals=FILE``."""
+"""``python -m lightning_det.mine``: proposes regions for SNIPER's negative chips: ``train proposals=FILE``."""
 
 from lightning_det.runs.command import command
 

@@ -1,4 +1,4 @@
-"""``python -m lightning_det.predict checkpoint=FILE source=IMAGES``: detections in images or a video."""
+"""``python -m lightning_det.predict checkpoint=RUN source=IMAGES``: detects objects in images or a video."""
 
 from lightning_det.runs.command import command
 

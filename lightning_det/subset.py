@@ -1,4 +1,4 @@
-"""``python -m lightning_det.subset root=COCO output=DIR``: a few images of a COCO dataset, as a dataset."""
+"""``python -m lightning_det.subset root=COCO output=DIR``: cuts a small dataset out of one in COCO's layout."""
 
 from lightning_det.runs.command import command
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from test_architecture import COMMANDS, PACKAGE
 
-from lightning_det.__main__ import commands, main
+from lightning_det.__main__ import main
+from lightning_det.runs.help import command_names
 
 
 def called(*arguments, **options):
@@ -19,7 +20,7 @@ def called(*arguments, **options):
 
 
 def test_every_command_is_listed_with_a_line():
-    assert set(commands()) == set(COMMANDS)
+    assert set(command_names()) == set(COMMANDS)
     for given in ((), ("--help",)):
         listed = called(*given)
         assert (listed.returncode, listed.stderr) == (0, "")

@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema
+from lightning_det.config.own_options import own_folder, register_own_options, same_for_children, say_own_options
 from lightning_det.runs import rendezvous
+from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
 from lightning_det.runs.messages import explain_composition, is_raised_by
@@ -76,12 +78,16 @@ def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]]
     run.__module__ = f"lightning_det.{name}"  # from which Hydra names the job
 
     def main() -> None:
-        with interrupt.clean_exit():
+        if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+            print_help(name, [folder for folder in (own_folder(), CONF) if folder is not None])
+            return
+        with interrupt.clean_exit(), same_for_children():
             # Hydra then raises its errors to us instead of printing them itself.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             end_with_parent()
             register_schema()
             register_start_time()
+            register_own_options()
             refused, well = None, False
             try:
                 sys.argv[1:] = complete(complete_sweep(sys.argv[1:], name))
@@ -121,6 +127,8 @@ class Folders(Callback):
 
     def on_run_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the run folder is made."""
+        if is_first_rank() and PARENT not in os.environ:  # else another process says it
+            say_own_options()
         command = config_name if config_name in CHECKS else "train"
         before = HydraConfig.instance().cfg
         try:
@@ -142,6 +150,7 @@ class Folders(Callback):
 
     def on_multirun_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the first job."""
+        say_own_options()
         try:
             folder = Path(config.hydra.sweep.dir)
             lock_folder(folder)
