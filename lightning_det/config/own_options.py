@@ -22,9 +22,10 @@ VARIABLE = "LIGHTNING_DET_CONF"
 
 
 def own_folder() -> Path | None:
-    """The user's folder of options; None if there is none, or if it is the package's, as in a checkout."""
+    """The user's folder of options; None if there is none, or if it is a package's, as in a checkout."""
     folder = Path(os.environ.get(VARIABLE) or "conf").absolute()
-    return folder if folder.is_dir() and not folder.samefile(CONF) else None
+    packaged = all((folder / name).is_file() for name in ("base.yaml", "train.yaml"))
+    return folder if folder.is_dir() and not packaged else None
 
 
 @contextmanager

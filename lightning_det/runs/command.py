@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema
-from lightning_det.config.own_options import own_folder, register_own_options, same_for_children, say_own_options
+from lightning_det.config.own_options import own_folder, same_for_children, say_own_options
 from lightning_det.runs import rendezvous
 from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
@@ -87,7 +87,6 @@ def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]]
             end_with_parent()
             register_schema()
             register_start_time()
-            register_own_options()
             refused, well = None, False
             try:
                 sys.argv[1:] = complete(complete_sweep(sys.argv[1:], name))
