@@ -1,59 +1,8 @@
-"""``python -m lightning_det.eval checkpoint=FILE``: COCO's figures of a trained detector."""
+"""``python -m lightning_det.eval checkpoint=RUN``: evaluates a trained detector, with COCO's figures."""
 
-import logging
-from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
-from pytorch_lightning import Callback
-
-from lightning_det.callbacks import Evaluator, end_wandb_run
-from lightning_det.config.build import build
-from lightning_det.config.data import build_data, usable_split
-from lightning_det.config.trainer import build_loggers, build_trainer
-from lightning_det.evaluation.measurable import explain_undefined
 from lightning_det.runs.command import command
-from lightning_det.runs.composition import run_folder, save_config
-from lightning_det.runs.evaluation_report import report_evaluation
-from lightning_det.runs.restore import relabel, restore_detector
-from lightning_det.system.errors import ConfigError
 
-log = logging.getLogger("lightning_det")
-
-
-def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates the checkpoint of a configuration, and writes results into Hydra's run folder."""
-    if cfg.dataset.limit is not None:
-        raise ConfigError(
-            f"dataset.limit={cfg.dataset.limit} is of images to learn from; dataset.limit_val={cfg.dataset.limit} "
-            "evaluates on so many"
-        )
-    settings, module = restore_detector(cfg)
-    folder = run_folder()
-    save_config(settings, folder)
-    store = relabel(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
-    log.info("%s: %d images, %d boxes", cfg.split, len(store), store.num_boxes)
-    if reason := explain_undefined(store):
-        log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)
-
-    test, cuts = settings.test, tuple(settings.dataset.size_cuts)
-    evaluator = Evaluator(cuts, test.max_detections, test.backend)
-    trainer = build_trainer(settings, folder, learning=False)
-    trainer.callbacks += [evaluator, *media_callbacks(settings, folder)]  # type: ignore[attr-defined]  # set late
-    trainer.loggers = build_loggers(settings)
-    with end_wandb_run(trainer):
-        trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
-        return report_evaluation(cfg, trainer, evaluator, store, folder) if trainer.is_global_zero else {}
-
-
-def media_callbacks(settings: DictConfig, folder: Path) -> list[Callback]:
-    """Builds the callbacks that draw detections, and send them to wandb."""
-    nodes = settings.callbacks or {}
-    places: dict[str, dict[str, str]] = {"pictures": {"folder": str(folder / "pictures")}, "wandb": {}}
-    return [build(nodes[n], f"callbacks.{n}", **place) for n, place in places.items() if nodes.get(n) is not None]
-
-
-main = command("eval")(evaluate_checkpoint)
+main = command("eval", "lightning_det.commands.eval.evaluate_checkpoint")
 
 if __name__ == "__main__":
     main()

@@ -1,42 +1,8 @@
-"""``python -m lightning_det.mine``: proposals for SNIPER's negative chips, as a file for ``train proposals=FILE``."""
+"""``python -m lightning_det.mine``: proposes regions for SNIPER's negative chips: ``train proposals=FILE``."""
 
-from pathlib import Path
-
-import pytorch_lightning as pl
-from omegaconf import DictConfig
-
-from lightning_det.config.data import usable_split
-from lightning_det.config.module import build_module
 from lightning_det.runs.command import command
-from lightning_det.runs.composition import run_folder, save_config, validate_run
-from lightning_det.runs.mining import FILE, mine
-from lightning_det.runs.weights import load_weights
-from lightning_det.system.errors import ConfigError
 
-
-def mine_split(cfg: DictConfig) -> Path:
-    """Mines proposals for a split of the configuration, and returns their file."""
-    for key in ("resume", "proposals"):
-        if cfg[key] not in (None, "auto"):
-            raise ConfigError(
-                f"{key}={cfg[key]}: mine does not read it; it makes proposals anew, from weights=FILE if given"
-            )
-    cfg = validate_run(cfg)
-    folder = run_folder()
-    save_config(cfg, folder)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    train = usable_split(cfg, "train", cfg.dataset.limit)
-    store = train if cfg.split == "train" else usable_split(cfg, cfg.split)
-    module = build_module(cfg, train.label_map)
-    if cfg.weights is not None:
-        load_weights(module, cfg.weights)
-    file = folder / FILE if cfg.output is None else Path(cfg.output)
-    mine(cfg, module.detector, train, store, file)
-    print(file)
-    return file
-
-
-main = command("mine")(mine_split)
+main = command("mine", "lightning_det.commands.mine.mine_split")
 
 if __name__ == "__main__":
     main()

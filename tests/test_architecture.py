@@ -23,6 +23,7 @@ FLOORS = (
     ("config",),
     ("runs",),
     ("evidence", "deployment"),
+    ("commands",),
     COMMANDS,
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
@@ -56,6 +57,7 @@ def test_imports_go_downward():
 def test_commands_can_be_imported(command):
     """What one module takes from another is there, in every module that a command uses."""
     assert import_module(f"lightning_det.{command}")
+    assert import_module(f"lightning_det.commands.{command}")
 
 
 def test_the_root_holds_commands_only():

@@ -54,7 +54,7 @@ def steps(text):
 RUNNER = """
 import json, os, pathlib, runpy, sys
 import hypothesis, matplotlib.pyplot, pytest, torch._dynamo
-import lightning_det.eval, lightning_det.inspect, lightning_det.train
+import lightning_det.commands.eval, lightning_det.commands.inspect, lightning_det.commands.train
 
 for file, content in json.loads(sys.argv[1]):
     if file is not None:

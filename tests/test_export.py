@@ -14,8 +14,8 @@ from PIL import Image
 from support.in_process import run
 from support.makers import ssd
 
-from lightning_det import export
 from lightning_det.backbones import dsod, ssd_tiny
+from lightning_det.commands import export
 from lightning_det.deployment.onnx import to_onnx
 from lightning_det.deployment.opsets import OPSETS, convert
 from lightning_det.deployment.verification import compare

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from test_architecture import COMMANDS, PACKAGE
 
-from lightning_det.__main__ import commands, main
+from lightning_det.__main__ import main
+from lightning_det.runs.help import command_names
 
 
 def called(*arguments, **options):
@@ -19,7 +20,7 @@ def called(*arguments, **options):
 
 
 def test_every_command_is_listed_with_a_line():
-    assert set(commands()) == set(COMMANDS)
+    assert set(command_names()) == set(COMMANDS)
     for given in ((), ("--help",)):
         listed = called(*given)
         assert (listed.returncode, listed.stderr) == (0, "")
@@ -32,6 +33,24 @@ def test_the_list_does_not_import_what_commands_need():
     script = "import sys; sys.argv[1:] = []\nimport lightning_det.__main__ as m\ntry:\n    m.main()\n"
     script += "except SystemExit:\n    sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+HEAVY = ("torch", "pytorch_lightning", "torchmetrics", "torchvision", "wandb", "matplotlib", "scipy", "pycocotools")
+HEAVY += ("submitit", "rich", "numpy", "PIL")
+
+
+@pytest.mark.parametrize("asked", [("--help",), ("--cfg", "job"), ("-sc", "query=bash")], ids=" ".join)
+def test_questions_are_answered_without_what_runs_need(asked):
+    """Importing these takes seconds."""
+    script = "import atexit, sys, lightning_det.train as c\n"
+    script += f"atexit.register(lambda: print('heavy:', *(n for n in {HEAVY} if n in sys.modules)))\nc.main()"
+    env = os.environ | {"COMP_LINE": "train det", "COMP_POINT": "9"}
+    answered = subprocess.run(
+        [sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True, env=env
+    )
+    *answer, heavy = answered.stdout.splitlines()
+    assert any("detector" in line for line in answer)
+    assert heavy.strip() == "heavy:"
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_near():

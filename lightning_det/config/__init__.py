@@ -4,13 +4,18 @@ Nodes with a ``_target_`` are checked against the signature that they call, so n
 once, in the code. The dataclasses of `schema` describe the rest.
 """
 
-from lightning_det.config.contradictions import check_contradictions
-from lightning_det.config.options import SLOTS, check_slots, read_option
+from typing import TYPE_CHECKING
+
 from lightning_det.config.schema import CONF, register_schema
-from lightning_det.config.signatures import check_targets
-from lightning_det.config.validation import resolve, validate
-from lightning_det.config.values import check_values
 from lightning_det.system.errors import ConfigError
+from lightning_det.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lightning_det.config.contradictions import check_contradictions
+    from lightning_det.config.options import SLOTS, check_slots, read_option
+    from lightning_det.config.signatures import check_targets
+    from lightning_det.config.validation import resolve, validate
+    from lightning_det.config.values import check_values
 
 __all__ = [
     "CONF",
@@ -25,3 +30,17 @@ __all__ = [
     "resolve",
     "validate",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "SLOTS": "options",
+        "check_contradictions": "contradictions",
+        "check_slots": "options",
+        "check_targets": "signatures",
+        "check_values": "values",
+        "read_option": "options",
+        "resolve": "validation",
+        "validate": "validation",
+    },
+)

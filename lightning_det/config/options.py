@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -10,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.own_options import own_folder
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.system.errors import ConfigError
@@ -36,7 +38,7 @@ def read_option(option: str) -> DictConfig:
     """Reads the content of an option, inherited settings included, at the keys of a run's configuration.
 
     Args:
-        option: ``GROUP/NAME``, in the package's config folder or one of ``hydra.searchpath``.
+        option: ``GROUP/NAME``, in the package's config folder, in ``conf/`` or in one of ``hydra.searchpath``.
 
     Raises:
         HydraException: there is no such option.
@@ -44,13 +46,14 @@ def read_option(option: str) -> DictConfig:
     given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
     searched = tuple(o for o in given if o.lstrip("+").startswith("hydra.searchpath="))
     if GlobalHydra.instance().is_initialized():
-        return OmegaConf.create(_compose(option, searched))
+        return OmegaConf.create(_compose(option, searched, own_folder()))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.create(_compose(option, searched))
+        return OmegaConf.create(_compose(option, searched, own_folder()))
 
 
 @lru_cache
-def _compose(option: str, searched: tuple[str, ...]) -> dict[str, Any]:
+def _compose(option: str, searched: tuple[str, ...], own: Path | None) -> dict[str, Any]:
+    """Composes an option; what it is depends on the folders that are searched for it."""
     group, _, name = option.rpartition("/")
     # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]

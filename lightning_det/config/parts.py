@@ -130,8 +130,8 @@ def _check_calls(node: Any, now: DictConfig, origin: str, key: str) -> None:
                 continue
             raise ConfigError(
                 f"{here}: {origin} call {value!s:.200}, which is no part of lightning-det for this place; if you know "
-                f"and trust it, name the option that it was trained with ({key.split('.')[0]}=NAME "
-                f"hydra.searchpath=[file://FOLDER]), or give ++{here}={value!s:.200}"
+                f"and trust it, name the option that it was trained with ({key.split('.')[0]}=NAME, in "
+                f"conf/ of the working directory), or give ++{here}={value!s:.200}"
             )
         if name != "_partial_" or key not in PARTIAL or type(value) is not bool:
             raise ConfigError(f"{here}: {origin} say how something is called, which only your own options may")

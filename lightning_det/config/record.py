@@ -13,7 +13,6 @@ from omegaconf import grammar_parser
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
-from lightning_det.config.parts import PARTS, PLACES
 from lightning_det.system.errors import ConfigError
 
 BYTES = 2**20
@@ -110,6 +109,8 @@ def _is_path_of_option(override: Override, value: Any) -> bool:
 
 def _of_value(key: str, value: Any, folder: Path) -> str | None:
     """Says why a value, or one inside it, is refused; None if it is accepted."""
+    from lightning_det.config.parts import PARTS, PLACES  # torch, which takes seconds
+
     if isinstance(value, dict):
         found = (_of_value(f"{key}.{name}", inner, folder) for name, inner in value.items())
         return next((reason for reason in found if reason), None)

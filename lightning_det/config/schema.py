@@ -189,7 +189,10 @@ class MineConfig(Config):
 
 @cache
 def register_schema() -> None:
-    """Registers the schemas with Hydra, once; the yaml files are merged into them."""
+    """Registers with Hydra, once: the schemas, into which the yaml files are merged, and the user's own options."""
+    from lightning_det.config.own_options import register_own_options
+
+    register_own_options()
     schemas = {
         "train": Config,
         "eval": EvalConfig,

@@ -125,7 +125,7 @@ def print_suggestion(console: Console, suggestion: dict[str, Any], base: str) ->
             f"{tiles if row['images_share_in_tiles'] else ''}"
         )
     print(f"# suggested for conf/dataset/NAME.yaml, below `defaults: [{base}]`; tried on {suggestion['images']} images")
-    print("# options: dataset=NAME and, for a folder conf/ of your own, hydra.searchpath=[file://conf]")
+    print("# option: dataset=NAME")
     print(as_yaml(suggestion["dataset"]))
 
 

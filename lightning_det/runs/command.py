@@ -1,6 +1,5 @@
 """How every command runs: a Hydra app with short error messages."""
 
-import functools
 import logging
 import os
 import signal
@@ -15,13 +14,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema
+from lightning_det.config.own_options import own_folder, same_for_children, say_own_options
 from lightning_det.runs import rendezvous
+from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
 from lightning_det.runs.messages import explain_composition, is_raised_by
@@ -55,60 +55,67 @@ class StdoutHandler(logging.StreamHandler[TextIO]):
         return sys.stdout
 
 
-def command(
-    config_name: str, complete: Callable[[Sequence[str]], list[str]] = list
-) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]] = list) -> Callable[[], None]:
     """Makes a Hydra app of a function that takes the composed configuration.
 
     Errors that the user can mend are printed without a traceback: exit code 2 for the configuration, 1 for the rest.
 
     Args:
-        config_name: the command's file in ``conf/``.
+        name: of the command, and of its file in ``conf/``.
+        task: dotted path of the function. It is imported when a job runs: torch, Lightning and others take seconds,
+            and ``--help``, ``--cfg`` and completion need none of them.
         complete: makes the command line of a run of the arguments that were given.
     """
 
-    def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
-        def run_checked(cfg: DictConfig) -> object:
-            check_inputs(cfg, config_name)  # of a job; those of a single run were checked before its folder was made
-            return task(cfg)
+    def run_checked(cfg: DictConfig) -> object:
+        check_inputs(cfg, name)  # of a job; those of a single run were checked before its folder was made
+        return get_method(task)(cfg)
 
-        @functools.wraps(task)
-        def run(cfg: DictConfig) -> object:
-            _quiet_libraries()
-            return run_job(run_checked, cfg, f"lightning_det.{config_name}")
+    def run(cfg: DictConfig) -> object:
+        _quiet_libraries()
+        return run_job(run_checked, cfg, f"lightning_det.{name}")
 
-        @functools.wraps(task)
-        def main() -> None:
-            with interrupt.clean_exit():
-                # Hydra then raises its errors to us instead of printing them itself.
-                os.environ["HYDRA_FULL_ERROR"] = "1"
-                end_with_parent()
-                register_schema()
-                register_start_time()
-                refused, well = None, False
-                try:
-                    sys.argv[1:] = complete(complete_sweep(sys.argv[1:], config_name))
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-                    well = True
-                except JobError as error:
-                    refused = error  # it has been said, if the job ran in this process
-                except SIGTERMException:  # of Lightning, without an exit code: schedulers would take it for success
+    run.__module__ = f"lightning_det.{name}"  # from which Hydra names the job
+
+    def main() -> None:
+        if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+            print_help(name, [folder for folder in (own_folder(), CONF) if folder is not None])
+            return
+        with interrupt.clean_exit(), same_for_children():
+            # Hydra then raises its errors to us instead of printing them itself.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            end_with_parent()
+            register_schema()
+            register_start_time()
+            refused, well = None, False
+            try:
+                sys.argv[1:] = complete(complete_sweep(sys.argv[1:], name))
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+                well = True
+            except JobError as error:
+                refused = error  # it has been said, if the job ran in this process
+            except SystemExit as end:
+                if _is_by_lightning(end):  # without an exit code: schedulers would take it for success
                     _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
-                except Exception as error:
-                    _refuse(error, config_name)
-                finally:
-                    rendezvous.leave(well)
-                    for folder in list(LOCKED):
-                        unlock_folder(folder)
-                    code = summary()
-                if code:
-                    sys.exit(code)
-                if refused is not None:  # another process said it, and the job's folder holds another job's end
-                    _stop(*refused.args)
+                raise
+            except Exception as error:
+                _refuse(error, name)
+            finally:
+                rendezvous.leave(well)
+                for folder in list(LOCKED):
+                    unlock_folder(folder)
+                code = summary()
+            if code:
+                sys.exit(code)
+            if refused is not None:  # another process said it, and the job's folder holds another job's end
+                _stop(*refused.args)
 
-        return main
+    return main
 
-    return decorate
+
+def _is_by_lightning(end: SystemExit) -> bool:
+    """Whether an end is Lightning's `SIGTERMException`, which would have to be imported."""
+    return type(end).__module__.startswith("pytorch_lightning.")
 
 
 class Folders(Callback):
@@ -119,6 +126,8 @@ class Folders(Callback):
 
     def on_run_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the run folder is made."""
+        if is_first_rank() and PARENT not in os.environ:  # else another process says it
+            say_own_options()
         command = config_name if config_name in CHECKS else "train"
         before = HydraConfig.instance().cfg
         try:
@@ -140,6 +149,7 @@ class Folders(Callback):
 
     def on_multirun_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
         """Before the first job."""
+        say_own_options()
         try:
             folder = Path(config.hydra.sweep.dir)
             lock_folder(folder)
@@ -197,5 +207,5 @@ def _quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    if rank_zero_only.rank:  # type: ignore[attr-defined]  # set where Lightning is imported
+    if not is_first_rank():
         log.setLevel(logging.WARNING)  # the first rank says it

@@ -6,14 +6,15 @@ import signal
 import sys
 from datetime import datetime, timedelta
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import OmegaConf
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from torch.distributed import DistError, TCPStore
 
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.interrupt import PARENT, is_started_by_lightning
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 TIMEOUT = "LIGHTNING_DET_MEETING"
 """Environment variable: seconds that ranks wait for each other when they start."""
@@ -81,6 +82,8 @@ def _start_time() -> datetime:
     now, point = datetime.now(), meeting_point()
     if point is None:
         return now
+    from torch.distributed import DistError
+
     key = f"lightning_det/started/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
         store = shared_store(point)
@@ -97,12 +100,14 @@ def _start_time() -> datetime:
 
 
 @cache
-def shared_store(point: MeetingPoint) -> TCPStore:
+def shared_store(point: MeetingPoint) -> "TCPStore":
     """Returns the key-value store of the ranks. It exists as long as the process, because others may ask later.
 
     Raises:
         DistError: the first rank cannot be reached, or its port is taken.
     """
+    from torch.distributed import TCPStore
+
     return TCPStore(
         point.address,
         point.port,
@@ -115,6 +120,10 @@ def shared_store(point: MeetingPoint) -> TCPStore:
 
 def meeting_point() -> MeetingPoint | None:
     """Returns the meeting point of ranks that a launcher has started; None if there is no launcher."""
+    if not any(name.startswith(("TORCHELASTIC_", "SLURM_", "MASTER_")) for name in os.environ):
+        return None
+    from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
     launcher: ClusterEnvironment
     if TorchElasticEnvironment.detect():
         launcher = TorchElasticEnvironment()

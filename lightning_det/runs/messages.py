@@ -2,11 +2,12 @@
 
 import traceback
 from difflib import get_close_matches
-from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+
+from lightning_det.config.own_options import own_folder
 
 
 def explain_composition(error: Exception, config_name: str) -> str:
@@ -15,8 +16,9 @@ def explain_composition(error: Exception, config_name: str) -> str:
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
         text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
-    if isinstance(error, MissingConfigException) and Path(f"conf/{error.missing_cfg_file}.yaml").exists():
-        text += "\nYour conf/ is looked at with hydra.searchpath=[file://conf]"
+    if isinstance(error, MissingConfigException):
+        text = text.partition("\nConfig search path:")[0].replace("\t", "  ")
+        text += f"\nOptions of your own are looked for in {own_folder() or 'conf/ of the working directory'}"
     if isinstance(cause, OmegaConfBaseException):
         text += f"\n{str(cause).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from torch.distributed import DistError
-
 from lightning_det.runs.launch import TIMEOUT, MeetingPoint, meeting_point, shared_store, timeout
 from lightning_det.system.errors import ConfigError
 
@@ -99,6 +97,8 @@ def leave(succeeded: bool) -> None:
 
 def _connect(point: MeetingPoint) -> socket.socket:
     """A connection to the first rank."""
+    from torch.distributed import DistError
+
     try:
         port = int(shared_store(point).get(KEY))
         connection = socket.create_connection((point.address, port), timeout=timeout())

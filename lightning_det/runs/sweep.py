@@ -17,9 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from lightning_det.runs.child_job import has_ranks, run_in_child
 from lightning_det.runs.jobs import Job, JobError, check_same_job, print_error, read_ap, read_job, write_job
@@ -176,6 +173,10 @@ def summary() -> int:
         _gather()
     if not JOBS:
         return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("job", "overrides", "exit code", "AP", "seconds", title=f"sweep in {folder}")
     shared = set.intersection(*(set(job.overrides) for job in JOBS)) if len(JOBS) > 1 else set()
     for job in JOBS:

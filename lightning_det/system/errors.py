@@ -3,8 +3,6 @@
 import errno
 import re
 
-from lightning_det.system.refusals import explain_refusal
-
 
 class UserError(Exception):
     """An error that a user can fix. Commands print its message without a traceback and exit with 1."""
@@ -87,6 +85,8 @@ def explain_error(error: Exception) -> str | None:
             f"wandb: {text.strip().rstrip('.')}. Log in with `wandb login` or WANDB_API_KEY=..., or leave runs on this "
             "machine with logger.wandb.offline=true; `wandb sync` uploads them later"
         )
+    from lightning_det.system.refusals import explain_refusal  # Lightning, which takes seconds
+
     return explain_refusal(error)
 
 

@@ -25,7 +25,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_det.callbacks import WandbLog
 from lightning_det.callbacks.wandb_workspace import describe, make_workspace, panel_keys
-from lightning_det.dashboard import dashboard
+from lightning_det.commands.dashboard import dashboard
 from lightning_det.system.errors import ConfigError, UserError
 
 BLOCK = 32768
@@ -431,7 +431,9 @@ def test_a_dashboard_that_wandb_does_not_take(monkeypatch):
 def test_wandb_is_imported_by_those_who_log_to_it(tmp_path):
     """The process that commands are forked from has imported them all."""
     script = tmp_path / "script.py"
-    script.write_text("import sys, lightning_det.train, lightning_det.eval\nsys.exit('wandb' in sys.modules)\n")
+    script.write_text(
+        "import sys, lightning_det.commands.train, lightning_det.commands.eval\nsys.exit('wandb' in sys.modules)\n"
+    )
     process = FORKS.Process(target=runpy.run_path, args=(str(script),))
     process.start()
     process.join()

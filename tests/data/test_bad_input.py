@@ -775,7 +775,7 @@ A checkpoint is data, wherever it comes from:
   or grows without bound is refused.
 - A `_target_` must be, by its exact name, one of the parts that `lightning_det/config/parts.py` lists for its place.
   Trainer, logger and callbacks never come from a checkpoint. A part of your own is called only at the place where your
-  command names it: by the option of the training (`backbone=MINE 'hydra.searchpath=[file://conf]'`), or by
+  command names it: by the option of the training (`backbone=MINE`, in your `conf/`), or by
   `++backbone._target_=NAME`.
 - It downloads nothing, and names no files except those of its dataset. `backbone.name` is the name of a network without
   a scheme such as `hf-hub:`. Splits and the reader's paths lie below `dataset.root`. `dataset.root` itself is that of

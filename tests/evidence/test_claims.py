@@ -8,7 +8,7 @@ import pytest
 from helpers import SMALL, read, run_forked
 from omegaconf import OmegaConf
 
-from lightning_det import claims
+from lightning_det.commands import claims
 from lightning_det.config import CONF, validate
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.evidence import execution, records

@@ -8,10 +8,10 @@ import pycocotools.cocoeval  # noqa: F401
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-import lightning_det.eval
-import lightning_det.inspect
-import lightning_det.predict
-import lightning_det.train  # noqa: F401
+import lightning_det.commands.eval
+import lightning_det.commands.inspect
+import lightning_det.commands.predict
+import lightning_det.commands.train  # noqa: F401
 from lightning_det.config import CONF, register_schema
 from lightning_det.runs.launch import register_start_time
 from support import composing

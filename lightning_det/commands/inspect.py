@@ -1,0 +1,85 @@
+"""Checks a dataset, and reports what a strategy learns from it."""
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+from PIL import Image
+
+from lightning_det.annotations import DatasetError, LabelMap
+from lightning_det.config.data import build_data, keep_first, read_split
+from lightning_det.config.module import build_module, own_priors
+from lightning_det.data.dataset import ViewDataset
+from lightning_det.data.inspection import damaged_images
+from lightning_det.data.sampler import plan_epoch
+from lightning_det.inspection.pictures import draw_page
+from lightning_det.inspection.report import make_report, measure_anchors, sqrt_areas, suggest_settings
+from lightning_det.inspection.splits import Splits
+from lightning_det.inspection.tables import print_report
+from lightning_det.plotting.curves import plot_sizes
+from lightning_det.protocols.detector import Detector
+from lightning_det.runs.composition import chosen_options, run_folder, save_config, validate_run
+from lightning_det.runs.mining import proposals_file, with_proposals
+from lightning_det.system.errors import ConfigError
+from lightning_det.system.files import write_json
+
+log = logging.getLogger("lightning_det")
+
+
+def inspect(cfg: DictConfig) -> dict[str, Any]:
+    """Inspects the dataset and the views of a configuration; the results are written to Hydra's run folder."""
+    cfg = validate_run(cfg)
+    folder = run_folder()
+    save_config(cfg, folder)
+    splits = read_splits(cfg)
+    store, count = splits.stores[cfg.split], len(cfg.dataset.anchor_sizes)
+    file = None if cfg.proposals == "auto" else proposals_file(cfg, folder)
+    inspected = with_proposals(store, file)
+    data = build_data(cfg, inspected, None)
+    looks = plan_epoch(inspected, data.train_views, cfg.seed)
+    detector = untrained_detector(cfg, store.label_map)
+    suggestion = suggest_settings(store, cfg.dataset.resolution, detector, count, cfg.seed)
+    anchors = measure_anchors(store, data, detector, count, cfg.seed, own_priors(cfg))
+    report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
+    write_json(folder / "inspect.json", report)
+    plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, f"object sizes, {cfg.split}")
+    drawn = draw_page(
+        ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"]), looks, cfg.pictures
+    )
+    if drawn is not None:
+        Image.fromarray(drawn).save(folder / "views.png")
+    print_report(report, splits.problems, chosen_options(["dataset"])["dataset"][-1])
+    print(folder)
+    return report
+
+
+def read_splits(cfg: DictConfig) -> Splits:
+    """Reads the inspected split and all others of the dataset.
+
+    Raises:
+        DatasetError: the inspected split cannot be read.
+    """
+    splits = Splits()
+    for name in dict.fromkeys([cfg.split, "train", "val", "test"]):
+        if name != cfg.split and cfg.dataset[name] is None:
+            continue
+        try:
+            store, problems = read_split(cfg, name)
+        except DatasetError as error:
+            if name == cfg.split:
+                raise
+            splits.add_unusable(name, str(error))
+            continue
+        problems += damaged_images(store) if cfg.decode else []
+        splits.add(name, keep_first(store, cfg.dataset.limit if name == "train" else cfg.dataset.limit_val), problems)
+    splits.compare_classes()
+    return splits
+
+
+def untrained_detector(cfg: DictConfig, labels: LabelMap) -> Detector | None:
+    """Builds the configured detector. Inspection works without it: an error is logged, and the result is None."""
+    try:
+        return build_module(cfg, labels, learning=False).detector
+    except ConfigError as error:
+        log.warning("anchors are not measured: %s", error)
+        return None
