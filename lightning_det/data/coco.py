@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, NoSplitError, Problem
 from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.cache import Annotations, read_cached
@@ -59,7 +59,7 @@ class Coco:
             return find_annotations(self.root, split)
         file = self.root / self.annotations.format(split=split)
         if not file.is_file():
-            raise DatasetError(
+            raise NoSplitError(
                 f"{file}: no such annotation file; dataset.source.annotations says that it is there, and the split "
                 f"{split!r} must exist"
             )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_det.annotations.problems import DatasetError
+from lightning_det.annotations.problems import DatasetError, NoSplitError
 from lightning_det.data.kinds import kind_of
 from lightning_det.data.text import is_file_name
 
@@ -51,7 +51,7 @@ def find_annotations(root: Path, split: str) -> Path:
     if found:
         return found[0]
     there = ", ".join(split_files(root))
-    raise DatasetError(
+    raise NoSplitError(
         f"{standard}: no such annotation file; dataset.root must hold {TEMPLATES[0].format(split='SPLIT')} and SPLIT/, "
         f"or SPLIT/{BESIDE[0]}, and the split {split!r} must exist" + f"; there are {there}" * bool(there)
     )

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable
 
-from lightning_det.annotations.problems import DatasetError
-
 KINDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Words in the names of splits."""
 
@@ -15,24 +13,9 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, known in KINDS.items() if any(word in known for word in words)), None)
 
 
-def by_kind(names: Iterable[str], place: str) -> dict[str, str]:
-    """Names of splits by what they are for. A dataset whose only split has another name is all training images.
-
-    Args:
-        names: of splits, as a reader takes them.
-        place: where they are, for the message.
-
-    Raises:
-        DatasetError: two splits are for the same.
-    """
+def by_kind(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of splits by what they are for. If no name says it, a single split is all training images."""
     listed = list(dict.fromkeys(names))
-    found: dict[str, str] = {}
-    for name in listed:
-        kind = kind_of(name)
-        if kind is not None and kind in found:
-            raise DatasetError(
-                f"{place}: {found[kind]} and {name} may both be the {kind} split; say which with dataset.{kind}=NAME"
-            )
-        if kind is not None:
-            found[kind] = name
-    return found or ({"train": listed[0]} if len(listed) == 1 else {})
+    found = {kind: [name for name in listed if kind_of(name) == kind] for kind in KINDS}
+    found = {kind: own for kind, own in found.items() if own}
+    return found or ({"train": listed} if len(listed) == 1 else {})

@@ -13,6 +13,7 @@ from lightning_det.annotations.problems import (
     IMAGE_LEFT_OUT,
     MENTION_LEFT_OUT,
     DatasetError,
+    NoSplitError,
     Problem,
 )
 from lightning_det.annotations.raw import RawAnnotations
@@ -115,7 +116,8 @@ class Voc:
         folder = self.root.joinpath(*parents)
         file = folder / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
-            whole = folder / name if holds_voc(folder / name) else folder if name == WHOLE else None
+            is_folder = bool(name) and name == Path(name).name and holds_voc(folder / name)
+            whole = folder / name if is_folder else folder if name == WHOLE else None
             if whole is None or not holds_voc(whole):
                 raise _no_list(file, name)
             files = folders.setdefault(whole, VocFiles(whole))
@@ -158,10 +160,10 @@ class Voc:
         return LabelMap(sorted(names))
 
 
-def _no_list(file: Path, name: str) -> DatasetError:
+def _no_list(file: Path, name: str) -> NoSplitError:
     """Makes the error of a split that does not exist."""
     there = ", ".join(list(lists_of(file.parents[2]))[:20])
-    return DatasetError(
+    return NoSplitError(
         f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
         f"(or folders that do, named in the split: VOC2007/{name}); without lists, the split {WHOLE} is all of "
         "Annotations" + f"; there are {there}" * bool(there)

@@ -1,6 +1,7 @@
 """Files of a folder in VOC's layout, found by the names in lists and annotations."""
 
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from lightning_det.data.opening import SUFFIXES
@@ -13,6 +14,9 @@ FLAGS = ("1", "0", "-1")
 
 ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images", "Images")
 """Names of the folders of annotations and images; the first ones are VOC's own."""
+
+SAMPLE = 5
+"""Number of files of which one has to be an annotation."""
 
 WHOLE = "all"
 """Name of the split that is all annotations of a folder, if no list is called so."""
@@ -121,13 +125,24 @@ class VocFiles:
 
 
 def holds_xml(folder: Path) -> bool:
-    """Whether XML files lie in the folder itself, beside their images."""
-    return folder.is_dir() and any(file.suffix.lower() == ".xml" for file in folder.iterdir())
+    """Whether annotations lie in the folder itself, beside their images; other XML files do not count."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return any(_is_annotation(file) for file in [file for file in files if file.suffix.lower() == ".xml"][:SAMPLE])
 
 
 def holds_voc(folder: Path) -> bool:
     """Whether a folder holds annotations in VOC's layout."""
-    return any(holds_xml(place) for place in (folder, *(folder / name for name in ANNOTATIONS)))
+    below = (file for name in ANNOTATIONS for file in (folder / name).rglob("*") if file.suffix.lower() == ".xml")
+    return holds_xml(folder) or any(map(_is_annotation, islice(below, SAMPLE)))
+
+
+def _is_annotation(file: Path) -> bool:
+    """Whether a file begins like an annotation of VOC."""
+    try:
+        with file.open("rb") as stream:
+            return b"<annotation" in stream.read(1000)
+    except OSError:
+        return False
 
 
 def lists_of(folder: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import DatasetError
+from lightning_det.annotations.problems import DatasetError, NoSplitError
 from lightning_det.data.kinds import KINDS
 from lightning_det.data.text import is_text, read_text
 from lightning_det.data.yolo_folders import folders_of_splits, missing_names, names_file, read_names
@@ -38,7 +38,7 @@ class Description(NamedTuple):
         found = next((self.content[n] for n in names if self.content.get(n) not in (None, *NOTHING)), None)
         places = [found] if isinstance(found, str) else found
         if not isinstance(places, list) or not places or not all(isinstance(p, str) and is_text(p) for p in places):
-            raise DatasetError(
+            raise NoSplitError(
                 f"{self.file}: no split {split!r}; it needs a folder of images, a list of them as text, or several"
             )
         return places

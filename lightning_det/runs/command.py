@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_det.config import CONF, ConfigError, register_schema
 from lightning_det.runs import rendezvous
+from lightning_det.runs.dataset_option import name_dataset
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
 from lightning_det.runs.messages import explain_composition, is_raised_by
@@ -87,7 +88,7 @@ def command(
                 register_start_time()
                 refused, well = None, False
                 try:
-                    sys.argv[1:] = complete(complete_sweep(sys.argv[1:], config_name))
+                    sys.argv[1:] = name_dataset(complete(complete_sweep(sys.argv[1:], config_name)), config_name)
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
                     well = True
                 except JobError as error:
