@@ -13,6 +13,12 @@ LONGEST = 60
 STORED = 200
 """Maximum length of a class name in a checkpoint."""
 
+ANY_CLASS = -1
+"""Label of an ignored region in which nothing is known of any class."""
+
+ANY_NAME = "other class"
+"""Words for `ANY_CLASS` in pictures."""
+
 
 def check_names(names: Sequence[str]) -> None:
     """Refuses class names that cannot be saved in a checkpoint.
@@ -25,6 +31,11 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(
             f"class names must be printable texts of at most {STORED} characters, not '{one_line(wrong, LONGEST)}'"
         )
+
+
+def name_of(label: int, names: Sequence[str]) -> str:
+    """Name of a contiguous id, or words for `ANY_CLASS`."""
+    return ANY_NAME if label == ANY_CLASS else names[label]
 
 
 @dataclass(frozen=True)

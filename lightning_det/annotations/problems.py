@@ -44,6 +44,10 @@ class DatasetError(UserError):
     """The dataset cannot be used as it is."""
 
 
+class NoSplitError(DatasetError):
+    """The dataset has no split of this name."""
+
+
 def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
     """Stops if a dataset has problems that are not harmless.
 

@@ -5,8 +5,8 @@ reference counting; arrays are shared. 118,000 images with 860,000 boxes take 45
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,9 @@ class AnnotationStore:
     boxes: np.ndarray
     """(M, 4) float64 ``xyxy``, pixels, inside the image up to rounded decimals."""
     labels: np.ndarray
-    """(M,) int32, classes counted from 0."""
+    """(M,) int32, classes counted from 0; `ANY_CLASS` for ignored regions of classes that are left out."""
     ignored: np.ndarray
-    """(M,) bool, crowd and difficult."""
+    """(M,) bool, crowd, difficult, and other classes."""
     areas: np.ndarray
     """(M,) float64, square pixels: COCO's area of the mask, the size in its evaluation; otherwise the box's."""
     label_map: LabelMap
@@ -83,6 +83,8 @@ class AnnotationStore:
     """Whether image ids are numbers, as in COCO."""
     proposals: ProposalSet | None = None
     """Regions that a proposal network found in the images, see `lightning_det.annotations.proposals`."""
+    other_classes: Mapping[str, int] = field(default_factory=dict)
+    """Number of boxes by class that ``dataset.classes`` leaves out, in the split as it was read."""
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -138,6 +140,23 @@ class AnnotationStore:
             self.label_map,
             self.integer_ids,
             None if self.proposals is None else self.proposals.select(images),
+            self.other_classes,
+        )
+
+    def select_boxes(self, kept: np.ndarray) -> "AnnotationStore":
+        """A store of all images with some of their boxes.
+
+        Args:
+            kept: (M,) bool.
+        """
+        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
+        return replace(
+            self,
+            offsets=offsets,
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            ignored=self.ignored[kept],
+            areas=self.areas[kept],
         )
 
     def with_labels(self, label_map: LabelMap) -> "AnnotationStore":
@@ -149,4 +168,5 @@ class AnnotationStore:
         source_ids = dict(zip(self.label_map.names, self.label_map.source_ids, strict=True))
         spare = itertools.count(max(source_ids.values()) + 1)
         ids = [source_ids[name] if name in source_ids else next(spare) for name in label_map.names]
-        return replace(self, labels=numbers[self.labels], label_map=LabelMap(label_map.names, ids))
+        labels = np.where(self.labels < 0, self.labels, numbers[self.labels])
+        return replace(self, labels=labels, label_map=LabelMap(label_map.names, ids))

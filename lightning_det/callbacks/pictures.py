@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from lightning_det.annotations.labels import name_of
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.callbacks.evaluation import Evaluator
@@ -84,7 +85,7 @@ def draw_comparison(store: AnnotationStore, results: Results, image: int, score_
     truth = draw_boxes(
         pixels,
         record.boxes * enlarge,
-        [names[label] for label in record.labels],
+        [name_of(label, names) for label in record.labels],
         [GREY if i else class_colour(label) for label, i in zip(record.labels, record.ignored, strict=True)],
         dashed=record.ignored.tolist(),
     )

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_det.annotations.labels import ANY_CLASS, ANY_NAME, name_of
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.access import find_callback, module_of, train_store, val_store
 from lightning_det.callbacks.evaluation import Evaluator
@@ -139,14 +140,14 @@ def boxes_of(
 
     Args:
         boxes: (n, 4) ``xyxy`` pixels of the image.
-        labels: (n,) positions in ``names``.
+        labels: (n,) positions in ``names``, or `ANY_CLASS`.
         names: of the classes.
         scores: (n,); None for ground truth.
     """
     rows = []
     for number, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
         position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
-        one = {"position": position, "domain": "pixel", "class_id": label, "box_caption": names[label]}
+        one = {"position": position, "domain": "pixel", "class_id": label, "box_caption": name_of(label, names)}
         if scores is not None:
             score = float(scores[number])
             one |= {"scores": {"score": score}, "box_caption": f"{names[label]} {score:.2f}"}
@@ -161,6 +162,8 @@ def _image(
     import wandb
 
     classes = dict(enumerate(names))
+    if any(box["class_id"] == ANY_CLASS for group in groups.values() for box in group):
+        classes[ANY_CLASS] = ANY_NAME
     boxes = {name: {"box_data": group, "class_labels": classes} for name, group in groups.items() if group}
     return wandb.Image(Image.fromarray(pixels), caption=caption, boxes=boxes)
 

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_det.annotations import AnnotationStore, DatasetError, Problem
+from lightning_det.annotations import AnnotationStore, DatasetError, NoSplitError, Problem
 from lightning_det.annotations.labels import check_names
 from lightning_det.annotations.problems import refuse, summary
 from lightning_det.config.build import build
+from lightning_det.config.reading import HOLD_OUT, choose, hold_out, read_folders
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.splits import find_misspelt
 from lightning_det.system.errors import ConfigError
@@ -32,18 +33,25 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
         DatasetError: the annotations cannot be read at all, or have class names that cannot be saved in a checkpoint.
     """
     dataset = cfg.dataset
-    if which in ("train", "val") and dataset[which] is None and cfg.get("split") != which:
-        raise ConfigError(f"dataset.{which}=null: it must name a split of the dataset")
-    if which not in ("train", "val", "test") or dataset[which] is None:
+    divided = dataset.holdout is not None and which in ("train", "val")
+    named = "train" if divided else which
+    if named in ("train", "val") and dataset[named] is None and cfg.get("split") != named:
+        words = f"; {HOLD_OUT}" if named == "val" else ""
+        raise ConfigError(f"dataset.{named}=null: it must name a split of the dataset{words}")
+    if named not in ("train", "val", "test") or dataset[named] is None:
         there = ", ".join(s for s in ("train", "val", "test") if dataset[s] is not None)
         raise ConfigError(f"split must be one of this dataset's {there}, got {which!r}")
-    split = OmegaConf.to_object(dataset[which]) if OmegaConf.is_config(dataset[which]) else dataset[which]
-    store, problems = build(dataset.source, "dataset.source").read(split)
+    try:
+        store, problems = read_folders(dataset, dataset[named])
+    except NoSplitError as error:
+        raise NoSplitError(f"{error}; {HOLD_OUT}" if named == "val" else str(error)) from error
     try:
         check_names(store.label_map.names)
     except ValueError as error:
-        raise DatasetError(f"dataset.{which} ({split}): {error}; rename it") from error
-    return store, problems
+        raise DatasetError(f"dataset.{named} ({dataset[named]}): {error}; rename it") from error
+    if dataset.classes is not None:
+        store = choose(dataset, store, which)
+    return hold_out(store, dataset.holdout, which) if divided else store, problems
 
 
 def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
@@ -58,7 +66,7 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
         DatasetError: the split has problems that are not harmless and ``dataset.on_bad`` is ``error``, or it is empty.
     """
     store, problems = read_split(cfg, which)
-    name = f"dataset.{which} ({cfg.dataset[which]})"
+    name = split_name(cfg, which)
     if str(cfg.dataset.on_bad).split(".")[-1] == "error":
         refuse(problems, name)
     if problems:
@@ -69,6 +77,12 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
     if len(store) == 0:
         raise DatasetError(f"{name} has no image; dataset.root and dataset.{which} say where images are looked for")
     return keep_first(store, limit)
+
+
+def split_name(cfg: DictConfig, which: str) -> str:
+    """Names a split by its key, for messages."""
+    held = which == "val" and cfg.dataset.holdout is not None
+    return f"dataset.holdout ({cfg.dataset.holdout})" if held else f"dataset.{which} ({cfg.dataset[which]})"
 
 
 def keep_first(store: AnnotationStore, limit: int | None) -> AnnotationStore:

@@ -42,7 +42,7 @@ OWN = {
     "views.test.flip": FLIPS,
     "views.test.distort": "views.Distort",
     "data": "data.datamodule.ChipData data.datamodule.MultiScaleData",
-    "dataset.source": "data.coco.Coco data.shapes.Shapes data.voc.Voc data.yolo.Yolo",
+    "dataset.source": "data.any_format.AnyFormat data.coco.Coco data.shapes.Shapes data.voc.Voc data.yolo.Yolo",
     "test.merge": "merging.NMS merging.SoftNMS",
     "test.vote": "merging.BoxVoting",
 }

@@ -21,15 +21,28 @@ class OnBad(Enum):
     skip = "skip"
 
 
+class OtherClasses(Enum):
+    """What objects of classes are that ``dataset.classes`` leaves out."""
+
+    background = "background"
+    ignore = "ignore"
+
+
 @dataclass
 class DatasetConfig:
     """A dataset, and the numbers that depend on the sizes of its images and objects."""
 
-    root: str | None = None
+    root: Any = None
+    """Folder, pattern that matches folders, or a list of these, which are read as one dataset."""
     source: Any = None
     train: Any = "train"
     val: Any = "val"
     test: Any = None
+    holdout: float | None = None
+    """Share of the training images that is held out and is the validation split, instead of ``val``."""
+    classes: list[str] | None = None
+    """Names of the classes to detect; None for all."""
+    other_classes: OtherClasses = OtherClasses.background
     on_bad: OnBad = OnBad.error
     limit: int | None = None
     """Number of training images, from the first on. Like ``limit_val``, it is never taken from a checkpoint."""

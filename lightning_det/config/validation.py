@@ -11,6 +11,7 @@ from lightning_det.config.contradictions import check_contradictions
 from lightning_det.config.options import check_slots, drop_leftovers, read_option
 from lightning_det.config.signatures import check_targets, locate, parameters
 from lightning_det.config.values import check_values
+from lightning_det.data.folders import folders_of
 from lightning_det.system.errors import ConfigError
 
 
@@ -33,10 +34,24 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     _check_selection(plain, options.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
-    check_targets(plain)
+    given = [key for key in ("val", "holdout") if f"dataset.{key}" in overridden and plain["dataset"][key] is not None]
+    if len(given) > 1:
+        raise ConfigError("dataset.val and dataset.holdout both say what the validation split is; give one of them")
+    check_targets(plain | {"dataset": _of_one_folder(plain["dataset"])})
     check_contradictions(plain)
     check_values(plain)
     return cfg
+
+
+def _of_one_folder(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The settings with which the reader of one of a dataset's folders is made.
+
+    Raises:
+        ConfigError: ``root`` is no folder, pattern or list of them.
+    """
+    source, root = dataset["source"], dataset["root"]
+    first = folders_of(root)[0]
+    return dataset | {"source": source | {"root": first} if source and source.get("root") == root else source}
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

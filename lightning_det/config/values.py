@@ -58,6 +58,7 @@ RANGES = {
     "data.num_workers": Range("at least 0, or null", 0),
     "data.min_visible": SHARE,
     "data.min_side": NOT_NEGATIVE,
+    "dataset.holdout": Range("above 0 and below 1, or null", 0, 1, open_low=True, open_high=True),
     "dataset.limit": Range("at least 1, or null for all images", 1),
     "dataset.limit_val": Range("at least 1, or null for all images", 1),
     "capacity.neck": COUNT,

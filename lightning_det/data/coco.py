@@ -7,31 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, Problem
+from lightning_det.annotations.problems import IMAGE_LEFT_OUT, DatasetError, NoSplitError, Problem
 from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.cache import Annotations, read_cached
+from lightning_det.data.coco_files import find_annotations, find_file, find_images, image_folders
 from lightning_det.data.coco_records import CocoFile
 from lightning_det.data.headers import sizes_of
 from lightning_det.data.images import size_fault
 
 
 class Coco:
-    """A folder in COCO's layout.
+    """A folder in COCO's layout, or a variant of it.
 
     Args:
         root: the folder.
-        annotations: json file of a split, relative to ``root``; ``{split}`` is its name.
-        images: folder of a split's images, relative to ``root``; ``{split}`` is its name.
+        annotations: json file of a split, relative to ``root``; ``{split}`` is its name. None: the file is found, see
+            `find_annotations`.
+        images: folder of a split's images, relative to ``root``; ``{split}`` is its name. None: the folder is found
+            that holds the annotated files, see `image_folders`.
     """
 
-    def __init__(self, root: str, annotations: str = "annotations/instances_{split}.json", images: str = "{split}"):
+    def __init__(self, root: str, annotations: str | None = None, images: str | None = None):
         self.root = Path(root)
         self.annotations = annotations
         self.images = images
         for name, value in (("annotations", annotations), ("images", images)):
             try:
-                value.format(split="SPLIT")
+                (value or "").format(split="SPLIT")
             except (ValueError, LookupError, AttributeError) as error:
                 raise ValueError(f"{name}={value}: the only placeholder is {{split}} ({error!r})") from error
 
@@ -43,18 +46,35 @@ class Coco:
         Raises:
             DatasetError: the annotation file is missing or not in COCO's format.
         """
-        file = self.root / self.annotations.format(split=split)
-        folder = self.root / self.images.format(split=split)
-        if not file.is_file():
-            raise DatasetError(
-                f"{file}: no such annotation file; dataset.root must hold {self.annotations.format(split='SPLIT')} "
-                f"and {self.images.format(split='SPLIT')}/, and the split {split!r} must exist"
-            )
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; dataset.images says that the images of {split!r} are there")
-        raw, records = read_cached(file, folder, lambda: CocoFile(file, folder).read())
+        file = self._find_annotations(split)
+        folders = self._image_folders(file, split)
+        raw, records = read_cached(file, folders[0], lambda: CocoFile(file, folders[0]).read())
+        raw = replace(raw, root=find_images(folders, raw.files))
         raw, records = _select_usable(file, raw, records)
         return raw.check(lambda row: (str(file), f"annotation {records[row]}"))
+
+    def _find_annotations(self, split: str) -> Path:
+        """The annotation file of a split."""
+        if self.annotations is None:
+            return find_annotations(self.root, split)
+        file = self.root / self.annotations.format(split=split)
+        if not file.is_file():
+            raise NoSplitError(
+                f"{file}: no such annotation file; dataset.source.annotations says that it is there, and the split "
+                f"{split!r} must exist"
+            )
+        return file
+
+    def _image_folders(self, file: Path, split: str) -> list[Path]:
+        """Folders that may hold the images of a split; at least one."""
+        if self.images is None:
+            return image_folders(self.root, file, split)
+        folder = self.root / self.images.format(split=split)
+        if not folder.is_dir():
+            raise DatasetError(
+                f"{folder}: no such folder; dataset.source.images says that the images of {split!r} are there"
+            )
+        return [folder]
 
 
 def _select_usable(file: Path, raw: RawAnnotations, records: Sequence[int | str]) -> Annotations:
@@ -62,7 +82,7 @@ def _select_usable(file: Path, raw: RawAnnotations, records: Sequence[int | str]
 
     Annotations of an image that is left out are removed with it, without problems of their own.
     """
-    raw = replace(raw, files=[_find_file(name, raw.root) for name in raw.files])
+    raw = replace(raw, files=[find_file(name, raw.root) for name in raw.files])
     sizes, unreadable = sizes_of(raw.root, raw.files)
     annotated = np.stack([raw.widths, raw.heights], axis=1)
     usable = (sizes == annotated).all(axis=1)
@@ -95,19 +115,3 @@ def _select_usable(file: Path, raw: RawAnnotations, records: Sequence[int | str]
         problems=problems + raw.problems,
     )
     return selected, [records[row] for row in rows]
-
-
-def _find_file(name: str, folder: Path) -> str:
-    """Finds the file in a folder that a ``file_name`` refers to; returns the name itself if there is none.
-
-    Some tools write Windows separators, or prepend the folder and its parents.
-    """
-    if "/" not in name and "\\" not in name:
-        return name
-    for path in (Path(name), Path(name.replace("\\", "/"))):
-        parts = path.parts
-        starts = [0, *(n for n in range(1, len(parts)) if parts[:n] == folder.parts[-n:])]
-        found = next((Path(*parts[n:]) for n in starts if os.path.isfile(folder.joinpath(*parts[n:]))), None)
-        if found is not None and not found.is_absolute() and ".." not in parts:
-            return found.as_posix()
-    return name

@@ -1,7 +1,7 @@
 """LightningDataModules: for whole images at several scales, and for chips or tiles of one size."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -23,7 +23,8 @@ class ViewData(pl.LightningDataModule):
         val: images to detect objects in, or None.
         train_views: planner of the training views.
         test_views: planner of the views of inference.
-        batch_size: training views per batch and device.
+        batch_size: training views per batch and device; ``auto`` stands for a number that is yet to be found, and
+            makes no batches.
         test_batch_size: views per batch and device at inference.
         num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
         min_visible: see `targets`.
@@ -40,7 +41,7 @@ class ViewData(pl.LightningDataModule):
         val: AnnotationStore | None,
         train_views: Planner,
         test_views: Planner,
-        batch_size: int = 8,
+        batch_size: int | Literal["auto"] = 8,
         test_batch_size: int = 8,
         num_workers: int | None = None,
         min_visible: float = 0.5,
@@ -49,7 +50,7 @@ class ViewData(pl.LightningDataModule):
         frames: Callable[[int], Tensor] | None = None,
     ):
         super().__init__()
-        if batch_size < 1 or test_batch_size < 1:
+        if (batch_size != "auto" and batch_size < 1) or test_batch_size < 1:
             raise ValueError(f"data: batch sizes must be at least 1, got {batch_size} and {test_batch_size}")
         self.train = train
         self.val = val
@@ -93,6 +94,8 @@ class ViewData(pl.LightningDataModule):
         """
         if "train" not in self._loaders:
             store, trainer = _require(self.train, "train"), self._active_trainer
+            if self.batch_size == "auto":
+                raise ValueError("data.batch_size=auto: no number has been found yet, see runs/batch_size.py")
             batches = TrainBatches(
                 store,
                 self.train_views,

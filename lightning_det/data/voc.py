@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -14,38 +13,26 @@ from lightning_det.annotations.problems import (
     IMAGE_LEFT_OUT,
     MENTION_LEFT_OUT,
     DatasetError,
+    NoSplitError,
     Problem,
 )
 from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.images import check_all, image_size, size_fault
 from lightning_det.data.text import lines_of, splits_of
-from lightning_det.data.voc_files import VocFiles, has_flag
+from lightning_det.data.voc_files import WHOLE, VocFiles, has_flag, holds_voc, lists_of
+from lightning_det.data.voc_records import Object, annotated_size, objects_of, parse
 from lightning_det.data.xml import read_xml
 from lightning_det.system.workload import progress
-
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-FLAGS = {"0": False, "1": True, "false": False, "true": True}
-"""Values of ``difficult`` that tools write."""
 
 OTHER_NAME = "image of the annotation's own name used"
 
 
-class _Object(NamedTuple):
-    """An object of an annotation."""
-
-    number: int
-    """Number of the object in its file, counted from 1."""
-    name: str
-    """Name of its class."""
-    corners: tuple[float, float, float, float]
-    """As annotated, see `Voc`."""
-    difficult: bool
-
-
 class Voc:
     """One or more folders in VOC's layout: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
+
+    The lists in ``ImageSets/Main`` may be missing, ``JPEGImages`` may be called ``images``, and annotations may lie
+    beside the images, in a folder for each split.
 
     Corners are pixel indices counted from 1, both inclusive, as in the development kit: (xmin, ymin, xmax, ymax)
     becomes the continuous box (xmin - 1, ymin - 1, xmax, ymax).
@@ -71,7 +58,8 @@ class Voc:
 
         Args:
             split: name of a list in ``ImageSets/Main`` such as ``trainval``, with its folder where ``root`` is the
-                parent of several (``VOC2007/trainval``); or several such names, read as one.
+                parent of several (``VOC2007/trainval``); or a folder that holds annotations and images of a split;
+                or ``all``, for all annotations of a folder without such a list; or several such names, read as one.
 
         Raises:
             DatasetError: a folder or list is missing, or there is no class.
@@ -91,7 +79,7 @@ class Voc:
                 if item.name in contiguous:
                     rows.append((image, xml, item, contiguous[item.name]))
                 else:
-                    reason = f"class {item.name!r} is not in dataset.classes"
+                    reason = f"class {item.name!r} is not in dataset.source.classes"
                     problems.append(Problem(str(xml), f"object {item.number}", reason, BOX_LEFT_OUT))
         corners = np.array([r[2].corners for r in rows], np.float64).reshape(-1, 4)
         # By VOC's convention, a box with equal corners is one pixel wide; in practice it is a misplaced click.
@@ -128,11 +116,13 @@ class Voc:
         folder = self.root.joinpath(*parents)
         file = folder / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
-            there = ", ".join(sorted(f.stem for f in file.parent.glob("*.txt"))[:20])
-            raise DatasetError(
-                f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
-                f"(or folders that do, named in the split: VOC2007/{name})" + f"; there are {there}" * bool(there)
-            )
+            is_folder = bool(name) and name == Path(name).name and holds_voc(folder / name)
+            whole = folder / name if is_folder else folder if name == WHOLE else None
+            if whole is None or not holds_voc(whole):
+                raise _no_list(file, name)
+            files = folders.setdefault(whole, VocFiles(whole))
+            stems |= dict.fromkeys((files, stem) for stem in files.annotations)
+            return
         files = folders.setdefault(folder, VocFiles(folder))
         lines = list(lines_of(file))
         plain = not all(has_flag(line) for _, line in lines)
@@ -170,6 +160,16 @@ class Voc:
         return LabelMap(sorted(names))
 
 
+def _no_list(file: Path, name: str) -> NoSplitError:
+    """Makes the error of a split that does not exist."""
+    there = ", ".join(list(lists_of(file.parents[2]))[:20])
+    return NoSplitError(
+        f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
+        f"(or folders that do, named in the split: VOC2007/{name}); without lists, the split {WHOLE} is all of "
+        "Annotations" + f"; there are {there}" * bool(there)
+    )
+
+
 class _Images(NamedTuple):
     """Images of some splits with their objects, in the order of the lists."""
 
@@ -177,7 +177,7 @@ class _Images(NamedTuple):
     ids: list[str]
     widths: np.ndarray
     heights: np.ndarray
-    objects: list[tuple[Path, list[_Object]]]
+    objects: list[tuple[Path, list[Object]]]
 
 
 def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[Problem]) -> _Images:
@@ -185,7 +185,7 @@ def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[P
     parsed = []
     for files, stem in progress(stems, "reading annotations", len(stems)):
         xml = files.annotation(stem)
-        tree = _parse(xml, problems)
+        tree = parse(xml, problems)
         if tree is None:
             continue
         written = (tree.findtext("filename") or "").strip()
@@ -205,10 +205,10 @@ def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[P
     names: list[str] = []
     ids: list[str] = []
     usable: list[tuple[int, int]] = []
-    objects: list[tuple[Path, list[_Object]]] = []
+    objects: list[tuple[Path, list[Object]]] = []
     for (files, stem, xml, image, tree), size in zip(parsed, sizes, strict=True):
         try:
-            annotated = _annotated_size(tree)
+            annotated = annotated_size(tree)
         except ValueError as error:
             problems.append(Problem(str(xml), "size", str(error), IMAGE_LEFT_OUT))
             continue
@@ -219,80 +219,6 @@ def _read_images(root: Path, stems: list[tuple[VocFiles, str]], problems: list[P
             names.append(str(image.relative_to(root)))
             ids.append(stem if folders[stem] == 1 else f"{files.folder.relative_to(root).as_posix()}/{stem}")
             usable.append(size)
-            objects.append((xml, _objects(xml, tree, problems)))
+            objects.append((xml, objects_of(xml, tree, problems)))
     widths, heights = np.array(usable, np.int64).reshape(-1, 2).T
     return _Images(names, ids, widths, heights, objects)
-
-
-def _parse(xml: Path, problems: list[Problem]) -> Element | None:
-    """Parses an annotation and returns its root; None, and a problem, if it cannot be used."""
-    try:
-        tree = read_xml(xml)
-        if tree.tag != "annotation":
-            raise ValueError(f"not an annotation of VOC: it holds <{tree.tag[:40]}>")
-        if tag := _misplaced_object(tree):
-            raise ValueError(f"not an annotation of VOC: <{tag[:40]}> does not stand directly in <annotation>")
-        return tree
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except ValueError as error:
-        reason = str(error)
-    problems.append(Problem(str(xml), "", reason, IMAGE_LEFT_OUT))
-    return None
-
-
-def _misplaced_object(tree: Element) -> str | None:
-    """Finds the tag of an object that would be missed, because its case or its parent is not that of VOC; else None."""
-    tags = (item.tag for child in tree if child.tag != "object" for item in child.iter())
-    return next((tag for tag in tags if tag.rpartition(":")[2].lower() in ("object", "objects")), None)
-
-
-def _annotated_size(tree: Element) -> tuple[int, int] | None:
-    """Reads the annotated (width, height); None if they are missing or 0, which some tools write.
-
-    Raises:
-        ValueError: they are not integers, or occur twice.
-    """
-    if len(tree.findall("size")) > 1:
-        raise ValueError("<size> occurs twice")
-    texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
-    try:
-        size = int(texts[0]), int(texts[1])
-    except ValueError as error:
-        shown = " and ".join(repr(t[:40]) for t in texts)
-        raise ValueError(f"width and height must be whole numbers of pixels, got {shown}") from error
-    return size if min(size) > 0 else None
-
-
-def _objects(xml: Path, tree: Element, problems: list[Problem]) -> list[_Object]:
-    """Usable objects of an annotation; the others become problems."""
-    found = []
-    for number, item in enumerate(tree.iterfind("object"), start=1):
-        name = (item.findtext("name") or "").strip()
-        record = f"object {number} ({name})" if name else f"object {number}"
-        try:
-            found.append(_object(number, name, item))
-        except ValueError as error:
-            problems.append(Problem(str(xml), record, str(error), BOX_LEFT_OUT))
-    return found
-
-
-def _object(number: int, name: str, item: Element) -> _Object:
-    """Reads one object.
-
-    Raises:
-        ValueError: it has no name or no box, or an element that occurs twice.
-    """
-    twice = [p for p in ("name", "difficult", "bndbox", *(f"bndbox/{c}" for c in CORNERS)) if len(item.findall(p)) > 1]
-    if twice:
-        raise ValueError(f"<{twice[0].rpartition('/')[2]}> occurs twice in the object")
-    try:
-        x1, y1, x2, y2 = (float(item.findtext(f"bndbox/{c}", "")) for c in CORNERS)
-    except ValueError as error:
-        raise ValueError(f"bndbox needs {', '.join(CORNERS)} as numbers") from error
-    if not name:
-        raise ValueError("object has no name")
-    difficult = (item.findtext("difficult") or "0").strip().lower() or "0"
-    if difficult not in FLAGS:
-        raise ValueError(f"difficult must be 0 or 1, got {difficult[:40]!a}")
-    return _Object(number, name, (x1, y1, x2, y2), FLAGS[difficult])

@@ -1,6 +1,7 @@
 """Files of a folder in VOC's layout, found by the names in lists and annotations."""
 
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from lightning_det.data.opening import SUFFIXES
@@ -11,8 +12,18 @@ FLAGS = ("1", "0", "-1")
 """Flags at the end of a line in the development kit's class lists: whether an image shows the class."""
 
 
+ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images", "Images")
+"""Names of the folders of annotations and images; the first ones are VOC's own."""
+
+SAMPLE = 5
+"""Number of files of which one has to be an annotation."""
+
+WHOLE = "all"
+"""Name of the split that is all annotations of a folder, if no list is called so."""
+
+
 class VocFiles:
-    """``Annotations`` and ``JPEGImages`` of one folder.
+    """Annotations and images of one folder: in two folders of their own, or both in the folder itself.
 
     Args:
         folder: the one that holds both.
@@ -20,16 +31,19 @@ class VocFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        beside = holds_xml(folder)
+        self.annotation_folder = folder if beside else _existing(folder, ANNOTATIONS)
+        self.image_folder = folder if beside else _existing(folder, IMAGES)
 
     @cached_property
     def annotations(self) -> dict[str, Path]:
         """XML files by their path in the folder, without suffix."""
-        return {name: found[0] for name, found in _below(self.folder / "Annotations", (".xml",)).items()}
+        return {name: found[0] for name, found in _below(self.annotation_folder, (".xml",)).items()}
 
     @cached_property
     def images(self) -> dict[str, list[Path]]:
         """Images by their path in the folder, without suffix; some tools write several of one name."""
-        return _below(self.folder / "JPEGImages", SUFFIXES)
+        return _below(self.image_folder, SUFFIXES)
 
     @cached_property
     def _folded(self) -> dict[str, list[str]]:
@@ -71,7 +85,7 @@ class VocFiles:
 
     def annotation(self, name: str) -> Path:
         """The XML file of a name, whether it exists or not."""
-        return self.annotations.get(name, self.folder / "Annotations" / f"{name}.xml")
+        return self.annotations.get(name, self.annotation_folder / f"{name}.xml")
 
     def image(self, name: str, written: str) -> Path:
         """The image of an annotation.
@@ -94,7 +108,7 @@ class VocFiles:
             return own[0]
         other = self._image_called(written)
         if other is None:
-            raise ValueError(f"no image {name} in {self.folder / 'JPEGImages'}")
+            raise ValueError(f"no image {name} in {self.image_folder}")
         return other
 
     def is_other_image(self, written: str, image: Path) -> bool:
@@ -108,6 +122,37 @@ class VocFiles:
     @cached_property
     def _folded_images(self) -> dict[str, str]:
         return {name.casefold(): name for name in self.images}
+
+
+def holds_xml(folder: Path) -> bool:
+    """Whether annotations lie in the folder itself, beside their images; other XML files do not count."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return any(_is_annotation(file) for file in [file for file in files if file.suffix.lower() == ".xml"][:SAMPLE])
+
+
+def holds_voc(folder: Path) -> bool:
+    """Whether a folder holds annotations in VOC's layout."""
+    below = (file for name in ANNOTATIONS for file in (folder / name).rglob("*") if file.suffix.lower() == ".xml")
+    return holds_xml(folder) or any(map(_is_annotation, islice(below, SAMPLE)))
+
+
+def _is_annotation(file: Path) -> bool:
+    """Whether a file begins like an annotation of VOC."""
+    try:
+        with file.open("rb") as stream:
+            return b"<annotation" in stream.read(1000)
+    except OSError:
+        return False
+
+
+def lists_of(folder: Path) -> dict[str, Path]:
+    """Lists of images in ``ImageSets/Main``, by name."""
+    return {file.stem: file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}
+
+
+def _existing(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of some folders that exists, by default the first one."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
 
 
 def _below(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:

@@ -30,6 +30,7 @@ class Yolo:
     The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt`` or beside the image, one object per line: class
     number, then centre, width and height, or the corners of a polygon, all as shares of the image's width and height.
     With ``kpt_shape``, labels are poses: keypoints follow the box. An image without a label file has no objects.
+    Without ``data.yaml``, ``classes.txt`` names the classes, and the folders tell the splits, see `read_description`.
 
     Args:
         root: the folder; or the description itself, which may then have another name than ``data.yaml``.
@@ -104,15 +105,15 @@ class Yolo:
         folders: list[Path] = []
         listed: list[tuple[Path, str, Path]] = []
         for split, text in [(name, text) for name in splits for text in description.split_paths(name)]:
-            found = self._find(description, split, text)
-            if found.is_dir():
-                folders.append(found)
-                listed += [(path, "", path) for path in files_below(found) if path.suffix.lower() in SUFFIXES]
-            elif found.suffix.lower() in SUFFIXES:
-                listed.append((found, "", found))
-            else:
-                lines = lines_of(found)
-                listed += [(found, f"line {n}", self._find_listed(found, line, description)) for n, line in lines]
+            for found in self.find(description, split, text):
+                if found.is_dir():
+                    folders.append(found)
+                    listed += [(path, "", path) for path in files_below(found) if path.suffix.lower() in SUFFIXES]
+                elif found.suffix.lower() in SUFFIXES:
+                    listed.append((found, "", found))
+                else:
+                    lines = lines_of(found)
+                    listed += [(found, f"line {n}", self._find_listed(found, line, description)) for n, line in lines]
         paths: dict[Path, Path] = {}
         for file, record, path in listed:
             reason, action = None, IMAGE_LEFT_OUT
@@ -133,8 +134,8 @@ class Yolo:
         problems += dict.fromkeys(p for folder in folders for p in files.find_orphans(folder, images))
         return images
 
-    def _find(self, description: Description, split: str, text: str) -> Path:
-        """Finds the folder or file that a description gives for a split.
+    def find(self, description: Description, split: str, text: str) -> list[Path]:
+        """Finds the folder or file that a description gives for a split, or those that a pattern matches.
 
         Descriptions move between machines, and tools write paths relative to different folders. So the path is tried
         in the folder of ``data.yaml``, with and without its ``path``, and without ``..``. Nothing outside the folder
@@ -148,7 +149,9 @@ class Yolo:
             for candidate in (description.base / named, named, inside, *_relative_to_base(named, description.base)):
                 path = Path(os.path.normpath(self.root / candidate))
                 if path.is_relative_to(self.root) and (os.path.isdir(path) or os.path.isfile(path)):
-                    return path
+                    return [path]
+                if path.is_relative_to(self.root) and (matching := _matching(self.root, path)):
+                    return matching
         raise DatasetError(f"{description.file}: {split}: {text!a} is neither a folder nor a file below {self.root}")
 
     def _find_listed(self, file: Path, line: str, description: Description) -> Path:
@@ -162,6 +165,15 @@ class Yolo:
         inside = [path for path in candidates if path.is_relative_to(self.root)]
         with_file = (path for path in inside if all(map(is_file_name, path.parts)) and path.is_file())
         return next(with_file, candidates[0])
+
+
+def _matching(root: Path, pattern: Path) -> list[Path]:
+    """Folders, images and lists below a folder that match a pattern such as ``images/*/*.jpg``; not a lone ``**``."""
+    parts = pattern.relative_to(root).as_posix()
+    if not any(character in parts for character in "*?["):
+        return []
+    kinds = (".txt", *SUFFIXES)
+    return sorted(path for path in root.glob(parts) if path.is_dir() or path.suffix.lower() in kinds)
 
 
 def _spellings(text: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""``data.yaml`` of a YOLO dataset: its classes, its splits, and whether its labels have keypoints."""
+"""Describes a YOLO dataset: its classes, its splits, and whether its labels have keypoints."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -7,20 +7,20 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.problems import DatasetError
+from lightning_det.annotations.problems import DatasetError, NoSplitError
+from lightning_det.data.kinds import KINDS
 from lightning_det.data.text import is_text, read_text
+from lightning_det.data.yolo_folders import folders_of_splits, missing_names, names_file, read_names
 
 NOTHING = ("", "~", "null", "Null", "NULL")
 """Texts for a missing value in YAML."""
 
-VALIDATION = ("val", "valid", "validation")
-"""Alternative names of one split."""
-
 
 class Description(NamedTuple):
-    """Content of a ``data.yaml``."""
+    """Content of a ``data.yaml``, or what stands for it."""
 
     file: Path
+    """The ``data.yaml``, or the file with the names of the classes."""
     labels: LabelMap
     keypoints: int
     """Count of numbers after the box in every line of pose labels; 0 for other labels."""
@@ -34,11 +34,11 @@ class Description(NamedTuple):
         Raises:
             DatasetError: there is no such split.
         """
-        names = [split, *VALIDATION] if split in VALIDATION else [split]
+        names = [split, *KINDS["val"]] if split in KINDS["val"] else [split]
         found = next((self.content[n] for n in names if self.content.get(n) not in (None, *NOTHING)), None)
         places = [found] if isinstance(found, str) else found
         if not isinstance(places, list) or not places or not all(isinstance(p, str) and is_text(p) for p in places):
-            raise DatasetError(
+            raise NoSplitError(
                 f"{self.file}: no split {split!r}; it needs a folder of images, a list of them as text, or several"
             )
         return places
@@ -59,7 +59,10 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def read_description(root: Path) -> Description:
-    """Reads the description of a dataset.
+    """Reads the description of a dataset, ``data.yaml`` or the only YAML file.
+
+    Without one, ``classes.txt`` or another file with a class name a line is read, and splits are the folders of images
+    that there are.
 
     Args:
         root: the folder that holds it, or the file itself.
@@ -67,7 +70,13 @@ def read_description(root: Path) -> Description:
     Raises:
         DatasetError: there is no description, or it is not YAML or contradicts itself.
     """
-    file = _find_description(root)
+    file = find_description(root)
+    if file is None and (names := names_file(root)) is not None:
+        return Description(names, read_names(names), 0, "", folders_of_splits(root))
+    if file is None:
+        raise DatasetError(
+            f"{root / 'data.yaml'}: No such file or directory; dataset.root must hold data.yaml{missing_names(root)}"
+        )
     text = read_text(file)
     try:
         content = yaml.load(text, Loader=_TextLoader)  # builds texts, lists and mappings only
@@ -83,21 +92,29 @@ def read_description(root: Path) -> Description:
     if count not in (None, *NOTHING) and _integer(count) != len(labels):
         raise DatasetError(f"{file}: nc is {_quote(count)}, but names has {len(labels)} classes; one of them is wrong")
     base = content.get("path")
+    if not content.keys() & {name for names in KINDS.values() for name in names}:
+        content |= folders_of_splits(file.parent)
     return Description(file, labels, _keypoints(file, content), base if isinstance(base, str) else "", content)
 
 
-def _find_description(root: Path) -> Path:
-    """The description in a folder: ``data.yaml``, or the only YAML file."""
+def find_description(root: Path) -> Path | None:
+    """Finds the description in a folder: ``data.yaml``, or the only YAML file; None if there is none.
+
+    Raises:
+        DatasetError: there are several YAML files.
+    """
     if root.is_file():
         return root
     file = root / "data.yaml"
     if file.exists():
         return file
     others = sorted(f for kind in ("*.yaml", "*.yml") for f in root.glob(kind))
-    if len(others) == 1:
-        return others[0]
-    there = f" (there are {', '.join(f.name for f in others)}: name one of them as dataset.root)" if others else ""
-    raise DatasetError(f"{file}: No such file or directory; dataset.root must hold data.yaml{there}")
+    if len(others) > 1:
+        raise DatasetError(
+            f"{file}: No such file or directory; dataset.root must hold data.yaml (there are "
+            f"{', '.join(f.name for f in others)}: name one of them as dataset.root)"
+        )
+    return others[0] if others else None
 
 
 def _names(names: Any) -> list[str]:

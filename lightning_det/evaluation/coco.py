@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_det.annotations.labels import ANY_CLASS
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, detection_limits, size_ranges
 from lightning_det.evaluation.measurable import count_boxes
@@ -81,18 +82,24 @@ def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
     """Makes COCO's json of the evaluated images; ids are positions in the store."""
     annotations: list[dict[str, Any]] = []
     for image in results.seen:
+        detected: list[int] | None = None
         for row in range(store.offsets[image], store.offsets[image + 1]):
             x1, y1, x2, y2 = store.boxes[row]
-            annotations.append(
+            label = int(store.labels[row])
+            # COCO ignores by class, so a region of any class is one of each class that was detected in the image.
+            if label == ANY_CLASS and detected is None:
+                detected = np.unique(results.labels[results.of_image(image)]).tolist()
+            annotations += [
                 {
-                    "id": len(annotations) + 1,
+                    "id": len(annotations) + number,
                     "image_id": int(image),
-                    "category_id": int(store.labels[row]),
+                    "category_id": category,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": float(store.areas[row]),
                     "iscrowd": int(store.ignored[row]),
                 }
-            )
+                for number, category in enumerate(detected or () if label == ANY_CLASS else (label,), start=1)
+            ]
     return {
         "info": {},
         "images": [{"id": int(image)} for image in results.seen],

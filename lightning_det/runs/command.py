@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_det.config import CONF, ConfigError, register_schema
 from lightning_det.config.own_options import own_folder, same_for_children, say_own_options
 from lightning_det.runs import rendezvous
+from lightning_det.runs.dataset_option import name_dataset
 from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
@@ -89,7 +90,7 @@ def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]]
             register_start_time()
             refused, well = None, False
             try:
-                sys.argv[1:] = complete(complete_sweep(sys.argv[1:], name))
+                sys.argv[1:] = name_dataset(complete(complete_sweep(sys.argv[1:], name)), name)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
                 well = True
             except JobError as error:

@@ -11,17 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import validate
+from lightning_det.config.recognition import recognise_dataset
 from lightning_det.runs.resume import OVERRIDES, composition_overrides, override_key, overrides_to_record
 from lightning_det.system.files import atomic_write
 
 
 def validate_run(cfg: DictConfig) -> DictConfig:
-    """Checks the run's configuration by `lightning_det.config.validate`, and returns the result.
+    """Checks the run's configuration by `lightning_det.config.validate`, recognises its dataset, and returns it.
 
     Raises:
         ConfigError: a setting is invalid; the message names the key and the valid values.
+        DatasetError: the dataset's layout is not recognised.
     """
-    return validate(cfg, chosen_options(), overridden_keys())
+    return recognise_dataset(validate(cfg, chosen_options(), overridden_keys()))
 
 
 def run_folder() -> Path:

@@ -39,7 +39,8 @@ FOUND = (
     *("data._target_", "data.test_batch_size", "data.num_workers", "trainer"),
 )
 EVALUATED = (
-    *("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
+    *("dataset.source", "dataset.holdout", "dataset.classes", "dataset.other_classes", "dataset.on_bad"),
+    *("dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
     *("callbacks.pictures", "callbacks.wandb"),
 )
 

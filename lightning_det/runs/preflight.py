@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_det.annotations import AnnotationStore, DatasetError
 from lightning_det.config import ConfigError
-from lightning_det.config.data import build_data
+from lightning_det.config.data import build_data, split_name
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.sampler import InferenceBatches
 from lightning_det.evaluation.figures import figure_names
@@ -140,7 +140,7 @@ def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray 
     missing = [keys.validation(name) for name in figures]
     watching = {name: monitor for name, monitor in monitored_figures(cfg).items() if monitor in missing}
     reason = explain_undefined(val, images)
-    where = f"dataset.val ({cfg.dataset.val})"
+    where = split_name(cfg, "val")
     for name, monitor in watching.items():
         if _stops_early(cfg, name):
             why = reason or "there is no box of that size"

@@ -14,6 +14,7 @@ from lightning_det.checkpoint import check_references, load_checkpoint
 from lightning_det.config import resolve, validate
 from lightning_det.config.module import build_module
 from lightning_det.config.parts import PARTS, check_parts
+from lightning_det.config.recognition import recognise_other_root
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.composition import chosen_options, overridden_keys
 from lightning_det.runs.overlay import check_read, check_shape, complete, overlay_settings
@@ -69,7 +70,8 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     check_parts(plain, cfg)
     check_shape(plain)
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
-    return validate(merged, chosen_options(), keys)
+    valid = validate(merged, chosen_options(), keys)
+    return recognise_other_root(valid, keys) if command == "eval" else valid
 
 
 def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], name: str) -> None:

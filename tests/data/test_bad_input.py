@@ -328,7 +328,7 @@ CASES = [
     ),
     Case(
         "class that is not asked for",
-        ("i0.xml, object 2: class 'bird' is not in dataset.classes", SKIP),
+        ("i0.xml, object 2: class 'bird' is not in dataset.source.classes", SKIP),
         arguments=("dataset.source.classes=[person]",),
         layout="voc",
     ),

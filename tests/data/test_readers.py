@@ -433,7 +433,7 @@ def test_symbolic_links_are_followed_and_paths_are_not(yolo_folder, tmp_path):
 def test_voc_classes_in_a_given_order(voc_folder):
     store, problems = Voc(str(voc_folder), ["person", "cat"]).read("train")
     assert store.label_map.names == ("person", "cat")
-    assert [p.reason for p in problems] == ["class 'bird' is not in dataset.classes"] * 2
+    assert [p.reason for p in problems] == ["class 'bird' is not in dataset.source.classes"] * 2
     assert problems[0].record == "object 2"
 
 
@@ -624,7 +624,7 @@ def test_yolo_names_every_bad_record(yolo_folder, line, reason):
         ("train: images/train\n", "names"),
         ("train: images/train\nnames: {0: a, 2: b}", "without gaps"),
         ("train: images/train\nnames: [a, a]", "unique"),
-        ("names: [cat, dog]", "no split 'train'"),
+        ("val: images/val\nnames: [cat, dog]", "no split 'train'"),
         ("train: nowhere\nnames: [cat, dog]", "neither a folder nor a file"),
         ("train: /etc\nnames: [cat, dog]", "neither a folder nor a file"),
     ],
