@@ -15,7 +15,10 @@ from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.data.images import decode
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
-from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes, side_by_side
+from lightning_det.plotting.boxes import draw_boxes, side_by_side
+from lightning_det.plotting.colours import GREY, Colour, class_colour
+from lightning_det.plotting.key import with_key
+from lightning_det.protocols.structures import ImageRecord
 
 LEGIBLE = 600
 """Images with a shorter long side, in pixels, are enlarged before boxes are drawn."""
@@ -73,15 +76,14 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
 
 
 def draw_comparison(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
-    """Draws the ground truth and the detections of an image side by side, (h, w, 3) uint8.
+    """Draws the ground truth and the detections of an image side by side, (h, w, 3) uint8, above a colour key.
 
-    Ignored regions are grey and dashed. Small images are enlarged by an integer factor, so captions hide no objects.
+    Ignored regions are grey and dashed. Small images are enlarged by an integer factor, so there is room for captions.
     """
     pixels = decode(store.path(image)).permute(1, 2, 0).numpy()
     enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))
     pixels = pixels.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-    record = store.record(image)
-    names = store.label_map.names
+    record, names = store.record(image), store.label_map.names
     truth = draw_boxes(
         pixels,
         record.boxes * enlarge,
@@ -89,29 +91,18 @@ def draw_comparison(store: AnnotationStore, results: Results, image: int, score_
         [GREY if i else class_colour(label) for label, i in zip(record.labels, record.ignored, strict=True)],
         dashed=record.ignored.tolist(),
     )
-    found = draw_detections(pixels, results, image, names, score_threshold, enlarge)
-    return side_by_side(truth, found, (f"ground truth: {store.files[image]}", f"detections above {score_threshold:g}"))
-
-
-def draw_detections(
-    pixels: np.ndarray,
-    results: Results,
-    image: int,
-    names: tuple[str, ...],
-    score_threshold: float,
-    enlarge: int = 1,
-) -> np.ndarray:
-    """Draws the detections of an image.
-
-    Args:
-        pixels: (H, W, 3) uint8, enlarged by ``enlarge``.
-        results: of all images; boxes in pixels of the original image.
-        image: its position in the store.
-        names: of the classes.
-        score_threshold: detections below this are not drawn.
-        enlarge: factor of the pixels.
-    """
-    rows = [row for row in results.of_image(image) if results.scores[row] >= score_threshold]
+    rows = results.of_image(image)
+    rows = rows[results.scores[rows] >= score_threshold]
+    rows = rows[np.argsort(-results.scores[rows], kind="stable")]
     labels = results.labels[rows]
-    captions = [f"{names[n]} {s:.2f}" for n, s in zip(labels, results.scores[rows], strict=True)]
-    return draw_boxes(pixels, results.boxes[rows].reshape(-1, 4) * enlarge, captions, [class_colour(n) for n in labels])
+    captions = [f"{names[label]} {score:.2f}" for label, score in zip(labels, results.scores[rows], strict=True)]
+    found = draw_boxes(pixels, results.boxes[rows] * enlarge, captions, [class_colour(label) for label in labels])
+    drawn = side_by_side(truth, found, (f"ground truth: {store.files[image]}", f"detections above {score_threshold:g}"))
+    return with_key(drawn, _key(record, labels, names))
+
+
+def _key(record: ImageRecord, found: np.ndarray, names: tuple[str, ...]) -> list[tuple[str, Colour]]:
+    """Colour key of the classes (n,) of an image's annotations and detections; ignored regions have their own entry."""
+    classes = np.union1d(record.labels[~record.ignored], found).astype(int)
+    entries = [(names[label], class_colour(label)) for label in classes.tolist()]
+    return entries + [("ignored", GREY)] * bool(record.ignored.any())

@@ -11,11 +11,12 @@ from torch import Tensor
 from lightning_det.callbacks.access import module_of
 from lightning_det.callbacks.pictures import LEGIBLE, publish
 from lightning_det.modules import keys
-from lightning_det.plotting.boxes import class_colour, draw_boxes
+from lightning_det.plotting.boxes import draw_boxes
+from lightning_det.plotting.colours import WHITE, Colour, class_colour
+from lightning_det.plotting.key import with_key
 from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.structures import Batch
 
-WHITE = (255, 255, 255)
 MOST = 64
 """Maximum number of drawn boxes; more would hide the view."""
 
@@ -85,7 +86,8 @@ def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:
     """Draws the regions of a view that carried loss, (h, w, 3) uint8: objects in class colours, background white.
 
-    The hardest third has captions with class and loss; the others are dashed. At most the `MOST` hardest are drawn.
+    The hardest third has captions with class and loss, where there is room; the others are dashed. At most the `MOST`
+    hardest are drawn. A margin below the view has the colour key.
     """
     height, width = batch.sizes[view].tolist()
     pixels = batch.images[view, :, :height, :width].permute(1, 2, 0).cpu().numpy()
@@ -95,11 +97,20 @@ def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) ->
     rows = rows[torch.argsort(selected.losses[view, rows], descending=True)][:MOST]
     labels, losses = selected.labels[view, rows].tolist(), selected.losses[view, rows].tolist()
     hard = -(-len(rows) // 3)
-    captions = [f"{names[n - 1] if n else 'background'} {loss:.2f}" for n, loss in zip(labels, losses, strict=True)]
-    return draw_boxes(
+    captions = [f"{_name(n, names)} {loss:.2f}" for n, loss in zip(labels, losses, strict=True)]
+    drawn = draw_boxes(
         pixels,
         selected.boxes[view, rows].float().cpu().numpy() * enlarge,
         captions[:hard] + [""] * (len(rows) - hard),
-        [class_colour(n - 1) if n else WHITE for n in labels],
+        [_colour(n) for n in labels],
         dashed=[rank >= hard for rank in range(len(rows))],
     )
+    return with_key(drawn, [(_name(n, names), _colour(n)) for n in sorted(set(labels))])
+
+
+def _name(label: int, names: tuple[str, ...]) -> str:
+    return names[label - 1] if label else "background"
+
+
+def _colour(label: int) -> Colour:
+    return class_colour(label - 1) if label else WHITE

@@ -7,6 +7,8 @@ import numpy as np
 from lightning_det.data.dataset import Look, ViewDataset
 from lightning_det.data.opening import ImageError
 from lightning_det.plotting.boxes import page
+from lightning_det.plotting.key import with_key
+from lightning_det.plotting.objects import class_key
 from lightning_det.plotting.views import draw_view
 from lightning_det.protocols.structures import State
 
@@ -15,25 +17,27 @@ CELL = 400
 
 
 def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
-    """Draws ``count`` views, spread over images and pyramid levels.
+    """Draws ``count`` views, spread over images and pyramid levels, above a key of their classes.
 
     Returns:
         (h, w, 3) uint8 RGB; None if no image can be read.
     """
-    tiles, titles = [], []
+    tiles, titles, shown = [], [], []
+    names = dataset.store.label_map.names
     for look in _select_looks(looks, count):
         try:
             sample = dataset.__getitems__([look])[0]
         except ImageError:
             continue  # already listed among the problems
         pixels = sample.pixels.permute(1, 2, 0).numpy()
-        tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, CELL))
+        tiles.append(draw_view(pixels, sample.targets, names, CELL))
+        shown.append(sample.targets.labels)
         states = sample.targets.states
         titles.append(
             f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}: learns {(states == State.VALID).sum()}, "
             f"not {(states == State.INVALID).sum()}"
         )
-    return page(tiles, titles) if tiles else None
+    return with_key(page(tiles, titles), class_key(np.concatenate(shown), names)) if tiles else None
 
 
 def _select_looks(looks: Sequence[Look], count: int) -> list[Look]:

@@ -1,35 +1,25 @@
-"""Draws boxes on images."""
+"""Draws boxes and their labels on images, so that even objects of ten pixels can be seen; puts pictures on pages."""
 
-import colorsys
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from typing import Literal
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from lightning_det.plotting.colours import Colour, ink_on
+from lightning_det.plotting.outlines import draw_outlines, line_widths, outer_boxes
+from lightning_det.plotting.placement import place_labels
+from lightning_det.plotting.text import LONGEST, SMALLEST_FONT, fit, font_of, line_height, text_width
 from lightning_det.system.errors import one_line
 
-Colour = tuple[int, int, int]
-"""RGB, 0 to 255."""
+LabelMode = bool | Literal["auto"]
+"""Which labels are drawn: those that have room (``auto``), all, or none."""
 
-GREY: Colour = (150, 150, 150)
+FEW = 10
+"""With ``auto``, labels that are higher than their objects are drawn only if there are at most this many of them."""
+
 MARGIN = 6
-LONGEST = 80
-"""Maximum length of a caption or title."""
-
-
-@lru_cache
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Loads Matplotlib's font; unlike Pillow's, it has letters of languages other than English."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def class_colour(label: int) -> Colour:
-    """Colour of a class, RGB; hues follow the golden ratio, so neighbouring classes differ."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
+"""Space between pictures, pixels."""
 
 
 def draw_boxes(
@@ -38,8 +28,12 @@ def draw_boxes(
     captions: Sequence[str],
     colours: Sequence[Colour],
     dashed: Sequence[bool] | None = None,
+    draw_labels: LabelMode = "auto",
 ) -> np.ndarray:
     """Draws boxes with captions.
+
+    Lines are thin and lie around the boxes, so they hide no object. With ``auto``, a caption is drawn only if there is
+    room for it next to its box, where it hides no other box. The captions that come first get the room.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -47,59 +41,48 @@ def draw_boxes(
         captions: one per box; "" for none.
         colours: one per box.
         dashed: whether a box has dashed lines, per box; None: no box has.
+        draw_labels: which captions are drawn.
 
     Returns:
         A drawn copy.
     """
-    image = Image.fromarray(pixels).copy()
+    canvas = pixels.copy()
+    if len(boxes) == 0:
+        return canvas
+    height, width = canvas.shape[:2]
+    widths = line_widths(boxes, max(width, height))
+    draw_outlines(canvas, boxes, widths, colours, [False] * len(boxes) if dashed is None else dashed)
+    if draw_labels is False:
+        return canvas
+    sides = np.sqrt(np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1))
+    size = _font_size(sides, max(width, height))
+    pad = max(1, size // 6)
+    texts = [fit(caption, size, width - 2 * pad) for caption in captions]
+    sizes = np.array([(text_width(text, size) + 2 * pad, line_height(size)) for text in texts])
+    wanted = np.array([caption != "" for caption in captions])
+    small = wanted & (sides < sizes[:, 1])
+    if draw_labels == "auto" and small.sum() > FEW:
+        wanted &= ~small
+    taken = outer_boxes(boxes, widths, (width, height))
+    places = place_labels(taken, sizes, (width, height), wanted, force=draw_labels is True)
+    image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
-    width = max(1, round(max(image.size) / 500))
-    font = font_of(max(10, round(max(image.size) / 60)))
-    dashed = [False] * len(boxes) if dashed is None else dashed
-    # Large boxes first, so small ones stay visible.
-    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist() if len(boxes) else []
-    for number in order:
-        box = np.minimum(boxes[number], np.array([*image.size] * 2) - 1.0).tolist()  # keeps edges at the border visible
-        if dashed[number]:
-            _dashed_rectangle(draw, box, colours[number], width)
-        else:
-            draw.rectangle(box, outline=colours[number], width=width)
-    for number in order:
-        if captions[number]:
-            _draw_caption(draw, boxes[number], captions[number], colours[number], font, image.size)
+    for place, text, (w, h), colour in zip(places, texts, sizes.tolist(), colours, strict=True):
+        if place is not None:
+            x, y = place
+            draw.rectangle((x, y, x + w - 1, y + h - 1), fill=colour)
+            draw.text((x + pad, y), text, fill=ink_on(colour), font=font_of(size))
     return np.asarray(image)
 
 
-def _dashed_rectangle(
-    draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dash: int = 5
-) -> None:
-    """Draws a rectangle in dashes of ``dash`` pixels."""
-    x1, y1, x2, y2 = box
-    for x in np.arange(x1, x2, 2 * dash):
-        for y in (y1, y2):
-            draw.line([(x, y), (min(x + dash, x2), y)], fill=colour, width=width)
-    for y in np.arange(y1, y2, 2 * dash):
-        for x in (x1, x2):
-            draw.line([(x, y), (x, min(y + dash, y2))], fill=colour, width=width)
+def _font_size(sides: np.ndarray, longest: int) -> int:
+    """Chooses the size of captions, pixels: half of a median object, and at most a fiftieth of the picture.
 
-
-def _draw_caption(
-    draw: ImageDraw.ImageDraw,
-    box: np.ndarray,
-    text: str,
-    colour: Colour,
-    font: ImageFont.FreeTypeFont,
-    image_size: tuple[int, int],
-) -> None:
-    """Draws a caption above its box, or inside it at the top of the image (of (width, height) ``image_size``)."""
-    text = one_line(text, LONGEST)
-    _, _, w, h = draw.textbbox((0, 0), text, font=font)
-    x = min(max(0, float(box[0])), max(0, image_size[0] - w))
-    y = float(box[1]) - h - 1
-    y = float(box[1]) + 1 if y < 0 else y
-    draw.rectangle((x, y, x + w + 1, y + h), fill=colour)
-    dark = sum(c * f for c, f in zip(colour, (0.3, 0.59, 0.11), strict=True)) < 120
-    draw.text((x + 1, y), text, fill="white" if dark else "black", font=font)
+    Args:
+        sides: (n,) square roots of the areas of the boxes, pixels.
+        longest: longer side of the picture, pixels.
+    """
+    return round(max(SMALLEST_FONT, min(float(np.median(sides)) / 2, longest / 50)))
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:

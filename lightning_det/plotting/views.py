@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from lightning_det.plotting.boxes import GREY, class_colour, draw_boxes
+from lightning_det.plotting.boxes import draw_boxes
+from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.protocols.structures import State
 from lightning_det.views.targets import Targets
 

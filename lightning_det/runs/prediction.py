@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from lightning_det.annotations import AnnotationStore, LabelMap, Problem
-from lightning_det.callbacks.pictures import draw_detections
 from lightning_det.data.folder import read_folder, without_boxes
 from lightning_det.data.images import decode
 from lightning_det.data.video import SUFFIXES as VIDEOS
 from lightning_det.data.video import Video, write_video
 from lightning_det.evaluation.results import Results
+from lightning_det.plotting.objects import draw_objects
 from lightning_det.system.workload import progress
 
 
@@ -60,7 +60,10 @@ def draw(source: Source, results: Results, labels: LabelMap, threshold: float) -
     store, video = source.store, source.video
     for number in progress(range(len(store)), "drawing", len(store), threshold=50):
         pixels = decode(store.path(number)) if video is None else video(number)
-        yield draw_detections(pixels.permute(1, 2, 0).numpy(), results, number, labels.names, threshold)
+        rows = results.of_image(number)
+        rows = rows[results.scores[rows] >= threshold]
+        found = results.boxes[rows], results.labels[rows], labels.names, results.scores[rows]
+        yield draw_objects(pixels.permute(1, 2, 0).numpy(), *found)
 
 
 def summarize(source: Source, results: Results, labels: LabelMap) -> dict[str, Any]:

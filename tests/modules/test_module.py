@@ -32,7 +32,7 @@ from lightning_det.detectors.rpn import Proposals
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, MultiStep
 from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
-from lightning_det.plotting.boxes import GREY, class_colour
+from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import BothSides, Planner, Pyramid, Tiles
@@ -587,8 +587,10 @@ def test_pictures(store, tmp_path):
     files = sorted((tmp_path / "pictures").iterdir())
     assert [f.name for f in files] == ["val_00.png", "val_01.png", "val_02.png"]
     for file in files:
-        # 64 x 48 enlarged nine times, twice beside each other, under a line of titles.
-        assert Image.open(file).size == (2 * 576 + 6, 432 + 20)
+        # 64 x 48 enlarged nine times, twice beside each other, between a line of titles and, if there are boxes, the key.
+        width, height = Image.open(file).size
+        assert width == 2 * 576 + 6
+        assert 432 + 20 <= height < 432 + 60
 
 
 def test_pictures_need_an_evaluator(store, tmp_path):
@@ -602,13 +604,15 @@ def test_truth_is_left_and_detections_are_right(store):
     results = Results(np.array([3]), box, np.array([0.6], np.float32), np.array([1]), np.array([3]))
     nothing = draw_comparison(store, Results(seen=np.array([3])), 3, 0.3)
     shown = draw_comparison(store, results, 3, 0.3)
-    assert shown.shape == nothing.shape == (432 + 20, 2 * 576 + 6, 3)
+    assert shown.shape == nothing.shape
+    assert shown.shape[1] == 2 * 576 + 6
+    key, shown, nothing = shown[432 + 20 :], shown[: 432 + 20], nothing[: 432 + 20]
     changed = np.argwhere((shown != nothing).any(axis=2))
     assert len(changed) > 100
-    # Nine times as large: 40 to 60, 30 to 44 and a caption above.
+    # Nine times as large: 40 to 60, 30 to 44, with lines around and a caption above.
     (top, left), (bottom, right) = changed.min(axis=0) - (20, 582), changed.max(axis=0) - (20, 582)
-    assert (left, right, bottom) == pytest.approx((360, 540, 396), abs=2)
-    assert 250 < top < 270
+    assert (left, right, bottom) == pytest.approx((360, 540, 396), abs=4)
+    assert 245 < top < 266
     np.testing.assert_array_equal(
         draw_comparison(store, results, 3, 0.7), draw_comparison(store, Results(seen=results.seen), 3, 0.7)
     )
@@ -621,6 +625,7 @@ def test_truth_is_left_and_detections_are_right(store):
     assert has(truth, GREY)  # the crowd
     assert has(found, class_colour(1))
     assert not has(found, class_colour(0))
+    assert all(has(key, colour) for colour in (class_colour(0), class_colour(1), GREY))
 
 
 @pytest.mark.parametrize("change", [{"norm": "frozen"}, {"frozen_stages": 1}])
