@@ -60,6 +60,7 @@ RANGES = {
     "data.min_side": NOT_NEGATIVE,
     "dataset.limit": Range("at least 1, or null for all images", 1),
     "dataset.limit_val": Range("at least 1, or null for all images", 1),
+    "dataset.proposals_per_megapixel": RATE,
     "capacity.neck": COUNT,
     "capacity.head": COUNT,
     "capacity.roi": COUNT,
