@@ -32,6 +32,10 @@ SLOTS = (
 """Nodes that options of ``strategy`` and ``test`` replace. In a list of options, each node is replaced at most once."""
 
 
+SUGGESTED = "strategy/suggested"
+"""The option that stands for the strategies suggested for a dataset, and the group of suggestions by dataset."""
+
+
 def read_option(option: str) -> DictConfig:
     """Reads the content of an option, inherited settings included, at the keys of a run's configuration.
 
@@ -51,6 +55,8 @@ def read_option(option: str) -> DictConfig:
 
 @lru_cache
 def _compose(option: str, searched: tuple[str, ...]) -> dict[str, Any]:
+    if option == SUGGESTED:
+        return {}  # no settings of its own, and other options with each dataset
     group, _, name = option.rpartition("/")
     # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]
