@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lightning_det.config import CONF, check_slots, read_option
+from lightning_det.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -21,6 +22,7 @@ EXTENDING = (DOCS / "extending.md").read_text()
 PAGES = {page: page.read_text() for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
 STRATEGIES = {page: text for page, text in PAGES.items() if page.parent == DOCS / "strategies"}
 OPTIONS = [(group, file.stem) for group in ("strategy", "test") for file in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS.remove(("strategy", "suggested"))  # sets nothing itself
 
 
 def blocks(text, language):
@@ -147,7 +149,8 @@ def beginnings(key):
     return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
-KEYS = {*known_keys(), "hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath"}
+SCHEMA = {part for key, _ in leaves(OmegaConf.to_container(OmegaConf.structured(Config))) for part in beginnings(key)}
+KEYS = {*known_keys(), *SCHEMA, "hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath"}
 KEYS |= {key for option in OPTIONS for values in option_values(*option) for key in values}
 
 
@@ -163,6 +166,12 @@ def test_keys_that_pages_name_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_pages_name_options_that_exist(page):
     own = {(Path(n).parent.name, Path(n).stem) for n, _ in listings(EXTENDING) if n.startswith("conf/")}
+    own |= {
+        ("dataset", word.removeprefix("write="))
+        for words in commands(PAGES[page])
+        for word in words
+        if "write=" in word
+    }
     for words in commands(PAGES[page]):
         if words[:2] == ["python", "-m"] and words[2].startswith("lightning_det."):
             words = ["lightning-det", words[2].removeprefix("lightning_det."), *words[3:]]

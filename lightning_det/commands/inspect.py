@@ -3,23 +3,30 @@
 import logging
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from lightning_det.annotations import DatasetError, LabelMap
+from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.config.data import build_data, keep_first, read_split
 from lightning_det.config.module import build_module, own_priors
+from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import ViewDataset
 from lightning_det.data.inspection import damaged_images
+from lightning_det.data.opening import ImageError
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.inspection.advice import print_suggestion
 from lightning_det.inspection.pictures import draw_page
-from lightning_det.inspection.report import make_report, measure_anchors, sqrt_areas, suggest_settings
+from lightning_det.inspection.probe import SIDE, Speed, measure_speed
+from lightning_det.inspection.proposal import make_suggestion
+from lightning_det.inspection.report import make_report, measure_anchors, sqrt_areas
 from lightning_det.inspection.splits import Splits
 from lightning_det.inspection.tables import print_report
 from lightning_det.plotting.curves import plot_sizes
 from lightning_det.protocols.detector import Detector
-from lightning_det.runs.composition import chosen_options, run_folder, save_config, validate_run
+from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.mining import proposals_file, with_proposals
+from lightning_det.runs.own_options import check_name, write_options
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import write_json
 
@@ -27,8 +34,13 @@ log = logging.getLogger("lightning_det")
 
 
 def inspect(cfg: DictConfig) -> dict[str, Any]:
-    """Inspects the dataset and the views of a configuration; the results are written to Hydra's run folder."""
+    """Inspects the dataset and the views of a configuration; the results are written to Hydra's run folder.
+
+    Raises:
+        ConfigError: ``write`` names an option that exists, or there is nothing to suggest.
+    """
     cfg = validate_run(cfg)
+    check_name(cfg.write)
     folder = run_folder()
     save_config(cfg, folder)
     splits = read_splits(cfg)
@@ -38,8 +50,10 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     data = build_data(cfg, inspected, None)
     looks = plan_epoch(inspected, data.train_views, cfg.seed)
     detector = untrained_detector(cfg, store.label_map)
-    suggestion = suggest_settings(store, cfg.dataset.resolution, detector, count, cfg.seed)
     anchors = measure_anchors(store, data, detector, count, cfg.seed, own_priors(cfg))
+    speed = probe(cfg, detector, store, data)
+    tested = len(splits.stores.get("val", store))
+    suggestion = make_suggestion(store, tested, detector, count, speed, cfg.seed)
     report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
     write_json(folder / "inspect.json", report)
     plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, f"object sizes, {cfg.split}")
@@ -48,7 +62,11 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     )
     if drawn is not None:
         Image.fromarray(drawn).save(folder / "views.png")
-    print_report(report, splits.problems, chosen_options(["dataset"])["dataset"][-1])
+    print_report(report, splits.problems)
+    if suggestion is not None:
+        print_suggestion(suggestion, write_options(cfg, suggestion))
+    elif cfg.write is not None:
+        raise ConfigError(f"write={cfg.write}: {cfg.split} has no boxes, so there is nothing to suggest")
     print(folder)
     return report
 
@@ -82,4 +100,17 @@ def untrained_detector(cfg: DictConfig, labels: LabelMap) -> Detector | None:
         return build_module(cfg, labels, learning=False).detector
     except ConfigError as error:
         log.warning("anchors are not measured: %s", error)
+        return None
+
+
+def probe(cfg: DictConfig, detector: Detector | None, store: AnnotationStore, data: ViewData) -> Speed | None:
+    """Measures how fast the configured device trains the detector; None if that is not possible."""
+    if detector is None or store.ignored.all():
+        return None
+    canvas = data.train_views.canvas
+    device = "cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    try:
+        return measure_speed(detector, store, canvas if isinstance(canvas, int) else SIDE, device)
+    except (ImageError, RuntimeError) as error:  # a damaged image, which is listed, or views that do not fit
+        log.warning("the time of a training is not estimated: %s", error)
         return None

@@ -34,6 +34,10 @@ SLOTS = (
 """Nodes that options of ``strategy`` and ``test`` replace. In a list of options, each node is replaced at most once."""
 
 
+SUGGESTED = "strategy/suggested"
+"""The option that stands for the strategies suggested for a dataset, and the group of suggestions by dataset."""
+
+
 def read_option(option: str) -> DictConfig:
     """Reads the content of an option, inherited settings included, at the keys of a run's configuration.
 
@@ -54,6 +58,8 @@ def read_option(option: str) -> DictConfig:
 @lru_cache
 def _compose(option: str, searched: tuple[str, ...], own: Path | None) -> dict[str, Any]:
     """Composes an option; what it is depends on the folders that are searched for it."""
+    if option == SUGGESTED:
+        return {}  # no settings of its own, and other options with each dataset
     group, _, name = option.rpartition("/")
     # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]

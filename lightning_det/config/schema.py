@@ -29,6 +29,16 @@ class OtherClasses(Enum):
 
 
 @dataclass
+class TilesConfig:
+    """Tiles that suit a dataset."""
+
+    size: int = 512
+    """Side of a tile, pixels of the view."""
+    overlap: float = 0.25
+    """Minimum share of a tile that its neighbour shows too."""
+
+
+@dataclass
 class DatasetConfig:
     """A dataset, and the numbers that depend on the sizes of its images and objects."""
 
@@ -52,7 +62,12 @@ class DatasetConfig:
     pyramid: Any = None
     snip: Any = None
     sniper: Any = None
+    tiles: TilesConfig = field(default_factory=TilesConfig)
     anchor_sizes: list[float] = field(default_factory=list)
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Height / width of the anchors of a proposal network."""
+    proposals_per_megapixel: float | None = 100.0
+    """Minimum number of proposals per megapixel of a view at inference; null: only ``capacity.after_nms`` applies."""
     size_cuts: list[float] = field(default_factory=list)
 
 
@@ -115,8 +130,8 @@ class CapacityConfig:
     """(training, inference) proposals per map that enter NMS."""
     after_nms: list[int] = field(default_factory=lambda: [2000, 1000])
     """(training, inference) proposals per view that are kept after NMS."""
-    proposals_per_megapixel: float | None = 100.0
-    """Minimum number of proposals per megapixel of a view at inference; null: only the numbers above apply."""
+    proposals_per_megapixel: float | None = None
+    """Minimum number of proposals per megapixel of a view at inference: the dataset's."""
 
 
 @dataclass
@@ -190,6 +205,7 @@ class InspectConfig(Config):
     split: str = "train"
     decode: bool = True
     pictures: int = 12
+    write: str | None = None
 
 
 @dataclass

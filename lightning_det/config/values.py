@@ -61,6 +61,7 @@ RANGES = {
     "dataset.holdout": Range("above 0 and below 1, or null", 0, 1, open_low=True, open_high=True),
     "dataset.limit": Range("at least 1, or null for all images", 1),
     "dataset.limit_val": Range("at least 1, or null for all images", 1),
+    "dataset.proposals_per_megapixel": RATE,
     "capacity.neck": COUNT,
     "capacity.head": COUNT,
     "capacity.roi": COUNT,

@@ -8,7 +8,8 @@ import numpy as np
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import round_pleasantly, sample
+from lightning_det.data.suggestion import round_pleasantly
+from lightning_det.data.trial import sample
 from lightning_det.detectors.reach import MET, best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import State
@@ -23,6 +24,12 @@ FITTED = 1000
 
 FEW = 1 / 3
 """Acceptable share of boxes without an anchor; with published settings it is up to a quarter on COCO."""
+
+RATIO_PERCENTILES = (10, 50, 90)
+"""Percentiles of height / width that are tried as ratios of anchors."""
+
+BETTER = 0.7
+"""Share of the boxes without an anchor that may be left for other ratios to be worth it."""
 
 MANY = 0.5
 """Share of boxes without an anchor that is worth a warning even if no other sizes would help."""
@@ -74,6 +81,36 @@ def suggested_sizes(
         count: see `misfit`.
         seed: of the sample and of the views.
     """
+    boxes = _suggested_boxes(store, suggestion, seed)
+    return _fit_sizes(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
+
+
+def suggested_ratios(
+    store: AnnotationStore, suggestion: Mapping[str, Any], detector: Detector, sizes: Sequence[float], seed: int = 0
+) -> list[float] | None:
+    """Fits ratios of anchors to elongated objects: None if the detector's own serve, or if it has no ratios to set.
+
+    Args:
+        store: annotations.
+        suggestion: result of `suggest` for them.
+        detector: the detector that the ratios are for.
+        sizes: suggested sizes of its anchors.
+        seed: of the sample and of the views.
+    """
+    boxes = _suggested_boxes(store, suggestion, seed)
+    own = reach(boxes, detector, sizes)
+    if own is None or own.missed < FEW / 3:
+        return None
+    sides = boxes[:, 2:] - boxes[:, :2]
+    ratios = [float(f"{ratio:.2g}") for ratio in np.percentile(sides[:, 1] / sides[:, 0], RATIO_PERCENTILES)]
+    shapes = detector.anchor_shapes(sizes, ratios)
+    if shapes is None or len(set(ratios)) < len(ratios):
+        return None
+    return ratios if (best_ious(boxes, shapes) < MET).mean() <= BETTER * own.missed else None
+
+
+def _suggested_boxes(store: AnnotationStore, suggestion: Mapping[str, Any], seed: int) -> np.ndarray:
+    """Collects some boxes of the views of all suggested settings: (n, 4) ``xyxy``, pixels of their views."""
     store = sample(store, seed, SAMPLE)
     snip, sniper = suggestion["snip"], suggestion["sniper"]
     chips = Planner(
@@ -89,8 +126,7 @@ def suggested_sizes(
         (Planner(Pyramid([suggestion["resolution"]])), {}),
     )
     planned = ((plan_epoch(store, planner, seed, rendered=False), visibility) for planner, visibility in kinds)
-    boxes = np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
-    return _fit_sizes(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
+    return np.concatenate([_few(boxes_in_views(store, looks, **visible), seed) for looks, visible in planned])
 
 
 def _few(boxes: np.ndarray, seed: int) -> np.ndarray:

@@ -4,31 +4,24 @@ The published numbers of SNIP and SNIPER fit COCO: images of 640 x 480 and objec
 reproduce them and are applied here to other images. Sizes of objects are sqrt(width * height) in original pixels.
 """
 
-import json
 from collections.abc import Sequence
 from math import ceil, floor, log, log10
 from typing import Any
 
 import numpy as np
 
-from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.dataset import Look
-from lightning_det.data.inspection import REFERENCE
-from lightning_det.data.sampler import plan_epoch
-from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages
-from lightning_det.views.resolution import Resolution
+SEEN = (2.25, 18.0, 36.0)
+"""Size from which an object is seen well: cells of the finest feature map, and the limits of the result in pixels of
+the view. SNIPER's finest scale shows a small object of COCO on 2.25 cells of stride 16."""
 
-CHIP = (96, 512)
-"""Minimum and maximum side of a chip, pixels."""
+CHIP = (96, 14)
+"""Minimum side of a chip in pixels, and maximum side in sizes of an object that is seen well: COCO's 512."""
 
 CHIP_PER_IMAGE = 0.8
 """Side of a chip divided by the median long side of the images."""
 
 SMALL = 10
 """Percentile of the sizes that counts as a small object."""
-
-SMALL_PER_CHIP = 1 / 14
-"""Size of a small object at the finest scale, divided by the side of a chip."""
 
 ENLARGED = 4.0
 """Maximum factor: larger ones only blur."""
@@ -56,8 +49,11 @@ MIXED = (5, 95, 1.4)
 images, 500 and 640, do not). With mixed sizes, a resolution in pixels would show objects of the same size sometimes
 large and sometimes small, unlike the chips of training."""
 
-SINGLE_SMALL = 21
-"""Size of a small object at the resolution of single-scale training, pixels."""
+SINGLE_SMALL = 21.0
+"""Maximum size of a small object at the resolution of single-scale training, pixels: COCO's."""
+
+SINGLE_LEAST = 40
+"""Minimum long side of that resolution, in cells of the finest feature map, if images are that large."""
 
 SINGLE_LARGEST = 2.8e6
 """Maximum pixels of a large image (see `MIXED`) at that resolution, at which training sees it whole: COCO's finest."""
@@ -65,17 +61,33 @@ SINGLE_LARGEST = 2.8e6
 WINDOW = 1000
 """Maximum side of SNIP's windows at the finest resolution, pixels."""
 
-SAMPLE = (2000, 50_000)
-"""Maximum number of images, and of boxes, on which a suggestion is tried."""
+TILE_OVERLAP = (0.1, 0.5)
+"""Minimum and maximum overlap of tiles, a share of their side."""
+
+LARGE = 95
+"""Percentile of the sizes that should lie within the overlap of two tiles."""
+
+LONGER = 1.4
+"""Long side of an object divided by its size: of a box of 2:1."""
+
+CUTS = (32, 96)
+"""COCO's borders of small, medium and large objects, pixels."""
+
+CUT_SHARE = 0.05
+"""Share of the boxes that small, medium and large objects should have at least; otherwise thirds are taken."""
+
+PROPOSALS = (10, 100, 1000)
+"""Proposals per object of a crowded view, and the minimum and maximum per megapixel."""
 
 
-def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, Any] | None:
-    """Suggests ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip`` and ``dataset.sniper``.
+def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: float = 16.0) -> dict[str, Any] | None:
+    """Suggests ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip``, ``dataset.sniper`` and ``dataset.tiles``.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
         widths: (m,) of the images, pixels.
         heights: (m,) of the images, pixels.
+        stride: pixels of the view per cell of the detector's finest feature map.
 
     Returns:
         The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None if there are no boxes. For images of
@@ -85,8 +97,10 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
         return None
     long = float(np.median(np.maximum(widths, heights)))
     short = float(np.median(np.minimum(widths, heights)))
-    size = int(np.clip(32 * round(CHIP_PER_IMAGE * long / 32), *CHIP))
-    factors = scale_factors(sizes, size, long)
+    seen = size_seen(stride)
+    size = int(np.clip(32 * round(CHIP_PER_IMAGE * long / 32), CHIP[0], 32 * round(CHIP[1] * seen / 32)))
+    small = max(1e-3, float(np.percentile(sizes, SMALL)))
+    factors = scale_factors(sizes, size, long, seen / small)
     ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
     anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
     test = [
@@ -95,9 +109,9 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
     ]
     smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
     mixed = largest >= MIXED[2] * smallest
-    wanted = SINGLE_SMALL / max(1e-3, float(np.percentile(sizes, SMALL)))
+    wanted = single_factor(sizes, long, stride)
     area = np.percentile(np.asarray(widths, float) * heights, MIXED[1])
-    single = min(ENLARGED, wanted, float(np.sqrt(SINGLE_LARGEST / area)))
+    single = min(wanted, float(np.sqrt(SINGLE_LARGEST / area)))
     fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
     coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
     pyramid = [*fine, coarsest]
@@ -117,10 +131,62 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[
             "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]],
             "test_ranges": test,
         },
+        "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 
 
-def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
+def size_seen(stride: float) -> float:
+    """Returns the size from which a detector sees objects well, pixels of the view (see `SEEN`)."""
+    return float(np.clip(SEEN[0] * stride, *SEEN[1:]))
+
+
+def single_factor(sizes: np.ndarray, long: float, stride: float) -> float:
+    """Computes the factor at which single-scale training sees small objects, whatever it costs.
+
+    Args:
+        sizes: (n,) float, sizes of the boxes.
+        long: long side of the images.
+        stride: see `suggest`.
+    """
+    small = max(1e-3, float(np.percentile(sizes, SMALL)))
+    return min(ENLARGED, max(min(SINGLE_SMALL, size_seen(stride)) / small, min(1.0, SINGLE_LEAST * stride / long)))
+
+
+def suggest_tiles(sizes: np.ndarray, side: int, factor: float) -> dict[str, Any]:
+    """Suggests ``dataset.tiles``: tiles whose overlap holds all but the largest objects.
+
+    Args:
+        sizes: (n,) float, sizes of the boxes.
+        side: smallest side of a tile, pixels of the view.
+        factor: scale at which small objects are seen well, by which tiles are cut.
+    """
+    large = LONGER * factor * float(np.percentile(sizes, LARGE))
+    side = max(side, min(2 * side, 32 * ceil(large / TILE_OVERLAP[1] / 32)))
+    overlap = np.clip(ceil(20 * large / side) / 20, *TILE_OVERLAP)
+    return {"size": side, "overlap": float(overlap)}
+
+
+def suggest_cuts(sizes: np.ndarray) -> list[int]:
+    """Suggests ``dataset.size_cuts``: COCO's, unless hardly any of (n,) boxes is small, medium or large by them."""
+    shares = np.histogram(sizes, [0, *CUTS, np.inf])[0] / len(sizes)
+    if shares.min() >= CUT_SHARE:
+        return list(CUTS)
+    low, high = (round_pleasantly(float(cut)) for cut in np.percentile(sizes, (100 / 3, 200 / 3)))
+    return [max(1, low), max(2, low + 1, high)]
+
+
+def suggest_proposals(counts: np.ndarray, megapixels: np.ndarray) -> int:
+    """Suggests ``dataset.proposals_per_megapixel``: several for each object of a crowded view.
+
+    Args:
+        counts: (m,) boxes of each image.
+        megapixels: (m,) pixels of each image at the finest scale of inference, in millions.
+    """
+    per_object, low, high = PROPOSALS
+    return int(np.clip(round_pleasantly(per_object * float(np.percentile(counts / megapixels, LARGE))), low, high))
+
+
+def scale_factors(sizes: np.ndarray, size: int, long: float, wanted: float) -> list[float]:
     """Computes the scale factors of an image of median size, finest first.
 
     The coarsest factor shows the whole image in one chip; the finest makes small objects large enough. The factors in
@@ -130,9 +196,10 @@ def scale_factors(sizes: np.ndarray, size: int, long: float) -> list[float]:
         sizes: (n,) float, sizes of the boxes.
         size: side of a chip.
         long: long side of the image.
+        wanted: factor at which small objects are seen well.
     """
     coarsest = size / long
-    finest = min(ENLARGED, SMALL_PER_CHIP * size / float(np.percentile(sizes, SMALL)))
+    finest = min(ENLARGED, wanted)
     if finest < NEIGHBOURS[0] * coarsest:
         return [coarsest]
     steps = ceil(log(finest / coarsest) / log(NEIGHBOURS[1]))
@@ -172,98 +239,3 @@ def _two_digits(factor: float) -> float:
 def _resolution(factor: float, short: float, long: float) -> list[int]:
     """Returns (short side, cap of the long side); the cap has room for images a little longer than the median."""
     return [max(1, round_pleasantly(factor * short)), max(1, round_pleasantly(1.1 * factor * long))]
-
-
-def try_out(
-    store: AnnotationStore, suggestion: dict[str, Any], resolution: Resolution, seed: int = 0
-) -> dict[str, Any]:
-    """Estimates, from a sample, the boxes and pixels of an epoch of the suggested views.
-
-    Args:
-        store: annotations of at least one image.
-        suggestion: result of `suggest` for them.
-        resolution: resolution of the single-scale pass to compare with.
-        seed: of the sample and of the views.
-
-    Returns:
-        ``images`` in the sample, and for ``sniper`` and ``snip`` the results of `_cost` and `_inference`. For SNIPER
-        also ``levels``: the scale, its range, the share of the boxes inside it, and its chips per image; and the share
-        of the boxes that are in no range.
-    """
-    store = sample(store, seed, SAMPLE)
-    sniper, snip = suggestion["sniper"], suggestion["snip"]
-    scales = Pyramid(sniper["scales"], sniper["valid_ranges"], sniper["anchor_ranges"])
-    looks = plan_epoch(store, Planner(scales, Chips(sniper["size"], sniper["stride"])), seed, rendered=False)
-    inside = _inside(store, scales, Chips(sniper["size"], sniper["stride"], orphans="drop"))
-    chips = np.bincount([look.view.level for look in looks], minlength=len(inside)) / len(store)
-    levels = zip(sniper["scales"], sniper["valid_ranges"], inside.mean(axis=1).tolist(), chips.tolist(), strict=True)
-    keys = ("scale", "valid_range", "boxes_share", "chips_per_image")
-    whole = Pyramid(suggestion["pyramid"], snip["valid_ranges"], snip["anchor_ranges"])
-    windows = plan_epoch(store, Planner(whole, SubImages(snip["sub_image"])), seed, rendered=False)
-    return {
-        "images": len(store),
-        "sniper": _cost(store, looks, resolution)
-        | {"levels": [dict(zip(keys, level, strict=True)) for level in levels]}
-        | {"boxes_share_of_none": float((~inside.any(axis=0)).mean())}
-        | {"inference": _inference(store, Pyramid(sniper["pyramid"], sniper["test_ranges"]))},
-        "snip": _cost(store, windows, resolution)
-        | {"inference": _inference(store, Pyramid(suggestion["pyramid"], snip["test_ranges"]))},
-    }
-
-
-def sample(store: AnnotationStore, seed: int, most: tuple[int, int]) -> AnnotationStore:
-    """Draws images of a store, at least one.
-
-    Args:
-        store: annotations.
-        seed: seed of the random choice.
-        most: maximum number of images, and of boxes in them.
-    """
-    images = np.random.default_rng(seed).permutation(len(store))[: most[0]]
-    boxes = np.cumsum(np.diff(store.offsets)[images])
-    return store.select(np.sort(images[: max(1, int((boxes <= most[1]).sum()))]))
-
-
-def _inside(store: AnnotationStore, scales: Pyramid, chips: Chips) -> np.ndarray:
-    """Finds the boxes that each scale learns from: (V, n) bool; one column of False if there are no boxes."""
-    parts = [
-        chips.drives(record.boxes[~record.ignored], scales(record, [], None), chips.stride[1])
-        for record in store.records()
-    ]
-    inside = np.concatenate(parts, axis=1)
-    return inside if inside.size else np.zeros((len(inside), 1), bool)
-
-
-def _cost(store: AnnotationStore, looks: Sequence[Look], resolution: Resolution) -> dict[str, float]:
-    """Computes views per image, and their pixels without padding, divided by those of single-scale passes."""
-    once = plan_epoch(store, Planner(Pyramid([resolution])), None, rendered=False)
-    pixels, single = (sum(look.view.size[0] * look.view.size[1] for look in each) for each in (looks, once))
-    return {
-        "views_per_image": len(looks) / len(store),
-        "pixels_vs_resolution": pixels / single,
-        "pixels_vs_800x1333": pixels / (REFERENCE * len(store)),
-    }
-
-
-def _inference(store: AnnotationStore, scales: Pyramid) -> dict[str, Any]:
-    """Computes views per image at inference, the size of the largest, and the share of the images that need tiles."""
-    views = [look.view for look in plan_epoch(store, Planner(scales, LargeViews()), None, rendered=False)]
-    whole = [look.view for look in plan_epoch(store, Planner(scales), None, rendered=False)]
-    areas = np.array([view.size[0] * view.size[1] for view in whole]).reshape(len(store), -1)
-    large = areas.max(axis=1) > 1e6 * LargeViews().megapixels
-    return {
-        "views_per_image": len(views) / len(store),
-        "largest_view": list(max(views, key=lambda view: view.size[0] * view.size[1]).size),
-        "images_share_in_tiles": float(large.mean()),
-    }
-
-
-def as_yaml(suggestion: dict[str, Any]) -> str:
-    """Formats a suggestion as lines of a dataset's yaml."""
-    lines = []
-    for key, node in suggestion.items():
-        if isinstance(node, dict):
-            lines += [f"{key}:", *(f"  {name}: {json.dumps(value)}" for name, value in node.items())]
-        else:
-            lines.append(f"{key}: {json.dumps(node)}")
-    return "\n".join(lines)

@@ -36,9 +36,9 @@ class Anchors(nn.Module):
         """Number of sizes on all maps."""
         return sum(map(len, self.sizes))
 
-    def with_sizes(self, sizes: Sequence[float]) -> "Anchors":
-        """The same anchors with other sizes: one per map, or all of them on the only map."""
-        return Anchors([sizes] if len(self.sizes) == 1 else [[s] for s in sizes], self.ratios)
+    def with_sizes(self, sizes: Sequence[float], ratios: Sequence[float] | None = None) -> "Anchors":
+        """The same anchors with other sizes, one per map or all of them on the only map, and perhaps other ratios."""
+        return Anchors([sizes] if len(self.sizes) == 1 else [[s] for s in sizes], ratios or self.ratios)
 
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
         """Anchors (h * w * per_cell, 4) of every map (B, C, h, w), ordered by row, column, and anchor of a cell."""

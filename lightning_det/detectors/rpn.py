@@ -113,9 +113,11 @@ class RPN(nn.Module):
         self.border = border
         self.per_megapixel = per_megapixel
 
-    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
-        """Shapes and grids of the anchors, or of anchors of other sizes."""
-        anchors = self.anchors if sizes is None else self.anchors.with_sizes(sizes)
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes:
+        """Shapes and grids of the anchors, or of anchors of other sizes or ratios."""
+        anchors = self.anchors if sizes is None else self.anchors.with_sizes(sizes, ratios)
         return stack_shapes(anchors.cells, self.strides, start=0.0)
 
     def forward(self, maps: list[Tensor], image_size: tuple[int, int]) -> Predictions:

@@ -183,8 +183,12 @@ class SSD(Detector):
         """The detector without NMS, see `candidates`."""
         return Candidates(self)
 
-    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes | None:
         """Shapes and grids of the priors, or of priors spread between the first and the last of ``sizes``."""
+        if ratios is not None:
+            return None
         priors = self.priors if sizes is None else self.priors.with_sizes(sizes)
         return stack_shapes(priors.cells, priors.steps or self.backbone.strides, start=0.5)
 

@@ -70,9 +70,11 @@ class TwoStage(Extractor):
         """The proposal network of the detector."""
         return ProposalNetwork(self.backbone, self.neck, self.rpn, self.preprocess)
 
-    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes:
         """Shapes and grids of the anchors of the proposal network."""
-        return self.rpn.anchor_shapes(sizes)
+        return self.rpn.anchor_shapes(sizes, ratios)
 
 
 def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:

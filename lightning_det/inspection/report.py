@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from lightning_det.annotations import AnnotationStore
-from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach, suggested_sizes
+from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import Look
 from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import sample, suggest, try_out
+from lightning_det.data.trial import sample
+from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.splits import Splits
 from lightning_det.protocols.detector import Detector
 
@@ -22,7 +23,7 @@ def make_report(
     data: ViewData,
     looks: Sequence[Look],
     anchors: dict[str, Any],
-    suggestion: dict[str, Any] | None,
+    suggestion: Suggestion | None,
 ) -> dict[str, Any]:
     """Assembles the content of ``inspect.json``.
 
@@ -32,7 +33,7 @@ def make_report(
         data: makes views of this split.
         looks: its views in one epoch.
         anchors: see `measure_anchors`.
-        suggestion: see `suggest_settings`.
+        suggestion: see `make_suggestion`.
     """
     store = splits.stores[split]
     return {
@@ -44,7 +45,7 @@ def make_report(
         "boxes_without_chip": count_unlearned(store, data.train_views),
         "larger_than_tiles": larger_than_tiles(store, data.train_views),
         **anchors,
-        "suggestion": suggestion,
+        "suggestion": None if suggestion is None else suggestion.to_dict(),
         "splits": splits.statistics,
     }
 
@@ -79,27 +80,3 @@ def measure_anchors(
     if reached is None:
         return {"anchors": None, "anchors_misfit": ""}
     return {"anchors": reached._asdict(), "anchors_misfit": misfit(boxes, detector, count, seed, own)}
-
-
-def suggest_settings(
-    store: AnnotationStore, resolution: Sequence[int] | None, detector: Detector | None, count: int, seed: int
-) -> dict[str, Any] | None:
-    """Suggests settings of SNIP and SNIPER for a dataset, and tries them on a sample.
-
-    Args:
-        store: annotations.
-        resolution: of single-scale training, to which the cost is compared; None takes the suggested one.
-        detector: for which anchor sizes are suggested, if it has anchors; None if it cannot be built.
-        count: number of anchor sizes.
-        seed: of the sample and the views.
-
-    Returns:
-        ``dataset``, the suggested keys of the configuration, and the results of `try_out`; None without boxes.
-    """
-    found = suggest(sqrt_areas(store), store.widths, store.heights)
-    if found is None:
-        return None
-    tried = try_out(store, found, resolution or found["resolution"], seed)
-    sizes = None if detector is None else suggested_sizes(store, found, detector, count, seed)
-    anchors = {} if sizes is None else {"anchor_sizes": sizes}
-    return {"dataset": {key: found[key] for key in ("resolution", "pyramid")} | anchors | found, **tried}

@@ -12,7 +12,6 @@ from rich.text import Text
 from lightning_det.annotations import Problem
 from lightning_det.annotations.labels import LONGEST
 from lightning_det.data.inspection import PERCENTILES
-from lightning_det.data.suggestion import as_yaml
 from lightning_det.system.errors import one_line
 
 log = logging.getLogger("lightning_det")
@@ -21,13 +20,12 @@ SHOWN_CLASSES = 10
 """Maximum number of classes that are listed with their number of boxes."""
 
 
-def print_report(report: dict[str, Any], problems: Sequence[Problem], base: str) -> None:
-    """Prints a report.
+def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
+    """Prints a report without its suggestion.
 
     Args:
         report: see `make_report`.
         problems: problems of all splits.
-        base: name of the dataset's option, from which the suggested option inherits.
     """
     console = Console()
     print_splits(console, report["splits"])
@@ -40,8 +38,6 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem], base: str)
             print(f"  {problem} -> {problem.action}{', whatever dataset.on_bad is' * problem.harmless}")
     else:
         console.print("no problems")
-    if report["suggestion"]:
-        print_suggestion(console, report["suggestion"], base)
 
 
 def print_splits(console: Console, splits: dict[str, dict[str, Any]]) -> None:
@@ -98,35 +94,6 @@ def print_anchors(console: Console, report: dict[str, Any]) -> None:
         )
     if report["anchors_misfit"]:
         log.warning("%s", report["anchors_misfit"])
-
-
-def print_suggestion(console: Console, suggestion: dict[str, Any], base: str) -> None:
-    """Prints the views of SNIP and SNIPER with the suggested values, and these values as yaml."""
-    sniper, snip = suggestion["sniper"], suggestion["snip"]
-    table = Table("scale", "learns from sizes", "of the boxes", "chips per image", title="suggested for SNIPER")
-    for row in sniper["levels"]:
-        counts = (f"{100 * row['boxes_share']:.1f} %", f"{row['chips_per_image']:.2f}")
-        table.add_row(str(row["scale"]), range_text(*row["valid_range"]), *counts)
-    console.print(table)
-    console.print(f"{100 * sniper['boxes_share_of_none']:.2f} % of the boxes are valid at no scale")
-    if len(sniper["levels"]) == 1:
-        console.print("these objects are large enough in the whole image: SNIP and SNIPER gain little here")
-    for name, row in (("SNIPER", sniper), ("SNIP", snip)):
-        console.print(
-            f"{name}: {row['views_per_image']:.2f} views per image; pixels per epoch: "
-            f"{row['pixels_vs_resolution']:.3f} of one pass at dataset.resolution, "
-            f"{row['pixels_vs_800x1333']:.3f} of one 800 x 1333 pass"
-        )
-    for name, row in (("SNIPER", sniper["inference"]), ("SNIP", snip["inference"])):
-        height, width = row["largest_view"]
-        tiles = f"; {100 * row['images_share_in_tiles']:.0f} % of the images have views that are cut into tiles"
-        console.print(
-            f"{name} is tested on {row['views_per_image']:.2f} views per image, the largest {width} x {height} pixels"
-            f"{tiles if row['images_share_in_tiles'] else ''}"
-        )
-    print(f"# suggested for conf/dataset/NAME.yaml, below `defaults: [{base}]`; tried on {suggestion['images']} images")
-    print("# option: dataset=NAME")
-    print(as_yaml(suggestion["dataset"]))
 
 
 def range_text(low: float, high: float | None) -> str:

@@ -132,11 +132,14 @@ class Detector(nn.Module):
         """
         self.lacks("a form that can be exported", "single-shot detectors (ssd, dsod, grp_dsod) have one")
 
-    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes | None:
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes | None:
         """Shapes and grids of the anchors; None for a detector without anchors.
 
         Args:
             sizes: ``dataset.anchor_sizes`` to use instead of the detector's own, ``anchor_sizes`` many.
+            ratios: ``dataset.anchor_ratios`` to use with these sizes; the result is None if the detector takes none.
         """
         return None
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import validate
+from lightning_det.config.options import SUGGESTED
 from lightning_det.config.recognition import recognise_dataset
 from lightning_det.runs.resume import OVERRIDES, composition_overrides, override_key, overrides_to_record
 from lightning_det.system.files import atomic_write
@@ -38,7 +39,12 @@ def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, li
         HydraConfig.get().job.config_name, composition_overrides(), RunMode.RUN
     ).defaults
     options = {*groups, "strategy", "test", "shared"}
-    paths = [d.config_path for d in defaults if d.config_path and (d.parent or "").partition("/")[0] not in options]
+
+    def is_chosen(parent: str) -> bool:
+        # `suggested` stands for the options that were suggested for the dataset.
+        return parent.partition("/")[0] not in options or parent.startswith(f"{SUGGESTED}/")
+
+    paths = [d.config_path for d in defaults if d.config_path and is_chosen(d.parent or "")]
     return {g: [p.removeprefix(f"{g}/") for p in paths if p.startswith(f"{g}/")] for g in groups}
 
 

@@ -10,7 +10,7 @@ from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import sample
+from lightning_det.data.trial import sample
 from lightning_det.protocols.detector import Detector
 
 log = logging.getLogger("lightning_det")

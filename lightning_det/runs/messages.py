@@ -7,12 +7,20 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_det.config.options import SUGGESTED
 from lightning_det.config.own_options import own_folder
 
 
 def explain_composition(error: Exception, config_name: str) -> str:
     """Explains a Hydra or OmegaConf error, with the key and the valid values."""
     text = str(error).strip()
+    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
+    if missing is not None and missing.startswith(f"{SUGGESTED}/"):
+        name = missing.removeprefix(f"{SUGGESTED}/")
+        return (
+            f"strategy=suggested: nothing is suggested for dataset={name}. First run inspect with write=NAME "
+            f"(lightning-det inspect dataset={name} dataset.root=DIR write=mine), then train with dataset=NAME"
+        )
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
         text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""

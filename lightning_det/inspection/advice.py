@@ -1,0 +1,72 @@
+"""Prints a suggestion: what each strategy would cost, the recommended one with its reasons, and what to do next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_det.inspection.proposal import Suggestion
+from lightning_det.inspection.recommendation import Figures, epoch_seconds
+from lightning_det.inspection.tables import range_text
+from lightning_det.inspection.writing import suggestion_yaml
+
+LONG = 15
+"""Minutes from which the report says how to shorten the training."""
+
+SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
+
+
+def print_suggestion(suggestion: Suggestion, written: Sequence[Path]) -> None:
+    """Prints a suggestion.
+
+    Args:
+        suggestion: what to print.
+        written: files that hold it; empty if it was not written, so that it is printed as yaml.
+    """
+    console = Console()
+    print_scales(console, suggestion)
+    print_costs(console, suggestion.figures)
+    recommended = suggestion.recommended
+    console.print(Text(f"recommended: strategy=[{','.join(recommended.strategy)}]"))
+    for reason in recommended.reasons:
+        console.print(Text(f"- {reason}"))
+    if recommended.minutes is not None and recommended.minutes > LONG:
+        console.print(Text(f"- {SHORTER}"))
+    if not written:
+        print("# suggested settings of the dataset; write=NAME puts them into conf/dataset/NAME.yaml")
+        print(suggestion_yaml(suggestion))
+    for file in written:
+        print(f"written: {file}")
+    if written:
+        print(f"next: lightning-det train dataset={written[0].stem} strategy=suggested")
+
+
+def print_scales(console: Console, suggestion: Suggestion) -> None:
+    """Prints the scales of SNIPER, with what they learn from and what they are tested on."""
+    table = Table("scale", "learns from sizes", "of the boxes", "chips per image", title="suggested for SNIPER")
+    sniper = suggestion.tried["sniper"]
+    for row in sniper["levels"]:
+        counts = (f"{100 * row['boxes_share']:.1f} %", f"{row['chips_per_image']:.2f}")
+        table.add_row(str(row["scale"]), range_text(*row["valid_range"]), *counts)
+    console.print(table)
+    console.print(f"{100 * sniper['boxes_share_of_none']:.2f} % of the boxes are valid at no scale")
+    height, width = sniper["inference"]["largest_view"]
+    tiles = (
+        f"; {100 * sniper['inference']['images_share_in_tiles']:.0f} % of the images have views that are cut into tiles"
+    )
+    console.print(
+        f"It is tested on {sniper['inference']['views_per_image']:.2f} views per image, the largest {width} x {height} "
+        f"pixels{tiles if sniper['inference']['images_share_in_tiles'] else ''}"
+    )
+
+
+def print_costs(console: Console, figures: Figures) -> None:
+    """Prints what an epoch of each strategy costs."""
+    title = "an epoch with these settings" + ("" if figures.speed is None else ", minutes estimated on this machine")
+    table = Table("strategy", "views per image", "megapixels", "minutes", title=title)
+    for name, cost in figures.costs.items():
+        minutes = "" if figures.speed is None else f"{epoch_seconds(figures, cost) / 60:.1f}"
+        table.add_row(name, f"{cost.views:.1f}", f"{cost.megapixels * figures.images:.0f}", minutes)
+    console.print(table)

@@ -1,0 +1,66 @@
+"""Writes what is suggested for a dataset as options of the user's own folder."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.inspection.proposal import Suggestion
+from lightning_det.inspection.writing import dataset_yaml, option_files, strategy_yaml
+from lightning_det.runs.composition import chosen_options, overridden_keys
+from lightning_det.runs.launch import is_first_rank
+from lightning_det.system.errors import ConfigError, one_line
+from lightning_det.system.files import atomic_write
+
+
+def check_name(name: str | None) -> None:
+    """Refuses a name for a new option of ``dataset`` that is invalid or taken.
+
+    Raises:
+        ConfigError: the message says which file is in the way.
+    """
+    if name is None:
+        return
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ConfigError(f"write={name}: a name of letters, digits, - and _, for conf/dataset/NAME.yaml")
+    if taken := [str(file) for file in option_files(name) if file.exists()]:
+        raise ConfigError(f"write={name}: {' and '.join(taken)} exist; remove them, or take another name")
+    if name in GlobalHydra.instance().config_loader().get_group_options("dataset"):
+        raise ConfigError(f"write={name}: there is a dataset={name} already; take another name")
+
+
+def write_options(cfg: DictConfig, suggestion: Suggestion) -> Sequence[Path]:
+    """Writes the options ``dataset=NAME`` and ``strategy=suggested``, if ``write`` is set; returns their files.
+
+    The dataset inherits from the option that was inspected, and keeps the user's other settings of ``dataset``.
+    """
+    if cfg.write is None or not is_first_rank():
+        return ()
+    base = chosen_options(["dataset"])["dataset"][-1]
+    made_by = one_line(" ".join(["lightning-det inspect", *HydraConfig.get().overrides.task]))
+    files = option_files(cfg.write)
+    contents = (
+        dataset_yaml(suggestion, base, own_settings(cfg, suggestion.dataset), made_by),
+        strategy_yaml(suggestion, cfg.write, made_by),
+    )
+    for file, content in zip(files, contents, strict=True):
+        with atomic_write(file) as stream:
+            stream.write(content)
+    return files
+
+
+def own_settings(cfg: DictConfig, suggested: dict[str, Any]) -> dict[str, Any]:
+    """Collects the settings of ``dataset`` that the user gave, nested, without those that are suggested or limits."""
+    left_out = {*suggested, "limit", "limit_val"}
+    own = OmegaConf.create({})
+    plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
+    for key in overridden_keys():
+        group, _, name = key.partition(".")
+        if group == "dataset" and name and name.split(".")[0] not in left_out:
+            OmegaConf.update(own, name, OmegaConf.select(plain, key))
+    result: Any = OmegaConf.to_container(own)
+    return result

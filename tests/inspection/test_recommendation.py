@@ -1,0 +1,156 @@
+"""Which strategy is recommended for which figures, and how the recommendation is written."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from support.sizes import coco_like, drone_like, make_store, random_store
+from torch import nn
+
+from lightning_det.inspection.costs import Cost, epoch_costs
+from lightning_det.inspection.probe import Speed, fastest, random_batch
+from lightning_det.inspection.proposal import make_suggestion
+from lightning_det.inspection.recommendation import Figures, epoch_seconds, recommend
+from lightning_det.inspection.writing import comments, dataset_yaml, strategy_yaml, suggestion_yaml
+
+FIGURES = Figures(
+    images=100,
+    val_images=40,
+    without_boxes=0,
+    boxes_per_image=10.0,
+    crowd=0.1,
+    object_share=0.02,
+    median_size=27.0,
+    small_size=20.0,
+    relative_size=0.015,
+    seen=18.0,
+    stride=8.0,
+    factor=0.9,
+    whole=4.0,
+    scales=2,
+    costs={
+        "single_scale": Cost(1.0, 2.8, 2.8, 2.8),
+        "tiles": Cost(60.0, 4.0, 0.0655, 4.0),
+        "sniper_no_negatives": Cost(6.0, 0.4, 0.0655, 3.5),
+    },
+    speed=Speed(1.0, 0.3, 0.05),
+)
+
+
+def chosen(**changes):
+    return recommend(replace(FIGURES, **changes)).strategy[0]
+
+
+def test_small_objects_on_background_get_chips():
+    found = recommend(FIGURES)
+    assert found.strategy == ("sniper_no_negatives", "flip")
+    said = " ".join(found.reasons)
+    for figure in ("10.0 boxes", "2 % of the pixels", "27 px", "1.5 % of the long side", "18 px", "0.9 times", "10 %"):
+        assert figure in said, figure
+
+
+def test_objects_that_are_large_in_their_images_get_one_view():
+    assert chosen(scales=1) == "single_scale"
+    assert chosen(scales=1, without_boxes=90) == "single_scale"
+
+
+def test_images_without_boxes_are_shown_by_tiles():
+    assert chosen(without_boxes=9) == "sniper_no_negatives"
+    found = recommend(replace(FIGURES, without_boxes=30))
+    assert found.strategy[0] == "tiles"
+    assert "30 of 100 images have no boxes" in " ".join(found.reasons)
+    assert found.settings["views"]["train"] == found.settings["views"]["test"] == {"scales": {"resolutions": [0.9]}}
+
+
+def test_objects_everywhere_get_whole_images_or_tiles():
+    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(55.0, 3.6, 0.0655, 3.5)}
+    assert chosen(costs=costs) == "tiles"
+    assert chosen(costs=costs, whole=1.0) == "single_scale"
+
+
+@pytest.mark.parametrize("images", [1, 12, 90, 3000, 100_000])
+@pytest.mark.parametrize("seconds", [1e-3, 1.0, 60.0])
+@pytest.mark.parametrize("scales", [1, 2])
+def test_every_length_is_possible_and_ends_with_a_validation(images, seconds, scales):
+    figures = replace(FIGURES, images=images, scales=scales, speed=Speed(seconds, seconds / 3, 0.01))
+    found = recommend(figures)
+    length, batch = found.settings["trainer"], found.settings["data"]["batch_size"]
+    assert length["max_epochs"] % length["check_val_every_n_epoch"] == 0
+    assert length["max_epochs"] >= 1
+    assert 1 <= batch <= 8
+    cost = figures.costs[found.strategy[0]]
+    steps = length["max_epochs"] * cost.views * images / batch
+    assert steps >= 200
+    assert steps <= 4500 or length["max_epochs"] == 1
+    training = length["max_epochs"] * epoch_seconds(figures, cost) / 60
+    assert found.minutes >= training
+    assert training <= 8 or steps <= 450 or length["max_epochs"] == 1
+
+
+def test_a_machine_of_unknown_speed_gets_a_length_too():
+    found = recommend(replace(FIGURES, speed=None))
+    assert found.minutes is None
+    assert found.settings["trainer"]["max_epochs"] > 1
+    assert "min" not in found.reasons[-1]
+
+
+def test_crowded_images_keep_all_of_their_detections():
+    assert "test" not in recommend(FIGURES).settings
+    assert recommend(replace(FIGURES, crowd=2.0)).settings["test"]["max_detections"] == 300
+
+
+def test_slow_decoding_makes_an_epoch_long():
+    cost = FIGURES.costs["sniper_no_negatives"]
+    assert epoch_seconds(FIGURES, cost) == pytest.approx(100 * 0.4)
+    assert epoch_seconds(replace(FIGURES, speed=Speed(1.0, 0.3, 0.5)), cost) == pytest.approx(100 * 6 * 0.5)
+
+
+def suggestion_of(store, speed=None):
+    return make_suggestion(store, 10, None, 5, speed, 0)
+
+
+def test_real_sizes_get_the_strategies_that_suit_them():
+    assert suggestion_of(drone_like()).recommended.strategy[0] == "sniper_no_negatives"
+    rng = np.random.default_rng(0)
+    cells = random_store(640, 480, rng.uniform(80, 130, 300), per_image=12)
+    assert suggestion_of(cells).recommended.strategy[0] == "single_scale"
+    crowd = random_store(800, 600, rng.uniform(8, 40, 6000), per_image=300)
+    assert suggestion_of(crowd).recommended.strategy[0] in ("single_scale", "tiles")
+    insects = random_store(3000, 3000, rng.uniform(20, 80, 300), per_image=10)
+    assert suggestion_of(insects).recommended.strategy[0] == "sniper_no_negatives"
+    assert suggestion_of(make_store([(640, 480)], [[]])) is None
+
+
+def test_costs_are_those_of_planned_views():
+    store = coco_like(70)
+    settings = suggestion_of(store).dataset
+    costs = epoch_costs(store, settings, 2.0)
+    assert costs["single_scale"].views == costs["multi_scale"].views == 1
+    assert costs["tiles"].views > 1
+    assert costs["tiles"].largest <= settings["tiles"]["size"] ** 2 / 1e6
+    assert costs["sniper_no_negatives"].largest == pytest.approx(settings["sniper"]["size"] ** 2 / 1e6, rel=0.01)
+    assert costs["snip"].megapixels > costs["sniper_no_negatives"].megapixels
+
+
+def test_what_is_written_can_be_read_and_every_key_has_its_figure():
+    found = suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05))
+    own = {"root": "photos: mine", "source": {"annotations": "{split}.json"}}
+    text = dataset_yaml(found, "yolo", own, "lightning-det inspect dataset=yolo")
+    content = yaml.safe_load(text)
+    assert content.pop("defaults") == ["yolo"]
+    assert content == own | found.dataset
+    assert yaml.safe_load(suggestion_yaml(found)) == found.dataset
+    assert {key for key in comments(found) if "." not in key} == set(found.dataset)
+    strategy = yaml.safe_load(strategy_yaml(found, "mine", "a command"))
+    assert strategy.pop("defaults") == ["/strategy/sniper_no_negatives", "/strategy/flip", "_self_"]
+    assert strategy == found.recommended.settings
+
+
+def test_the_measured_batch_is_one_to_learn_from():
+    batch = random_batch(2, 64)
+    assert batch.boxes.shape == (2, 8, 4)
+    assert batch.boxes.min() >= 0
+    assert batch.boxes.max() <= 64
+    assert (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
+    assert fastest(lambda: nn.Linear(2, 2), patience=0.0) > 0

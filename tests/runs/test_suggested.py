@@ -1,0 +1,82 @@
+"""The chain from ``inspect write=NAME`` to ``train dataset=NAME strategy=suggested``."""
+
+import json
+
+import pytest
+import yaml
+from helpers import SMALL
+from support.in_process import run
+
+SOURCE = [*SMALL[:5], "decode=false", "pictures=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, shapes_root):
+    """A working directory in which a suggestion was written, and what the command printed."""
+    here = tmp_path_factory.mktemp("suggested")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        done = run("inspect", *SOURCE, f"dataset.root={shapes_root}", "write=mine", "hydra.run.dir=first")
+    assert done.code == 0, done.errors
+    return here, done.output
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder[0])
+    return folder[0]
+
+
+SEARCHED = ("hydra.searchpath=[file://conf]", "dataset=mine")
+
+
+def test_both_options_are_written_with_what_the_user_set(here, folder, shapes_root):
+    content = yaml.safe_load((here / "conf/dataset/mine.yaml").read_text())
+    suggestion = json.loads((here / "first/inspect.json").read_text())["suggestion"]
+    assert content["defaults"] == ["shapes"]
+    assert content["root"] == str(shapes_root)
+    assert content["source"]["train"] == 24
+    assert content["sniper"] == suggestion["dataset"]["sniper"]
+    strategy = yaml.safe_load((here / "conf/strategy/suggested/mine.yaml").read_text())
+    assert strategy["trainer"] == suggestion["recommended"]["settings"]["trainer"]
+    assert "recommended: strategy=[" in folder[1]
+    assert "next: lightning-det train dataset=mine strategy=suggested" in folder[1]
+
+
+def test_the_suggested_strategy_trains_and_joins_others(here):
+    recommended = json.loads((here / "first/inspect.json").read_text())["suggestion"]["recommended"]
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+    done = run("train", *SEARCHED, "strategy=[suggested,ohem]", *short, "hydra.run.dir=trained")
+    assert done.code == 0, done.errors
+    used = yaml.safe_load((here / "trained/config.yaml").read_text())
+    assert used["selection"]["rois"]["_target_"] == "lightning_det.selection.HardSelector"
+    assert used["data"]["batch_size"] == recommended["settings"]["data"]["batch_size"]
+    assert used["trainer"]["check_val_every_n_epoch"] == recommended["settings"]["trainer"]["check_val_every_n_epoch"]
+    windows = used["views"]["train"]["windows"]
+    assert (windows is not None) == (recommended["strategy"][0] != "single_scale")
+
+
+def test_two_strategies_for_one_slot_are_refused_by_the_names_they_stand_for(here):
+    done = run("inspect", *SEARCHED, "strategy=[suggested,flip]", "hydra.run.dir=refused")
+    assert done.code == 2
+    assert "flip and flip both set views.train.flip" in done.errors
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes_root):
+    before = (here / "conf/dataset/mine.yaml").read_text()
+    for name, reason in (
+        ("mine", "conf/dataset/mine.yaml and conf/strategy/suggested/mine.yaml exist; remove them"),
+        ("coco", "there is a dataset=coco already"),
+        ("../mine", "a name of letters"),
+    ):
+        done = run("inspect", *SOURCE, f"dataset.root={shapes_root}", f"write={name}", "hydra.run.dir=again")
+        assert done.code == 2, done.output
+        assert reason in done.errors
+    assert (here / "conf/dataset/mine.yaml").read_text() == before
+
+
+def test_without_a_suggestion_the_error_says_how_to_get_one(here):
+    done = run("train", "dataset=coco", "strategy=suggested", "hydra.run.dir=none")
+    assert done.code == 2
+    assert "strategy=suggested: nothing is suggested for dataset=coco" in done.errors
+    assert "lightning-det inspect dataset=coco dataset.root=DIR write=mine" in done.errors
