@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import read, run_forked
+from support.spawning import fork_instead_of_spawn
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +17,8 @@ def run_benchmark(tmp_path):
 
     def run(script, *arguments):
         file = tmp_path / "result.json"
-        done = run_forked(BENCHMARKS / script, "--json", str(file), *map(str, arguments), cwd=tmp_path)
+        call = (BENCHMARKS / script, "--json", str(file), *map(str, arguments))
+        done = run_forked(*call, cwd=tmp_path, prepare=fork_instead_of_spawn)
         assert done.returncode == 0, done.stderr
         return read(file)
 

@@ -18,6 +18,17 @@ from support.shared import made_once
 
 pytestmark = pytest.mark.slow
 
+BRIEF = (
+    "debug=limit",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=1",
+    "data.batch_size=2",
+    "data.test_batch_size=2",
+    "callbacks.pictures.count=1",
+    "callbacks.selection.count=1",
+)
+"""Two steps on two views each, and a validation of two images: what a command does is the same as in a long run."""
+
 SIZES = ("small", "medium", "large")
 FIGURES = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100", *(f"{kind}_{size}" for kind in ("AP", "AR") for size in SIZES)]
 
@@ -78,8 +89,9 @@ def test_train_leaves_everything_in_the_run_folder(trained):
 )
 def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, tmp_path):
     """An epoch has three steps."""
+    few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2", "callbacks.selection.count=1"]
     limits = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", f"hydra.run.dir={tmp_path}"]
-    output = run("train", *small, *limits, *settings)
+    output = run("train", *small, *few, *limits, *settings)
     assert ("the training ended at" in output) == (said is not None)
     assert (said or "") in output
     assert f"Epoch {(steps - 1) // 3} " in output
@@ -187,7 +199,7 @@ def test_resume_needs_the_run_folder_alone(small, tmp_path):
     """Its options come back, its logs go on, and what is given now wins."""
     folder = tmp_path / "a run"
     options = ["detector=ssd", "backbone=ssd_tiny", "optimizer.lr=0.003", "trainer.log_every_n_steps=1"]
-    run("train", *small, *options, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'")
+    run("train", *small, *options, *BRIEF, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'")
     before = (folder / "metrics.csv").read_text().splitlines()
     log = (folder / "train.log").read_text()
     assert last_line(run("train", f"resume='{folder}'", "trainer.max_epochs=3")) == folder
@@ -211,6 +223,7 @@ def test_weights_of_a_checkpoint_start_another_training(small, trained, tmp_path
         "train",
         *arguments,
         "dataset.anchor_sizes=[8,16,32,64,128]",
+        *BRIEF,
         f"weights={trained[0]}",
         f"hydra.run.dir={tmp_path}",
     )
@@ -222,7 +235,7 @@ def test_sweep_over_lists_of_strategies(small, tmp_path):
         "train",
         "-m",
         "strategy=[single_scale],[multi_scale,flip]",
-        "debug=limit",
+        *BRIEF,
         *small,
         f"hydra.sweep.dir={tmp_path}",
     )
@@ -245,7 +258,7 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
         "strategy=random_sampling,ohem,[sniper,ohem]",
         "miner.epochs=1",
         "capacity.rois=16",
-        "debug=limit",
+        *BRIEF,
         "trainer.log_every_n_steps=1",
         *small,
         *chips,
@@ -267,7 +280,7 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
         options = ["strategy=ohem"] if job == 1 else ["strategy=[sniper,ohem]", "detector=rfcn", "miner.epochs=1"]
         first = read(tmp_path / str(job) / "metrics.json")
         more = [f"resume={tmp_path}/{job}", "trainer.max_epochs=2", f"hydra.run.dir={resumed}"]
-        run("train", *options, "capacity.rois=16", "debug=limit", *small, *chips, *more)
+        run("train", *options, "capacity.rois=16", *BRIEF, *small, *chips, *more)
         again = read(resumed / "metrics.json")
         assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
         assert again["steps"] > first["steps"]
@@ -280,7 +293,7 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
     """Four networks from one command; one of them goes on and is evaluated."""
     network = ["detector=dsod", "backbone=dsod_tiny", "strategy=[single_scale,iou_crops,distort,flip]"]
     switches = ["backbone.stem=dsod,densenet", "backbone.prediction=dense,plain"]
-    run("train", "-m", *network, *switches, "debug=limit", *small, f"hydra.sweep.dir={tmp_path}")
+    run("train", "-m", *network, *switches, *BRIEF, *small, f"hydra.sweep.dir={tmp_path}")
     sizes = []
     for job in range(4):
         metrics = read(tmp_path / str(job) / "metrics.json")
@@ -290,7 +303,7 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
         sizes.append(sum(w.numel() for w in weights.values()))
     assert len(set(sizes)) == 4
     more = ["backbone.stem=densenet", f"resume={tmp_path}/2", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/more"]
-    run("train", *network, "debug=limit", *small, *more)
+    run("train", *network, *BRIEF, *small, *more)
     first, again = read(tmp_path / "2/metrics.json"), read(tmp_path / "more/metrics.json")
     assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
     assert again["steps"] > first["steps"]
@@ -298,7 +311,7 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
     assert np.isfinite(read(tmp_path / "eval/metrics.json")["AP"])
 
 
-FEW = ("capacity.after_nms=[60,30]", "capacity.rois=16", "data.batch_size=2")  # RoIs, for a network of full size
+FEW = ("capacity.after_nms=[60,30]", "capacity.rois=16")  # RoIs, for a network of full size
 FEW += ("capacity.head=64", "capacity.neck=32")
 GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.checkpointed=true")
 
@@ -330,7 +343,7 @@ GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.check
     ids=lambda overrides: " ".join(overrides),
 )
 def test_compositions_train_and_evaluate(small, tmp_path, overrides):
-    run("train", *small, "debug=limit", *overrides, f"hydra.run.dir={tmp_path}")
+    run("train", *small, *BRIEF, *overrides, f"hydra.run.dir={tmp_path}")
     metrics = read(tmp_path / "metrics.json")
     assert metrics["steps"] > 0
     assert np.isfinite(metrics["loss"])
@@ -378,7 +391,7 @@ def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
 
 def test_proposals_serve_later_runs_and_are_refused_for_other_images(small, mined, tmp_path):
     file = f"proposals={mined}/proposals.npz"
-    run("train", *small, *CHIPS, "strategy=sniper", file, "debug=limit", f"hydra.run.dir={tmp_path}/reuse")
+    run("train", *small, *CHIPS, "strategy=sniper", file, *BRIEF, f"hydra.run.dir={tmp_path}/reuse")
     assert "mining" not in (tmp_path / "reuse/train.log").read_text()
     output = run("inspect", *small, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
     with_negatives = read(last_line(output) / "inspect.json")
@@ -408,15 +421,15 @@ def test_a_run_that_was_interrupted_after_mining_goes_on(small, mined, tmp_path)
     (tmp_path / "old").mkdir()
     for name in ("proposals.npz", "overrides.yaml"):
         shutil.copy(mined / name, tmp_path / "old")
-    resume = ["strategy=sniper", f"resume={tmp_path}/old", "debug=limit", f"hydra.run.dir={tmp_path}/new"]
+    resume = ["strategy=sniper", f"resume={tmp_path}/old", *BRIEF, f"hydra.run.dir={tmp_path}/new"]
     run("train", *small, *CHIPS, *resume)
     assert "mining" not in (tmp_path / "new/train.log").read_text()
     assert read(tmp_path / "new/metrics.json")["epochs"] == 2  # as it was started with
 
 
 def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
-    ranks = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.batch_size=4"]
-    run("train", *small, *CHIPS, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
+    ranks = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=4", "miner.epochs=1"]
+    run("train", *small, *CHIPS, *BRIEF, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
     assert (tmp_path / "run/proposals.npz").exists()
     assert read(tmp_path / "run/metrics.json")["epochs"] == 1
 
@@ -458,7 +471,7 @@ def test_mistakes_are_explained_without_a_traceback(small, tmp_path, arguments, 
 
 def test_damaged_images_are_named_before_training(small, tmp_path, coco_folder):
     (coco_folder / "train2017/2.jpg").write_bytes(b"")
-    arguments = ["dataset=coco", f"dataset.root={coco_folder}", "debug=limit", f"hydra.run.dir={tmp_path}/run"]
+    arguments = ["dataset=coco", f"dataset.root={coco_folder}", *BRIEF, f"hydra.run.dir={tmp_path}/run"]
     message = run("train", *arguments, code=1)
     assert "2.jpg: the file is empty" in message
     assert "dataset.on_bad=skip" in message
@@ -486,7 +499,7 @@ def test_every_layout_from_inspection_to_prediction(layout, request, tmp_path):
     root = request.getfixturevalue(f"{layout}_folder")
     given = [f"dataset={layout}", f"dataset.root={root}", "dataset.resolution=[96,128]"]
     run("inspect", *given, f"hydra.run.dir={tmp_path}/inspect")
-    run("train", *given, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/train")
+    run("train", *given, *BRIEF, f"hydra.run.dir={tmp_path}/train")
     run("eval", f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval")
     ids = {d["category_id"] for d in read(tmp_path / "eval/detections.json")}
     assert ids <= ({7, 90} if layout == "coco" else {0, 1})
@@ -509,16 +522,17 @@ def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
     run("inspect", "experiment=bccd", f"hydra.run.dir={tmp_path}/inspect", "decode=false")
     problems = read(tmp_path / "inspect/inspect.json")["problems"]
     assert sorted(Path(p["file"]).stem for p in problems) == ["BloodImage_00338", "BloodImage_00343"]
-    run("train", "experiment=bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
-    run("eval", f"checkpoint={tmp_path}/train", "split=test", f"hydra.run.dir={tmp_path}/eval")
+    run("train", "experiment=bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
+    coarse = ("split=test", "views.test.scales.resolutions=[[60,80]]")
+    run("eval", f"checkpoint={tmp_path}/train", *coarse, f"hydra.run.dir={tmp_path}/eval")
     assert read(tmp_path / "eval/metrics.json")["images"] == 72
 
 
 def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
-    run("train", "experiment=dsod_bccd", "debug=limit", f"hydra.run.dir={tmp_path}/train")
-    few = ("split=test", "dataset.limit_val=12")
+    run("train", "experiment=dsod_bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
+    few = ("split=test", "dataset.limit_val=3")
     run("eval", f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval")
-    assert read(tmp_path / "eval/metrics.json")["images"] == 12
+    assert read(tmp_path / "eval/metrics.json")["images"] == 3
 
 
 def test_subset_is_a_dataset(tiny_coco, tmp_path):
@@ -536,12 +550,9 @@ def test_the_wheel_works_outside_the_checkout(small, tmp_path):
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    env = {"PYTHONPATH": str(tmp_path / "site")}
-    where = subprocess.check_output(
-        [sys.executable, "-c", "import lightning_det.config as c; print(c.CONF)"],
-        cwd=tmp_path,
-        text=True,
-        env=os.environ | env,
-    )
-    assert Path(where.strip()) == tmp_path / "site/lightning_det/conf"
-    run("train", *small, "debug=limit", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, env=env)
+    command = [sys.executable, "-m", "lightning_det.train", *small, *BRIEF, "hydra.run.dir=run"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    assert read(tmp_path / "run/metrics.json")["steps"] == 2
+    used = yaml.safe_load((tmp_path / "run/.hydra/hydra.yaml").read_text())["hydra"]["runtime"]["config_sources"]
+    assert str(tmp_path / "site/lightning_det/conf") in [source["path"] for source in used]

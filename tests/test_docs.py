@@ -1,15 +1,13 @@
 """What the documentation says: its listings and commands work, its tables are complete, its links lead somewhere."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import run_forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -52,12 +50,14 @@ def steps(text):
         yield from [found.groups()] if found[1] else [(None, words) for words in commands(found[0])]
 
 
-# The packages are imported once; each command then runs in a process of its own, as `python ...` would run it.
+# Forked from a process that has imported the packages. Each command runs in a process of its own, as `python ...` would
+# run it.
 RUNNER = """
-import json, os, pathlib, runpy, sys
-import hypothesis, matplotlib.pyplot, pytest, torch._dynamo
-import lightning_det.commands.eval, lightning_det.commands.inspect, lightning_det.commands.train
+import json, os, pathlib, runpy, sys, warnings
+import hypothesis, pytest
 
+warnings.simplefilter("ignore")
+sys.path.insert(0, "")
 for file, content in json.loads(sys.argv[1]):
     if file is not None:
         pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +87,13 @@ def test_what_extending_says_works_in_an_empty_folder(tmp_path):
     assert run == commands(EXTENDING)
     assert all(words[0] == "python" for words in run)
     assert {words[2].rpartition(".")[2] for words in run if words[1] == "-m"} == {"inspect", "pytest", "train", "eval"}
-    call = [sys.executable, "-W", "ignore", "-c", RUNNER, json.dumps(todo)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    runner, folder = tmp_path / "runner.py", tmp_path / "folder"
+    runner.write_text(RUNNER)
+    folder.mkdir()
+    done = run_forked(runner, json.dumps(todo), cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (tmp_path / "run/metrics.json").exists()
-    assert (tmp_path / "points_run/metrics.json").exists()
+    assert (folder / "run/metrics.json").exists()
+    assert (folder / "points_run/metrics.json").exists()
     assert "passed" in done.stdout
     assert done.stdout.count("Average Precision @[ IoU=0.50:0.95 | size=all ") == 5
 
