@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from lightning_det.config.data import usable_split
 from lightning_det.config.module import build_module
+from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.mining import FILE, mine
 from lightning_det.runs.weights import load_weights
@@ -22,9 +23,10 @@ def mine_split(cfg: DictConfig) -> Path:
             )
     cfg = validate_run(cfg)
     folder = run_folder()
-    save_config(cfg, folder)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     train = usable_split(cfg, "train", cfg.dataset.limit)
+    cfg = settle_batch_size(cfg, train, folder)
+    save_config(cfg, folder)
     store = train if cfg.split == "train" else usable_split(cfg, cfg.split)
     module = build_module(cfg, train.label_map)
     if cfg.weights is not None:

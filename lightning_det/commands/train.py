@@ -13,6 +13,7 @@ from lightning_det.config.data import build_data
 from lightning_det.config.module import build_module
 from lightning_det.config.trainer import build_trainer
 from lightning_det.modules.module import DetectionModule
+from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.continuation import check_resumable, explain_restore_errors
 from lightning_det.runs.data_report import report_anchors, report_views
@@ -45,6 +46,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     folder = run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     stores = read_training_splits(cfg)
+    cfg = settle_batch_size(cfg, stores["train"], folder)
     check_data(cfg, **stores)
     proposals = proposals_file(cfg, folder)
     module = prepare(cfg, folder, fresh, stores["train"], proposals)

@@ -56,13 +56,24 @@ class ViewData(pl.LightningDataModule):
         self.val = val
         self.train_views = train_views
         self.test_views = test_views
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.test_batch_size = test_batch_size
         self.num_workers = num_workers
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
         self.seed = seed
         self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
+
+    @property
+    def batch_size(self) -> int:
+        """Training views per batch and device.
+
+        Raises:
+            ValueError: it is ``auto``, and no number has been found yet.
+        """
+        if self._batch_size == "auto":
+            raise ValueError("data.batch_size=auto: `lightning_det.train` and `mine` find a number before they train")
+        return self._batch_size
 
     @property
     def _active_trainer(self) -> pl.Trainer:
@@ -94,8 +105,6 @@ class ViewData(pl.LightningDataModule):
         """
         if "train" not in self._loaders:
             store, trainer = _require(self.train, "train"), self._active_trainer
-            if self.batch_size == "auto":
-                raise ValueError("data.batch_size=auto: no number has been found yet, see runs/batch_size.py")
             batches = TrainBatches(
                 store,
                 self.train_views,
