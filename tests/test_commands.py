@@ -1,6 +1,7 @@
 """The real commands, started as a user starts them, on small generated images and on real ones."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,19 +143,22 @@ def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
     assert last_line(printed) == output
     content = read(output / "predictions.json")
     scores = [d["score"] for image in content["images"] for d in image["detections"]]
-    drawn = sum(score >= 0.3 for score in scores)
-    assert f"{len(scores)} detections in 2 images; {drawn} of them" in printed
+    shown = sum(score >= 0.3 for score in scores)
+    assert re.search(rf"2 images, 2 left out, \S+ s per image; {shown} detections are shown: ", printed)
+    assert f"predictions.json has all {len(scores)}\n" in printed
     assert [i["file"] for i in content["images"]] == ["a.jpg", "sub/b.png"]
     assert [Path(problem["file"]).name for problem in content["problems"]] == ["c.jpg", "d.bmp"]
-    assert "no images by their names: 1 x .heic" in printed
-    assert Image.open(output / "a.jpg.png").size == (120, 90)
-    assert Image.open(output / "sub/b.png.png").size == (70, 50)
+    assert "no images or videos by their names: 1 x .heic" in printed
+    for file, size in {"a.jpg": (120, 90), "sub/b.png": (70, 50)}.items():
+        width, height = Image.open(output / "pictures" / file).size
+        assert width % size[0] == 0
+        assert height >= size[1] * width // size[0]  # the colour key is below
 
 
 def test_predict_one_image(trained, tmp_path):
     Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
     run("predict", f"checkpoint={trained[0]}", f"source={tmp_path}/white.png", f"hydra.run.dir={tmp_path}/out")
-    assert (tmp_path / "out/white.png.png").is_file()
+    assert (tmp_path / "out/pictures/white.png").is_file()
 
 
 def test_resume_goes_on_where_training_stopped(small, trained, tmp_path):

@@ -50,7 +50,7 @@ class Collector(pl.Callback):
         self._parts = []
         # One rank has all views of an image and merges them before the exchange, so little is sent.
         merged = module_of(pl_module).inference.merge_views(mine, val_store(trainer))
-        self.results = Results.concatenate(_gather(merged)).by_image()
+        self.results = Results.concatenate(gather_results(merged)).by_image()
 
 
 class Evaluator(Collector):
@@ -119,7 +119,7 @@ def is_undefined(trainer: pl.Trainer, name: str | None) -> bool:
     return any(keys.validation(figure) == name and value is None for figure, value in figures.items())
 
 
-def _gather(mine: Results) -> list[Results]:
+def gather_results(mine: Results) -> list[Results]:
     """The results of all ranks, in rank order."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]

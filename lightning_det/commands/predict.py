@@ -1,44 +1,62 @@
-"""Detections in images or a video."""
+"""Detections in images or videos."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from lightning_det.callbacks.evaluation import gather_results
 from lightning_det.config.data import build_data
 from lightning_det.config.trainer import build_trainer
-from lightning_det.data.folder import PREDICTIONS
+from lightning_det.data.sources import PREDICTIONS
 from lightning_det.evaluation.results import Results
+from lightning_det.modules.module import DetectionModule
+from lightning_det.runs.coco_output import Ids, write_coco
 from lightning_det.runs.composition import run_folder
-from lightning_det.runs.prediction import read_source, summarize, write_pictures
+from lightning_det.runs.drawings import Drawing, check_output, write_drawings
+from lightning_det.runs.predictions_file import say_counts, summarize
 from lightning_det.runs.restore import restore_detector
-from lightning_det.system.errors import ConfigError, UserError
+from lightning_det.runs.score_thresholds import shown_scores
+from lightning_det.runs.sources import Part, name_problems, read_source, sources_of
 from lightning_det.system.files import write_json
 
 log = logging.getLogger("lightning_det")
 
 
 def predict(cfg: DictConfig) -> None:
-    """Predicts as configured; writes pictures, or a video, and ``predictions.json`` into ``output``."""
-    settings, module = restore_detector(cfg)
+    """Predicts as configured; writes pictures, or videos, and ``predictions.json`` into ``output``."""
     output = Path(cfg.output) if cfg.output is not None else run_folder()
-    if output.resolve() == Path(cfg.source).resolve():
-        raise ConfigError(f"output={cfg.output}: the folder of the images; pictures need another one")
-    source = read_source(Path(cfg.source), module.labels)
-    for problem in source.problems:
-        log.warning("left out: %s", problem)
-    if len(source.store) == 0:
-        raise UserError(f"{cfg.source}: no image that can be read")
-    store, kind = source.store, "images" if source.video is None else "frames"
-    log.info("%d %s", len(store), kind)
+    drawing = Drawing.of(cfg, output)
+    settings, module = restore_detector(cfg)
+    ids = None if cfg.coco in (True, False) else Ids.read(Path(cfg.coco), module.labels)
+    thresholds = shown_scores(cfg, module.labels)
+    source = read_source(sources_of(cfg), cfg.recursive, module.labels)
+    check_output(source, output)
+    if source.problems:
+        log.warning("left out, because they cannot be read:\n%s", name_problems(source.problems))
 
     trainer = build_trainer(settings, run_folder(), learning=False)
-    parts: Any = trainer.predict(module, datamodule=build_data(settings, None, store, source.video))
-    results = module.inference.merge_views(Results.concatenate(parts), store)
-    write_json(output / PREDICTIONS, summarize(source, results, module.labels))
-    write_pictures(source, results, module.labels, cfg.draw_threshold, output)
-    above = int((results.scores >= cfg.draw_threshold).sum())
-    counts = (len(results), len(store), kind, above, cfg.draw_threshold)
-    log.info("%d detections in %d %s; %d of them with a score of at least draw_threshold=%g are drawn", *counts)
+    start = time.monotonic()
+    results = [detect(settings, trainer, module, part) for part in source.parts]
+    seconds = time.monotonic() - start
+    if not trainer.is_global_zero:
+        return
+    write_json(output / PREDICTIONS, summarize(source, results, module.labels, thresholds))
+    if cfg.coco is not False:
+        write_coco(source, results, module.labels, output, ids)
+    shown = [found.above(thresholds) for found in results]
+    write_drawings(source, shown, module.labels, drawing)
+    say_counts(source, results, shown, module.labels, seconds)
     print(output)
+
+
+def detect(settings: DictConfig, trainer: pl.Trainer, module: DetectionModule, part: Part) -> Results:
+    """Detections in images or a video, on every rank: those of all ranks, sorted by image."""
+    data = build_data(settings, None, part.store, part.video)
+    parts: Any = trainer.predict(module, datamodule=data)
+    # One rank has all views of an image, so they are merged before the exchange.
+    mine = Results.concatenate(parts).share(trainer.global_rank, trainer.world_size)
+    return Results.concatenate(gather_results(module.inference.merge_views(mine, part.store))).by_image()

@@ -184,9 +184,16 @@ class PredictConfig(Config):
     """The settings of `lightning_det.predict`: those of a run, and its own."""
 
     checkpoint: str = MISSING
-    source: str = MISSING
+    source: Any = MISSING
+    recursive: bool = True
     output: str | None = None
-    draw_threshold: float = 0.3
+    thresholds: str | None = None
+    draw_threshold: float | None = None
+    pictures: bool = True
+    draw_labels: Any = "auto"
+    draw_scale: Any = "auto"
+    crops: bool = False
+    coco: Any = False
 
 
 @dataclass

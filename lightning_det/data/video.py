@@ -1,6 +1,7 @@
 """Reads the frames of video files one by one, and writes videos."""
 
 import errno
+import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
@@ -182,22 +183,25 @@ def write_video(file: Path, pictures: Iterable[np.ndarray], video: Video) -> Non
 
     Args:
         file: to write.
-        pictures: (H, W, 3) uint8, one per frame, of the video's size.
+        pictures: (H, W, 3) uint8, one per frame, all of one size.
         video: the video whose frames are replaced.
     """
     import av
 
+    frames = iter(pictures)
+    first = next(frames)
+    height, width = first.shape[:2]
     # H.264 halves the resolution of colours, so it needs even sides.
-    even = video.width % 2 == video.height % 2 == 0
+    even = width % 2 == height % 2 == 0
     codec: Literal["libx264", "mpeg4"] = "libx264" if even and "libx264" in av.codecs_available else "mpeg4"
     with atomic_write(file, "wb") as target, av.open(target, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=video.rate, width=video.width, height=video.height)
+        stream = container.add_stream(codec, rate=video.rate, width=width, height=height)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = video.unit
         if codec == "mpeg4":
-            stream.bit_rate = 4 * video.width * video.height
+            stream.bit_rate = 4 * width * height
         last = -1
-        for number, picture in enumerate(pictures):
+        for number, picture in enumerate(itertools.chain([first], frames)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.time_base = video.unit
             last = frame.pts = max(last + 1, round((video.times[number] - video.times[0]) / float(video.unit)))

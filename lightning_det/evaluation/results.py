@@ -59,6 +59,14 @@ class Results:
         seen = self.seen[self.seen % ranks == rank]
         return self._rows(rows, seen)
 
+    def above(self, thresholds: np.ndarray) -> "Results":
+        """Detections whose score is at least the threshold of their class.
+
+        Args:
+            thresholds: (K,) of the classes.
+        """
+        return self._rows(self.scores >= thresholds[self.labels], self.seen)
+
     def _rows(self, rows: np.ndarray, seen: np.ndarray) -> "Results":
         """Detections of some rows, given as positions or as a mask."""
         return Results(self.images[rows], self.boxes[rows], self.scores[rows], self.labels[rows], seen, self.cut[rows])

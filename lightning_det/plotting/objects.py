@@ -24,6 +24,7 @@ def draw_objects(
     scores: np.ndarray | None = None,
     draw_labels: LabelMode = "auto",
     scale: float = 1.0,
+    key: Sequence[tuple[str, Colour]] | None = None,
 ) -> np.ndarray:
     """Draws objects in the colours of their classes, with a colour key in a margin below the picture.
 
@@ -35,6 +36,7 @@ def draw_objects(
         scores: (n,); objects with the highest scores get the room for labels. None: the largest objects do.
         draw_labels: which objects have labels with their class and score.
         scale: factor by which the picture is enlarged before it is drawn on.
+        key: entries of the colour key; None: the classes of the objects, with their numbers.
 
     Returns:
         (h + margin, w, 3) uint8; h and w are H and W times the scale, rounded.
@@ -46,7 +48,7 @@ def draw_objects(
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, scores[order], strict=True)]
     colours = [class_colour(int(label)) for label in labels[order]]
     drawn = draw_boxes(resize(pixels, scale), boxes[order] * scale, captions, colours, draw_labels=draw_labels)
-    return with_key(drawn, class_key(labels, names))
+    return with_key(drawn, class_key(labels, names) if key is None else key)
 
 
 def class_key(labels: np.ndarray, names: Sequence[str]) -> list[tuple[str, Colour]]:

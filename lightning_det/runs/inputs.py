@@ -1,11 +1,14 @@
 """Checks that the runs, checkpoints and images named on the command line exist, before anything is written."""
 
+import glob
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.data.sources import is_pattern
+from lightning_det.evaluation.thresholds import THRESHOLDS
 from lightning_det.runs.layout import LAST, METRICS, OF_A_SWEEP
 from lightning_det.runs.occupancy import find_files
 from lightning_det.runs.resume import is_unstarted
@@ -24,8 +27,9 @@ def check_inputs(cfg: DictConfig, command: str) -> None:
     """
     for key, check in CHECKS[command].items() if command in CHECKS else ():
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if isinstance(value, str | Path):
-            check(key, str(value))
+        for one in value if OmegaConf.is_list(value) else [value]:
+            if isinstance(one, str | Path):
+                check(key, str(one))
 
 
 def _resume(key: str, value: str) -> None:
@@ -76,8 +80,23 @@ def _proposals(key: str, value: str) -> None:
 
 
 def _source(key: str, value: str) -> None:
-    if not Path(value).exists():
-        raise ConfigError(f"{key}={value}: no such image, folder or video{_near(value)}")
+    if "://" in value:
+        raise ConfigError(f"{key}={value}: an address; download it first, and give the file")
+    if not Path(value).exists() and not glob.glob(value, recursive=True):
+        pattern = "no file matches this pattern" if is_pattern(value) else "no such image, folder or video"
+        raise ConfigError(f"{key}={value}: {pattern}{_near(value)}")
+
+
+def _thresholds(key: str, value: str) -> None:
+    if not Path(value).is_dir():
+        return _file(key, value, "file of thresholds or run folder")
+    if not (Path(value) / THRESHOLDS).is_file():
+        raise ConfigError(f"{key}={value}: no {THRESHOLDS} in it; eval checkpoint=RUN writes one into its run folder")
+    return None
+
+
+def _coco(key: str, value: str) -> None:
+    _file(key, value, "annotation file; true numbers the images")
 
 
 def _file(key: str, value: str, kind: str) -> None:
@@ -98,7 +117,7 @@ CHECKS: dict[str, dict[str, Callable[[str, str], None]]] = {
     "mine": {"weights": _weights},
     "inspect": {"proposals": _proposals},
     "eval": {"checkpoint": _checkpoint},
-    "predict": {"checkpoint": _checkpoint, "source": _source},
+    "predict": {"checkpoint": _checkpoint, "source": _source, "thresholds": _thresholds, "coco": _coco},
     "export": {},  # checks its packages first, and then the checkpoint
 }
 """Checks by command and key, for commands that have a run folder."""

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
+from support.folders import read_folder
 
 import lightning_det
 from lightning_det.annotations import LabelMap
 from lightning_det.data import images, opening
-from lightning_det.data.folder import read_folder
 from lightning_det.data.images import decode, decoded_size, image_size
 from lightning_det.data.inspection import damaged_images
 from lightning_det.data.opening import ImageError

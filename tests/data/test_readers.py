@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.folders import read_folder
 from support.json_files import edit
 
 from lightning_det.annotations import DatasetError, LabelMap
@@ -17,7 +18,6 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
 from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
-from lightning_det.data.folder import read_folder
 from lightning_det.data.images import image_size
 from lightning_det.data.orientation import ORIENTATION
 from lightning_det.data.voc import Voc
@@ -568,7 +568,7 @@ def test_what_was_predicted_is_no_input(coco_folder, caplog):
     assert list(store.files) == before
     assert f"{out}: predicted, for it holds predictions.json" in map(str, problems)
     assert sum("too long for a file name" in str(p) for p in problems) in (1, 2)
-    assert "no images by their names: 2 x .json" in caplog.text
+    assert "no images or videos by their names: 2 x .json" in caplog.text
 
 
 def test_yolo_folders_as_roboflow_writes_them(yolo_folder):
@@ -646,7 +646,7 @@ def test_folder_of_images(coco_folder):
     assert list(single.files) == ["1.jpg"]
     with pytest.raises(DatasetError, match="no image"):
         read_folder(coco_folder / "annotations", labels)
-    with pytest.raises(DatasetError, match="no such image or folder"):
+    with pytest.raises(DatasetError, match="no such image, folder or video"):
         read_folder(coco_folder / "nothing", labels)
 
 

@@ -254,13 +254,16 @@ def test_a_video_is_predicted_as_its_frames_are(trained, tmp_path, test):
         outcome = run("predict", *given, f"source={source}", f"hydra.run.dir={tmp_path}/{name}")
         assert outcome.code == 0, outcome.errors
     found, expected = (read(tmp_path / name / "predictions.json") for name in ("video", "images"))
-    assert found["video"] == {"file": "clip.mkv", "width": 128, "height": 96, "frames_per_second": 10.0}
-    assert [f["frame"] for f in found["frames"]] == list(range(7))
-    assert [f["time"] for f in found["frames"]] == pytest.approx(np.arange(7) / 10)
-    assert sum(len(f["detections"]) for f in found["frames"]) > 20
-    assert [f["detections"] for f in found["frames"]] == [i["detections"] for i in expected["images"]]
-    assert len(Video(tmp_path / "video/clip.mkv.mp4")) == 7
-    assert not list((tmp_path / "video").glob("*.png"))
+    (video,) = found["videos"]
+    frames = video.pop("frames")
+    assert video == {"file": "clip.mkv", "width": 128, "height": 96, "frames_per_second": 10.0}
+    assert [f["frame"] for f in frames] == list(range(7))
+    assert [f["time"] for f in frames] == pytest.approx(np.arange(7) / 10)
+    assert sum(len(f["detections"]) for f in frames) > 20
+    assert [f["detections"] for f in frames] == [i["detections"] for i in expected["images"]]
+    assert len(Video(tmp_path / "video/pictures/clip.mp4")) == 7
+    assert found["images"] == []
+    assert not list((tmp_path / "video").rglob("*.png"))
 
 
 @pytest.mark.slow
@@ -271,7 +274,7 @@ def test_a_truncated_video_is_predicted_and_said(trained, tmp_path):
     assert outcome.code == 0, outcome.errors
     assert "clip.mkv, frame" in outcome.output
     found = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert 0 < len(found["frames"]) < 15
+    assert 0 < len(found["videos"][0]["frames"]) < 15
     assert found["problems"][0]["action"] == "frames left out"
 
 

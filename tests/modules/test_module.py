@@ -587,7 +587,7 @@ def test_pictures(store, tmp_path):
     files = sorted((tmp_path / "pictures").iterdir())
     assert [f.name for f in files] == ["val_00.png", "val_01.png", "val_02.png"]
     for file in files:
-        # 64 x 48 enlarged nine times, twice side by side, between titles and, if there are boxes, the key.
+        # 64 x 48 enlarged nine times, twice beside each other, between titles and, if there are boxes, a key.
         width, height = Image.open(file).size
         assert width == 2 * 576 + 6
         assert 432 + 20 <= height < 432 + 60
