@@ -16,7 +16,7 @@ from support.datasets import make_coco, make_voc, make_yolo
 from support.shared import common_folder
 
 from lightning_det.config import CONF, register_schema
-from lightning_det.runs.launch import register_start_time
+from lightning_det.runs.numbering import register_numbering
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
 # it. Two processes with two threads each on two cores wait for each other most of the time.
@@ -80,7 +80,7 @@ def composed(monkeypatch, tmp_path):
     for variable in ("BCCD_ROOT", "TINY_COCO_ROOT"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     register_schema()
-    register_start_time()
+    register_numbering()
 
     def compose_for(command, *overrides):
         GlobalHydra.instance().clear()

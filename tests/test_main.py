@@ -84,7 +84,7 @@ def test_two_ranks_train_into_one_folder(tmp_path, shapes_root):
     ranks = ("trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2", f"dataset.root={shapes_root}")
     trained = called("train", *SMALL, *ranks, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    (folder,) = (tmp_path / "outputs/train").glob("*/*")
+    (folder,) = (tmp_path / "outputs/train").glob("2*/*")
     assert (folder / "checkpoints/last.ckpt").exists()
     assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [*SMALL, *ranks]
 

@@ -1,5 +1,6 @@
 """Evaluates every validation with COCO's figures."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +21,26 @@ class Collector(pl.Callback):
     Attributes:
         results: of the last validation, on every rank; None before the first one.
         pixels: of the views that this rank evaluated for it, padding included.
+        image_seconds: time of inference per image on this rank: in the detector, and merging. Loading images does not
+            count; the first batch, which warms the device up, does. None before the first validation.
     """
 
     def __init__(self) -> None:
         self.results: Results | None = None
         self.pixels = 0
+        self.image_seconds: float | None = None
         self._parts: list[Results] = []
+        self._seconds = self._mark = 0.0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts an empty collection."""
-        self._parts, self.pixels = [], 0
+        self._parts, self.pixels, self._seconds = [], 0, 0.0
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Starts the clock of a batch."""
+        self._mark = time.perf_counter()
 
     def on_validation_batch_end(
         self,
@@ -41,15 +52,18 @@ class Collector(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the detections of a batch."""
+        self._seconds += time.perf_counter() - self._mark  # the device is done: detections are in memory
         self._parts.append(outputs)
         self.pixels += len(batch) * batch.images.shape[-2:].numel()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the detections of all ranks. Some ranks may have none."""
+        self._mark = time.perf_counter()
         mine = Results.concatenate(self._parts).share(trainer.global_rank, trainer.world_size)
         self._parts = []
         # One rank has all views of an image and merges them before the exchange, so little is sent.
         merged = module_of(pl_module).inference.merge_views(mine, val_store(trainer))
+        self.image_seconds = (self._seconds + time.perf_counter() - self._mark) / max(1, len(mine.seen))
         self.results = Results.concatenate(gather_results(merged)).by_image()
 
 

@@ -62,8 +62,9 @@ class StopOnNonFinite(pl.Callback):
         tensors = {f.name: getattr(batch, f.name).cpu() for f in fields(batch)}
         torch.save({"batch": tensors, "losses": losses, "images": names, "epoch": trainer.current_epoch}, file)
         table = "\n".join(f"  {name} = {value:g}" for name, value in losses.items())
+        place = f"epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}"
         raise NonFiniteLossError(
-            f"the loss became {losses['loss']:g} in epoch {trainer.current_epoch}, batch {batch_idx}:\n{table}\n"
+            f"the loss became {losses['loss']:g} in {place}:\n{table}\n"
             f"images: {', '.join(names)}\n"
             f"The batch is in {file}. Usual remedies: a lower optimizer.lr, a longer schedule.warmup, "
             f"trainer.gradient_clip_val."

@@ -1,4 +1,4 @@
-"""The progress bar."""
+"""The progress bar: one line of at most 80 columns, in training, validation, mining and inference."""
 
 import time
 from datetime import timedelta
@@ -6,19 +6,73 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import BatchesProcessedColumn, CustomBarColumn
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.progress import ProgressColumn, Task, TextColumn
+from rich.text import Text
 
+from lightning_det.modules import keys
 from lightning_det.protocols.structures import Batch
+
+BAR = 12
+"""Width of the bar itself, characters."""
+
+WORDS = 10
+"""Width of the words before the bar, at least."""
+
+
+class TimeLeft(ProgressColumn):
+    """The time left of a pass over images. That of a training, over all its epochs, is among the figures."""
+
+    max_refresh = 0.5
+
+    def __init__(self, progress: RichProgressBar) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        """The text beside a bar."""
+        known = task.time_remaining is not None and task.id != self._progress.train_progress_bar_id
+        return Text(f"left: {duration(task.time_remaining or 0)}" if known else "")
 
 
 class TrainingProgress(RichProgressBar):
-    """Lightning's progress bar with short names, and the remaining time of the training.
+    """Lightning's progress bar with short names, epochs counted from 1, and the remaining time of the training.
 
     Lightning itself only shows times of an epoch. The time left is estimated from the time per batch so far,
     validations included.
+
+    Args:
+        validation: the word for a pass over images without training; None tells validations from evaluations.
+        epochs: the word for the epochs of the training.
+        **arguments: see Lightning.
     """
 
     _start = 0.0
     _done = 0
+
+    def __init__(self, validation: str | None = None, epochs: str = "epoch", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._validation, self._epochs = validation, epochs
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
+        """The columns before the figures."""
+        bar = CustomBarColumn(
+            bar_width=BAR, complete_style=self.theme.progress_bar, finished_style=self.theme.progress_bar_finished
+        )
+        batches = BatchesProcessedColumn(style=self.theme.batch_progress)
+        return [TextColumn("{task.description}"), bar, batches, TimeLeft(self)]
+
+    @property
+    def validation_description(self) -> str:
+        """The words before the bar of a validation."""
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        return f"{self._validation or ('validation' if fits else 'evaluation'):{WORDS}}"
+
+    @property
+    def predict_description(self) -> str:
+        """The words before the bar of predictions."""
+        return f"{'predicting':{WORDS}}"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -33,27 +87,65 @@ class TrainingProgress(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The figures logged with ``prog_bar=True`` by their short names, and the time left."""
+        """The figures logged with ``prog_bar=True`` by their short names, and the time left, as far as they fit."""
         figures = super().get_metrics(trainer, pl_module)
         figures.pop("v_num", None)
-        shown = {short(name): value for name, value in figures.items()}
         left = batches_left(trainer)
         if left and self._done:
-            seconds = round((time.monotonic() - self._start) / self._done * left)
-            shown["training left"] = str(timedelta(seconds=seconds))
-        return shown
+            figures["left"] = duration((time.monotonic() - self._start) / self._done * left)
+        return fitting({short(name): number(value) for name, value in figures.items()}, self._room(trainer))
+
+    def _room(self, trainer: pl.Trainer) -> int:
+        """Characters of a line that are left for figures."""
+        total = f"{trainer.num_training_batches}"
+        words = self._get_train_description(trainer.current_epoch)
+        width = 80 if self._console is None else self._console.width
+        return width - len(words) - BAR - 2 * len(total) - len(" /   ")
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """Returns Lightning's description, without its ``/-2`` for an unlimited number of epochs.
+        """Returns ``epoch 1/12``, without the total for an unlimited number of epochs.
 
         A private method, checked with Lightning 2.6; `tests/callbacks/test_private_lightning.py` fails when it moves.
         """
-        return super()._get_train_description(current_epoch).replace("/-2", "")
+        epochs = self.trainer.max_epochs or 0
+        of = f"/{epochs}" if epochs > 0 else ""
+        return f"{f'{self._epochs} {current_epoch + 1}{of}':{WORDS}}"
 
 
 def short(name: str) -> str:
     """Shortens a figure's name for the progress bar: ``views/s`` for ``train/views_per_s``."""
+    if name == keys.MEMORY:
+        return "GB"
     return name.removeprefix("train/").replace("_per_", "/").replace("_", " ")
+
+
+def number(value: float | str) -> str:
+    """A figure in four digits or so; texts stay."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.{3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as ``h:mm:ss``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def fitting(figures: dict[str, str], room: int) -> dict[str, str]:
+    """Leaves out figures for which a line has no room. The loss and the time left come first, then the others.
+
+    Args:
+        figures: by name, shown as ``NAME: FIGURE``, with a space between.
+        room: characters.
+    """
+    order = sorted(figures, key=lambda name: name not in ("loss", "left"))
+    kept: set[str] = set()
+    for name in order:
+        room -= len(f"{name}: {figures[name]} ")
+        if room < -1:
+            break
+        kept.add(name)
+    return {name: value for name, value in figures.items() if name in kept}
 
 
 def batches_left(trainer: pl.Trainer) -> int | None:

@@ -30,7 +30,7 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
     Raises:
         ConfigError: Lightning refuses the settings, or would only refuse them during the run.
     """
-    arguments: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
+    arguments: dict[str, Any] = {"logger": False, "callbacks": _progress(cfg), "enable_checkpointing": False}
     if learning:
         loggers = build_loggers(cfg)
         arguments = {
@@ -45,6 +45,12 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
     trainer: pl.Trainer = build(cfg.trainer, "trainer", default_root_dir=str(folder), **arguments)
     _restart_by_epochs(trainer)
     return trainer
+
+
+def _progress(cfg: DictConfig) -> list[Callback]:
+    """Builds the progress bar, if there shall be one."""
+    node = (cfg.callbacks or {}).get("progress")
+    return [] if node is None or not cfg.trainer.enable_progress_bar else [build(node, "callbacks.progress")]
 
 
 def _callbacks(cfg: DictConfig, loggers: list[Logger]) -> list[Callback]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,7 +15,12 @@ from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, detection_li
 from lightning_det.evaluation.measurable import count_boxes
 from lightning_det.evaluation.results import Results
 
+log = logging.getLogger("lightning_det")
+
 Backend = Literal["pycocotools", "faster-coco-eval"]
+
+MANY = 100_000
+"""Number of detections whose evaluation takes so long that it is said, about ten seconds."""
 
 
 def evaluate(
@@ -42,6 +48,8 @@ def evaluate(
         ImportError: the backend is not installed.
         ValueError: there is no such backend.
     """
+    if len(results) >= MANY:
+        log.info("computing AP of %d detections in %d images, which takes a while", len(results), len(results.seen))
     ranges = size_ranges(size_cuts)
     areas = [(low**2, high**2) for low, high in ranges]
     if curve:

@@ -25,7 +25,8 @@ class RunRecord:
     curve: Sequence[Mapping[str, float]] = ()
     """AP by octaves of object size, see `Evaluation.curve`; empty if not measured."""
     cost: Mapping[str, float] = field(default_factory=dict)
-    """Cost of the training as far as known: ``pixels``, ``mining_pixels``, ``seconds`` and ``memory_GB``."""
+    """Cost as far as known: of the training ``pixels``, ``mining_pixels``, ``seconds`` and ``memory_GB``; of inference
+    ``image_seconds``, the time per image."""
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:

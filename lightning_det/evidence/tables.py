@@ -9,6 +9,9 @@ from rich.table import Table
 from lightning_det.evaluation.comparison import FIGURES
 from lightning_det.system.errors import one_line, printable
 
+COST = ("Mpixels", "s", "GB", "ms/image")
+"""Million training pixels plus those of mining, seconds of training steps, peak memory; inference per image."""
+
 
 def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[str]:
     """Makes Markdown tables of the groups: figures and cost, gains over the baseline, and gains by class.
@@ -22,7 +25,7 @@ def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[st
         [str(n), cell(g["name"]), str(len(g["seeds"])), *(value(g["figures"].get(f)) for f in names), *cost(g["cost"])]
         for n, g in enumerate(groups)
     ]
-    head = ["", "run", "seeds", *names, "Mpixels", "s", "GB"]
+    head = ["", "run", "seeds", *names, *COST]
     parts = [markdown(head, rows)]
     others = [g for g in groups if "gain" in g]
     if others:
@@ -70,11 +73,12 @@ def gain(difference: Mapping[str, Any] | None) -> str:
 
 
 def cost(spreads: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Formats million training pixels plus those of mining, seconds of training steps, and peak memory in GB."""
+    """Formats what `COST` names; ``-`` for what is not known."""
     pixels = value(spreads.get("pixels"), 1e-6, 0)
     if "mining_pixels" in spreads:
         pixels += f" + {spreads['mining_pixels']['mean'] / 1e6:.0f}"
-    return [pixels, value(spreads.get("seconds"), 1, 0), value(spreads.get("memory_GB"), 1, 1)]
+    training = [value(spreads.get("seconds"), 1, 0), value(spreads.get("memory_GB"), 1, 1)]
+    return [pixels, *training, value(spreads.get("image_seconds"), 1000, 1)]
 
 
 def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
@@ -85,13 +89,15 @@ def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
         left_out: a line per run.
     """
     sizes = [name.replace("AP_", "") for name in FIGURES]
-    table = Table("", "seeds", *sizes, "Mpixels", "s", "GB", title="percent, mean ± deviation over seeds")
+    table = Table("", "seeds", *sizes, title="percent, mean ± deviation over seeds")
+    costs = Table("", *COST, title="cost")  # a table of its own: side by side they need more than 80 columns
     for number, group in enumerate(result["groups"]):
         figures = [value(group["figures"].get(f)) for f in FIGURES]
-        table.add_row(str(number), str(len(group["seeds"])), *figures, *cost(group["cost"]))
+        table.add_row(str(number), str(len(group["seeds"])), *figures)
+        costs.add_row(str(number), *cost(group["cost"]))
     for number, group in enumerate(result["groups"]):
         print(f"{number}: {one_line(group['name'])}")
-    Console().print(table)
+    Console().print(table, costs)
     for number, group in enumerate(result["groups"]):
         if "AP" in group.get("gain", {}):
             difference = group["gain"]["AP"]

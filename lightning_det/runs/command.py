@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config import CONF, ConfigError, register_schema
@@ -24,8 +24,9 @@ from lightning_det.runs import rendezvous
 from lightning_det.runs.dataset_option import name_dataset
 from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
-from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank, register_start_time
+from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank
 from lightning_det.runs.messages import explain_composition, is_raised_by
+from lightning_det.runs.numbering import name_targets, register_numbering, take_run_folder
 from lightning_det.runs.occupancy import LOCKED, find_files, lock_folder, take_folder, unlock_folder
 from lightning_det.runs.resume import OVERRIDES, resumes_in_place
 from lightning_det.runs.sweep import STATUS, JobError, run_job, summary
@@ -87,10 +88,10 @@ def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]]
             os.environ["HYDRA_FULL_ERROR"] = "1"
             end_with_parent()
             register_schema()
-            register_start_time()
+            register_numbering()
             refused, well = None, False
             try:
-                sys.argv[1:] = name_dataset(complete(complete_sweep(sys.argv[1:], name)), name)
+                sys.argv[1:] = name_dataset(complete(complete_sweep(name_targets(sys.argv[1:]), name)), name)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
                 well = True
             except JobError as error:
@@ -119,6 +120,17 @@ def _is_by_lightning(end: SystemExit) -> bool:
     return type(end).__module__.startswith("pytorch_lightning.")
 
 
+class NumberedFolder(Callback):
+    """Takes the run folder, of commands that have no training to protect."""
+
+    def on_run_start(self, config: DictConfig, *, config_name: str = "", **kwargs: Any) -> None:
+        """Before the run folder is made."""
+        try:
+            take_run_folder(config)
+        except OSError as error:
+            _refuse(error, config_name)
+
+
 class Folders(Callback):
     """Refuses folders, and files that are not there, before Hydra writes anything.
 
@@ -135,8 +147,8 @@ class Folders(Callback):
             HydraConfig.instance().set_config(config)  # as Hydra does where it makes the folder
             if command in rendezvous.COMMANDS and not interrupt.is_started_by_lightning():
                 rendezvous.join(rendezvous.expected_ranks(config.get("trainer") or {}))
-            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
             check_inputs(config, command)
+            folder = take_run_folder(config)
             if is_first_rank():
                 job = PARENT in os.environ and (folder / STATUS).exists()  # of several ranks, which its sweep starts
                 take_folder(folder, command, command == "train" and (job or resumes_in_place(config.resume, folder)))

@@ -47,6 +47,7 @@ def report_evaluation(
         "images": len(results.seen),
         "detections": len(results),
         "pixels": evaluator.pixels * trainer.world_size,
+        "cost": {"image_seconds": evaluator.image_seconds},
         "checkpoint": os.path.relpath(checkpoint_file(cfg.checkpoint).resolve(), folder.resolve()),
         "per_class": full.per_class(),
         "ap_by_size": full.curve(),

@@ -1,14 +1,13 @@
-"""The processes of a run: finds the first one, shares the start time, connects them, and ends them together."""
+"""The processes of a run: finds the first one, shares what it says, connects them, and ends them together."""
 
 import ctypes
 import os
 import signal
 import sys
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
-
-from omegaconf import OmegaConf
 
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.interrupt import PARENT, is_started_by_lightning
@@ -64,32 +63,27 @@ def is_first_rank() -> bool:
     return rank == os.environ.get("NODE_RANK", "0") == "0"
 
 
-def register_start_time() -> None:
-    """Registers the resolver ``${started:PATTERN}``, for folders that all ranks of a run share.
+def shared(name: str, make: Callable[[], str]) -> str:
+    """Returns, on all ranks, the text that a function makes on the first one.
 
-    Hydra's ``${now:PATTERN}`` reads the clock of each process: ranks would get folders that are a second apart.
-    """
-    OmegaConf.register_new_resolver("started", lambda pattern: _start_time().strftime(pattern), replace=True)
-
-
-@cache
-def _start_time() -> datetime:
-    """Returns, on all ranks, the time of the first call on the first rank.
+    Args:
+        name: under which the ranks' store keeps it.
+        make: is called on the first rank.
 
     Raises:
         ConfigError: the first rank cannot be reached.
     """
-    now, point = datetime.now(), meeting_point()
+    point = meeting_point()
     if point is None:
-        return now
+        return make()
     from torch.distributed import DistError
 
-    key = f"lightning_det/started/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    key = f"lightning_det/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
         store = shared_store(point)
         if point.rank == 0:
-            store.set(key, now.isoformat())
-        return datetime.fromisoformat(store.get(key).decode())
+            store.set(key, make())
+        return store.get(key).decode()
     except DistError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -170,6 +170,8 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}
     if "last" in cfg.callbacks:
         cfg.callbacks.last.update({"dirpath": str(folder), "filename": Path(NETWORK).stem})
+    if "progress" in cfg.callbacks:
+        cfg.callbacks.progress.update({"validation": "proposing", "epochs": "mining"})
     cfg.views.test.scales.valid_ranges = None
     return cfg
 

@@ -78,7 +78,9 @@ def read_run(folder: Path, name: str, seed: int) -> RunRecord:
     metrics = _metrics(folder)
     training = _training(folder, metrics)
     trained = _metrics(training) if (training / METRICS).exists() else {}
-    cost = {name: number for name, number in trained.get("cost", {}).items() if _is_number(number)}
+    # What the training cost, and what the evaluation at hand did.
+    own = {"image_seconds": metrics.get("cost", {}).get("image_seconds")}
+    cost = {name: number for name, number in (trained.get("cost", {}) | own).items() if _is_number(number)}
     if mining := trained.get("mining"):
         cost["mining_pixels"] = mining.get("pixels", 0) + mining.get("inference_pixels", 0)
     return RunRecord(

@@ -48,6 +48,8 @@ def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = Non
         metrics |= {"loss": summary.losses[-1], "epoch_losses": summary.losses}
     if throughput is not None:
         metrics["cost"] = throughput.cost(trainer)
+        if evaluator is not None and evaluator.image_seconds is not None:
+            metrics["cost"]["image_seconds"] = evaluator.image_seconds
     if mining is not None and (found := read_json(mining)):
         metrics["mining"] = found
     if evaluator is not None and evaluator.report:

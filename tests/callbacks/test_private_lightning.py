@@ -29,7 +29,7 @@ def test_the_progress_bar_asks_for_its_description():
     bar = TrainingProgress()
     bar._trainer = trainer
     assert "-2" in RichProgressBar._get_train_description(bar, 3)
-    assert bar._get_train_description(3).split() == ["Epoch", "3"]
+    assert bar._get_train_description(3).split() == ["epoch", "4"]
 
 
 def test_keys_of_states():

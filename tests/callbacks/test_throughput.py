@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_det.callbacks import Throughput, TrainingProgress, throughput
 from lightning_det.callbacks import progress as progress_module
-from lightning_det.callbacks.progress import batches_left
+from lightning_det.callbacks.progress import batches_left, fitting, number
 from lightning_det.callbacks.throughput import DeviceWait, peak_memory
 from lightning_det.config.schema import DatasetConfig
 from lightning_det.config.signatures import parameters
@@ -279,7 +279,7 @@ def test_peak_memory_grows():
 def test_the_bar_shows_what_is_left(clock, monkeypatch):
     """6 of 12 batches of 2 s each, then a validation of 100 s: its time is in the estimate."""
     out = io.StringIO()
-    bar = TrainingProgress(console_kwargs={"file": out, "force_terminal": True, "width": 200, "color_system": None})
+    bar = TrainingProgress(console_kwargs={"file": out, "force_terminal": True, "width": 80, "color_system": None})
     seen = []
     monkeypatch.setattr(
         TrainingProgress, "get_metrics", lambda *a, f=TrainingProgress.get_metrics: seen.append(f(*a)) or seen[-1]
@@ -288,14 +288,31 @@ def test_the_bar_shows_what_is_left(clock, monkeypatch):
         fit(clock, Data(clock, seconds=1), bar, max_epochs=2)
     finally:
         rich.reconfigure()
-    assert "views/s: 2.000 memory GB: " in out.getvalue()
-    assert "training left: 0:00:12" in out.getvalue()  # at the end of the first epoch
-    left = [figures["training left"] for figures in seen if "training left" in figures]
+    shown = [line.strip() for line in re.split(r"\x1b\[[\d;?]*[A-Za-z]|\n", out.getvalue())]
+    assert max(map(len, shown)) <= 80
+    first = [line for line in shown if line.startswith("epoch 1/2 ")]
+    assert re.search(r" 6/6 +views/s: 2.000 GB: [\d.]+ left: 0:00:12$", first[-1])  # on one line
+    assert any(line.startswith("epoch 2/2 ") for line in shown)
+    left = [figures["left"] for figures in seen if "left" in figures]
     assert left[:6] == [f"0:00:{seconds}" for seconds in (22, 20, 18, 16, 14, 12)]
     # 112 / 6 * 6 seconds after validation, 114 / 7 * 5 a batch later
     assert list(dict.fromkeys(left[6:]))[:2] == ["0:01:52", "0:01:21"]
-    assert "training left" not in seen[-1]
-    assert {"views/s", "memory GB", "training left"} == {name for figures in seen for name in figures}
+    assert "left" not in seen[-1]
+    assert {"views/s", "GB", "left"} == {name for figures in seen for name in figures}
+
+
+def test_a_line_has_room_for_the_loss_and_the_time_first():
+    figures = {"loss": "2.787", "views/s": "45.1", "GB": "3.100", "left": "1:02:33"}
+    assert fitting(figures, 80) == figures
+    assert fitting(figures, len("loss: 2.787 views/s: 45.1 left: 1:02:33")) == {
+        "loss": "2.787",
+        "views/s": "45.1",
+        "left": "1:02:33",
+    }
+    assert list(fitting(figures, 30)) == ["loss", "left"]
+    assert list(fitting(figures, 11)) == ["loss"]
+    assert fitting(figures, 10) == {}
+    assert [number(value) for value in (0.51234, 45.678, 1234.5, "1:02")] == ["0.512", "45.7", "1234", "1:02"]
 
 
 @pytest.mark.parametrize(

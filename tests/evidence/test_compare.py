@@ -151,14 +151,17 @@ def test_figures_that_are_none_are_refused(tmp_path, key, value):
 def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     mining = {"views": 3, "pixels": 50, "inference_pixels": 70, "seconds": 4.0}
     for seed in (0, 1):
-        trained = make(tmp_path / f"t{seed}", "strategy=sniper", seed=seed, ap=None, cost=COST, mining=mining)
+        cost = COST | {"image_seconds": 0.004}  # of its validation, on other views
+        trained = make(tmp_path / f"t{seed}", "strategy=sniper", seed=seed, ap=None, cost=cost, mining=mining)
         make(trained / "one", "test=[]", of="../checkpoints/best.ckpt")
-        curve = [{"from": 8, "to": 16, "AP": 0.5}]
-        make(trained / "two", "test=[flip]", of=trained / "checkpoints/last.ckpt", ap_by_size=curve)
+        more = {"ap_by_size": [{"from": 8, "to": 16, "AP": 0.5}], "cost": {"image_seconds": 0.02}}
+        make(trained / "two", "test=[flip]", of=trained / "checkpoints/last.ckpt", **more)
     runs, left_out = read_runs([tmp_path])
     names = ("eval(checkpoint=best test=[])", "eval(checkpoint=last test=[flip])")
     assert [(r.name, r.seed) for r in runs] == [(name, seed) for seed in (0, 1) for name in names]
     assert {r.cost["mining_pixels"] for r in runs} == {120}
+    assert [r.cost.get("image_seconds") for r in runs] == [None, 0.02] * 2
+    assert [row.split(" | ")[-1] for row in tables(compare_runs(runs))[0].splitlines()[2:]] == ["- |", "20.0 ± 0.0 |"]
     assert runs[1].curve == [{"from": 8, "to": 16, "AP": 0.5}]
     assert len(left_out) == 2
     assert "t0: trained without validation; python -m lightning_det.eval checkpoint=" in left_out[0]
@@ -260,7 +263,7 @@ def test_the_command(tmp_path):
     assert f"left out: {tmp_path}/runs/a1: not finished" in done.stdout
     assert done.stdout.splitlines()[-1] == f"{tmp_path}/out"
     text = (tmp_path / "out/compare.md").read_text()
-    assert "| 1 | x=2 | 2 | 51.5 ± 2.1 | 51.5 ± 2.1 | - | - | - | 4 ± 0 | 2 ± 0 | 0.5 ± 0.0 |" in text
+    assert "| 1 | x=2 | 2 | 51.5 ± 2.1 | 51.5 ± 2.1 | - | - | - | 4 ± 0 | 2 ± 0 | 0.5 ± 0.0 | - |" in text
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"ap_by_size.png", "ap_by_pixels.png", "per_class.png"}
     assert read(tmp_path / "out/compare.json")["baseline"] == "x=1"
     refused = run_forked(*call, "baseline=2")

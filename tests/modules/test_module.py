@@ -499,7 +499,7 @@ def test_a_loss_that_is_no_number_ends_the_run(store, tmp_path, batch_size, vali
     with pytest.raises(NonFiniteLossError) as raised:
         trainer.fit(module, datamodule=data_of(store, batch_size))
     text = str(raised.value)
-    assert "epoch 0" in text
+    assert "epoch 1" in text
     assert "bad" in text
     assert "good = 1" in text
     file = tmp_path / "run" / "nonfinite-rank0.pt"

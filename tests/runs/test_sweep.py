@@ -70,7 +70,7 @@ def test_jobs_of_two_ranks(small, tmp_path):
     assert done.returncode == max(refused, diverged)
     assert [job["AP"] is not None for job in jobs] == [False, False, True]
     assert "error: optimizer.lr must be above 0: at 0 nothing is learned, got -1" in done.stderr
-    assert "error: the loss became nan in epoch 0" in done.stderr
+    assert "error: the loss became nan in epoch 1" in done.stderr
     assert "2 of 3 jobs failed" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["0", "1", "2"]
     for number, lr in enumerate((-1, 1e30, 1e-3)):

@@ -13,14 +13,13 @@ import lightning_det.commands.inspect
 import lightning_det.commands.predict
 import lightning_det.commands.train  # noqa: F401
 from lightning_det.config import CONF, register_schema
-from lightning_det.runs.launch import register_start_time
+from lightning_det.runs.numbering import register_numbering
 from support import composing
 
 composing.install()
 register_schema()
-register_start_time()
-# Composing once reads the files of the config folder and warms the parser of overrides. Nothing is resolved: what
-# `started` says would be the same in every fork.
+register_numbering()
+# Composing once reads the files of the config folder and warms the parser of overrides.
 initialize_config_dir(config_dir=str(CONF), version_base="1.3")
 compose("train", overrides=["debug=limit", "strategy=[sniper,flip]", "dataset.resolution=[96,128]"])
 GlobalHydra.instance().clear()
