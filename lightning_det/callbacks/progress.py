@@ -88,7 +88,7 @@ class TrainingProgress(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The figures logged with ``prog_bar=True`` by their short names, and the time left, as far as they fit."""
-        figures = super().get_metrics(trainer, pl_module)
+        figures: dict[str, Any] = {**super().get_metrics(trainer, pl_module)}
         figures.pop("v_num", None)
         left = batches_left(trainer)
         if left and self._done:
