@@ -79,20 +79,33 @@ def test_the_installed_script_is_this_one():
 SMALL = ("dataset.source.train=4", "dataset.source.val=2", "trainer.max_epochs=1", "data.num_workers=0", "logger=csv")
 
 
+def own_dataset(folder):
+    """An option in ``conf/`` of a working directory."""
+    (folder / "conf/dataset").mkdir(parents=True)
+    (folder / "conf/dataset/mine.yaml").write_text("defaults: [shapes]\n")
+    return "dataset=mine"
+
+
 @pytest.mark.slow
 def test_two_ranks_train_into_one_folder(tmp_path, shapes_root):
+    own = own_dataset(tmp_path)
     ranks = ("trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2", f"dataset.root={shapes_root}")
-    trained = called("train", *SMALL, *ranks, cwd=tmp_path)
+    trained = called("train", own, *SMALL, *ranks, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (folder,) = (tmp_path / "outputs/train").glob("2*/*")
     assert (folder / "checkpoints/last.ckpt").exists()
-    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [*SMALL, *ranks]
+    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [own, *SMALL, *ranks]
+    assert folder.name == "001-mine"
+    assert (tmp_path / "outputs/train/latest").resolve() == folder.resolve()
 
 
 @pytest.mark.slow
 def test_a_sweep_starts_its_jobs(tmp_path, shapes_root):
-    swept = called("train", "-m", *SMALL, "seed=0,1", f"dataset.root={shapes_root}", cwd=tmp_path)
+    swept = called(
+        "train", "-m", own_dataset(tmp_path), *SMALL, "seed=0,1", f"dataset.root={shapes_root}", cwd=tmp_path
+    )
     assert swept.returncode == 0, swept.stderr
-    (folder,) = (tmp_path / "multirun/train").glob("*/*")
+    (folder,) = (tmp_path / "multirun/train").glob("2*/*")
     assert {place.name for place in folder.iterdir() if place.is_dir()} == {"0", "1"}
     assert all((folder / job / "metrics.json").exists() for job in "01")
+    assert (tmp_path / "multirun/train/latest").resolve() == folder.resolve()

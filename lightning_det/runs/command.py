@@ -26,7 +26,7 @@ from lightning_det.runs.help import print_help
 from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.launch import PARENT, end_with_parent, is_first_rank
 from lightning_det.runs.messages import explain_composition, is_raised_by
-from lightning_det.runs.numbering import name_targets, register_numbering, take_run_folder
+from lightning_det.runs.numbering import is_of_a_day, link_latest, name_targets, register_numbering, take_run_folder
 from lightning_det.runs.occupancy import LOCKED, find_files, lock_folder, take_folder, unlock_folder
 from lightning_det.runs.resume import OVERRIDES, resumes_in_place
 from lightning_det.runs.sweep import STATUS, JobError, run_job, summary
@@ -167,6 +167,8 @@ class Folders(Callback):
             folder = Path(config.hydra.sweep.dir)
             lock_folder(folder)
             check_sweep(folder, config, config_name)
+            if is_of_a_day(folder):
+                link_latest(folder)
             interrupt.set_hint(lambda: f"go on with -m hydra.sweep.dir={folder}")
         except Exception as error:
             _refuse(error, config_name)

@@ -118,6 +118,11 @@ def option_words(overrides: Sequence[str]) -> str:
     return "-".join(kept)
 
 
+def is_of_a_day(folder: Path) -> bool:
+    """Whether a folder is in one that is named by a day, as those of sweeps are by default."""
+    return re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) is not None
+
+
 def link_latest(folder: Path) -> None:
     """Lets ``latest``, beside the folder of the day, name a run folder. A file or folder of this name stays.
 
