@@ -10,8 +10,8 @@ from lightning_det.plotting.boxes import page
 from lightning_det.plotting.views import draw_view
 from lightning_det.protocols.structures import State
 
-CELL = 400
-"""Longer side of a picture on the page, pixels."""
+CELL = (400, 1000)
+"""Minimum and maximum of the longer side of a picture on the page, pixels: large views would hide small objects."""
 
 
 def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
@@ -21,19 +21,26 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
         (h, w, 3) uint8 RGB; None if no image can be read.
     """
     tiles, titles = [], []
-    for look in _select_looks(looks, count):
+    selected = _select_looks(looks, count)
+    side = cell_side(selected)
+    for look in selected:
         try:
             sample = dataset.__getitems__([look])[0]
         except ImageError:
             continue  # already listed among the problems
         pixels = sample.pixels.permute(1, 2, 0).numpy()
-        tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, CELL))
+        tiles.append(draw_view(pixels, sample.targets, dataset.store.label_map.names, side))
         states = sample.targets.states
         titles.append(
             f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}: learns {(states == State.VALID).sum()}, "
             f"not {(states == State.INVALID).sum()}"
         )
     return page(tiles, titles) if tiles else None
+
+
+def cell_side(looks: Sequence[Look]) -> int:
+    """Chooses the longer side of pictures, pixels: that of the largest view, within `CELL`."""
+    return int(np.clip(max((max(look.view.size) for look in looks), default=0), *CELL))
 
 
 def _select_looks(looks: Sequence[Look], count: int) -> list[Look]:

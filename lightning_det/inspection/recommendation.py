@@ -172,7 +172,7 @@ def _length(figures: Figures, cost: Cost, batch: int) -> tuple[dict[str, Any], f
 
 
 def epoch_seconds(figures: Figures, cost: Cost) -> float:
-    """Estimates the seconds of a training epoch; images are decoded for every view, beside the training."""
+    """Estimates the seconds of a training epoch; images are decoded beside the training."""
     if figures.speed is None:
         return float("nan")
-    return figures.images * max(cost.megapixels * figures.speed.train, cost.views * figures.speed.decode)
+    return figures.images * max(cost.megapixels * figures.speed.train, cost.decoded * figures.speed.decode)
