@@ -31,8 +31,8 @@ def check_name(name: str | None) -> None:
     options = GlobalHydra.instance().config_loader().get_group_options("dataset")
     if name in options or any(file.exists() for file in files):
         raise ConfigError(
-            f"write={name}: there is a dataset={name} already; take another name, or remove what an earlier inspect has "
-            f"written ({', '.join(map(str, files))})"
+            f"write={name}: there is a dataset={name} already; take another name, or remove what an earlier inspect "
+            f"has written ({', '.join(map(str, files))})"
         )
 
 
