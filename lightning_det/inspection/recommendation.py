@@ -125,7 +125,7 @@ def _strategy(figures: Figures) -> tuple[str, str]:
             "around objects."
         )
     if chips < EVERYWHERE * tiles:
-        return "sniper_no_negatives", f"The rest is background: {share} of the whole image at that scale."
+        return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; the rest is background."
     if figures.whole <= WHOLE:
         return "single_scale", f"Objects are everywhere ({share}), and a view can show the whole image."
     return "tiles", (
