@@ -27,6 +27,7 @@ FIGURES = Figures(
     seen=18.0,
     stride=8.0,
     factor=0.9,
+    finest=1.2,
     whole=4.0,
     scales=2,
     costs={
@@ -46,7 +47,7 @@ def test_small_objects_on_background_get_chips():
     found = recommend(FIGURES)
     assert found.strategy == ("sniper_no_negatives", "flip")
     said = " ".join(found.reasons)
-    for figure in ("10.0 boxes", "2 % of the pixels", "27 px", "1.5 % of the long side", "18 px", "0.9 times", "10 %"):
+    for figure in ("10.0 boxes", "2 % of the pixels", "27 px", "1.5 % of the long side", "18 px", "1.2 times", "10 %"):
         assert figure in said, figure
 
 
