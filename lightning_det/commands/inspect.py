@@ -26,7 +26,7 @@ from lightning_det.plotting.curves import plot_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.mining import proposals_file, with_proposals
-from lightning_det.runs.own_options import check_name, write_options
+from lightning_det.runs.suggested_options import check_name, write_options
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import write_json
 

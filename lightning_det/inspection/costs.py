@@ -8,6 +8,9 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import SAMPLE, sample
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles
 
+TOGETHER = {"tiles": 4}
+"""``data.together`` by strategy: number of views of an image that are decoded together, where it is not 1."""
+
 
 class Cost(NamedTuple):
     """Views of a strategy, mean per image."""
@@ -20,6 +23,8 @@ class Cost(NamedTuple):
     """Pixels of the largest of them, in millions."""
     tested: float
     """Pixels of all views of inference, in millions."""
+    decoded: float
+    """How often an image is decoded in an epoch of training."""
 
 
 def epoch_costs(store: AnnotationStore, settings: Mapping[str, Any], factor: float, seed: int = 0) -> dict[str, Cost]:
@@ -48,13 +53,14 @@ def epoch_costs(store: AnnotationStore, settings: Mapping[str, Any], factor: flo
         "snip": (windows, Planner(pyramid, LargeViews())),
         "sniper_no_negatives": (chips, tested),
     }
-    return {name: _cost(store, train, test, seed) for name, (train, test) in planners.items()}
+    return {name: _cost(store, train, test, TOGETHER.get(name, 1), seed) for name, (train, test) in planners.items()}
 
 
-def _cost(store: AnnotationStore, train: Planner, test: Planner, seed: int) -> Cost:
+def _cost(store: AnnotationStore, train: Planner, test: Planner, together: int, seed: int) -> Cost:
     megapixels = [_megapixels(store, train, seed), _megapixels(store, test, None)]
     totals = [sum(each) / len(store) for each in megapixels]
-    return Cost(len(megapixels[0]) / len(store), totals[0], max(megapixels[0], default=0.0), totals[1])
+    views = len(megapixels[0]) / len(store)
+    return Cost(views, totals[0], max(megapixels[0], default=0.0), totals[1], views / together)
 
 
 def _megapixels(store: AnnotationStore, planner: Planner, seed: int | None) -> list[float]:

@@ -12,8 +12,8 @@ from lightning_det.plotting.objects import class_key
 from lightning_det.plotting.views import draw_view
 from lightning_det.protocols.structures import State
 
-CELL = 400
-"""Longer side of a picture on the page, pixels."""
+CELL = (400, 1000)
+"""Minimum and maximum of the longer side of a picture on the page, pixels: large views would hide small objects."""
 
 
 def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.ndarray | None:
@@ -24,13 +24,15 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
     """
     tiles, titles, shown = [], [], []
     names = dataset.store.label_map.names
-    for look in _select_looks(looks, count):
+    selected = _select_looks(looks, count)
+    side = cell_side(selected)
+    for look in selected:
         try:
             sample = dataset.__getitems__([look])[0]
         except ImageError:
             continue  # already listed among the problems
         pixels = sample.pixels.permute(1, 2, 0).numpy()
-        tiles.append(draw_view(pixels, sample.targets, names, CELL))
+        tiles.append(draw_view(pixels, sample.targets, names, side))
         shown.append(sample.targets.labels)
         states = sample.targets.states
         titles.append(
@@ -38,6 +40,11 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
             f"not {(states == State.INVALID).sum()}"
         )
     return with_key(page(tiles, titles), class_key(np.concatenate(shown), names)) if tiles else None
+
+
+def cell_side(looks: Sequence[Look]) -> int:
+    """Chooses the longer side of pictures, pixels: that of the largest view, within `CELL`."""
+    return int(np.clip(max((max(look.view.size) for look in looks), default=0), *CELL))
 
 
 def _select_looks(looks: Sequence[Look], count: int) -> list[Look]:

@@ -8,7 +8,15 @@ import numpy as np
 
 from lightning_det.annotations import AnnotationStore
 from lightning_det.data.anchors import suggested_ratios, suggested_sizes
-from lightning_det.data.suggestion import single_factor, size_seen, suggest, suggest_cuts, suggest_proposals
+from lightning_det.data.suggestion import (
+    ENLARGED,
+    SMALL,
+    single_factor,
+    size_seen,
+    suggest,
+    suggest_cuts,
+    suggest_proposals,
+)
 from lightning_det.data.trial import try_out
 from lightning_det.inspection.costs import epoch_costs
 from lightning_det.inspection.probe import Speed
@@ -99,6 +107,7 @@ def measure_figures(
     counts, sizes = _counts(store), _sizes(store)
     long = np.repeat(np.maximum(store.widths, store.heights), counts)
     allowed = 100 * np.maximum(1.0, areas / 1e6)
+    small = float(np.percentile(sizes, SMALL))
     return Figures(
         images=len(store),
         val_images=val_images,
@@ -107,11 +116,12 @@ def measure_figures(
         crowd=float(np.percentile(counts / allowed, 95)),
         object_share=min(1.0, float(np.square(sizes).sum() / areas.sum())),
         median_size=float(np.median(sizes)),
-        small_size=float(np.percentile(sizes, 10)),
+        small_size=small,
         relative_size=float(np.median(sizes / long)),
         seen=size_seen(stride),
         stride=stride,
         factor=round(factor, 2),
+        finest=min(ENLARGED, size_seen(stride) / small),
         whole=float(factor**2 * np.percentile(areas, 95) / 1e6),
         scales=len(settings["sniper"]["scales"]),
         costs=epoch_costs(store, settings, factor, seed),

@@ -66,9 +66,11 @@ class Figures:
     stride: float
     """Pixels of the view per cell of its finest feature map."""
     factor: float
-    """Scale at which small objects are seen well."""
+    """Scale at which whole images and tiles show small objects large enough."""
+    finest: float
+    """Finest scale of chips, at which small objects are seen well."""
     whole: float
-    """Pixels of a large image (95th percentile) at this scale, in millions."""
+    """Pixels of a large image (95th percentile) at ``factor``, in millions."""
     scales: int
     """Number of SNIPER's scales; 1: the image in one chip shows small objects well."""
     costs: Mapping[str, Cost]
@@ -110,7 +112,7 @@ def recommend(figures: Figures) -> Recommendation:
         settings["views"] = _tiles(figures)
     if figures.crowd > CROWDED:
         settings["test"] = {"max_detections": 100 * ceil(figures.crowd / CROWDED)}
-    return Recommendation((name, "flip"), settings, (*_sizes(figures), why, said), minutes)
+    return Recommendation((name, "flip"), settings, (*_sizes(figures, name), why, said), minutes)
 
 
 def _strategy(figures: Figures) -> tuple[str, str]:
@@ -125,7 +127,7 @@ def _strategy(figures: Figures) -> tuple[str, str]:
             "around objects."
         )
     if chips < EVERYWHERE * tiles:
-        return "sniper_no_negatives", f"The rest is background: {share} of the whole image at that scale."
+        return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; the rest is background."
     if figures.whole <= WHOLE:
         return "single_scale", f"Objects are everywhere ({share}), and a view can show the whole image."
     return "tiles", (
@@ -134,15 +136,16 @@ def _strategy(figures: Figures) -> tuple[str, str]:
     )
 
 
-def _sizes(figures: Figures) -> tuple[str, str]:
+def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
     """Describes the objects, relative to the image and to what the network can see."""
+    factor = figures.finest if strategy == "sniper_no_negatives" else figures.factor
     return (
         f"There are {figures.boxes_per_image:.1f} boxes per image. They cover {100 * figures.object_share:.2g} % of "
         f"the pixels; their median size is {figures.median_size:.0f} px, {100 * figures.relative_size:.2g} % of the "
         "long side of the image.",
         f"The detector sees objects well from about {figures.seen:.0f} px on (its finest feature map has a stride of "
         f"{figures.stride:g}). A tenth of the objects is smaller than {figures.small_size:.0f} px, so images are shown "
-        f"at {figures.factor:.2g} times their size.",
+        f"at {factor:.2g} times their size.",
     )
 
 
@@ -172,7 +175,7 @@ def _length(figures: Figures, cost: Cost, batch: int) -> tuple[dict[str, Any], f
 
 
 def epoch_seconds(figures: Figures, cost: Cost) -> float:
-    """Estimates the seconds of a training epoch; images are decoded for every view, beside the training."""
+    """Estimates the seconds of a training epoch; images are decoded beside the training."""
     if figures.speed is None:
         return float("nan")
-    return figures.images * max(cost.megapixels * figures.speed.train, cost.views * figures.speed.decode)
+    return figures.images * max(cost.megapixels * figures.speed.train, cost.decoded * figures.speed.decode)

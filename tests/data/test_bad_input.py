@@ -694,6 +694,23 @@ CASES += [
         arguments=("data.num_workers=1",),
         start=killed,
     ),
+    Case(
+        "nothing suggested",
+        (
+            "strategy=suggested",
+            "nothing is suggested for dataset=coco",
+            "inspect dataset=coco dataset.root=DIR write=mine",
+        ),
+        arguments=("strategy=suggested",),
+        code=2,
+    ),
+    Case(
+        "suggestion with a taken name",
+        ("write=coco", "there is a dataset=coco already"),
+        arguments=("write=coco",),
+        command="inspect",
+        code=2,
+    ),
     Case("disk full", ("File too large", "make space"), command="inspect", start=without_space("inspect", 2048)),
     Case(
         "disk full while checkpointing",

@@ -27,12 +27,13 @@ FIGURES = Figures(
     seen=18.0,
     stride=8.0,
     factor=0.9,
+    finest=1.2,
     whole=4.0,
     scales=2,
     costs={
-        "single_scale": Cost(1.0, 2.8, 2.8, 2.8),
-        "tiles": Cost(60.0, 4.0, 0.0655, 4.0),
-        "sniper_no_negatives": Cost(6.0, 0.4, 0.0655, 3.5),
+        "single_scale": Cost(1.0, 2.8, 2.8, 2.8, 1.0),
+        "tiles": Cost(60.0, 4.0, 0.0655, 4.0, 15.0),
+        "sniper_no_negatives": Cost(6.0, 0.4, 0.0655, 3.5, 6.0),
     },
     speed=Speed(1.0, 0.3, 0.05),
 )
@@ -46,7 +47,7 @@ def test_small_objects_on_background_get_chips():
     found = recommend(FIGURES)
     assert found.strategy == ("sniper_no_negatives", "flip")
     said = " ".join(found.reasons)
-    for figure in ("10.0 boxes", "2 % of the pixels", "27 px", "1.5 % of the long side", "18 px", "0.9 times", "10 %"):
+    for figure in ("10.0 boxes", "2 % of the pixels", "27 px", "1.5 % of the long side", "18 px", "1.2 times", "10 %"):
         assert figure in said, figure
 
 
@@ -64,7 +65,7 @@ def test_images_without_boxes_are_shown_by_tiles():
 
 
 def test_objects_everywhere_get_whole_images_or_tiles():
-    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(55.0, 3.6, 0.0655, 3.5)}
+    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(55.0, 3.6, 0.0655, 3.5, 55.0)}
     assert chosen(costs=costs) == "tiles"
     assert chosen(costs=costs, whole=1.0) == "single_scale"
 

@@ -7,7 +7,7 @@ from lightning_det.annotations import LabelMap, Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
 from lightning_det.data.dataset import Look
-from lightning_det.inspection.pictures import _select_looks
+from lightning_det.inspection.pictures import _select_looks, cell_side
 from lightning_det.inspection.report import sqrt_areas
 from lightning_det.inspection.splits import UNUSABLE, Splits
 from lightning_det.inspection.tables import range_text
@@ -43,6 +43,12 @@ def test_pictures_are_of_every_level():
     selected = _select_looks(looks, 6)
     assert [look.image for look in selected] == sorted(look.image for look in selected)
     assert sorted(look.view.level for look in selected) == [0, 0, 0, 1, 1, 1]
+
+
+def test_large_views_get_large_pictures():
+    for side, expected in ((96, 400), (700, 700), (3000, 1000)):
+        assert cell_side([Look(0, View(1.0, (0, 0, side, 50), (0.0, np.inf)))]) == expected
+    assert cell_side([]) == 400
 
 
 @pytest.mark.parametrize(

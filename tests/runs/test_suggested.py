@@ -65,7 +65,7 @@ def test_two_strategies_for_one_slot_are_refused_by_the_names_they_stand_for(her
 def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes_root):
     before = (here / "conf/dataset/mine.yaml").read_text()
     for name, reason in (
-        ("mine", "conf/dataset/mine.yaml and conf/strategy/suggested/mine.yaml exist; remove them"),
+        ("mine", "there is a dataset=mine already; take another name, or remove what an earlier inspect has written"),
         ("coco", "there is a dataset=coco already"),
         ("../mine", "a name of letters"),
     ):

@@ -90,7 +90,7 @@ def test_what_inspect_says(capsys, monkeypatch):
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
         report |= {"anchors": None, "anchors_misfit": ""}
-        print_report(report, [], "shapes")
+        print_report(report, [])
         said = capsys.readouterr().out
         assert printable(said) == said
         assert f"classes: {', '.join(f'{one_line(name)} 3' for name in names)}\n" in said

@@ -21,16 +21,19 @@ def check_name(name: str | None) -> None:
     """Refuses a name for a new option of ``dataset`` that is invalid or taken.
 
     Raises:
-        ConfigError: the message says which file is in the way.
+        ConfigError: the message says what to do.
     """
     if name is None:
         return
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ConfigError(f"write={name}: a name of letters, digits, - and _, for conf/dataset/NAME.yaml")
-    if taken := [str(file) for file in option_files(name) if file.exists()]:
-        raise ConfigError(f"write={name}: {' and '.join(taken)} exist; remove them, or take another name")
-    if name in GlobalHydra.instance().config_loader().get_group_options("dataset"):
-        raise ConfigError(f"write={name}: there is a dataset={name} already; take another name")
+    files = option_files(name)
+    options = GlobalHydra.instance().config_loader().get_group_options("dataset")
+    if name in options or any(file.exists() for file in files):
+        raise ConfigError(
+            f"write={name}: there is a dataset={name} already; take another name, or remove what an earlier inspect "
+            f"has written ({', '.join(map(str, files))})"
+        )
 
 
 def write_options(cfg: DictConfig, suggestion: Suggestion) -> Sequence[Path]:
