@@ -46,10 +46,11 @@ CHIPS = (
 
 # Importing everything takes a process many seconds; commands are forked from one that has done it.
 FORKS = get_context("forkserver")
+POPEN = subprocess.Popen
 FORKS.set_forkserver_preload(["support.warm"])
 
 
-def _start_server():
+def start_server():
     """Starts the process to fork from; it looks for modules where its environment says, and imports nothing else."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
@@ -59,11 +60,11 @@ def _start_server():
 def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env=None):
     """Starts ``python -m lightning_det.COMMAND ARGUMENTS`` in a process that need not import what it uses.
 
-    Commands of the package that it starts itself, and its ranks, are forked likewise. None of them is the child of
-    who has started it, as `lightning_det.runs.launch.end_with_parent` would want.
+    Commands of the package that it starts itself, its ranks and submitit's jobs are forked likewise. None of them is
+    the child of who has started it, as `lightning_det.runs.launch.end_with_parent` would want.
 
     Args:
-        command: its name, or a script's path, for ``python SCRIPT ARGUMENTS``.
+        command: its name, another module's, which has a dot in it, or a script's path, for ``python SCRIPT ARGUMENTS``.
         arguments: strings.
         stdout: file to append to.
         stderr: likewise, perhaps the same.
@@ -72,7 +73,7 @@ def start_forked(command, arguments, stdout, stderr, prepare=None, cwd=None, env
         env: its environment; None takes that of this process.
     """
     env = dict(os.environ if env is None else env)
-    _start_server()
+    start_server()
     process = FORKS.Process(target=_forked, args=(command, list(arguments), stdout, stderr, prepare, cwd, env))
     process.start()
     return process
@@ -92,30 +93,61 @@ def _forked(command, arguments, stdout, stderr, prepare, cwd, env):
     sys.argv = [str(command), *arguments]
     forkserver._forkserver.ensure_running = lambda: None  # it would start another one here
     subprocess.Popen = _popen(stdout, stderr)
+    os.execv = _execv
     if prepare is not None:
         prepare()
+    _run(command)
+
+
+def _run(command):
+    """Runs a command, module or script in this process, with the arguments of ``sys.argv``."""
     if isinstance(command, Path):
         sys.path.insert(0, str(command.parent))
         runpy.run_path(str(command), run_name="__main__")
-        return
-    module = import_module(f"lightning_det.{command}")
-    sys.modules["__main__"].__spec__ = module.__spec__  # from which Lightning knows how to start further ranks
-    module.main()
+    elif "." in command:
+        runpy.run_module(command, run_name="__main__", alter_sys=True)
+    else:
+        module = import_module(f"lightning_det.{command}")
+        sys.modules["__main__"].__spec__ = module.__spec__  # from which Lightning knows how to start further ranks
+        module.main()
+
+
+def _called(call):
+    """What Python is to run: a command, a module of submitit, or a script, and its arguments; None of another call."""
+    if not isinstance(call, list | tuple) or call[0] != sys.executable:
+        return None
+    match call[2:] if call[1] == "-u" else call[1:]:
+        case ["-m", str(module), *arguments] if module.startswith(("lightning_det.", "submitit.")):
+            return module.removeprefix("lightning_det."), arguments
+        case [str(script), *arguments] if script.endswith(".py"):
+            return Path(script), arguments
+    return None
 
 
 def _popen(own_stdout, own_stderr):
     """``subprocess.Popen`` of a forked process, whose output goes to two files."""
-    real = subprocess.Popen
 
     def popen(call=None, *settings, args=None, **named):
         call = args if call is None else call
-        python, flag, what = (*call[:3], "", "")[:3] if isinstance(call, list | tuple) else ("", "", "")
-        command = what.removeprefix("lightning_det.") if flag == "-m" else Path(what) if flag == "-u" else None
-        if python != sys.executable or command in (what, None):
-            return real(call, *settings, **named)
-        return ForkedChild(call, command, own_stdout, own_stderr, **named)
+        called = _called(call)
+        if called is None:
+            return POPEN(call, *settings, **named)
+        return ForkedChild(call, *called, own_stdout, own_stderr, **named)
 
     return popen
+
+
+def start_children_anew():
+    """For `start_forked` to call first: what the process starts is no fork, but starts as it does for a user."""
+    subprocess.Popen = POPEN
+
+
+def _execv(file, call):
+    """``os.execv`` of a forked process: runs the command in the same process too."""
+    command, arguments = _called(call)
+    sys.argv = [str(command), *arguments]
+    _run(command)
+    sys.exit()
 
 
 class ForkedChild:
@@ -125,6 +157,7 @@ class ForkedChild:
         self,
         call,
         command,
+        arguments,
         own_stdout,
         own_stderr,
         env=None,
@@ -140,7 +173,7 @@ class ForkedChild:
         stderr = stdout if stderr == subprocess.STDOUT else self._file("stderr", stderr, own_stderr)
         prepare = os.setsid if start_new_session else None
         with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
-            self.process = start_forked(command, call[3:], stdout, stderr, prepare, cwd, env)
+            self.process = start_forked(command, arguments, stdout, stderr, prepare, cwd, env)
         self.pid = self.process.pid
         Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it
 

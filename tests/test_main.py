@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from helpers import run_forked
 from test_architecture import COMMANDS, PACKAGE
 
 from lightning_det.__main__ import main
@@ -101,9 +102,10 @@ def test_two_ranks_train_into_one_folder(tmp_path, shapes_root):
 
 @pytest.mark.slow
 def test_a_sweep_starts_its_jobs(tmp_path, shapes_root):
-    swept = called(
-        "train", "-m", own_dataset(tmp_path), *SMALL, "seed=0,1", f"dataset.root={shapes_root}", cwd=tmp_path
-    )
+    script = tmp_path / "lightning-det.py"
+    script.write_text("from lightning_det.__main__ import main\nmain()\n")
+    overrides = [own_dataset(tmp_path), *SMALL, "seed=0,1", f"dataset.root={shapes_root}"]
+    swept = run_forked(script, "train", "-m", *overrides, cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
     (folder,) = (tmp_path / "multirun/train").glob("2*/*")
     assert {place.name for place in folder.iterdir() if place.is_dir()} == {"0", "1"}

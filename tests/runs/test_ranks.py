@@ -1,6 +1,6 @@
 """Several processes that train together compute what one process would: gradients, figures, epochs, refusals.
 
-Real processes over gloo; two of them, then three, that each do everything, since starting them takes longest.
+Real processes over gloo, forked as commands are: three that each do everything.
 """
 
 import json
@@ -16,6 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from helpers import start_server
 from support.all_detectors import (
     CLASSES,
     DETECTORS,
@@ -190,7 +191,9 @@ def work(rank, number, folder, root):
 def test_ranks_compute_what_one_process_computes(number, tmp_path):
     root = tmp_path / "coco"
     write_dataset(root)
-    torch.multiprocessing.spawn(work, (number, str(tmp_path), str(root)), nprocs=number)
+    start_server()
+    arguments = (number, str(tmp_path), str(root))
+    torch.multiprocessing.start_processes(work, arguments, nprocs=number, start_method="forkserver")
     found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(number)]
     check_sums([of_rank["sums"] for of_rank in found])
     for name in DETECTORS:

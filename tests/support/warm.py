@@ -12,7 +12,7 @@ import lightning_det.commands.eval
 import lightning_det.commands.inspect
 import lightning_det.commands.predict
 import lightning_det.commands.train  # noqa: F401
-from lightning_det.config import CONF, register_schema
+from lightning_det.config import CONF, read_option, register_schema
 from lightning_det.runs.numbering import register_numbering
 from support import composing
 
@@ -23,3 +23,6 @@ register_numbering()
 initialize_config_dir(config_dir=str(CONF), version_base="1.3")
 compose("train", overrides=["debug=limit", "strategy=[sniper,flip]", "dataset.resolution=[96,128]"])
 GlobalHydra.instance().clear()
+# Checks of lists of options compose each one, which a process remembers.
+for option in ("single_scale", "flip", "sniper_no_negatives", "ohem"):
+    read_option(f"strategy/{option}")
