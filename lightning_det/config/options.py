@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.composition import origin
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.system.errors import ConfigError
@@ -41,21 +40,16 @@ def read_option(option: str) -> DictConfig:
     Raises:
         HydraException: there is no such option.
     """
-    given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-    searched = tuple(o for o in given if o.lstrip("+").startswith("hydra.searchpath="))
-    if GlobalHydra.instance().is_initialized():
-        return OmegaConf.create(_compose(option, searched))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.create(_compose(option, searched))
+    present = origin()
+    return OmegaConf.create(_compose(option, present.loader, present.searched))
 
 
 @lru_cache
-def _compose(option: str, searched: tuple[str, ...]) -> dict[str, Any]:
+def _compose(option: str, loader: ConfigLoader, searched: tuple[str, ...]) -> dict[str, Any]:
     group, _, name = option.rpartition("/")
     # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]
-    composed = GlobalHydra.instance().config_loader().load_configuration(None, overrides, RunMode.RUN)
-    content: Any = OmegaConf.to_container(composed, resolve=False)
+    content: Any = OmegaConf.to_container(loader.load_configuration(None, overrides, RunMode.RUN), resolve=False)
     return {key: value for key, value in content.items() if key != "hydra"}
 
 
