@@ -162,6 +162,13 @@ class PredictConfig(Config):
 
 
 @dataclass
+class LoadConfig(Config):
+    """The settings of `lightning_det.load`: those of a run, and its own."""
+
+    checkpoint: str = MISSING
+
+
+@dataclass
 class ExportConfig(Config):
     """The settings of `lightning_det.export`: those of a run, and its own."""
 
@@ -194,6 +201,7 @@ def register_schema() -> None:
         "train": Config,
         "eval": EvalConfig,
         "predict": PredictConfig,
+        "load": LoadConfig,
         "export": ExportConfig,
         "inspect": InspectConfig,
         "mine": MineConfig,
