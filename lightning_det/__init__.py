@@ -1,7 +1,20 @@
-"""Detection research framework: which pixels, which boxes and which losses a detector learns from."""
+"""Detection research framework: which pixels, which boxes and which losses a detector learns from.
+
+In Python, `load` loads a trained detector, and `compose` builds the parts of a training (docs/python.md).
+"""
 
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_det.api.detector import LoadedDetector
+    from lightning_det.api.loading import load
+    from lightning_det.api.training import TrainingParts, compose
+    from lightning_det.inference.detections import ImageDetections
+    from lightning_det.inference.truth import Truth
+    from lightning_det.system.errors import UserError
 
 # Read once, when torch is loaded. By default, OpenMP's threads spin for milliseconds while they wait for each other. If
 # anything else runs on the machine, this doubles the time of a training step; on an idle machine, it saves nothing.
@@ -13,3 +26,26 @@ if any(word.startswith("lightning_det.") for word in sys.orig_argv[1:4]):  # pyt
     install_handler()  # imports take seconds
 
 __version__ = "0.1.0"
+
+__all__ = ["ImageDetections", "LoadedDetector", "TrainingParts", "Truth", "UserError", "compose", "load"]
+
+_MODULES = {
+    "ImageDetections": "inference.detections",
+    "LoadedDetector": "api.detector",
+    "TrainingParts": "api.training",
+    "Truth": "inference.truth",
+    "UserError": "system.errors",
+    "compose": "api.training",
+    "load": "api.loading",
+}
+"""Modules of the names above, which are imported when the names are used: torch and Lightning take seconds."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -19,10 +19,10 @@ FLOORS = (
     ("system", "ops", "protocols"),
     ("selection", "backbones", "views"),
     ("annotations", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
-    ("modules", "data", "callbacks", "inspection"),
+    ("modules", "data", "callbacks", "inspection", "inference"),
     ("config",),
     ("runs",),
-    ("evidence", "deployment"),
+    ("evidence", "deployment", "api"),
     ("commands",),
     COMMANDS,
 )
@@ -40,7 +40,8 @@ def imports(file):
 
 
 def test_every_part_has_a_floor():
-    parts = {p.stem for p in PACKAGE.iterdir() if not p.name.startswith("_") and p.name != "conf"}
+    others = ("conf", "py.typed")
+    parts = {p.stem for p in PACKAGE.iterdir() if not p.name.startswith("_") and p.name not in others}
     assert parts == set(FLOOR)
 
 

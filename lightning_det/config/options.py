@@ -5,12 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.composition import origin
 from lightning_det.config.own_options import own_folder
 from lightning_det.config.schema import CONF
 from lightning_det.config.signatures import locate, parameters
@@ -47,12 +45,7 @@ def read_option(option: str) -> DictConfig:
     Raises:
         HydraException: there is no such option.
     """
-    given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-    searched = tuple(o for o in given if o.lstrip("+").startswith("hydra.searchpath="))
-    if GlobalHydra.instance().is_initialized():
-        return OmegaConf.create(_compose(option, searched, own_folder()))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.create(_compose(option, searched, own_folder()))
+    return OmegaConf.create(_compose(option, origin().searched, own_folder()))
 
 
 @lru_cache
@@ -63,7 +56,7 @@ def _compose(option: str, searched: tuple[str, ...], own: Path | None) -> dict[s
     group, _, name = option.rpartition("/")
     # Not as the primary configuration, which Hydra searches in the package's folder only.
     overrides = [f"+{group}={name}", *searched]
-    composed = GlobalHydra.instance().config_loader().load_configuration(None, overrides, RunMode.RUN)
+    composed = origin().loader.load_configuration(None, overrides, RunMode.RUN)
     content: Any = OmegaConf.to_container(composed, resolve=False)
     return {key: value for key, value in content.items() if key != "hydra"}
 

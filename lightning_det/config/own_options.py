@@ -80,11 +80,12 @@ class OwnSource(FileConfigSource):
 
 
 class OwnOptions(SearchPathPlugin):
-    """Puts the user's folder before the package's."""
+    """Puts the user's folder before the package's, and changes no search path of other Hydra apps."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra whenever it makes a search path."""
         folder = own_folder()
-        if folder is not None:
+        ours = any(part.provider == "main" and part.path == str(CONF) for part in search_path.get_path())
+        if ours and folder is not None:
             path = f"{OwnSource.scheme()}://{folder}"
             search_path.prepend(provider="conf/", path=path, anchor=SearchPathQuery(provider="main"))

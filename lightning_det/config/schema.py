@@ -197,6 +197,13 @@ class PredictConfig(Config):
 
 
 @dataclass
+class LoadConfig(Config):
+    """The settings of `lightning_det.load`: those of a run, and its own."""
+
+    checkpoint: str = MISSING
+
+
+@dataclass
 class ExportConfig(Config):
     """The settings of `lightning_det.export`: those of a run, and its own."""
 
@@ -233,6 +240,7 @@ def register_schema() -> None:
         "train": Config,
         "eval": EvalConfig,
         "predict": PredictConfig,
+        "load": LoadConfig,
         "export": ExportConfig,
         "inspect": InspectConfig,
         "mine": MineConfig,

@@ -116,10 +116,21 @@ class ViewData(pl.LightningDataModule):
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
             )
-            loader = TrainLoader(**self._options(store, batches, self.train_views))
+            loader = TrainLoader(**self._content(store, batches, self.train_views), **self._processes())
             loader.trainer = trainer
             self._loaders["train"] = loader
         return self._loaders["train"]
+
+    def epoch_loader(self, epoch: int) -> DataLoader:
+        """Batches of an epoch of training, counted from 0, for a loop without a trainer; their views are planned anew.
+
+        Args:
+            epoch: decides, with the seed, which views are drawn.
+        """
+        store = _require(self.train, "train")
+        batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
+        workers = max(0, min(8, cores() - 2)) if self.num_workers is None else self.num_workers
+        return DataLoader(**self._content(store, batches, self.train_views), num_workers=workers)
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
@@ -128,30 +139,58 @@ class ViewData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
         if "val" not in self._loaders:
-            store, trainer = _require(self.val, "val"), self._active_trainer
-            rank, ranks = trainer.global_rank, trainer.world_size
-            batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
-            options = self._options(store, batches, self.test_views, self.frames)
-            self._loaders["val"] = DataLoader(**options)
+            trainer = self._active_trainer
+            self._loaders["val"] = self.inference_loader(
+                _require(self.val, "val"),
+                self.frames,
+                rank=trainer.global_rank,
+                ranks=trainer.world_size,
+                **self._processes(),
+            )
         return self._loaders["val"]
 
     predict_dataloader = val_dataloader
 
-    def _options(
+    def inference_loader(
+        self,
+        store: AnnotationStore,
+        frames: Callable[[int], Tensor] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        **processes: Any,
+    ) -> DataLoader:
+        """Every view of every image of a store once, with or without a trainer.
+
+        Args:
+            store: the images.
+            frames: see `ViewDataset`.
+            rank: see `InferenceBatches`.
+            ranks: see `InferenceBatches`.
+            **processes: arguments of the loader that change nothing about the batches.
+        """
+        batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
+        return DataLoader(**self._content(store, batches, self.test_views, frames), **processes)
+
+    def _content(
         self,
         store: AnnotationStore,
         batches: Sampler[list[Look]],
         planner: Planner,
         frames: Callable[[int], Tensor] | None = None,
     ) -> dict[str, Any]:
-        """Arguments of a loader."""
-        workers = self.num_workers
-        if workers is None:
-            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
+        """Arguments of a loader that decide about its batches."""
         return {
             "dataset": ViewDataset(store, **self.visibility, frames=frames),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
+        }
+
+    def _processes(self) -> dict[str, Any]:
+        """Arguments of a loader that decide how the batches are made."""
+        workers = self.num_workers
+        if workers is None:
+            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
+        return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": self._active_trainer.strategy.root_device.type == "cuda",

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
-from lightning_det.data.opening import ImageError, check_regular, error_text, open_image, read_bytes
+from lightning_det.data.opening import ImageError, check_pixels, check_regular, error_text, open_image, read_bytes
 from lightning_det.data.orientation import apply_orientation, read_orientation, swaps_sides
 from lightning_det.data.png import is_complete
 from lightning_det.system.errors import out_of_memory
@@ -69,23 +69,53 @@ def decode(path: Path) -> Tensor:
     data = read_bytes(path)
     image = open_image(path, data)
     try:
-        orientation = read_orientation(image)
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            orientation = read_orientation(image)
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             pixels = torchvision.io.decode_jpeg(encoded, mode=torchvision.io.ImageReadMode.RGB).numpy()
         else:
-            image.load()
-            if image.format == "TIFF":
-                orientation = read_orientation(image)  # newer versions of Pillow turn it while loading
-            pixels = np.asarray(_to_rgb(image)).transpose(2, 0, 1)
+            pixels, orientation = _load(image)
         del image  # up to a gigabyte of pixels, which are copied
-        return torch.from_numpy(np.require(apply_orientation(pixels, orientation), requirements=["C", "W"]))
+        return _turned(pixels, orientation)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise errors of many kinds for damaged data
         if out_of_memory(error):
             raise
         raise ImageError(f"{path}: damaged image ({error_text(error)})") from error
+
+
+def from_pillow(image: Image.Image, name: str = "image") -> Tensor:
+    """Converts one of Pillow's images as `decode` does its file: as it is displayed, (3, H, W) uint8 RGB.
+
+    Args:
+        image: one without an Exif orientation, such as one that was turned already, stays as it is.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: its pixels are of a kind that `open_image` refuses, or its file is damaged.
+    """
+    check_pixels(image, name)
+    try:
+        return _turned(*_load(image))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise ImageError(f"{name}: damaged image ({error_text(error)})") from error
+
+
+def _load(image: Image.Image) -> tuple[np.ndarray, int]:
+    """Decodes (3, H, W) uint8 RGB pixels as stored, and their orientation."""
+    orientation = read_orientation(image)  # before the file of a PNG is closed
+    image.load()
+    if image.format == "TIFF":
+        orientation = read_orientation(image)  # newer versions of Pillow turn it while loading
+    return np.asarray(_to_rgb(image)).transpose(2, 0, 1), orientation
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> Tensor:
+    """Pixels as they are displayed, in memory of their own."""
+    return torch.from_numpy(np.require(apply_orientation(pixels, orientation), requirements=["C", "W"]))
 
 
 def header(path: Path) -> Header:

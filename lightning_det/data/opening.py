@@ -50,16 +50,29 @@ def open_image(path: Path, source: bytes | IO[bytes]) -> ImageFile:
         raise ImageError(f"{path}: its header claims more than {MAX_PIXELS} pixels; cut it into parts") from error
     except Exception as error:
         raise ImageError(f"{path}: damaged image ({error_text(error)})") from error
+    check_pixels(image, path)
+    return image
+
+
+def check_pixels(image: Image.Image, name: str | Path) -> None:
+    """Refuses pixels that cannot become RGB of 8 bits, and more of them than `MAX_PIXELS`.
+
+    Args:
+        image: opened; it need not be decoded.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: saying what to do.
+    """
     unbounded = _unbounded_type(image)
     if unbounded is not None:
-        raise ImageError(f"{path}: {unbounded}, of which nobody says what is white; convert it to 8 or 16 bits")
+        raise ImageError(f"{name}: {unbounded}, of which nobody says what is white; convert it to 8 or 16 bits")
     if image.mode not in MODES:
-        raise ImageError(f"{path}: pixels of kind {image.mode}; convert it to RGB")
+        raise ImageError(f"{name}: pixels of kind {image.mode}; convert it to RGB")
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise ImageError(
-            f"{path}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
+            f"{name}: {image.size[0]} x {image.size[1]} pixels are more than {MAX_PIXELS}; cut it into parts"
         )
-    return image
 
 
 def read_bytes(path: Path) -> bytes:
@@ -91,7 +104,7 @@ def error_text(error: Exception) -> str:
     return re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
 
 
-def _unbounded_type(image: ImageFile) -> str | None:
+def _unbounded_type(image: Image.Image) -> str | None:
     """Describes pixels whose type has no largest value that would be white; None for other pixels."""
     if image.mode == "F":
         return "floating-point pixels"

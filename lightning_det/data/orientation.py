@@ -2,7 +2,7 @@
 
 import numpy as np
 from PIL.Image import Image
-from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from lightning_det.data.png import read_exif
 
@@ -10,11 +10,11 @@ ORIENTATION = 0x0112
 """Exif tag."""
 
 
-def read_orientation(image: ImageFile) -> int:
+def read_orientation(image: Image) -> int:
     """Exif's orientation, 1 to 8; 1 (as stored) if it is missing or cannot be read."""
     try:
         exif = Image.getexif(image)  # the method of PNG images would decode the whole file
-        if image.format == "PNG" and ORIENTATION not in exif and image.fp is not None:
+        if isinstance(image, PngImageFile) and ORIENTATION not in exif and image.fp is not None:
             exif.load(read_exif(image.fp))
         value = exif.get(ORIENTATION, 1)
     except Exception:  # Pillow raises errors of many kinds for damaged Exif; the pixels may be fine

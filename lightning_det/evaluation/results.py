@@ -1,7 +1,7 @@
 """Detections of many images as flat arrays."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,10 @@ class Results:
             thresholds: (K,) of the classes.
         """
         return self._rows(self.scores >= thresholds[self.labels], self.seen)
+
+    def moved(self, first: int) -> "Results":
+        """The same, as part of a larger store in which the first image has another position."""
+        return replace(self, images=self.images + first, seen=self.seen + first)
 
     def _rows(self, rows: np.ndarray, seen: np.ndarray) -> "Results":
         """Detections of some rows, given as positions or as a mask."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
-from lightning_det.system.errors import ConfigError
+from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
 
 
@@ -185,6 +185,18 @@ class DetectionModule(pl.LightningModule):
             touches_cut(boxes, batch)[keep].cpu().numpy(),
         )
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> NoReturn:
+        """Refuses what Lightning's method does: it cannot build a detector, and would run code that a file names.
+
+        Raises:
+            UserError: always; it names what loads a checkpoint.
+        """
+        raise UserError(
+            f"lightning_det.load({str(checkpoint_path)!r}).module is the module of a checkpoint, built from its "
+            f"settings; {cls.__name__}.load_from_checkpoint is not available"
+        )
+
     def load_own(self, state_dict: Mapping[str, Tensor], labels: LabelMap) -> str:
         """Loads the weights of another training of this detector, perhaps for other classes.
 
@@ -232,7 +244,10 @@ class DetectionModule(pl.LightningModule):
         """
         trainer = self.trainer
         if self.optimizer is None or self.schedule is None:
-            raise RuntimeError("a module without optimizer and schedule cannot be trained")
+            raise RuntimeError(
+                "a module without optimizer and schedule cannot be trained: "
+                "lightning_det.compose(['weights=RUN', ...]) builds one that starts from a trained detector"
+            )
         try:
             optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
         except ValueError as error:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_det.config import validate
+from lightning_det.config.composition import origin
 from lightning_det.config.options import SUGGESTED
 from lightning_det.config.recognition import recognise_dataset
-from lightning_det.runs.resume import OVERRIDES, composition_overrides, override_key, overrides_to_record
+from lightning_det.runs.resume import OVERRIDES, overrides_to_record
 from lightning_det.system.files import atomic_write
 
 
@@ -34,10 +34,9 @@ def run_folder() -> Path:
 
 def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, list[str]]:
     """Lists, by config group, the options that the run is composed of, without inherited ones."""
-    loader = GlobalHydra.instance().config_loader()
-    defaults = loader.compute_defaults_list(
-        HydraConfig.get().job.config_name, composition_overrides(), RunMode.RUN
-    ).defaults
+    present = origin()
+    overrides = [*present.searched, *present.overrides]
+    defaults = present.loader.compute_defaults_list(present.command, overrides, RunMode.RUN).defaults
     options = {*groups, "strategy", "test", "shared"}
 
     def is_chosen(parent: str) -> bool:
@@ -49,8 +48,8 @@ def chosen_options(groups: Sequence[str] = ("strategy", "test")) -> dict[str, li
 
 
 def overridden_keys() -> list[str]:
-    """Lists the keys that the user set on the command line, without ``+``."""
-    return [override_key(o) for o in HydraConfig.get().overrides.task]
+    """Lists the keys that the user set, without ``+``."""
+    return origin().keys
 
 
 @rank_zero_only

@@ -118,6 +118,7 @@ CHECKS: dict[str, dict[str, Callable[[str, str], None]]] = {
     "inspect": {"proposals": _proposals},
     "eval": {"checkpoint": _checkpoint},
     "predict": {"checkpoint": _checkpoint, "source": _source, "thresholds": _thresholds, "coco": _coco},
+    "load": {"checkpoint": _checkpoint},
     "export": {},  # checks its packages first, and then the checkpoint
 }
 """Checks by command and key, for commands that have a run folder."""

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.checkpoint.plain import follow, key_references
 from lightning_det.config import read_option
-from lightning_det.config.schema import Config, EvalConfig, ExportConfig, PredictConfig
+from lightning_det.config.schema import Config, EvalConfig, ExportConfig, LoadConfig, PredictConfig
 from lightning_det.runs.composition import chosen_options
 from lightning_det.system.errors import ConfigError
 
@@ -29,15 +29,16 @@ OF_GROUPS = {
 OF_TRAINING = ("optimizer", "schedule", "debug")
 """Config groups that are not read if there is a checkpoint."""
 
-SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "export": ExportConfig}
+SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "load": LoadConfig, "export": ExportConfig}
 
 DETECTOR = ("backbone", "detector", "module", "views.test", "dataset.root")
 SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.passes")
-FOUND = (
+DETECTED = (
     *SHOWN,
     *("test.view_detections", "test.merge", "test.vote", "test.detections_per_megapixel", "test.fragments"),
-    *("data._target_", "data.test_batch_size", "data.num_workers", "trainer"),
+    *("data._target_", "data.test_batch_size"),
 )
+FOUND = (*DETECTED, "data.num_workers", "trainer")
 EVALUATED = (
     *("dataset.source", "dataset.holdout", "dataset.classes", "dataset.other_classes", "dataset.on_bad"),
     *("dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
@@ -47,6 +48,7 @@ EVALUATED = (
 READ = {
     "eval": (*DETECTOR, *FOUND, *EVALUATED),
     "predict": (*DETECTOR, *FOUND),
+    "load": (*DETECTOR, *DETECTED, "dataset.size_cuts", "test.backend"),
     "export": (*DETECTOR, *SHOWN),
 }
 """Keys that the commands read, in addition to the keys that these refer to."""

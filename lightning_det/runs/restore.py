@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 from lightning_det.checkpoint import check_references, load_checkpoint
 from lightning_det.config import resolve, validate
+from lightning_det.config.composition import origin
 from lightning_det.config.module import build_module
 from lightning_det.config.parts import PARTS, check_parts
 from lightning_det.config.recognition import recognise_other_root
@@ -56,7 +56,7 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: naming the key.
     """
-    command, keys = str(HydraConfig.get().job.config_name), overridden_keys()
+    command, keys = str(origin().command), overridden_keys()
     try:
         merged = overlay_settings(complete(saved), cfg, keys)
         references: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)

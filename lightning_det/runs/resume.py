@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from lightning_det.config.composition import SEARCHPATH, override_key
 from lightning_det.config.record import check_record, read_record
 from lightning_det.runs.layout import LAST, METRICS, OVERRIDES
 from lightning_det.system.errors import ConfigError
@@ -95,7 +96,7 @@ def resumes_in_place(resume: str | None, folder: Path) -> bool:
 def composition_overrides() -> list[str]:
     """The overrides that this run is composed of: those of the task, and Hydra's search path."""
     given = HydraConfig.get().overrides
-    return [*(o for o in given.hydra if override_key(o) == "hydra.searchpath"), *given.task]
+    return [*(o for o in given.hydra if override_key(o) == SEARCHPATH), *given.task]
 
 
 def overrides_to_record(folder: Path) -> list[str]:
@@ -114,8 +115,3 @@ def overrides_to_record(folder: Path) -> list[str]:
 def quote(path: str | Path) -> str:
     """A path as the value of an override. Non-ASCII letters are kept: Hydra does not read JSON's escapes."""
     return json.dumps(str(path), ensure_ascii=False)
-
-
-def override_key(override: str) -> str:
-    """The dotted key that an override sets, without ``+`` and ``~``."""
-    return override.split("=", 1)[0].lstrip("+~")
