@@ -61,6 +61,8 @@ RANGES = {
     "dataset.limit": Range("at least 1, or null for all images", 1),
     "dataset.limit_val": Range("at least 1, or null for all images", 1),
     "capacity.neck": COUNT,
+    "capacity.finest_stride": COUNT,
+    "capacity.extra_maps": NOT_NEGATIVE,
     "capacity.head": COUNT,
     "capacity.roi": COUNT,
     "capacity.rois": COUNT,
