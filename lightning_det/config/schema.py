@@ -120,6 +120,10 @@ class CapacityConfig:
 
     neck: int = 256
     """Channels of a feature pyramid."""
+    finest_stride: int = 8
+    """Stride of the finest map that RetinaNet reads."""
+    extra_maps: int = 2
+    """Maps of RetinaNet's pyramid that are coarser than the backbone's."""
     head: int = 1024
     """Width of the RoI head."""
     roi: int = 7

@@ -63,6 +63,8 @@ RANGES = {
     "dataset.limit_val": Range("at least 1, or null for all images", 1),
     "dataset.proposals_per_megapixel": RATE,
     "capacity.neck": COUNT,
+    "capacity.finest_stride": COUNT,
+    "capacity.extra_maps": NOT_NEGATIVE,
     "capacity.head": COUNT,
     "capacity.roi": COUNT,
     "capacity.rois": COUNT,

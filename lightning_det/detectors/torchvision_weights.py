@@ -1,4 +1,4 @@
-"""Loads weights of torchvision's Faster R-CNN R50-FPN and SSD300 into our detectors."""
+"""Loads weights of torchvision's Faster R-CNN R50-FPN and SSD300 into our detectors; `rename` serves others too."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,20 +11,23 @@ FASTER_RCNN_CLASSES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.met
 SSD_CLASSES: Sequence[str] = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
 """Names by COCO's category id; background is 0, gaps are "N/A"."""
 
-RENAMED = {
+BODY = {
     "backbone.body.conv1.": "backbone.stages.0.0.",
     "backbone.body.bn1.": "backbone.stages.0.1.",
     "backbone.body.layer1.": "backbone.stages.0.4.",
     "backbone.body.layer2.": "backbone.stages.1.0.",
     "backbone.body.layer3.": "backbone.stages.2.0.",
     "backbone.body.layer4.": "backbone.stages.3.0.",
+}
+"""Prefixes of a ResNet's tensors in torchvision's detectors and in ours."""
+
+RENAMED = BODY | {
     "backbone.fpn.": "neck.pyramid.",
     "rpn.head.": "rpn.head.",
     "roi_heads.box_head.": "roi_head.predictor.trunk.",
     "roi_heads.box_predictor.cls_score.": "roi_head.predictor.classify.",
     "roi_heads.box_predictor.bbox_pred.": "roi_head.predictor.regress.",
 }
-
 
 SSD_RENAMED = {
     "backbone.": "backbone.network.",
@@ -70,7 +73,7 @@ def load_torchvision(
     Raises:
         ValueError: the state_dict is not of such a detector, or misses tensors.
     """
-    weights = _rename(state_dict, RENAMED, "Faster R-CNN FPN")
+    weights = rename(state_dict, RENAMED, "Faster R-CNN FPN")
     rows = len(weights["roi_head.predictor.classify.weight"])
     if class_rows:
         _check_rows(class_rows, num_classes, rows)
@@ -80,7 +83,7 @@ def load_torchvision(
             weights[name] = weights[name].unflatten(0, (rows, -1))[[0, *class_rows]].flatten(0, 1)
         elif class_rows is not None or rows != num_classes + 1:
             del weights[name]
-    return _load(detector, weights)
+    return load_renamed(detector, weights)
 
 
 def load_torchvision_ssd(
@@ -105,7 +108,7 @@ def load_torchvision_ssd(
     Raises:
         ValueError: see `load_torchvision`.
     """
-    weights = _rename(state_dict, SSD_RENAMED, "SSD300")
+    weights = rename(state_dict, SSD_RENAMED, "SSD300")
     rows = ssd_rows(state_dict, per_cell)
     if class_rows:
         _check_rows(class_rows, num_classes, rows)
@@ -114,7 +117,7 @@ def load_torchvision_ssd(
             weights[name] = weights[name].unflatten(0, (-1, rows))[:, [0, *class_rows]].flatten(0, 1)
         elif class_rows is not None or rows != num_classes + 1:
             del weights[name]
-    return _load(detector, weights)
+    return load_renamed(detector, weights)
 
 
 def ssd_rows(state_dict: Mapping[str, Tensor], per_cell: int) -> int:
@@ -129,7 +132,17 @@ def ssd_rows(state_dict: Mapping[str, Tensor], per_cell: int) -> int:
     return len(first) // per_cell
 
 
-def _rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str) -> dict[str, Tensor]:
+def rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str) -> dict[str, Tensor]:
+    """Gives torchvision's tensors our names.
+
+    Args:
+        state_dict: tensors by torchvision's names.
+        table: prefixes of theirs and of ours; the first that fits counts.
+        kind: the detector that all names must be of, for the message.
+
+    Raises:
+        ValueError: a tensor has another name.
+    """
     weights = {}
     for name, tensor in state_dict.items():
         prefix = next((p for p in table if name.startswith(p)), None)
@@ -139,7 +152,15 @@ def _rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: st
     return weights
 
 
-def _load(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]:
+def load_renamed(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]:
+    """Loads all tensors of a detector but those that depend on the classes, which may be missing.
+
+    Returns:
+        Names of the missing tensors.
+
+    Raises:
+        ValueError: other tensors are missing, or there are more, or shapes differ.
+    """
     try:
         missing, unexpected = detector.load_state_dict(weights, strict=False)
     except RuntimeError as error:

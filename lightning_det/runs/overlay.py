@@ -55,6 +55,7 @@ READ = {
 
 UNREAD = (
     *(f"detector.{name}" for name in ("box_beta", "box_weight", "roi_head.box_beta")),
+    *(f"detector.{name}" for name in ("box_loss", "alpha", "gamma", "prior", "positive", "negative")),
     *(f"detector.rpn.{name}" for name in ("positive", "negative", "border")),
     *(f"backbone.{name}" for name in ("weights", "pretrained", "frozen_stages", "checkpointed")),
     *("module.norm_weight_decay", "module.reference_batch", "views.test.scales.warm_epochs"),

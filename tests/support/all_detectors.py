@@ -30,6 +30,11 @@ def rfcn(select=RANDOM, **settings):
     return makers.rfcn(backbone, CLASSES, [16, 32, 64], [1.0], *select, roi_size=3, **SMALL, **settings)
 
 
+def retinanet(**settings):
+    backbone = tiny_backbone("pyramid", 4, norm="group")
+    return makers.retinanet(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
+
+
 def dense(**settings):
     backbone = dsod(
         stem_width=8,
@@ -58,6 +63,8 @@ DETECTORS = {
         ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardSelector(64, None, ranking="train")
     ),
     "dsod": dense,
+    "retinanet": lambda: retinanet(),
+    "retinanet giou": lambda: retinanet(head_norm="group", box_loss="giou"),
     "grp_dsod": lambda: dense(reused=0.5),
 }
 BOXES = {

@@ -4,7 +4,18 @@ from functools import partial
 
 import torch
 
-from lightning_det.detectors import RFCN, RPN, SSD, FasterRCNN, GatedPyramid, Normalize, Priors, RoIHead
+from lightning_det.detectors import (
+    RFCN,
+    RPN,
+    SSD,
+    FasterRCNN,
+    GatedPyramid,
+    Normalize,
+    Priors,
+    RetinaNet,
+    RetinaPyramid,
+    RoIHead,
+)
 from lightning_det.protocols.selector import Regions
 
 PROPOSALS = {"before_nms": (2000, 1000), "after_nms": (2000, 1000)}
@@ -44,6 +55,11 @@ def ssd(backbone, classes, objects, select, reused=None, mean=None, std=None, he
     preprocess = None if mean is None else Normalize(mean, std)
     priors = partial(Priors, objects=objects, **own)
     return SSD(backbone, classes, select, priors, neck, preprocess, head_norm=head_norm, **settings)
+
+
+def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="backbone", **settings):
+    neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
+    return RetinaNet(backbone, classes, neck, sizes, **settings)
 
 
 def regions(labels, losses=None, boxes=None, ious=None):
