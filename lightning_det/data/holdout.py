@@ -31,7 +31,7 @@ def held_out(store: AnnotationStore, share: float) -> np.ndarray:
     """
     images = defaultdict(list)
     for number in range(len(store)):
-        images[PurePath(store.files[number]).stem.split(COPIES)[0]].append(number)
+        images[PurePath(store.files[number]).with_suffix("").as_posix().split(COPIES)[0]].append(number)
     if len(images) < 2:
         raise DatasetError(
             f"dataset.holdout={share:g}: {len(images)} images cannot be divided; give a validation split"

@@ -54,6 +54,7 @@ def statistics(store: AnnotationStore) -> dict[str, Any]:
         "ignored_regions": int(store.ignored.sum()),
         "images_without_boxes": int((counts == 0).sum()),
         "classes": dict(zip(store.label_map.names, per_class.tolist(), strict=True)),
+        "boxes_of_other_classes": dict(store.other_classes),
         "percentiles": list(PERCENTILES),
         "image_width": _percentiles(store.widths),
         "image_height": _percentiles(store.heights),

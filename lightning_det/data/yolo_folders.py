@@ -69,10 +69,11 @@ def holds_images(folder: Path) -> bool:
 
 
 def label_files(root: Path) -> list[Path]:
-    """Some of the label files below a folder: where a split's labels are, as far as their first lines tell."""
-    images = [root / place for place in folders_of_splits(root).values()]
-    labels = [Path(str(place).replace(f"/{i}", f"/{k}")) for place in images for i in IMAGES for k in LABELS]
-    folders = [folder for folder in dict.fromkeys([*labels, *images]) if folder.is_dir()]
+    """Some of the label files of a dataset, where its splits have them."""
+    images = [Path(place).parts for place in folders_of_splits(root).values()]
+    labels = [[label if part in IMAGES else part for part in place] for place in images for label in LABELS]
+    places = dict.fromkeys(root.joinpath(*parts) for parts in (*labels, *images))
+    folders = [place for place in places if place.is_dir()]
     files = [file for folder in folders for file in sorted(folder.glob("*.txt"))[:SAMPLE] if file.name not in NAMES]
     return [file for file in files if _class_numbers(file)]
 

@@ -171,9 +171,11 @@ class RetinaNet(Extractor):
         """The detector without NMS, see `candidates`."""
         return Candidates(self)
 
-    def anchor_shapes(self, sizes: Sequence[float] | None = None) -> AnchorShapes:
-        """Shapes and grids of the anchors, or of anchors with other smallest sides of the maps."""
-        anchors = self.anchors if sizes is None else Anchors(_octaves(sizes), self.anchors.ratios)
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes:
+        """Shapes and grids of the anchors, or of anchors of other smallest sides of the maps, or other ratios."""
+        anchors = self.anchors if sizes is None else Anchors(_octaves(sizes), ratios or self.anchors.ratios)
         return stack_shapes(anchors.cells, self.strides, start=0.0)
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:

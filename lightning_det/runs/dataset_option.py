@@ -46,7 +46,7 @@ def _names_dataset(experiment: str, arguments: Iterable[str], command: str) -> b
     searched = [a for a in arguments if override_key(a) == "hydra.searchpath"]
     try:
         value = OverridesParser.create().parse_override(experiment).value()
-        names = value.list if isinstance(value, ChoiceSweep) else [value]
+        names = [name for name in (value.list if isinstance(value, ChoiceSweep) else [value]) if name is not None]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             default, *others = [
                 OmegaConf.to_container(compose(command, [*searched, *chosen]).dataset.source)

@@ -106,6 +106,7 @@ def relabel(store: AnnotationStore, labels: LabelMap) -> AnnotationStore:
     if unknown:
         raise DatasetError(
             f"the dataset has classes that the checkpoint does not know: {', '.join(unknown[:10])}; "
-            f"it knows {', '.join(labels.printable_names[:10])}{' ...' if len(labels) > 10 else ''}"
+            f"it knows {', '.join(labels.printable_names[:10])}{' ...' if len(labels) > 10 else ''}; "
+            "dataset.classes=[...] leaves the others out"
         )
     return store.with_labels(labels)
