@@ -49,7 +49,7 @@ def test_imports_go_downward():
     wrong = []
     for file in PACKAGE.rglob("*.py"):
         part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if part != "__init__":
+        if not part.startswith("__"):  # the package itself and `python -m lightning_det` are above all
             wrong += [f"{file.relative_to(PACKAGE)} imports {o}" for o in imports(file) if FLOOR[o] > FLOOR[part]]
     assert not wrong
 
