@@ -119,8 +119,8 @@ def short(name: str) -> str:
     return name.removeprefix("train/").replace("_per_", "/").replace("_", " ")
 
 
-def number(value: float | str) -> str:
-    """A figure in four digits or so; texts stay."""
+def number(value: Any) -> str:
+    """A number in four digits or so; texts stay."""
     if isinstance(value, str):
         return value
     return f"{value:.{3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}"
