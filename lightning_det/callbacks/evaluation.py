@@ -93,7 +93,7 @@ class Evaluator(Collector):
         self.evaluation = evaluate(store, results, self.size_cuts, self.counted, backend=self.backend)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
-            defined = {keys.validated(k): v for k, v in figures.items() if v is not None}
+            defined = {keys.validation(k): v for k, v in figures.items() if v is not None}
             pl_module.log_dict(defined, rank_zero_only=False, sync_dist=False)
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
             self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
@@ -116,7 +116,7 @@ def is_undefined(trainer: pl.Trainer, name: str | None) -> bool:
     """
     evaluator = find_callback(trainer, Evaluator)
     figures = evaluator.report.get("figures", {}) if evaluator is not None else {}
-    return any(keys.validated(figure) == name and value is None for figure, value in figures.items())
+    return any(keys.validation(figure) == name and value is None for figure, value in figures.items())
 
 
 def _gather(mine: Results) -> list[Results]:

@@ -79,7 +79,7 @@ def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
             "candidate_loss_mean": losses.sum() / known.sum().clamp(min=1),
             "candidate_loss_max": losses.max(),
         }
-    return {keys.selected(selected.kind, name): value.float() for name, value in found.items()}
+    return {keys.selection(selected.kind, name): value.float() for name, value in found.items()}
 
 
 def draw(batch: Batch, selected: Selected, view: int, names: tuple[str, ...]) -> np.ndarray:

@@ -45,8 +45,8 @@ class EpochSummary(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the figures of a validation of this epoch, if there is one."""
         found = trainer.callback_metrics
-        self._figures = {n: float(found[keys.validated(n)]) for n in ("AP", "AP50") if keys.validated(n) in found}
-        if is_undefined(trainer, keys.validated("AP")):
+        self._figures = {n: float(found[keys.validation(n)]) for n in ("AP", "AP50") if keys.validation(n) in found}
+        if is_undefined(trainer, keys.validation("AP")):
             self._figures = {"AP": None}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -37,7 +37,7 @@ def make_workspace(entity: str, project: str, group: str | None = None, name: st
             "the dashboard is made by wandb-workspaces: pip install 'lightning-det[dashboard]'"
         ) from error
     filters = "" if group is None else expr.And(expr.Metric("Group") == group)
-    columns = [f"summary:{keys.validated(figure)}" for figure in ("AP", "AP50")]
+    columns = [f"summary:{keys.validation(figure)}" for figure in ("AP", "AP50")]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -54,9 +54,9 @@ def sections() -> dict[str, list[Any]]:
 
     return {
         "Average precision": [
-            _lines("AP", keys.validated("AP"), keys.validated("AP50"), keys.validated("AP75")),
-            _lines("AP by size", *(keys.validated(f"AP_{size}") for size in SIZES)),
-            _lines("average recall by size", *(keys.validated(f"AR_{size}") for size in SIZES)),
+            _lines("AP", keys.validation("AP"), keys.validation("AP50"), keys.validation("AP75")),
+            _lines("AP by size", *(keys.validation(f"AP_{size}") for size in SIZES)),
+            _lines("average recall by size", *(keys.validation(f"AR_{size}") for size in SIZES)),
         ],
         "Losses and learning rate": [
             _lines("loss", keys.LOSS, keys.EPOCH_LOSS),
@@ -98,7 +98,7 @@ def _lines(title: str, *names: str, **arguments: Any) -> Any:
 
 def _lines_of_regions(title: str, *figures: str) -> Any:
     """A plot of figures of the selected RoIs or priors; a run has one of them."""
-    return _lines(title, *(keys.selected(kind, figure) for kind in ("roi", "prior") for figure in figures))
+    return _lines(title, *(keys.selection(kind, figure) for kind in ("roi", "prior") for figure in figures))
 
 
 def _chart(key: str, x: str, y: str, stroke: str, title: str) -> Any:

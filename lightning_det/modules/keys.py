@@ -19,12 +19,12 @@ def loss_term(name: str) -> str:
     return f"train/{name}"
 
 
-def selected(kind: str, figure: str) -> str:
+def selection(kind: str, figure: str) -> str:
     """Name of a figure of the ``roi``s or ``prior``s that carry loss, see `lightning_det.callbacks.SelectionLog`."""
     return f"train/{kind}/{figure}"
 
 
-def validated(figure: str) -> str:
+def validation(figure: str) -> str:
     """Name of one of COCO's figures, see `Evaluation.figures`."""
     return f"val/{figure}"
 

@@ -145,8 +145,8 @@ def _find_mismatch(content: dict[str, Any], module: DetectionModule, cfg: DictCo
         return f"it is of another detector ({len(names)} tensors are missing or differ in shape, such as {names[0]})"
     if mismatch := _find_optimizer_mismatch(content, module):
         return mismatch
-    nodes = (node for node in (cfg.callbacks or {}).values() if node is not None)
-    averages = any(makes(node, WeightAveraging) for node in nodes)
+    nodes = {f"callbacks.{name}": node for name, node in (cfg.callbacks or {}).items() if node is not None}
+    averages = any(makes(key, node, WeightAveraging) for key, node in nodes.items())
     if averages != ("averaging_state" in content):
         return f"it has {'no' if averages else 'an'} average of weights (callbacks=[default,ema])"
     done = {"max_epochs": _epochs_done(content), "max_steps": content["global_step"]}

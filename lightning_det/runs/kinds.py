@@ -6,15 +6,16 @@ from typing import Any
 from lightning_det.config.signatures import locate
 
 
-def makes(node: Mapping[str, Any], kind: type) -> bool:
+def makes(key: str, node: Mapping[str, Any], kind: type) -> bool:
     """Whether a node makes an object of a class, or of one derived from it.
 
     Args:
+        key: of the node, for the message.
         node: with a ``_target_``.
         kind: the class.
 
     Raises:
         ConfigError: the target cannot be imported.
     """
-    target = locate("callbacks", node["_target_"])
+    target = locate(key, node["_target_"])
     return isinstance(target, type) and issubclass(target, kind)

@@ -38,7 +38,7 @@ def check_trainer(cfg: DictConfig) -> None:
         raise ConfigError(why)
     epochs, timed = settings.max_epochs, settings.max_time is not None
     endless = settings.max_steps == -1 and (epochs == -1 or (epochs is None and timed))
-    if endless and makes(cfg.schedule, Cosine):
+    if endless and makes("schedule", cfg.schedule, Cosine):
         raise ConfigError(
             f"schedule=cosine falls over the whole training, and this one has no end that it knows "
             f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
@@ -61,12 +61,12 @@ def check_monitors(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the callback's key and the figures that are logged.
     """
-    known = [keys.validated(name) for name in figure_names(cfg.test.max_detections)]
+    known = [keys.validation(name) for name in figure_names(cfg.test.max_detections)]
     every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
     never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
     for name, monitor in monitored_figures(cfg).items():
         key = f"callbacks.{name}.monitor={monitor}"
-        if not monitor.startswith(keys.validated("")):
+        if not monitor.startswith(keys.validation("")):
             continue
         if (cfg.callbacks or {}).get("evaluator") is None:
             raise ConfigError(f"{key}: without callbacks.evaluator nothing logs it; callbacks.{name}=null")
@@ -88,7 +88,7 @@ def monitored_figures(cfg: DictConfig) -> dict[str, str]:
 
 def _stops_early(cfg: DictConfig, name: str) -> bool:
     """Whether a callback ends the training by its figure."""
-    return makes(cfg.callbacks[name], EarlyStopping)
+    return makes(f"callbacks.{name}", cfg.callbacks[name], EarlyStopping)
 
 
 def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) -> None:
@@ -137,7 +137,7 @@ def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) ->
 def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray | None) -> None:
     """Refuses early stopping by a figure that will be undefined, and warns about other callbacks that monitor one."""
     figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images)
-    missing = [keys.validated(name) for name in figures]
+    missing = [keys.validation(name) for name in figures]
     watching = {name: monitor for name, monitor in monitored_figures(cfg).items() if monitor in missing}
     reason = explain_undefined(val, images)
     where = split_name(cfg, "val")

@@ -64,7 +64,7 @@ def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = Non
 def _best_ap(trainer: pl.Trainer, last: float) -> float:
     """Returns the AP of the best checkpoint, or the last AP if there is no best checkpoint."""
     savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-    best = next((c.best_model_score for c in savers if c.monitor == keys.validated("AP")), None)
+    best = next((c.best_model_score for c in savers if c.monitor == keys.validation("AP")), None)
     return last if best is None else float(best)
 
 
