@@ -49,9 +49,9 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
         check_names(store.label_map.names)
     except ValueError as error:
         raise DatasetError(f"dataset.{named} ({dataset[named]}): {error}; rename it") from error
-    if dataset.classes is not None:
-        store = choose(dataset, store, which)
-    return hold_out(store, dataset.holdout, which) if divided else store, problems
+    if divided:
+        store = hold_out(store, dataset.holdout, which)
+    return store if dataset.classes is None else choose(dataset, store, which), problems
 
 
 def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> AnnotationStore:
