@@ -16,7 +16,7 @@ from lightning_det.evaluation.results import Results
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.coco_output import Ids, write_coco
 from lightning_det.runs.composition import run_folder
-from lightning_det.runs.drawings import Drawing, check_output, write_drawings
+from lightning_det.runs.drawings import Drawing, check_drawing, write_drawings
 from lightning_det.runs.predictions_file import say_counts, summarize
 from lightning_det.runs.restore import restore_detector
 from lightning_det.runs.score_thresholds import shown_scores
@@ -34,7 +34,7 @@ def predict(cfg: DictConfig) -> None:
     ids = None if cfg.coco in (True, False) else Ids.read(Path(cfg.coco), module.labels)
     thresholds = shown_scores(cfg, module.labels)
     source = read_source(sources_of(cfg), cfg.recursive, module.labels)
-    check_output(source, output)
+    check_drawing(source, drawing)
     if source.problems:
         log.warning("left out, because they cannot be read:\n%s", name_problems(source.problems))
 

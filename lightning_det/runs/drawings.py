@@ -27,6 +27,9 @@ JPEGS = (".jpg", ".jpeg", ".jfif")
 
 LARGEST_SCALE = 16.0
 
+LONGEST_SIDE = 30_000
+"""Maximum length of an enlarged picture, pixels: JPEG ends at 65,535, and memory often earlier."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -82,15 +85,23 @@ def file_stems(names: Sequence[str]) -> list[str]:
     return stems
 
 
-def check_output(source: Source, output: Path) -> None:
-    """Refuses a folder that holds images or videos to predict: its pictures would be inputs of the next prediction.
+def check_drawing(source: Source, drawing: Drawing) -> None:
+    """Checks that pictures can be drawn, before anything is predicted.
+
+    Their folder must not hold images or videos to predict: the pictures would be inputs of the next prediction.
 
     Raises:
         ConfigError: naming the key.
     """
+    output = drawing.folder
     place = Path(os.path.realpath(output))
     written = {place / "pictures", place / "crops"}
     for part in source.parts:
+        longest = int(max(part.store.widths.max(), part.store.heights.max()))
+        if drawing.scale is not None and drawing.scale > 1 and drawing.scale * longest > LONGEST_SIDE:
+            most = max(1.0, LONGEST_SIDE / longest)
+            given = f"draw_scale={drawing.scale:g}"
+            raise ConfigError(f"{given}: too much for images of {longest} pixels; at most {most:.2g}")
         for name in part.store.files if part.video is None else [part.video.path.name]:
             file = Path(os.path.realpath(part.store.root / name))
             if file.parent == place or written.intersection(file.parents):

@@ -65,5 +65,6 @@ def _list_scores(measured: Thresholds, labels: LabelMap) -> str:
 
 
 def run_of(checkpoint: str) -> Path:
-    """Returns the run folder of a checkpoint: the one that holds the folder ``checkpoints``."""
-    return checkpoint_file(checkpoint).parent.parent
+    """Returns the run folder of a checkpoint, which holds ``checkpoints``; of a file elsewhere, its own folder."""
+    folder = checkpoint_file(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else folder

@@ -17,7 +17,7 @@ from lightning_det.evaluation.results import Results
 from lightning_det.evaluation.thresholds import Thresholds
 from lightning_det.plotting.colours import class_colour
 from lightning_det.runs.coco_output import Ids, write_coco
-from lightning_det.runs.drawings import Drawing, check_output, file_stems, write_drawings
+from lightning_det.runs.drawings import Drawing, check_drawing, file_stems, write_drawings
 from lightning_det.runs.predictions_file import say_counts, summarize
 from lightning_det.runs.score_thresholds import shown_scores
 from lightning_det.runs.sources import Part, Source
@@ -90,14 +90,22 @@ def test_crops_are_named_by_image_class_and_rank(source, results, tmp_path):
 
 
 def test_the_folder_of_the_images_is_no_output(source, tmp_path):
-    check_output(source, tmp_path / "in/out")
+    check_drawing(source, drawing(tmp_path / "in/out"))
     for folder in ("in", "in/sub", "in/sub/.."):
         with pytest.raises(ConfigError, match=f"output=.*{folder}: the folder of images"):
-            check_output(source, tmp_path / folder)
+            check_drawing(source, drawing(tmp_path / folder))
     moved = replace(source.parts[0].store, root=tmp_path / "pictures")
     inside = Source([Part(moved, "", None)], [], tmp_path)
     with pytest.raises(ConfigError):
-        check_output(inside, tmp_path)
+        check_drawing(inside, drawing(tmp_path))
+
+
+def test_pictures_that_would_be_too_large_are_refused(source, tmp_path):
+    wide = replace(source.parts[0].store, widths=np.full(3, 20_000, np.int32))
+    large = source._replace(parts=[Part(wide, "", None)])
+    check_drawing(large, drawing(tmp_path / "out", scale=1.0))
+    with pytest.raises(ConfigError, match="draw_scale=3: too much for images of 20000 pixels; at most 1"):
+        check_drawing(large, drawing(tmp_path / "out", scale=3.0))
 
 
 def test_options_of_drawing():
