@@ -75,7 +75,7 @@ class LoadedDetector:
         """
         if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
             images = list(images)
-        if not isinstance(images, Iterable) or isinstance(images, str | np.ndarray | Tensor):
+        if not isinstance(images, Iterable) or isinstance(images, str | bytes | np.ndarray | Tensor):
             images = [images]
         if not isinstance(images, Sequence):
             return list(self.stream(images))
@@ -151,6 +151,6 @@ class LoadedDetector:
 
     def _lowest_scores(self) -> np.ndarray:
         """(K,) float64, by class."""
-        if isinstance(self.limits, float):
-            return np.full(len(self.classes), self.limits)
-        return self.limits.of(self.classes, SHOWN)
+        if isinstance(self.limits, Thresholds):
+            return self.limits.of(self.classes, SHOWN)
+        return np.full(len(self.classes), self.limits, np.float64)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.api.settings import composed
@@ -57,14 +57,15 @@ class TrainingParts:
             raise ConfigError("compose(..., folder=FOLDER) names the folder of logs and checkpoints; there is none yet")
         if is_first_rank():
             check_unused(self.folder, "train", f"folder={unused_folder(self.folder)}")
+        cfg = self.config.copy()
         try:
-            cfg = OmegaConf.merge(self.config, OmegaConf.create({"trainer": settings}))
+            with open_dict(cfg.trainer):
+                cfg.trainer.update(settings)
         except OmegaConfBaseException as error:
             raise ConfigError(
                 f"trainer: {str(error).splitlines()[0]}; give plain values, or make a pytorch_lightning.Trainer with "
                 "reload_dataloaders_every_n_epochs=1 and use_distributed_sampler=False"
             ) from error
-        assert isinstance(cfg, DictConfig)
         plain = {"trainer": resolve(cfg)["trainer"]}
         check_targets(plain)
         check_values(plain)

@@ -37,8 +37,11 @@ def annotated(store: AnnotationStore, truths: Sequence[Truth]) -> AnnotationStor
         truths: one per image.
 
     Raises:
-        DatasetError: a class that the detector does not know, or boxes that are none; the message names the image.
+        DatasetError: no image, a class that the detector does not know, or boxes that are none; the message names the
+            image.
     """
+    if not truths:
+        raise DatasetError("there is no image to evaluate")
     rows = [_objects(truth, store.files[n], store.label_map.names) for n, truth in enumerate(truths)]
     boxes, labels, ignored, areas = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     offsets = np.cumsum([0, *(len(row[1]) for row in rows)]).astype(np.int64)

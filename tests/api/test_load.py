@@ -169,6 +169,8 @@ def test_streams_read_a_few_images_at_a_time(folder, images):
 def test_what_is_no_image_is_refused(detector, image, said):
     with pytest.raises(ImageError, match=said):
         detector([image])
+    with pytest.raises(ImageError, match=said):
+        detector(image)
 
 
 def test_ground_truth_is_checked(detector, images):
@@ -182,6 +184,8 @@ def test_ground_truth_is_checked(detector, images):
     ):
         with pytest.raises(UserError, match=said):
             detector.evaluate([truth])
+    with pytest.raises(UserError, match="there is no image to evaluate"):
+        detector.evaluate([])
     assert detector.evaluate([(image, box, ["ring"])]).per_class()["ring"]["boxes"] == 1
     assert detector.evaluate([Truth(image, box, ["ring"], ignored=[True])]).figures()["AP"] is None
     assert detector.evaluate([Truth(image, box, ["ring"], areas=[10])]).figures()["AP_small"] is not None

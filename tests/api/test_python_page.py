@@ -38,7 +38,7 @@ def test_the_page(shapes_root, tmp_path, tmp_path_factory, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"^[\w-]+ 0\.\d\d at \[", printed, flags=re.MULTILINE)
     assert re.search(r"^<\d+ detections in aerial.jpg", printed, flags=re.MULTILINE)
-    assert "Average Precision  @[ IoU=0.50:0.95 | size=all" in printed
+    assert "Average Precision @[ IoU=0.50:0.95 | size=all" in printed
     assert scope["detector"].classes == ("cat", "dog")
     assert len(scope["rows"]) > 10
     assert isinstance(scope["loss"], torch.Tensor)
