@@ -122,7 +122,6 @@ def measure_figures(
         stride=stride,
         factor=round(factor, 2),
         finest=min(ENLARGED, size_seen(stride) / small),
-        whole=float(factor**2 * np.percentile(areas, 95) / 1e6),
         scales=len(settings["sniper"]["scales"]),
         costs=epoch_costs(store, settings, factor, seed),
         speed=speed,

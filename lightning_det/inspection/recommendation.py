@@ -10,14 +10,11 @@ import numpy as np
 from lightning_det.inspection.costs import Cost
 from lightning_det.inspection.probe import Speed
 
-EVERYWHERE = 0.8
-"""Share of the pixels of tiles from which chips around objects save too little: objects are everywhere."""
+EVERYWHERE = 1.2
+"""Pixels of chips around objects, divided by those of tiles, from which tiles are the cheaper way to see them."""
 
 BACKGROUNDS = 0.1
 """Share of images without boxes from which a strategy must show them; chips around objects do not."""
-
-WHOLE = 2.8
-"""Maximum pixels of a view in training, in millions; larger ones are cut into tiles."""
 
 BATCH = (0.6, 8)
 """Pixels of a training batch in millions, and its maximum number of views: many small steps learn more from scratch
@@ -69,8 +66,6 @@ class Figures:
     """Scale at which whole images and tiles show small objects large enough."""
     finest: float
     """Finest scale of chips, at which small objects are seen well."""
-    whole: float
-    """Pixels of a large image (95th percentile) at ``factor``, in millions."""
     scales: int
     """Number of SNIPER's scales; 1: the image in one chip shows small objects well."""
     costs: Mapping[str, Cost]
@@ -97,8 +92,7 @@ def recommend(figures: Figures) -> Recommendation:
 
     1. If one view of the whole image shows small objects well, ``single_scale``: nothing is gained by cutting.
     2. If many images have no boxes, ``tiles``: chips around objects would never show them.
-    3. If chips around the objects have nearly as many pixels as tiles of the whole image, objects are everywhere:
-       ``single_scale`` if a view may be as large as the image, otherwise ``tiles``.
+    3. If chips around the objects have more pixels than tiles of the whole image, ``tiles``: objects are everywhere.
     4. Otherwise ``sniper_no_negatives``: chips around the objects, at scales that show them well.
     """
     name, why = _strategy(figures)
@@ -128,12 +122,7 @@ def _strategy(figures: Figures) -> tuple[str, str]:
         )
     if chips < EVERYWHERE * tiles:
         return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; the rest is background."
-    if figures.whole <= WHOLE:
-        return "single_scale", f"Objects are everywhere ({share}), and a view can show the whole image."
-    return "tiles", (
-        f"Objects are everywhere ({share}), and an image at that scale has {figures.whole:.1f} megapixels, too many "
-        "for one view."
-    )
+    return "tiles", f"Objects are everywhere: {share}."
 
 
 def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
