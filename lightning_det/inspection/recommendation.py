@@ -68,6 +68,8 @@ class Figures:
     """Finest scale of chips, at which small objects are seen well."""
     scales: int
     """Number of SNIPER's scales; 1: the image in one chip shows small objects well."""
+    object_tiles: float
+    """Share of the tiles that show a part of a box."""
     costs: Mapping[str, Cost]
     """Cost of an epoch by strategy."""
     speed: Speed | None
@@ -97,6 +99,8 @@ def recommend(figures: Figures) -> Recommendation:
     """
     name, why = _strategy(figures)
     cost = figures.costs[name]
+    if name == "tiles":
+        cost = shown_tiles(figures)
     batch = int(np.clip(BATCH[0] // max(1e-6, cost.largest), 1, BATCH[1]))
     length, minutes, said = _length(figures, cost, batch)
     settings: dict[str, Any] = {"data": {"batch_size": batch}, "trainer": length}
@@ -140,7 +144,22 @@ def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
 
 def _tiles(figures: Figures) -> dict[str, Any]:
     scales = {"resolutions": [figures.factor]}
-    return {"train": {"scales": scales}, "test": {"scales": scales}}
+    return {"train": {"scales": scales, "windows": {"background": background(figures)}}, "test": {"scales": scales}}
+
+
+def background(figures: Figures) -> float:
+    """Chooses the probability with which tiles without a box are shown: about as many as those with one."""
+    shown = figures.object_tiles / max(1e-9, 1 - figures.object_tiles)
+    return float(np.clip(round(shown, 2), 0.01, 1.0))
+
+
+def shown_tiles(figures: Figures) -> Cost:
+    """Computes the cost of an epoch in which some of the tiles without a box are left out."""
+    cost, share = figures.costs["tiles"], figures.object_tiles
+    share += background(figures) * (1 - share)
+    return cost._replace(
+        views=share * cost.views, megapixels=share * cost.megapixels, decoded=min(cost.views * share, cost.decoded)
+    )
 
 
 def _length(figures: Figures, cost: Cost, batch: int) -> tuple[dict[str, Any], float | None, str]:

@@ -29,6 +29,7 @@ FIGURES = Figures(
     factor=0.9,
     finest=1.2,
     scales=2,
+    object_tiles=0.1,
     costs={
         "single_scale": Cost(1.0, 2.8, 2.8, 2.8, 1.0),
         "tiles": Cost(60.0, 4.0, 0.0655, 4.0, 15.0),
@@ -60,7 +61,16 @@ def test_images_without_boxes_are_shown_by_tiles():
     found = recommend(replace(FIGURES, without_boxes=30))
     assert found.strategy[0] == "tiles"
     assert "30 of 100 images have no boxes" in " ".join(found.reasons)
-    assert found.settings["views"]["train"] == found.settings["views"]["test"] == {"scales": {"resolutions": [0.9]}}
+    views = found.settings["views"]
+    assert views["test"] == {"scales": {"resolutions": [0.9]}}
+    assert views["train"] == {"scales": {"resolutions": [0.9]}, "windows": {"background": 0.11}}
+    few, all_of_them = recommend(replace(FIGURES, without_boxes=30)), figures_with_boxes_everywhere()
+    assert few.settings["trainer"]["max_epochs"] > recommend(all_of_them).settings["trainer"]["max_epochs"]
+    assert recommend(all_of_them).settings["views"]["train"]["windows"] == {"background": 1.0}
+
+
+def figures_with_boxes_everywhere():
+    return replace(FIGURES, without_boxes=30, object_tiles=0.95)
 
 
 def test_objects_everywhere_get_tiles():
