@@ -56,6 +56,17 @@ def epoch_costs(store: AnnotationStore, settings: Mapping[str, Any], factor: flo
     return {name: _cost(store, train, test, TOGETHER.get(name, 1), seed) for name, (train, test) in planners.items()}
 
 
+def object_tiles(store: AnnotationStore, settings: Mapping[str, Any], factor: float, seed: int = 0) -> float:
+    """Computes the share of the tiles that show a part of a box; arguments as in `epoch_costs`."""
+    store = sample(store, seed, SAMPLE)
+    side, overlap = settings["tiles"]["size"], settings["tiles"]["overlap"]
+    counts = [
+        len(plan_epoch(store, Planner(Pyramid([factor]), Tiles(side, overlap, background)), seed, rendered=False))
+        for background in (0.0, 1.0)
+    ]
+    return counts[0] / max(1, counts[1])
+
+
 def _cost(store: AnnotationStore, train: Planner, test: Planner, together: int, seed: int) -> Cost:
     megapixels = [_megapixels(store, train, seed), _megapixels(store, test, None)]
     totals = [sum(each) / len(store) for each in megapixels]

@@ -18,7 +18,7 @@ from lightning_det.data.suggestion import (
     suggest_proposals,
 )
 from lightning_det.data.trial import try_out
-from lightning_det.inspection.costs import epoch_costs
+from lightning_det.inspection.costs import epoch_costs, object_tiles
 from lightning_det.inspection.probe import Speed
 from lightning_det.inspection.recommendation import Figures, Recommendation, recommend
 from lightning_det.protocols.detector import Detector
@@ -122,8 +122,8 @@ def measure_figures(
         stride=stride,
         factor=round(factor, 2),
         finest=min(ENLARGED, size_seen(stride) / small),
-        whole=float(factor**2 * np.percentile(areas, 95) / 1e6),
         scales=len(settings["sniper"]["scales"]),
+        object_tiles=object_tiles(store, settings, factor, seed),
         costs=epoch_costs(store, settings, factor, seed),
         speed=speed,
     )

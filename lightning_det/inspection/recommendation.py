@@ -10,14 +10,11 @@ import numpy as np
 from lightning_det.inspection.costs import Cost
 from lightning_det.inspection.probe import Speed
 
-EVERYWHERE = 0.8
-"""Share of the pixels of tiles from which chips around objects save too little: objects are everywhere."""
+EVERYWHERE = 1.2
+"""Pixels of chips around objects, divided by those of tiles, from which tiles are the cheaper way to see them."""
 
 BACKGROUNDS = 0.1
 """Share of images without boxes from which a strategy must show them; chips around objects do not."""
-
-WHOLE = 2.8
-"""Maximum pixels of a view in training, in millions; larger ones are cut into tiles."""
 
 BATCH = (0.6, 8)
 """Pixels of a training batch in millions, and its maximum number of views: many small steps learn more from scratch
@@ -69,10 +66,10 @@ class Figures:
     """Scale at which whole images and tiles show small objects large enough."""
     finest: float
     """Finest scale of chips, at which small objects are seen well."""
-    whole: float
-    """Pixels of a large image (95th percentile) at ``factor``, in millions."""
     scales: int
     """Number of SNIPER's scales; 1: the image in one chip shows small objects well."""
+    object_tiles: float
+    """Share of the tiles that show a part of a box."""
     costs: Mapping[str, Cost]
     """Cost of an epoch by strategy."""
     speed: Speed | None
@@ -97,12 +94,13 @@ def recommend(figures: Figures) -> Recommendation:
 
     1. If one view of the whole image shows small objects well, ``single_scale``: nothing is gained by cutting.
     2. If many images have no boxes, ``tiles``: chips around objects would never show them.
-    3. If chips around the objects have nearly as many pixels as tiles of the whole image, objects are everywhere:
-       ``single_scale`` if a view may be as large as the image, otherwise ``tiles``.
+    3. If chips around the objects have more pixels than tiles of the whole image, ``tiles``: objects are everywhere.
     4. Otherwise ``sniper_no_negatives``: chips around the objects, at scales that show them well.
     """
     name, why = _strategy(figures)
     cost = figures.costs[name]
+    if name == "tiles":
+        cost = shown_tiles(figures)
     batch = int(np.clip(BATCH[0] // max(1e-6, cost.largest), 1, BATCH[1]))
     length, minutes, said = _length(figures, cost, batch)
     settings: dict[str, Any] = {"data": {"batch_size": batch}, "trainer": length}
@@ -128,12 +126,7 @@ def _strategy(figures: Figures) -> tuple[str, str]:
         )
     if chips < EVERYWHERE * tiles:
         return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; the rest is background."
-    if figures.whole <= WHOLE:
-        return "single_scale", f"Objects are everywhere ({share}), and a view can show the whole image."
-    return "tiles", (
-        f"Objects are everywhere ({share}), and an image at that scale has {figures.whole:.1f} megapixels, too many "
-        "for one view."
-    )
+    return "tiles", f"Objects are everywhere: {share}."
 
 
 def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
@@ -151,7 +144,22 @@ def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
 
 def _tiles(figures: Figures) -> dict[str, Any]:
     scales = {"resolutions": [figures.factor]}
-    return {"train": {"scales": scales}, "test": {"scales": scales}}
+    return {"train": {"scales": scales, "windows": {"background": background(figures)}}, "test": {"scales": scales}}
+
+
+def background(figures: Figures) -> float:
+    """Chooses the probability with which tiles without a box are shown: about as many as those with one."""
+    shown = figures.object_tiles / max(1e-9, 1 - figures.object_tiles)
+    return float(np.clip(round(shown, 2), 0.01, 1.0))
+
+
+def shown_tiles(figures: Figures) -> Cost:
+    """Computes the cost of an epoch in which some of the tiles without a box are left out."""
+    cost, share = figures.costs["tiles"], figures.object_tiles
+    share += background(figures) * (1 - share)
+    return cost._replace(
+        views=share * cost.views, megapixels=share * cost.megapixels, decoded=min(cost.views * share, cost.decoded)
+    )
 
 
 def _length(figures: Figures, cost: Cost, batch: int) -> tuple[dict[str, Any], float | None, str]:

@@ -28,8 +28,8 @@ FIGURES = Figures(
     stride=8.0,
     factor=0.9,
     finest=1.2,
-    whole=4.0,
     scales=2,
+    object_tiles=0.1,
     costs={
         "single_scale": Cost(1.0, 2.8, 2.8, 2.8, 1.0),
         "tiles": Cost(60.0, 4.0, 0.0655, 4.0, 15.0),
@@ -61,13 +61,26 @@ def test_images_without_boxes_are_shown_by_tiles():
     found = recommend(replace(FIGURES, without_boxes=30))
     assert found.strategy[0] == "tiles"
     assert "30 of 100 images have no boxes" in " ".join(found.reasons)
-    assert found.settings["views"]["train"] == found.settings["views"]["test"] == {"scales": {"resolutions": [0.9]}}
+    views = found.settings["views"]
+    assert views["test"] == {"scales": {"resolutions": [0.9]}}
+    assert views["train"] == {"scales": {"resolutions": [0.9]}, "windows": {"background": 0.11}}
+    few, all_of_them = recommend(replace(FIGURES, without_boxes=30)), figures_with_boxes_everywhere()
+    assert few.settings["trainer"]["max_epochs"] > recommend(all_of_them).settings["trainer"]["max_epochs"]
+    assert recommend(all_of_them).settings["views"]["train"]["windows"] == {"background": 1.0}
 
 
-def test_objects_everywhere_get_whole_images_or_tiles():
-    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(55.0, 3.6, 0.0655, 3.5, 55.0)}
-    assert chosen(costs=costs) == "tiles"
-    assert chosen(costs=costs, whole=1.0) == "single_scale"
+def figures_with_boxes_everywhere():
+    return replace(FIGURES, without_boxes=30, object_tiles=0.95)
+
+
+def test_objects_everywhere_get_tiles():
+    def chips(megapixels):
+        return {**FIGURES.costs, "sniper_no_negatives": Cost(90.0, megapixels, 0.0655, 3.5, 90.0)}
+
+    assert chosen(costs=chips(4.5)) == "sniper_no_negatives"
+    found = recommend(replace(FIGURES, costs=chips(6.0)))
+    assert found.strategy[0] == "tiles"
+    assert "150 % of the pixels of tiles" in " ".join(found.reasons)
 
 
 @pytest.mark.parametrize("images", [1, 12, 90, 3000, 100_000])
@@ -116,8 +129,8 @@ def test_real_sizes_get_the_strategies_that_suit_them():
     rng = np.random.default_rng(0)
     cells = random_store(640, 480, rng.uniform(80, 130, 300), per_image=12)
     assert suggestion_of(cells).recommended.strategy[0] == "single_scale"
-    crowd = random_store(800, 600, rng.uniform(8, 40, 6000), per_image=300)
-    assert suggestion_of(crowd).recommended.strategy[0] in ("single_scale", "tiles")
+    crowd = random_store(800, 600, np.exp(rng.uniform(np.log(8), np.log(400), 3000)), per_image=300)
+    assert suggestion_of(crowd).recommended.strategy[0] == "tiles"
     insects = random_store(3000, 3000, rng.uniform(20, 80, 300), per_image=10)
     assert suggestion_of(insects).recommended.strategy[0] == "sniper_no_negatives"
     assert suggestion_of(make_store([(640, 480)], [[]])) is None

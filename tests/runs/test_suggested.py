@@ -80,3 +80,31 @@ def test_without_a_suggestion_the_error_says_how_to_get_one(here):
     assert done.code == 2
     assert "strategy=suggested: nothing is suggested for dataset=coco" in done.errors
     assert "lightning-det inspect dataset=coco dataset.root=DIR write=mine" in done.errors
+
+
+def test_suggested_settings_come_after_those_of_strategies_and_trainer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "data": {"batch_size": 5},
+        "trainer": {"max_epochs": 7},
+        "views": {"train": {"scales": {"resolutions": [0.9]}, "windows": {"background": 0.11}}},
+    }
+    suggested = {"defaults": ["/strategy/tiles", "/strategy/flip", "_self_"]} | settings
+    for file, content in (("dataset/own", {"defaults": ["shapes"]}), ("strategy/suggested/own", suggested)):
+        path = tmp_path / f"conf/{file}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text("# @package _global_\n" * file.startswith("strategy") + yaml.safe_dump(content))
+    own = ("hydra.searchpath=[file://conf]", "dataset=own", "strategy=suggested")
+    done = run("train", *own, "trainer=gpu", "--cfg", "job")
+    assert done.code == 0, done.errors
+    composed = yaml.safe_load(done.output)
+    assert composed["trainer"]["max_epochs"] == 7
+    assert composed["trainer"]["accelerator"] == "gpu"
+    assert composed["data"]["batch_size"] == 5
+    train = composed["views"]["train"]
+    assert train["scales"]["resolutions"] == [0.9]
+    assert train["windows"]["_target_"] == "lightning_det.views.Tiles"
+    assert train["windows"]["background"] == 0.11
+    assert (
+        yaml.safe_load(run("train", *own, "trainer.max_epochs=3", "--cfg", "job").output)["trainer"]["max_epochs"] == 3
+    )
