@@ -13,6 +13,7 @@ from importlib import import_module
 from multiprocessing import forkserver, get_context, set_start_method
 from multiprocessing.util import Finalize
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -172,7 +173,8 @@ class ForkedChild:
         stdout = self._file("stdout", stdout, own_stdout)
         stderr = stdout if stderr == subprocess.STDOUT else self._file("stderr", stderr, own_stderr)
         prepare = os.setsid if start_new_session else None
-        with mock.patch.object(sys.modules["__main__"], "__spec__", None):  # which would be imported once more
+        # The main module would be imported once more.
+        with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
             self.process = start_forked(command, arguments, stdout, stderr, prepare, cwd, env)
         self.pid = self.process.pid
         Finalize(None, self.kill, exitpriority=0)  # of who has started it; it would wait for it

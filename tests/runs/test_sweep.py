@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from helpers import SMALL, environments, read, run_forked, start_forked
+from helpers import SMALL, environments, read, run_forked, start_children_anew, start_forked
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -129,12 +129,15 @@ def test_jobs_in_processes_of_submitit(small, tmp_path):
 
 @slow
 def test_a_folder_of_another_job_is_refused_in_other_processes_too(small, tmp_path):
-    """Its folder tells of another job, so that nothing is there to be gathered."""
+    """Its folder tells of another job, so that nothing is there to be gathered.
+
+    The job's process is one that submitit starts: it has nothing but what was pickled for it.
+    """
     (tmp_path / "0").mkdir()
     other = Job(0, ["seed=7"], str(tmp_path / "0"), 0, 1.0, None, 0.5)
     (tmp_path / "0/status.json").write_text(json.dumps(other._asdict()))
     call = ["-m", "hydra/launcher=submitit_local", "seed=8", f"hydra.sweep.dir={tmp_path}"]
-    done = run_forked("train", *call, *small)
+    done = run_forked("train", *call, *small, prepare=start_children_anew)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "holds the run of another job: seed=7; " in done.stderr
     assert "Traceback" not in done.stderr
