@@ -10,15 +10,12 @@ from lightning_det.annotations import AnnotationStore
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.figures import Evaluation
 from lightning_det.evaluation.results import Results
-from lightning_det.evaluation.thresholds import Thresholds
+from lightning_det.evaluation.thresholds import SHOWN, Thresholds
 from lightning_det.inference.detections import ImageDetections, detections_of
 from lightning_det.inference.engine import Engine, store_of
 from lightning_det.inference.pictures import ImageLike, Picture, picture_of
 from lightning_det.inference.truth import Truth, TruthLike, annotated
 from lightning_det.modules.module import DetectionModule
-
-SHOWN = 0.3
-"""Lowest score of the detections of a class for which nothing has been measured."""
 
 GROUP = 4
 """Batches of images that `LoadedDetector.stream` reads before it detects."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lightning_det.api.detector import SHOWN, LoadedDetector
+from lightning_det.api.detector import LoadedDetector
 from lightning_det.api.settings import composed
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.config.data import build_data
-from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
+from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
 from lightning_det.inference.engine import Engine
 from lightning_det.runs.inputs import check_inputs
 from lightning_det.runs.restore import restore_detector

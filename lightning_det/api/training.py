@@ -16,6 +16,7 @@ from lightning_det.config.module import build_module
 from lightning_det.config.trainer import build_trainer
 from lightning_det.data.datamodule import ViewData
 from lightning_det.modules.module import DetectionModule
+from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import validate_run
 from lightning_det.runs.inputs import check_inputs
 from lightning_det.runs.launch import is_first_rank
@@ -104,6 +105,7 @@ def compose(overrides: Sequence[str] = (), folder: str | Path | None = None) -> 
         check_trainer(cfg)
         check_monitors(cfg)
         stores = read_training_splits(cfg)
+        cfg = settle_batch_size(cfg, stores["train"], Path(folder or "."))
         check_data(cfg, **stores)
         module = build_module(cfg, stores["train"].label_map)
         if cfg.weights is not None:

@@ -21,9 +21,14 @@ VARIABLE = "LIGHTNING_DET_CONF"
 """Environment variable: the folder, if it is not the working directory's. Commands hand it to processes they start."""
 
 
+def options_folder() -> Path:
+    """Where the user's options are, or would be."""
+    return Path(os.environ.get(VARIABLE) or "conf")
+
+
 def own_folder() -> Path | None:
     """The user's folder of options; None if there is none, or if it is a package's, as in a checkout."""
-    folder = Path(os.environ.get(VARIABLE) or "conf").absolute()
+    folder = options_folder().absolute()
     packaged = all((folder / name).is_file() for name in ("base.yaml", "train.yaml"))
     return folder if folder.is_dir() and not packaged else None
 

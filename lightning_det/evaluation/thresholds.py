@@ -14,6 +14,9 @@ from lightning_det.system.files import write_json
 THRESHOLDS = "thresholds.json"
 """Name of the file in a run folder."""
 
+SHOWN = 0.3
+"""Lowest score of the detections of a class for which nothing has been measured."""
+
 FEWEST = 10
 """A class with fewer boxes in the evaluated images has no threshold of its own: so few say little."""
 

@@ -8,13 +8,10 @@ from typing import Any
 from lightning_det.data.suggestion import CHIP, ENLARGED, LARGE, SINGLE_LARGEST, TEST_WIDER
 from lightning_det.inspection.proposal import Suggestion
 
-FOLDER = Path("conf")
-"""Folder of own options, in the working directory."""
 
-
-def option_files(name: str) -> tuple[Path, Path]:
-    """Returns the files of the options ``dataset=NAME`` and ``strategy=suggested`` for this dataset."""
-    return FOLDER / f"dataset/{name}.yaml", FOLDER / f"strategy/suggested/{name}.yaml"
+def option_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Returns the files of the options ``dataset=NAME`` and ``strategy=suggested`` for this dataset, in ``conf/``."""
+    return folder / f"dataset/{name}.yaml", folder / f"strategy/suggested/{name}.yaml"
 
 
 def dataset_yaml(suggestion: Suggestion, base: str, own: Mapping[str, Any], made_by: str) -> str:

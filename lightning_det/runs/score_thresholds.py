@@ -8,20 +8,17 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import LabelMap
 from lightning_det.checkpoint import checkpoint_file
-from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
+from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
 from lightning_det.system.errors import ConfigError
 
 log = logging.getLogger("lightning_det")
-
-DEFAULT = 0.3
-"""Threshold where nothing has been measured."""
 
 
 def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
     """Chooses the score threshold of each class, and logs it with where it comes from.
 
     ``draw_threshold`` takes precedence. Otherwise the best thresholds of an evaluation are used: those that
-    ``thresholds`` names, or those in the run folder of the checkpoint. Without any, it is `DEFAULT`.
+    ``thresholds`` names, or those in the run folder of the checkpoint. Without any, it is `SHOWN`.
 
     Args:
         cfg: configuration of `predict`.
@@ -42,13 +39,13 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         return np.full(len(labels), float(given))
     place = run_of(cfg.checkpoint) / THRESHOLDS if cfg.thresholds is None else Path(cfg.thresholds)
     if cfg.thresholds is None and not place.is_file():
-        log.info("shown: detections with a score of at least %g; no evaluation has left %s", DEFAULT, place)
-        return np.full(len(labels), DEFAULT)
+        log.info("shown: detections with a score of at least %g; no evaluation has left %s", SHOWN, place)
+        return np.full(len(labels), SHOWN)
     measured = Thresholds.read(place)
     if not set(measured.boxes) & set(labels.names):
         few = ", ".join(labels.printable_names[:5])
         raise ConfigError(f"thresholds={place}: of other classes than the detector's, which are {few}")
-    scores = measured.of(labels.names, DEFAULT)
+    scores = measured.of(labels.names, SHOWN)
     log.info(
         "shown: detections with at least the score that is best for their class on %s: %s (%s)",
         *(measured.measured_on, _list_scores(measured, labels), place),
@@ -60,7 +57,7 @@ def _list_scores(measured: Thresholds, labels: LabelMap) -> str:
     """Lists thresholds: those of the first classes that have one of their own, and the one of all other classes."""
     pairs = zip(labels.names, labels.printable_names, strict=True)
     own = [f"{shown} {measured.per_class[name]:.2f}" for name, shown in pairs if name in measured.per_class]
-    others = [f"others {DEFAULT if measured.overall is None else measured.overall:.2f}"] * (len(own) < len(labels))
+    others = [f"others {SHOWN if measured.overall is None else measured.overall:.2f}"] * (len(own) < len(labels))
     return ", ".join(own[:10] + [f"and {len(own) - 10} more"] * (len(own) > 10) + others)
 
 

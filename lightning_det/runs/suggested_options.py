@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.own_options import options_folder
 from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.writing import dataset_yaml, option_files, strategy_yaml
 from lightning_det.runs.composition import chosen_options, overridden_keys
@@ -27,7 +28,7 @@ def check_name(name: str | None) -> None:
         return
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ConfigError(f"write={name}: a name of letters, digits, - and _, for conf/dataset/NAME.yaml")
-    files = option_files(name)
+    files = option_files(options_folder(), name)
     options = GlobalHydra.instance().config_loader().get_group_options("dataset")
     if name in options or any(file.exists() for file in files):
         raise ConfigError(
@@ -45,7 +46,7 @@ def write_options(cfg: DictConfig, suggestion: Suggestion) -> Sequence[Path]:
         return ()
     base = chosen_options(["dataset"])["dataset"][-1]
     made_by = one_line(" ".join(["lightning-det inspect", *HydraConfig.get().overrides.task]))
-    files = option_files(cfg.write)
+    files = option_files(options_folder(), cfg.write)
     contents = (
         dataset_yaml(suggestion, base, own_settings(cfg, suggestion.dataset), made_by),
         strategy_yaml(suggestion, cfg.write, made_by),
