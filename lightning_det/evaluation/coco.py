@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_det.annotations.store import AnnotationStore
+from lightning_det.annotations.store import AnnotationStore, gather
 from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, detection_limits, size_ranges
+from lightning_det.evaluation.matches import IOU, Matches, from_faster_coco_eval, from_pycocotools
 from lightning_det.evaluation.measurable import count_boxes
 from lightning_det.evaluation.results import Results
 
@@ -56,6 +57,7 @@ def evaluate(
         run.params.maxDets = list(limits)
         run.evaluate()
         run.accumulate()
+        matches = _matches(run, store, results, backend)
     return Evaluation(
         # faster-coco-eval returns another array type of the same shape.
         np.asarray(run.eval["precision"]),
@@ -64,7 +66,28 @@ def evaluate(
         ranges,
         limits,
         store.label_map.names,
+        matches,
     )
+
+
+def _matches(run: Any, store: AnnotationStore, results: Results, backend: Backend) -> Matches:
+    """Collects which detection matches which box at IoU 0.5, of the objects of all sizes, from an evaluation.
+
+    faster-coco-eval mixes the matches of all ranges of areas, so it evaluates once more, which takes it little time.
+    """
+    _, truth = gather(store.offsets, results.seen)
+    if backend == "pycocotools":
+        images = len(results.seen)
+        every = max(1, len(run.params.areaRng) * images)
+        first = (part for start in range(0, len(run.evalImgs), every) for part in run.evalImgs[start : start + images])
+        return from_pycocotools(first, truth, len(results))
+    figures = run.eval
+    run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+    run.params.iouThrs = np.array([IOU])
+    run.evaluate()
+    run.accumulate()
+    pairs, run.eval = run.eval["matched"], figures
+    return from_faster_coco_eval(pairs, truth, store.ignored, len(results))
 
 
 def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
