@@ -17,6 +17,7 @@ from lightning_det.config.parts import PARTS, check_parts
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.composition import chosen_options, overridden_keys
 from lightning_det.runs.overlay import check_read, check_shape, complete, overlay_settings
+from lightning_det.runs.replaced import report_replaced
 from lightning_det.runs.weights import check_kinds
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -57,7 +58,8 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     """
     command, keys = str(HydraConfig.get().job.config_name), overridden_keys()
     try:
-        merged = overlay_settings(complete(saved), cfg, keys)
+        known = complete(saved)
+        merged = overlay_settings(known, cfg, keys)
         references: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
         check_references(references)
     except (ValueError, OmegaConfBaseException) as error:
@@ -69,6 +71,7 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     check_parts(plain, cfg)
     check_shape(plain)
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
+    report_replaced(known, merged, keys)
     return validate(merged, chosen_options(), keys)
 
 
