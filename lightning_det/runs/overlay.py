@@ -40,7 +40,7 @@ FOUND = (
 )
 EVALUATED = (
     *("dataset.source", "dataset.on_bad", "dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
-    *("callbacks.pictures", "callbacks.wandb"),
+    *("callbacks.pictures", "callbacks.report", "callbacks.wandb"),
 )
 
 READ = {
