@@ -19,7 +19,7 @@ FLOORS = (
     ("system", "ops", "protocols"),
     ("selection", "backbones", "views"),
     ("annotations", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
-    ("modules", "data", "callbacks", "inspection", "inference"),
+    ("modules", "data", "callbacks", "inspection", "inference", "report"),
     ("config",),
     ("runs",),
     ("evidence", "deployment", "api"),

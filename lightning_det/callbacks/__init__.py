@@ -10,14 +10,16 @@ from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
 from lightning_det.callbacks.progress import TrainingProgress
 from lightning_det.callbacks.ranks import SameConfiguration
+from lightning_det.callbacks.report import REPORT, Report
 from lightning_det.callbacks.seeds import StepSeeds
 from lightning_det.callbacks.selection import SelectionLog
 from lightning_det.callbacks.summary import EpochSummary
 from lightning_det.callbacks.throughput import Throughput
 from lightning_det.callbacks.wandb_log import WandbLog, end_wandb_run
-from lightning_det.callbacks.wandb_media import WandbMedia, log_ap_by_size
+from lightning_det.callbacks.wandb_media import WandbMedia, log_diagnosis
 
 __all__ = [
+    "REPORT",
     "AtomicCheckpointIO",
     "BestCheckpoint",
     "CSVLog",
@@ -27,6 +29,7 @@ __all__ = [
     "KeepSettings",
     "LastCheckpoint",
     "Pictures",
+    "Report",
     "SameConfiguration",
     "SelectionLog",
     "StepSeeds",
@@ -37,5 +40,5 @@ __all__ = [
     "WandbMedia",
     "WeightAverage",
     "end_wandb_run",
-    "log_ap_by_size",
+    "log_diagnosis",
 ]

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
 
+from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.access import find_callback, module_of, val_store
+from lightning_det.evaluation.best_scores import best_thresholds
 from lightning_det.evaluation.coco import Backend, evaluate
+from lightning_det.evaluation.diagnosis import Diagnosis, diagnose
 from lightning_det.evaluation.figures import COCO_CUTS, Evaluation
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
@@ -23,18 +27,22 @@ class Collector(pl.Callback):
         pixels: of the views that this rank evaluated for it, padding included.
         image_seconds: time of inference per image on this rank: in the detector, and merging. Loading images does not
             count; the first batch, which warms the device up, does. None before the first validation.
+        seconds: that this rank took for it, from loading the images to merging their detections.
     """
 
     def __init__(self) -> None:
         self.results: Results | None = None
         self.pixels = 0
         self.image_seconds: float | None = None
+        self.seconds = 0.0
+        self._start = 0.0
         self._parts: list[Results] = []
         self._seconds = self._mark = 0.0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts an empty collection."""
         self._parts, self.pixels, self._seconds = [], 0, 0.0
+        self._start = time.perf_counter()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -65,6 +73,7 @@ class Collector(pl.Callback):
         merged = module_of(pl_module).inference.merge_views(mine, val_store(trainer))
         self.image_seconds = (self._seconds + time.perf_counter() - self._mark) / max(1, len(mine.seen))
         self.results = Results.concatenate(gather_results(merged)).by_image()
+        self.seconds = time.perf_counter() - self._start
 
 
 class Evaluator(Collector):
@@ -82,7 +91,8 @@ class Evaluator(Collector):
         results: its detections, with views merged.
         counted: maximum number of detections per image in the evaluation.
         report: the last evaluation of the run as plain data, kept in checkpoints: ``figures`` (None if undefined),
-            ``per_class``, ``table`` and the optimizer ``step`` after which it was made.
+            ``per_class``, ``table``, the ``thresholds`` (see `Thresholds`; on rank zero) and the optimizer ``step``
+            after which it was made.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class Evaluator(Collector):
         self.backend = backend
         self.evaluation: Evaluation | None = None
         self.report: dict[str, Any] = {}
+        self._diagnosis: Diagnosis | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates. Lightning's sanity check is not logged."""
@@ -111,6 +122,27 @@ class Evaluator(Collector):
             pl_module.log_dict(defined, rank_zero_only=False, sync_dist=False)
             per_class, table = self.evaluation.per_class(), self.evaluation.table()
             self.report = {"figures": figures, "per_class": per_class, "table": table, "step": trainer.global_step}
+            if trainer.is_global_zero:
+                measured_on = f"the validation after step {trainer.global_step}"
+                thresholds = best_thresholds(store, results, self.evaluation, measured_on)
+                self.report["thresholds"] = asdict(thresholds)
+
+    def diagnose(self, store: AnnotationStore, measured_on: str = "the last validation") -> Diagnosis:
+        """Evaluates the last detections once more, by octaves of object size too, which validations leave out.
+
+        A second call returns the same diagnosis, as long as there was no other validation.
+
+        Args:
+            store: the images of the validation.
+            measured_on: see `Thresholds`.
+        """
+        results = self.results
+        if results is None:
+            raise RuntimeError("the validation has left no detections")
+        if self._diagnosis is None or self._diagnosis.results is not results:
+            full = evaluate(store, results, self.size_cuts, self.counted, curve=True, backend=self.backend)
+            self._diagnosis = diagnose(store, results, full, measured_on)
+        return self._diagnosis
 
     def state_dict(self) -> dict[str, Any]:
         """The state for checkpoints."""

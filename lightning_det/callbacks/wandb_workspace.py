@@ -66,7 +66,17 @@ def sections() -> dict[str, list[Any]]:
         "Classes and curves": [
             WeavePanelSummaryTable(table_name=keys.PER_CLASS),
             _chart(keys.PR_CURVES, "recall", "precision", "class", "precision over recall, IoU 0.5"),
+            *(
+                _chart(key, "recall", "precision", "class", f"precision over recall, {words}")
+                for key, (_, words) in keys.PR_CURVES_BY_IOU.items()
+            ),
+            WeavePanelSummaryTable(table_name=keys.THRESHOLDS),
             _chart(keys.AP_BY_SIZE, "to", "value", "figure", "AP by object size"),
+        ],
+        "Errors": [
+            _confusion(),
+            _browser("images with the most errors", keys.WORST),
+            _browser("images with the fewest errors", keys.BEST),
         ],
         "Predictions": [
             _browser("detections and ground truth as boxes", keys.PREDICTIONS),
@@ -109,6 +119,18 @@ def _chart(key: str, x: str, y: str, stroke: str, title: str) -> Any:
     table = {"summaryTable": {"tableKey": f"{key}_table"}}
     fields = {"x": x, "y": y, "stroke": stroke}
     return CustomChart(table, chart_name="wandb/line/v0", chart_fields=fields, chart_strings={"title": title})
+
+
+def _confusion() -> Any:
+    """The confusion matrix at the end of a run."""
+    from wandb_workspaces.reports.v2 import CustomChart
+
+    return CustomChart(
+        {"summaryTable": {"tableKey": f"{keys.CONFUSION}_table"}},
+        chart_name="wandb/confusion_matrix/v1",
+        chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
+        chart_strings={"title": "confusion matrix at the best scores, IoU 0.5"},
+    )
 
 
 def _browser(title: str, key: str) -> Any:

@@ -42,11 +42,15 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     trainer.loggers = build_loggers(settings)
     with end_wandb_run(trainer):
         trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
-        return report_evaluation(cfg, trainer, evaluator, store, folder) if trainer.is_global_zero else {}
+        return report_evaluation(cfg, settings, trainer, evaluator, folder) if trainer.is_global_zero else {}
 
 
 def media_callbacks(settings: DictConfig, folder: Path) -> list[Callback]:
-    """Builds the callbacks that draw detections, and send them to wandb."""
+    """Builds the callbacks that draw detections, send them to wandb, and ask for a report."""
     nodes = settings.callbacks or {}
-    places: dict[str, dict[str, str]] = {"pictures": {"folder": str(folder / "pictures")}, "wandb": {}}
+    places: dict[str, dict[str, str]] = {
+        "pictures": {"folder": str(folder / "pictures")},
+        "report": {"folder": str(folder)},
+        "wandb": {},
+    }
     return [build(nodes[n], f"callbacks.{n}", **place) for n, place in places.items() if nodes.get(n) is not None]

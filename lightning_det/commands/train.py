@@ -60,7 +60,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     check_learned(cfg, trainer)
     if trainer.is_global_zero:
-        report_training(trainer, folder, None if proposals is None else proposals.with_name(COST))
+        report_training(cfg, trainer, folder, None if proposals is None else proposals.with_name(COST))
     return trainer
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_det.annotations.labels import ANY_CLASS
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, detection_limits, size_ranges
+from lightning_det.evaluation.matches import IOU, Matches, from_faster_coco_eval, from_pycocotools
 from lightning_det.evaluation.measurable import count_boxes
 from lightning_det.evaluation.results import Results
 
@@ -57,7 +58,7 @@ def evaluate(
         # COCO's ranges include both ends; on the curve every box must count once.
         areas += [(low**2, float(np.nextafter(high**2, 0))) for low, high in ranges[len(areas) :]]
     limits = detection_limits(max_detections)
-    truth, found = _annotations_of(store, results), _detections_of(results)
+    (truth, rows), found = _annotations_of(store, results), _detections_of(results)
     with contextlib.redirect_stdout(io.StringIO()):
         run = _prepare(truth, found, backend)
         run.params.areaRng = [list(pair) for pair in areas]
@@ -65,6 +66,7 @@ def evaluate(
         run.params.maxDets = list(limits)
         run.evaluate()
         run.accumulate()
+        matches = _matches(run, rows, store, results, backend)
     return Evaluation(
         # faster-coco-eval returns another array type of the same shape.
         np.asarray(run.eval["precision"]),
@@ -73,7 +75,27 @@ def evaluate(
         ranges,
         limits,
         store.label_map.names,
+        matches,
     )
+
+
+def _matches(run: Any, rows: np.ndarray, store: AnnotationStore, results: Results, backend: Backend) -> Matches:
+    """Collects which detection matches which box at IoU 0.5, of the objects of all sizes, from an evaluation.
+
+    faster-coco-eval mixes the matches of all ranges of areas, so it evaluates once more, which takes it little time.
+    """
+    if backend == "pycocotools":
+        images = len(results.seen)
+        every = max(1, len(run.params.areaRng) * images)
+        first = (part for start in range(0, len(run.evalImgs), every) for part in run.evalImgs[start : start + images])
+        return from_pycocotools(first, rows, len(results))
+    figures = run.eval
+    run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+    run.params.iouThrs = np.array([IOU])
+    run.evaluate()
+    run.accumulate()
+    pairs, run.eval = run.eval["matched"], figures
+    return from_faster_coco_eval(pairs, rows, store.ignored, len(results))
 
 
 def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
@@ -86,9 +108,14 @@ def octaves(areas: np.ndarray) -> list[tuple[float, float]]:
     return list(pairwise(edges))
 
 
-def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
-    """Makes COCO's json of the evaluated images; ids are positions in the store."""
+def _annotations_of(store: AnnotationStore, results: Results) -> tuple[dict[str, Any], np.ndarray]:
+    """Makes COCO's json of the evaluated images.
+
+    Returns:
+        The json, whose annotations are numbered from 1, and (A,) int64, the box in the store of each annotation.
+    """
     annotations: list[dict[str, Any]] = []
+    rows: list[int] = []
     for image in results.seen:
         detected: list[int] | None = None
         for row in range(store.offsets[image], store.offsets[image + 1]):
@@ -97,6 +124,8 @@ def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
             # COCO ignores by class, so a region of any class is one of each class that was detected in the image.
             if label == ANY_CLASS and detected is None:
                 detected = np.unique(results.labels[results.of_image(image)]).tolist()
+            categories = (detected or []) if label == ANY_CLASS else [label]
+            rows += [row] * len(categories)
             annotations += [
                 {
                     "id": len(annotations) + number,
@@ -106,14 +135,15 @@ def _annotations_of(store: AnnotationStore, results: Results) -> dict[str, Any]:
                     "area": float(store.areas[row]),
                     "iscrowd": int(store.ignored[row]),
                 }
-                for number, category in enumerate(detected or () if label == ANY_CLASS else (label,), start=1)
+                for number, category in enumerate(categories, start=1)
             ]
-    return {
+    truth = {
         "info": {},
         "images": [{"id": int(image)} for image in results.seen],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(store.label_map.names)],
     }
+    return truth, np.array(rows, np.int64)
 
 
 def _detections_of(results: Results) -> list[dict[str, Any]]:

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from lightning_det.evaluation.matches import Matches
+
+ALL = "all classes"
+"""Name of the mean over classes in curves."""
+
 COCO_CUTS = (32.0, 96.0)
 """COCO's bounds between small, medium and large objects, sqrt(area) in pixels."""
 
@@ -29,6 +34,8 @@ class Evaluation:
     """Limits of detections per image, ascending."""
     names: tuple[str, ...]
     """Names of the classes."""
+    matches: Matches
+    """Which detection has found which object at IoU 0.5."""
 
     def ap(self, iou: float | None = None, size_range: int = 0, label: int | None = None) -> float | None:
         """Average precision.
@@ -65,17 +72,25 @@ class Evaluation:
             for k, name in enumerate(self.names)
         }
 
-    def precision_recall(self, iou: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    def precision_recall(self, iou: float | None = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """Precision by recall.
 
         Args:
-            iou: threshold 0.5, 0.55, ..., 0.95.
+            iou: threshold 0.5, 0.55, ..., 0.95; None averages over all of them.
 
         Returns:
             Recalls (R,) from 0 to 1, and the precision (K, R) of every class there; -1 for classes without boxes.
         """
-        precision = self.precision[round((iou - 0.5) / 0.05), :, :, 0, -1]
+        of_all = self.precision[:, :, :, 0, -1]
+        precision = of_all.mean(axis=0) if iou is None else of_all[round((iou - 0.5) / 0.05)]
         return np.linspace(0, 1, len(precision)), precision.T
+
+    def pr_curves(self, iou: float | None = 0.5) -> list[tuple[str, np.ndarray]]:
+        """Precision by recall, as `precision_recall`: (R,) of every class with boxes, after their mean, `ALL`."""
+        _, precision = self.precision_recall(iou)
+        known = np.flatnonzero(self.counts[:, 0])
+        mean = [(ALL, precision[known].mean(axis=0))] if len(known) else []
+        return mean + [(self.names[k], precision[k]) for k in known]
 
     def curve(self) -> list[dict[str, Any]]:
         """AP by object size.

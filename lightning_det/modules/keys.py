@@ -12,6 +12,17 @@ PREDICTIONS = "val/predictions"
 PER_CLASS = "val/per_class"
 PR_CURVES = "val/pr_curves"
 AP_BY_SIZE = "val/ap_by_size"
+PR_CURVES_BY_IOU = {
+    "val/pr_curves_75": (0.75, "IoU 0.75"),
+    "val/pr_curves_mean": (None, "mean over IoU 0.5 to 0.95"),
+}
+"""Further curves of the last validation: their IoU, and words for it."""
+
+THRESHOLDS = "val/thresholds"
+CONFUSION = "val/confusion"
+WORST = "val/worst"
+BEST = "val/best"
+"""Images with the most and with the fewest errors."""
 
 
 def loss_term(name: str) -> str:

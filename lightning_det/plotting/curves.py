@@ -7,13 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
+from lightning_det.plotting.figures import styled
 
-def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = "") -> None:
-    """Plots average precision against object size, with the number of boxes as bars.
+
+@styled
+def draw_ap_by_size(curve: Sequence[dict[str, float]], title: str = "") -> Figure:
+    """Draws average precision against object size, with the number of boxes as bars.
 
     Args:
         curve: see `Evaluation.curve`.
-        file: PNG to write.
         title: of the plot.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -21,8 +23,9 @@ def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = 
     counts = axes.twinx()
     names = [f"{c['from']:g}-{c['to']:g}" for c in curve]
     positions = range(len(curve))
-    counts.bar(positions, [c["boxes"] for c in curve], color="0.88", width=0.8)
-    counts.set_ylabel("boxes", color="0.5")
+    counts.bar(positions, [c["boxes"] for c in curve], color="#88888830", width=0.8)
+    counts.set_ylabel("boxes", color="#808080")
+    counts.tick_params(colors="#808080")
     axes.plot(positions, [c["AP50"] for c in curve], "o--", color="tab:orange", label="AP50")
     axes.plot(positions, [c["AP"] for c in curve], "o-", color="tab:blue", label="AP")
     axes.set_xticks(list(positions), names, rotation=0 if len(curve) < 9 else 30)
@@ -35,7 +38,7 @@ def plot_ap_by_size(curve: Sequence[dict[str, float]], file: Path, title: str = 
     axes.legend(loc="upper left")
     if title:
         axes.set_title(title)
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def plot_sizes(sizes: np.ndarray, file: Path, marks: Sequence[float] = (), title: str = "") -> None:

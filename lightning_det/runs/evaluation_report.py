@@ -10,49 +10,56 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_det.annotations import AnnotationStore
 from lightning_det.annotations.labels import LONGEST
-from lightning_det.callbacks import Evaluator, log_ap_by_size
+from lightning_det.callbacks import Evaluator, Report, log_diagnosis
+from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.checkpoint import checkpoint_file
-from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.figures import Evaluation, format_figure
 from lightning_det.evaluation.files import write_coco_results
-from lightning_det.plotting.curves import plot_ap_by_size
+from lightning_det.evaluation.thresholds import THRESHOLDS
+from lightning_det.plotting.curves import draw_ap_by_size
+from lightning_det.plotting.figures import save_png
+from lightning_det.runs.diagnosis_files import write_numbers
+from lightning_det.runs.report_content import content_of_evaluation
+from lightning_det.runs.run_report import write_report
 from lightning_det.system.errors import one_line
 from lightning_det.system.files import write_json
 
 
 def report_evaluation(
-    cfg: DictConfig, trainer: pl.Trainer, evaluator: Evaluator, store: AnnotationStore, folder: Path
+    cfg: DictConfig, settings: DictConfig, trainer: pl.Trainer, evaluator: Evaluator, folder: Path
 ) -> dict[str, Any]:
-    """Writes the figures and detections of an evaluation, and prints its tables and, last, the run folder.
+    """Writes the figures, detections and the report of an evaluation, and prints its tables and, last, the run folder.
 
     Args:
         cfg: configuration of this command.
+        settings: of the checkpoint, with the options of this command.
         trainer: the trainer, after the validation.
         evaluator: has the detections.
-        store: the annotations that they are compared with.
         folder: of the run.
     """
-    results = evaluator.results
-    if results is None:
-        raise RuntimeError("the validation has left no detections")
-    # Once more with the octaves of the curve, which training does without.
-    cuts, most = evaluator.size_cuts, evaluator.counted
-    full = evaluate(store, results, cuts, most, curve=True, backend=evaluator.backend)
-    log_ap_by_size(trainer, full.curve())
+    store = val_store(trainer)
+    checkpoint = checkpoint_file(cfg.checkpoint)
+    diagnosis = evaluator.diagnose(store, f"{cfg.split} by {checkpoint.name}")
+    results, full = diagnosis.results, diagnosis.evaluation
+    log_diagnosis(trainer, diagnosis)
     write_coco_results(folder / "detections.json", store, results)
-    plot_ap_by_size(full.curve(), folder / "ap_by_size.png", f"AP by object size, {cfg.split}")
+    save_png(draw_ap_by_size(full.curve(), f"AP by object size, {cfg.split}"), folder / "ap_by_size.png")
+    diagnosis.thresholds.write(folder / THRESHOLDS)
     metrics = full.figures() | {
         "images": len(results.seen),
         "detections": len(results),
         "pixels": evaluator.pixels * trainer.world_size,
         "cost": {"image_seconds": evaluator.image_seconds},
-        "checkpoint": os.path.relpath(checkpoint_file(cfg.checkpoint).resolve(), folder.resolve()),
+        "checkpoint": os.path.relpath(checkpoint.resolve(), folder.resolve()),
         "per_class": full.per_class(),
         "ap_by_size": full.curve(),
     }
     write_json(folder / "metrics.json", metrics)
+    if (report := find_callback(trainer, Report)) is None:
+        write_numbers(diagnosis, folder)
+    else:
+        write_report(content_of_evaluation(cfg, settings, trainer, diagnosis, metrics, report), report)
     print_tables(full)
     print(folder)
     return metrics

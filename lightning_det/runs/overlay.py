@@ -42,7 +42,7 @@ FOUND = (*DETECTED, "data.num_workers", "trainer")
 EVALUATED = (
     *("dataset.source", "dataset.holdout", "dataset.classes", "dataset.other_classes", "dataset.on_bad"),
     *("dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
-    *("callbacks.pictures", "callbacks.wandb"),
+    *("callbacks.pictures", "callbacks.report", "callbacks.wandb"),
 )
 
 READ = {

@@ -18,6 +18,7 @@ from lightning_det.config.recognition import recognise_other_root
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.composition import chosen_options, overridden_keys
 from lightning_det.runs.overlay import check_read, check_shape, complete, overlay_settings
+from lightning_det.runs.replaced import report_replaced
 from lightning_det.runs.weights import check_kinds
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -58,7 +59,8 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     """
     command, keys = str(origin().command), overridden_keys()
     try:
-        merged = overlay_settings(complete(saved), cfg, keys)
+        known = complete(saved)
+        merged = overlay_settings(known, cfg, keys)
         references: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
         check_references(references)
     except (ValueError, OmegaConfBaseException) as error:
@@ -70,6 +72,7 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     check_parts(plain, cfg)
     check_shape(plain)
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
+    report_replaced(known, merged, keys)
     valid = validate(merged, chosen_options(), keys)
     return recognise_other_root(valid, keys) if command == "eval" else valid
 

@@ -1,4 +1,4 @@
-"""Writes the results of a training: ``metrics.json``, COCO's table and the run folder."""
+"""Writes the results of a training: ``metrics.json``, thresholds, the report, COCO's table and the run folder."""
 
 import logging
 from pathlib import Path
@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lightning_det.callbacks import EpochSummary, Evaluator, Throughput
+from lightning_det.callbacks import EpochSummary, Evaluator, Report, Throughput
 from lightning_det.callbacks.access import find_callback
+from lightning_det.checkpoint import read_checkpoint
+from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
 from lightning_det.modules import keys
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import read_json, write_json
@@ -30,10 +32,11 @@ def check_learned(cfg: DictConfig, trainer: pl.Trainer) -> None:
         )
 
 
-def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:
-    """Writes ``metrics.json`` and prints COCO's table and, last, the run folder.
+def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:
+    """Writes the results, and prints COCO's table and, last, the run folder.
 
     Args:
+        cfg: the whole configuration.
         trainer: after the training.
         folder: of the run.
         mining: the file with the cost of mining, of this run or an earlier one.
@@ -60,7 +63,32 @@ def report_training(trainer: pl.Trainer, folder: Path, mining: Path | None = Non
     if evaluator is not None and trainer.limit_val_batches:
         report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)
+    if evaluator is not None:
+        write_thresholds(evaluator, trainer, folder)
+    settings = find_callback(trainer, Report)
+    # A finished run that is resumed without a further step has no detections any more, but still its report.
+    if settings is not None and not (settings.file.exists() and (evaluator is None or evaluator.results is None)):
+        # Matplotlib takes a while to import.
+        from lightning_det.runs.report_content import content_of_training
+        from lightning_det.runs.run_report import write_report
+
+        write_report(content_of_training(cfg, trainer, folder, metrics), settings)
     print(folder)
+
+
+def write_thresholds(evaluator: Evaluator, trainer: pl.Trainer, folder: Path) -> None:
+    """Writes ``thresholds.json``: those of the best checkpoint, which ``predict checkpoint=RUN`` takes.
+
+    Args:
+        evaluator: has those of the last validation.
+        trainer: after the training.
+        folder: of the run.
+    """
+    best, report = folder / "checkpoints/best.ckpt", evaluator.report
+    if best.is_file():
+        report = read_checkpoint(best)["callbacks"].get(evaluator.state_key, report)
+    if "thresholds" in report:  # not in the checkpoints of earlier versions
+        Thresholds(**report["thresholds"]).write(folder / THRESHOLDS)
 
 
 def _best_ap(trainer: pl.Trainer, last: float) -> float:

@@ -292,6 +292,39 @@ def test_tables_and_curves_are_those_of_the_figures(resumed, evaluated):
 
 
 @pytest.mark.slow
+def test_wandb_holds_what_the_report_holds(resumed, evaluated):
+    """Thresholds, confusion, curves and errors are those of the files beside the report."""
+    for folder in (resumed, evaluated):
+        media = Media(folder)
+        with (folder / "confusion.csv").open(newline="") as stream:
+            (_, *names), *counts = csv.reader(stream)
+        cells = {(row["Actual"], row["Predicted"]): row["nPredictions"] for row in media.table("val/confusion_table")}
+        assert cells == {(row[0], name): int(n) for row in counts for name, n in zip(names, row[1:], strict=True)}
+        with (folder / "pr_curves.csv").open(newline="") as stream:
+            curves = list(csv.DictReader(stream))
+        titles = {"": "IoU 0.5", "_75": "IoU 0.75", "_mean": "mean over IoU 0.5 to 0.95"}
+        for key, title in titles.items():
+            logged = [(row["class"], row["precision"]) for row in media.table(f"val/pr_curves{key}_table")]
+            assert logged == [(row["class"], pytest.approx(float(row[title]), abs=1e-5)) for row in curves]
+        with (folder / "images.csv").open(newline="") as stream:
+            ranked = [row for row in csv.DictReader(stream) if any(row[n] != "0" for n in ERRORS)]
+        worst = list(media.images("val/worst"))
+        assert [image.caption.partition(":")[0] for image in worst] == [row["image"] for row in ranked[: len(worst)]]
+        assert 0 < len(worst) <= 8
+        for image, row in zip(worst, ranked, strict=False):
+            groups = {name.replace("_", " "): len(boxes) for name, boxes in image.boxes.items()}
+            assert groups == {name: int(row[name]) for name in ("right", *ERRORS) if row[name] != "0"}
+    measured = read(evaluated / "thresholds.json")
+    table = {row["class"]: row for row in Media(evaluated).table("val/thresholds")}
+    assert {name for name, row in table.items() if row["measured"]} == set(measured["per_class"])
+    for name, threshold in measured["per_class"].items():
+        assert (table[name]["threshold"], table[name]["F1"]) == pytest.approx((threshold, measured["f1"][name]))
+
+
+ERRORS = ("wrong class", "false", "missed")
+
+
+@pytest.mark.slow
 def test_boxes_are_those_of_the_files(evaluated):
     truth, found = read(annotations_of(evaluated, "val")), read(evaluated / "detections.json")
     names = {category["id"]: category["name"] for category in truth["categories"]}
@@ -406,8 +439,15 @@ def test_the_dashboard_is_printed():
     assert sent["runSets"][0]["filters"]["filters"][0]["value"] == "2026-11-26/noon"
 
 
-TITLES = ("Average precision", "Losses and learning rate", "Classes and curves", "Predictions", "Views and chips")
-TITLES += ("Selected RoIs and priors", "Throughput")
+TITLES = (
+    "Average precision",
+    "Losses and learning rate",
+    "Classes and curves",
+    "Errors",
+    "Predictions",
+    "Views and chips",
+)
+TITLES += ("Views and chips", "Selected RoIs and priors", "Throughput")
 
 
 def test_the_dashboard_names_what_is_missing(monkeypatch):
