@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 SHORT = (
     "dataset.source.train=12",
     "data.batch_size=2",
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
     "trainer.enable_progress_bar=false",
     "callbacks.last.every_n_train_steps=1",
@@ -145,7 +145,7 @@ def interrupted(tmp_path, arguments, kills, seed=0, ranks=1):
     assert attempt(whole, [*arguments, f"hydra.run.dir={whole}"], ranks=ranks)
     moments = counted(whole, ranks)
     rng = np.random.default_rng(seed)
-    ended, anew = False, 0
+    ended, anew, used = False, 0, 0
     victims = rng.integers(0, ranks, kills)
     for last in [*((v, int(rng.integers(1, moments[v] // 2))) for v in victims), None]:
         # All that a user types the second time; the first moment of all may come before there is a folder.
@@ -153,9 +153,11 @@ def interrupted(tmp_path, arguments, kills, seed=0, ranks=1):
         anew += begun and is_unstarted(killed)
         again = [f"resume={killed}"] if begun else [*arguments, f"hydra.run.dir={killed}"]
         ended = attempt(killed, again, last, ranks)
+        used += not ended
     assert ended
     assert not list(killed.rglob("*.part"))
     assert anew <= kills // 2, "hardly a checkpoint was used"
+    assert used > kills // 2, "the run had ended before most of them"
     return whole, killed
 
 
@@ -195,10 +197,10 @@ def short(shapes_root):
     return [f"dataset.root={shapes_root}", *SMALL, *SHORT]
 
 
-def test_twenty_kills_change_nothing(short, tmp_path):
+def test_many_kills_change_nothing(short, tmp_path):
     """With averages of weights, accumulated gradients, and validations within epochs and accumulation windows."""
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "trainer.val_check_interval=0.5"]
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=20))
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=8))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_kills_change_nothing(short, tmp_path, options):
 
 def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "dataset.source.train=14"]
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=6, ranks=2))
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=4, seed=2, ranks=2))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
@@ -270,6 +272,7 @@ def test_ctrl_c_ends_a_run_in_one_line(short, tmp_path):
 def test_what_an_interrupted_start_left_is_no_result_of_the_next(short, tmp_path):
     """It has a best checkpoint, of a validation within its first epoch, and no last one."""
     options = [*short, f"hydra.run.dir={tmp_path}", "trainer.val_check_interval=0.5", "callbacks.last=null"]
+    options.append("trainer.max_epochs=3")
     (tmp_path / "output.txt").touch()
     refused(tmp_path, options, last=150)
     assert (tmp_path / "checkpoints/best.ckpt").exists()
