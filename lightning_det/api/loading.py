@@ -57,7 +57,8 @@ def load(
     given += [] if batch_size is None else [f"data.test_batch_size={batch_size}"]
     with composed("load", overrides, ".", given) as cfg:
         check_inputs(cfg, "load")
-        settings, module = restore_detector(cfg)
+        with torch.random.fork_rng(devices=[]):  # a network draws its initial weights, which those of the file replace
+            settings, module = restore_detector(cfg)
         data = build_data(settings, None, None)
     lowest = settings.test.score_threshold
     limits = _limits(score_threshold, thresholds, Path(checkpoint), lowest, module.labels.names)

@@ -46,7 +46,12 @@ class Engine:
         store = store_of(pictures, self.module.labels)
         device = self.module.device
         kind = torch.float16 if device.type == "cuda" else torch.bfloat16
-        batches = self.data.inference_loader(store, Recent(pictures), pin_memory=device.type == "cuda")
+        batches = self.data.inference_loader(
+            store,
+            Recent(pictures),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # torch's own one stays as it is: a loader draws a seed, used or not
+        )
         self.module.eval()
         with torch.autocast(device.type, kind, enabled=self.half):
             parts = [self.module.infer(batch.to(device, non_blocking=True)) for batch in batches]

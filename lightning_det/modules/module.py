@@ -242,12 +242,12 @@ class DetectionModule(pl.LightningModule):
             ConfigError: the optimizer rejects its settings.
             RuntimeError: the module was built for inference.
         """
-        trainer = self.trainer
         if self.optimizer is None or self.schedule is None:
             raise RuntimeError(
                 "a module without optimizer and schedule cannot be trained: "
                 "lightning_det.compose(['weights=RUN', ...]) builds one that starts from a trained detector"
             )
+        trainer = self.trainer
         try:
             optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
         except ValueError as error:

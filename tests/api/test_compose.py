@@ -94,7 +94,7 @@ def test_settings_of_the_trainer_are_checked(small, tmp_path):
     parts = compose(small, folder=tmp_path)
     assert parts.config.callbacks.best.dirpath == f"{tmp_path}/checkpoints"
     for settings, said in (
-        ({"max_epoch": 3}, "trainer has no argument 'max_epoch'|max_epoch"),
+        ({"max_epoch": 3}, r"trainer.max_epoch: unknown \(did you mean max_epochs\?\)"),
         ({"max_epochs": 0}, "max_epochs"),
         ({"precision": "64"}, "trainer.precision must be 32-true"),
         ({"logger": False}, "trainer.logger is set by the commands themselves"),

@@ -229,7 +229,7 @@ def test_settings_that_have_no_effect_are_refused(folder, tmp_path):
         ({"overrides": ["draw_threshold=0.5"]}, "draw_threshold"),
         ({"overrides": ["test.nms_io=0.5"]}, r"did you mean test.nms_iou\?"),
         ({"overrides": "test.nms_iou=0.5"}, "overrides must be a list of texts"),
-        ({"test": ["tile"]}, "Could not find 'test/tile'"),
+        ({"test": ["tile"]}, "Could not load 'test/tile'"),
         ({"test": "tiles"}, r"test must be a list of options, such as \['tiles'\]"),
         ({"score_threshold": 0.001}, r"overrides=\['test.score_threshold=0.001'\]"),
         ({"score_threshold": 0.5, "thresholds": "x"}, "give one of them"),
