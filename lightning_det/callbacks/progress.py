@@ -22,18 +22,18 @@ WORDS = 10
 
 
 class TimeLeft(ProgressColumn):
-    """The time left of a pass over images. That of a training, over all its epochs, is among the figures."""
+    """The time left of a pass over images. In a training, the figures have that of all epochs, and need the room."""
 
     max_refresh = 0.5
 
-    def __init__(self, progress: RichProgressBar) -> None:
+    def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__()
-        self._progress = progress
+        self._shown = trainer.state.fn != TrainerFn.FITTING
 
     def render(self, task: Task) -> Text:
         """The text beside a bar."""
-        known = task.time_remaining is not None and task.id != self._progress.train_progress_bar_id
-        return Text(f"left: {duration(task.time_remaining or 0)}" if known else "")
+        left = task.time_remaining
+        return Text(f"left: {duration(left)}" if left is not None and self._shown else "")
 
 
 class TrainingProgress(RichProgressBar):
@@ -61,7 +61,7 @@ class TrainingProgress(RichProgressBar):
             bar_width=BAR, complete_style=self.theme.progress_bar, finished_style=self.theme.progress_bar_finished
         )
         batches = BatchesProcessedColumn(style=self.theme.batch_progress)
-        return [TextColumn("{task.description}"), bar, batches, TimeLeft(self)]
+        return [TextColumn("{task.description}"), bar, batches, TimeLeft(trainer)]
 
     @property
     def validation_description(self) -> str:
