@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from lightning_det.protocols.structures import Batch, ImageRecord, State
 
-SMALL = (
+IMAGES = (
     "dataset.source.train=24",
     "dataset.source.val=8",
     "dataset.source.width=128",
@@ -34,6 +34,9 @@ SMALL = (
     "dataset.pyramid=[[192,256],[96,128],[48,64]]",
 )
 """Generated images that a command trains on in seconds."""
+
+SMALL = (*IMAGES, "callbacks.report=null")
+"""The same without a report at the end, which takes as long as a short training."""
 
 CHIPS = (
     "dataset.sniper.size=64",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import wandb
 import yaml
-from helpers import CHIPS, FORKS, SMALL, annotations_of, read, run_forked, start_forked
+from helpers import CHIPS, FORKS, IMAGES, annotations_of, read, run_forked, start_forked
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
@@ -174,7 +174,7 @@ def environment(tmp_path_factory):
 def resumed(shapes_root, tmp_path_factory, environment):
     """The folder of a training with chips and OHEM that was killed after its first epoch and went on."""
     folder = tmp_path_factory.mktemp("resumed")
-    options = [f"dataset.root={shapes_root}", *SMALL, *(o for o in CHIPS if not o.startswith("views."))]
+    options = [f"dataset.root={shapes_root}", *IMAGES, *(o for o in CHIPS if not o.startswith("views."))]
     options += ["strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "trainer.log_every_n_steps=1"]
     options += [
         "trainer.max_epochs=3",
@@ -213,7 +213,7 @@ def swept(shapes_root, tmp_path_factory, environment):
     """The folder of a sweep of single-shot detectors, of which the second diverges."""
     folder = tmp_path_factory.mktemp("swept")
     sweep = ["-m", "optimizer.lr=0.001,1e30", "logger=wandb", f"hydra.sweep.dir={folder}/lr"]
-    small = [f"dataset.root={shapes_root}", *SMALL, "debug=limit", "data.num_workers=0", "trainer.log_every_n_steps=1"]
+    small = [f"dataset.root={shapes_root}", *IMAGES, "debug=limit", "data.num_workers=0", "trainer.log_every_n_steps=1"]
     done = run_forked("train", *sweep, *small, "detector=ssd", "backbone=ssd_tiny", env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     return folder / "lr"
