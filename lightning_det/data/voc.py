@@ -162,7 +162,8 @@ class Voc:
 
 def _no_list(file: Path, name: str) -> NoSplitError:
     """Makes the error of a split that does not exist."""
-    there = ", ".join(list(lists_of(file.parents[2]))[:20])
+    roots = file.parents[2:3]  # none for a split such as "/"
+    there = ", ".join([found for root in roots for found in lists_of(root)][:20])
     return NoSplitError(
         f"{file}: no such list of images; dataset.root must hold Annotations, ImageSets/Main and JPEGImages "
         f"(or folders that do, named in the split: VOC2007/{name}); without lists, the split {WHOLE} is all of "

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_det.data.sources import is_pattern
-from lightning_det.evaluation.thresholds import THRESHOLDS
 from lightning_det.runs.layout import LAST, METRICS, OF_A_SWEEP
 from lightning_det.runs.occupancy import find_files
 from lightning_det.runs.resume import is_unstarted
@@ -80,6 +78,8 @@ def _proposals(key: str, value: str) -> None:
 
 
 def _source(key: str, value: str) -> None:
+    from lightning_det.data.sources import is_pattern  # slow to import, and only needed here
+
     if "://" in value:
         raise ConfigError(f"{key}={value}: an address; download it first, and give the file")
     if not Path(value).exists() and not glob.glob(value, recursive=True):
@@ -88,6 +88,8 @@ def _source(key: str, value: str) -> None:
 
 
 def _thresholds(key: str, value: str) -> None:
+    from lightning_det.evaluation.thresholds import THRESHOLDS  # slow to import, and only needed here
+
     if not Path(value).is_dir():
         return _file(key, value, "file of thresholds or run folder")
     if not (Path(value) / THRESHOLDS).is_file():
