@@ -64,7 +64,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         Image.fromarray(drawn).save(folder / "views.png")
     print_report(report, splits.problems)
     if suggestion is not None:
-        print_suggestion(suggestion, write_options(cfg, suggestion))
+        print_suggestion(suggestion, write_options(cfg, suggestion), splits.problems)
     elif cfg.write is not None:
         raise ConfigError(f"write={cfg.write}: {cfg.split} has no boxes, so there is nothing to suggest")
     print(folder)

@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_det.annotations.problems import Problem
 from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.recommendation import Figures, epoch_seconds
+from lightning_det.inspection.splits import UNUSABLE
 from lightning_det.inspection.tables import range_text
 from lightning_det.inspection.writing import suggestion_yaml
 
@@ -18,12 +20,13 @@ LONG = 15
 SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
 
 
-def print_suggestion(suggestion: Suggestion, written: Sequence[Path]) -> None:
+def print_suggestion(suggestion: Suggestion, written: Sequence[Path], problems: Sequence[Problem]) -> None:
     """Prints a suggestion.
 
     Args:
         suggestion: what to print.
         written: files that hold it; empty if it was not written, so that it is printed as yaml.
+        problems: of the dataset; the next command says how to train without the records that they stop it at.
     """
     console = Console()
     print_scales(console, suggestion)
@@ -40,7 +43,14 @@ def print_suggestion(suggestion: Suggestion, written: Sequence[Path]) -> None:
     for file in written:
         print(f"written: {file}")
     if written:
-        print(f"next: lightning-det train dataset={written[0].stem} strategy=suggested")
+        print(f"next: {next_command(written[0].stem, problems)}")
+
+
+def next_command(name: str, problems: Sequence[Problem]) -> str:
+    """Returns the command that trains on an option of ``dataset`` as suggested, whatever records are broken."""
+    stops = any(not p.harmless and p.action != UNUSABLE for p in problems)
+    without = " dataset.on_bad=skip  # without the records listed above" if stops else ""
+    return f"lightning-det train dataset={name} strategy=suggested{without}"
 
 
 def print_scales(console: Console, suggestion: Suggestion) -> None:

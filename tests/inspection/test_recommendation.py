@@ -8,10 +8,13 @@ import yaml
 from support.sizes import coco_like, drone_like, make_store, random_store
 from torch import nn
 
+from lightning_det.annotations.problems import Problem
+from lightning_det.inspection.advice import next_command
 from lightning_det.inspection.costs import Cost, epoch_costs
 from lightning_det.inspection.probe import Speed, fastest, random_batch
 from lightning_det.inspection.proposal import make_suggestion
 from lightning_det.inspection.recommendation import Figures, epoch_seconds, recommend
+from lightning_det.inspection.splits import UNUSABLE
 from lightning_det.inspection.writing import comments, dataset_yaml, strategy_yaml, suggestion_yaml
 
 FIGURES = Figures(
@@ -168,3 +171,18 @@ def test_the_measured_batch_is_one_to_learn_from():
     assert batch.boxes.max() <= 64
     assert (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
     assert fastest(lambda: nn.Linear(2, 2), patience=0.0) > 0
+
+
+@pytest.mark.parametrize(
+    ("problems", "option"),
+    [
+        ([], False),
+        ([Problem("a.xml", "object 1", "box over the border", "box clipped", harmless=True)], False),
+        ([Problem("dataset.test", "", "no such split", UNUSABLE)], False),
+        ([Problem("a.xml", "object 1", "box has no area", "box left out")], True),
+    ],
+)
+def test_the_next_command_trains_in_spite_of_broken_records(problems, option):
+    found = next_command("mine", problems)
+    assert found.startswith("lightning-det train dataset=mine strategy=suggested")
+    assert ("dataset.on_bad=skip" in found) == option
