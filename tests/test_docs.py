@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lightning_det.config import CONF, check_slots, read_option
+from lightning_det.config.schema import DatasetConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -148,6 +150,7 @@ def beginnings(key):
 
 
 KEYS = {*known_keys(), "hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath"}
+KEYS |= {f"dataset.{field.name}" for field in fields(DatasetConfig)}  # the schema alone has some
 KEYS |= {key for option in OPTIONS for values in option_values(*option) for key in values}
 
 
