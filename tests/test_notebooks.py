@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 SMALL = {
-    "compare": {"images": 16, "validated": 8, "epochs": 1},
+    "compare": {"images": 8, "validated": 4, "epochs": 1},
     "own_images": {"counts": {"train": 6, "val": 3, "new": 2}, "epochs": 1},
 }
 """What the notebook's cell of parameters, tagged as papermill wants it, is overruled with."""

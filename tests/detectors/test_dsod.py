@@ -184,7 +184,7 @@ def test_checkpointed_networks_change_nothing(changes):
 @pytest.mark.slow
 def test_checkpointed_networks_compile():
     torch._dynamo.reset()
-    network = published("dsod_tiny", checkpointed=True, blocks=(1, 2, 1, 1))
+    network = published("dsod_tiny", checkpointed=True, blocks=(1, 2, 1, 1), halves=(48,), plain=())
     compiled, images = copy.deepcopy(network), torch.randn(2, 3, 64, 64)
     compiled.compile(fullgraph=True, backend="aot_eager")  # a graph break is an error
     for one in (network, compiled):
