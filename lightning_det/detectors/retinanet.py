@@ -12,7 +12,6 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.anchors import Anchors
-from lightning_det.detectors.candidates import Candidates
 from lightning_det.detectors.extractor import Extractor
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.reach import stack_shapes
@@ -158,18 +157,9 @@ class RetinaNet(Extractor):
         index, valid = best_after_nms(boxes, scores, labels, usable, nms_iou, max_detections)
         return Detections(gather_boxes(boxes, index), scores.gather(1, index) * valid, labels.gather(1, index), valid)
 
-    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) of all anchors, clipped to their views, and class scores (B, A, classes), float32."""
-        anchors, logits, deltas = self.predict(images, sizes)
-        return clip(decode(torch.cat(anchors), deltas).nan_to_num(0.0), sizes), logits.sigmoid()
-
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and heads."""
         return [*super().compiled_parts(), self.classify, self.regress]
-
-    def export_part(self) -> nn.Module:
-        """The detector without NMS, see `candidates`."""
-        return Candidates(self)
 
     def anchor_shapes(
         self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from lightning_det.backbones import Backbone
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
-from lightning_det.detectors.candidates import Candidates
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.priors import Priors
@@ -198,6 +197,22 @@ class SSD(Detector):
         rows = ssd_class_rows(weights, self.priors.per_cell[0], classes)
         left = load_torchvision_ssd(self, weights, self.num_classes, self.priors.per_cell[0], rows)
         return "the last layers start fresh: their classes are others" if left else "all layers"
+
+
+class Candidates(nn.Module):
+    """The exported part of a detector: everything but NMS, whose number of outputs depends on the image.
+
+    Args:
+        detector: in evaluation mode.
+    """
+
+    def __init__(self, detector: SSD):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SSD.candidates`."""
+        return self.detector.candidates(images, sizes)
 
 
 def _head(inputs: int, outputs: int, norm: Norm | None) -> nn.Module:

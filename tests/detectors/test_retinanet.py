@@ -13,6 +13,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
 from lightning_det.detectors.torchvision_retinanet import CLASSES as COCO
 from lightning_det.protocols.structures import State
+from lightning_det.system.errors import CapabilityError
 
 CLASSES = 6
 SIZE = (128, 192)
@@ -163,18 +164,9 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
     assert ((sides > ranges[:, :1]) & (sides <= ranges[:, 1:])).all()
 
 
-def test_export_part_holds_all_that_is_detected():
-    model = small(prior=0.3).eval()
-    batch = make_batch(1, 96, 128)
-    with torch.no_grad():
-        boxes, scores = model.export_part()(batch.images, batch.sizes)
-        found = model(batch.images, batch.sizes, 0.05, 0.5, 20)
-    assert boxes.shape[:2] == scores.shape[:2]
-    assert scores.shape[2] == CLASSES
-    for box, score, label in zip(found.boxes[0], found.scores[0], found.labels[0], strict=True):
-        same = (boxes[0] - box).abs().amax(dim=1) < 1e-4
-        assert same.any()
-        assert (scores[0, same, label] - score).abs().min() < 1e-5
+def test_it_cannot_be_exported():
+    with pytest.raises(CapabilityError, match="RetinaNet does not have a form that can be exported"):
+        small().export_part()
 
 
 @pytest.mark.parametrize(
