@@ -95,7 +95,7 @@ def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said
     output = run("train", *small, *few, *limits, *settings)
     assert ("the training ended at" in output) == (said is not None)
     assert (said or "") in output
-    assert f"Epoch {(steps - 1) // 3} " in output
+    assert f"epoch {(steps - 1) // 3 + 1} " in output
     assert "/-2" not in output
 
 

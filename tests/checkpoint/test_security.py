@@ -220,7 +220,9 @@ def test_every_part_that_an_option_names_is_listed():
         if group in ("claim", "sweep", "shared", "experiment"):  # of no run, or named by options, or without parts
             continue
         node = OmegaConf.to_container(
-            OmegaConf.load(file) if file.parent == CONF else read_option(f"{group}/{file.stem}")
+            OmegaConf.load(file)
+            if file.parent == CONF
+            else read_option(file.relative_to(CONF).with_suffix("").as_posix())
         )
         for key, target in targets(node):
             named.setdefault(key, set()).add(target)
