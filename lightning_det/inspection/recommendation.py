@@ -125,7 +125,8 @@ def _strategy(figures: Figures) -> tuple[str, str]:
             "around objects."
         )
     if chips < EVERYWHERE * tiles:
-        return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; the rest is background."
+        rest = "the rest is background" if chips < tiles else "but they mean more and smaller steps of training"
+        return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; {rest}."
     return "tiles", f"Objects are everywhere: {share}."
 
 
