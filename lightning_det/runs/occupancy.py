@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,9 @@ from lightning_det.system.errors import ConfigError
 
 if sys.platform != "win32":
     import fcntl
+
+PATIENCE = 5.0
+"""Seconds that a process waits for the one that has just locked a folder to write its number."""
 
 LOCKED: dict[Path, IO[str]] = {}
 """Open lock files by folder, of the folders that this process has locked."""
@@ -159,9 +163,14 @@ def _try_lock(stream: IO[str]) -> bool:
 
 
 def _read_holder(stream: IO[str]) -> str:
-    """The number and machine of the process that has locked a file, as it wrote them."""
-    stream.seek(0)
-    return stream.read().strip() or "of an unknown number"
+    """The number and machine of the process that has locked a file, as it wrote them right after."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        stream.seek(0)
+        holder = stream.read().strip()
+        if holder or time.monotonic() > end:
+            return holder or "of an unknown number"
+        time.sleep(0.02)
 
 
 def _is_same_file(stream: IO[str], file: Path) -> bool:
