@@ -5,8 +5,9 @@ In Python, `load` loads a trained detector, and `compose` builds the parts of a 
 
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_det.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_det.api.detector import LoadedDetector
@@ -40,11 +41,7 @@ _MODULES = {
 }
 """Modules of the names above, which are imported when the names are used: torch and Lightning take seconds."""
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
+from lightning_det.annotations import LabelMap
 from lightning_det.api.detector import LoadedDetector
 from lightning_det.api.settings import composed
-from lightning_det.checkpoint import checkpoint_file
 from lightning_det.config.data import build_data
-from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
+from lightning_det.evaluation.thresholds import SHOWN, Thresholds
 from lightning_det.inference.engine import Engine
 from lightning_det.runs.inputs import check_inputs
 from lightning_det.runs.restore import restore_detector
 from lightning_det.runs.resume import quote
+from lightning_det.runs.score_thresholds import read_thresholds
 from lightning_det.system.errors import ConfigError
 
 log = logging.getLogger("lightning_det")
@@ -61,7 +62,7 @@ def load(
             settings, module = restore_detector(cfg)
         data = build_data(settings, None, None)
     lowest = settings.test.score_threshold
-    limits = _limits(score_threshold, thresholds, Path(checkpoint), lowest, module.labels.names)
+    limits = _limits(score_threshold, thresholds, Path(checkpoint), lowest, module.labels)
     return LoadedDetector(Engine(module.to(_device(device)), data, half), settings, limits)
 
 
@@ -88,7 +89,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _limits(
-    score: float | None, thresholds: str | Path | None, checkpoint: Path, lowest: float, classes: Sequence[str]
+    score: float | None, thresholds: str | Path | None, checkpoint: Path, lowest: float, labels: LabelMap
 ) -> Thresholds | float:
     """Lowest scores of the detections that are returned.
 
@@ -97,7 +98,7 @@ def _limits(
         thresholds: by class, as given.
         checkpoint: run folder or file.
         lowest: ``test.score_threshold``, below which the detector finds nothing.
-        classes: of the detector.
+        labels: classes of the detector.
     """
     if score is not None and thresholds is not None:
         raise ConfigError("score_threshold and thresholds: give one of them")
@@ -108,13 +109,8 @@ def _limits(
                 f"{lowest}, unless overrides=['test.score_threshold={score}']"
             )
         return float(score)
-    run = checkpoint if checkpoint.is_dir() else checkpoint_file(checkpoint).parent.parent
-    file = run / THRESHOLDS if thresholds is None else Path(thresholds)
-    if thresholds is None and not file.is_file():
+    found, file = read_thresholds(checkpoint, thresholds, labels)
+    if found is None:
         return SHOWN
-    found = Thresholds.read(file)
-    if not set(found.boxes) & set(classes):
-        few = ", ".join(classes[:5])
-        raise ConfigError(f"thresholds={file}: of other classes than the detector's, which are {few}")
     log.info("detections need the scores of %s (%s), unless score_threshold is given", file, found.measured_on)
     return found

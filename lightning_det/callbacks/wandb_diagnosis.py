@@ -1,4 +1,4 @@
-"""What the report of a run shows of its evaluation, as tables, charts and images of wandb."""
+"""The evaluation in the report of a run, as tables, charts and images of wandb."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

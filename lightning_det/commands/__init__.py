@@ -1,1 +1,1 @@
-"""What each command does. `lightning_det.NAME` starts it, and imports it only when there is something to run."""
+"""The work of each command. `lightning_det.NAME` imports its module here only when there is something to run."""

@@ -1,4 +1,4 @@
-"""What the present configuration is composed of: by the command line of a Hydra job, or by a call from Python."""
+"""The options behind the present configuration: those of a Hydra job's command line, or of a call from Python."""
 
 import re
 import threading
@@ -25,7 +25,7 @@ SEARCHPATH = "hydra.searchpath"
 
 
 class Origin(NamedTuple):
-    """What a configuration is composed of."""
+    """The options and the config folders that a configuration comes from."""
 
     loader: ConfigLoader
     """Reads the files of the config folders."""

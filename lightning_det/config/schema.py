@@ -22,7 +22,7 @@ class OnBad(Enum):
 
 
 class OtherClasses(Enum):
-    """What objects of classes are that ``dataset.classes`` leaves out."""
+    """How objects of the classes that ``dataset.classes`` leaves out are treated."""
 
     background = "background"
     ignore = "ignore"

@@ -11,7 +11,7 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.store import AnnotationStore
 
 Others = Literal["background", "ignore"]
-"""What the boxes of the other classes become."""
+"""How boxes of the other classes are treated."""
 
 
 def choose_classes(store: AnnotationStore, names: Sequence[str], others: Others) -> AnnotationStore:

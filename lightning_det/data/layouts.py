@@ -19,7 +19,7 @@ LOOKED_FOR = {
     "voc": "VOC: Annotations/*.xml and JPEGImages/; train/*.xml beside the images; several such folders (VOC2007/)",
     "yolo": "YOLO: data.yaml; classes.txt with images/ and labels/, or with *.txt beside the images",
 }
-"""What makes each layout, for messages."""
+"""The files that identify each layout, for messages."""
 
 SEVERAL = 5
 """Number of names that messages list."""

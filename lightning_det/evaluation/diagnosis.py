@@ -1,4 +1,4 @@
-"""What an evaluation says beyond COCO's figures: thresholds, confused classes, and the images with the most errors."""
+"""An evaluation beyond COCO's figures: thresholds, confused classes, and the images with the most errors."""
 
 from dataclasses import dataclass
 from typing import Any

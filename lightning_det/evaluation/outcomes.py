@@ -1,4 +1,4 @@
-"""What became of every detection and every object of an evaluation: right, of the wrong class, false or missed."""
+"""The outcome of every detection and every object of an evaluation: right, of the wrong class, false or missed."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,7 +11,7 @@ from lightning_det.evaluation.results import Results
 
 
 class Outcome(IntEnum):
-    """What a detection is."""
+    """Whether a detection is right, and how it is wrong."""
 
     UNCOUNTED = 0
     """Below its threshold, on an ignored region, or beyond the limit of detections."""

@@ -1,4 +1,4 @@
-"""What an epoch of each strategy costs with the suggested settings."""
+"""The cost of an epoch of each strategy with the suggested settings."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

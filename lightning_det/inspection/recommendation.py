@@ -38,7 +38,7 @@ CROWDED = 0.7
 
 @dataclass(frozen=True)
 class Figures:
-    """What a recommendation depends on."""
+    """The figures of a dataset that a recommendation depends on."""
 
     images: int
     """Number of training images."""

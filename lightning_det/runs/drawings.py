@@ -33,7 +33,7 @@ LONGEST_SIDE = 30_000
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn, and where to."""
+    """The pictures to draw, and their folder."""
 
     folder: Path
     """Gets the folders ``pictures`` and ``crops``."""

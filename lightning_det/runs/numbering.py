@@ -24,7 +24,7 @@ LONGEST = 40
 
 
 class _Names:
-    """What this process has named, and whether it takes the folders that it names now."""
+    """The folders that this process has named, and whether it takes those that it names now."""
 
     taken: dict[str, str] = {}  # noqa: RUF012  # of the process
     taking = False

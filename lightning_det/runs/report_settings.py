@@ -1,4 +1,4 @@
-"""What the report says about a run's configuration, and the commands that it proposes."""
+"""The part of the report about a run's configuration, and the commands that it proposes."""
 
 import json
 import re

@@ -31,7 +31,7 @@ HEADLINE = {"AP": "AP", "AP50": "AP50", "AP_small": "AP small", "AP_medium": "AP
 
 @dataclass(frozen=True)
 class Run:
-    """What the report of a run is made of."""
+    """The sources of a run's report."""
 
     page: Page
     """The texts; figures and pictures are added to it."""

@@ -37,20 +37,43 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
     if given is not None:
         log.info("shown: detections with a score of at least draw_threshold=%g", given)
         return np.full(len(labels), float(given))
-    place = run_of(cfg.checkpoint) / THRESHOLDS if cfg.thresholds is None else Path(cfg.thresholds)
-    if cfg.thresholds is None and not place.is_file():
+    measured, place = read_thresholds(cfg.checkpoint, cfg.thresholds, labels)
+    if measured is None:
         log.info("shown: detections with a score of at least %g; no evaluation has left %s", SHOWN, place)
         return np.full(len(labels), SHOWN)
-    measured = Thresholds.read(place)
-    if not set(measured.boxes) & set(labels.names):
-        few = ", ".join(labels.printable_names[:5])
-        raise ConfigError(f"thresholds={place}: of other classes than the detector's, which are {few}")
     scores = measured.of(labels.names, SHOWN)
     log.info(
         "shown: detections with at least the score that is best for their class on %s: %s (%s)",
         *(measured.measured_on, _list_scores(measured, labels), place),
     )
     return scores
+
+
+def read_thresholds(
+    checkpoint: str | Path, given: str | Path | None, labels: LabelMap
+) -> tuple[Thresholds | None, Path]:
+    """Reads thresholds that are given, or those in the run folder of a checkpoint.
+
+    Args:
+        checkpoint: run folder or file.
+        given: ``thresholds.json`` or a run folder; None: those of the checkpoint's run.
+        labels: classes of the detector.
+
+    Returns:
+        The thresholds, None if the run has none, and their file.
+
+    Raises:
+        ConfigError: the thresholds are of other classes.
+        UserError: the file cannot be read.
+    """
+    place = run_of(checkpoint) / THRESHOLDS if given is None else Path(given)
+    if given is None and not place.is_file():
+        return None, place
+    measured = Thresholds.read(place)
+    if not set(measured.boxes) & set(labels.names):
+        few = ", ".join(labels.printable_names[:5])
+        raise ConfigError(f"thresholds={place}: of other classes than the detector's, which are {few}")
+    return measured, place
 
 
 def _list_scores(measured: Thresholds, labels: LabelMap) -> str:
@@ -61,7 +84,7 @@ def _list_scores(measured: Thresholds, labels: LabelMap) -> str:
     return ", ".join(own[:10] + [f"and {len(own) - 10} more"] * (len(own) > 10) + others)
 
 
-def run_of(checkpoint: str) -> Path:
+def run_of(checkpoint: str | Path) -> Path:
     """Returns the run folder of a checkpoint, which holds ``checkpoints``; of a file elsewhere, its own folder."""
     folder = checkpoint_file(checkpoint).parent
     return folder.parent if folder.name == "checkpoints" else folder

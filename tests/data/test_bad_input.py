@@ -643,7 +643,7 @@ CASES = [
         code=2,
     ),
     Case(
-        "scale of pictures that is no number",
+        "scale of pictures that is not a number",
         ("draw_scale=big: must be auto, or a number up to 16",),
         arguments=("checkpoint={run}", "source={root}/val2017", "draw_scale=big"),
         command="predict",
