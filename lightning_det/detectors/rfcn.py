@@ -8,8 +8,8 @@ from lightning_det.backbones import Backbone
 from lightning_det.backbones.atrous import deform, dilate
 from lightning_det.detectors.position_sensitive import Pooling, PositionSensitive, linear_conv
 from lightning_det.detectors.preprocess import Normalize
-from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
+from lightning_det.detectors.second_stage import SecondStage
 from lightning_det.detectors.two_stage import TwoStage, only_map
 from lightning_det.protocols.selector import Selector
 
@@ -25,7 +25,7 @@ class RFCN(TwoStage):
         select_anchors: Selector,
         select_rois: Selector,
         rpn: Callable[..., RPN],
-        roi_head: Callable[..., RoIHead],
+        roi_head: Callable[..., SecondStage],
         roi_size: int,
         head_width: int,
         pooling: Pooling = "align",
@@ -42,7 +42,7 @@ class RFCN(TwoStage):
             select_anchors: selector of the anchors that carry loss.
             select_rois: selector of the RoIs that carry loss.
             rpn: `RPN` with its settings; gets channels, strides and selector.
-            roi_head: `RoIHead` with its settings; gets predictor and selector.
+            roi_head: `RoIHead` or `CascadeHead` with its settings; gets predictor and selector.
             roi_size: k, bins per side of a RoI.
             head_width: channels between the last stage and the maps.
             pooling: see `PositionSensitive`.

@@ -10,40 +10,51 @@ from torch import Tensor, nn
 
 from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range, sqrt_area
-from lightning_det.ops.nms import best_after_nms
+from lightning_det.detectors.second_stage import BOX_WEIGHTS, Scored, SecondStage, own_deltas
+from lightning_det.ops.boxes import encode_where, gather_boxes, sqrt_area
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.selector import Ranking, Regions, Selector
-from lightning_det.protocols.structures import Batch, Detections, State
+from lightning_det.protocols.structures import Batch, State
 from lightning_det.selection.matching import label_rois
 
-BOX_WEIGHTS = (10.0, 5.0)
 
-CANDIDATES = 4096
-"""Lowest number of (box, class) pairs per view that enter the final NMS, see `candidate_count`."""
+class Judged(NamedTuple):
+    """Losses and deltas of ``R`` RoIs per view."""
 
-REFINED = 300
-"""Most (box, class) pairs per view that are regressed again: the best after NMS at `NEAR_DUPLICATE`."""
-
-NEAR_DUPLICATE = 0.95
-"""IoU above which two boxes would be refined to nearly the same box."""
-
-
-class Found(NamedTuple):
-    """``K`` (box, class) pairs per view."""
-
-    boxes: Tensor
-    """(B, K, 4) float32 ``xyxy``, pixels of the view, clipped to it."""
-    scores: Tensor
-    """(B, K) float32."""
-    labels: Tensor
-    """(B, K) int64, classes counted from 0."""
-    usable: Tensor
-    """(B, K) bool, whether score and size of the box allow a detection."""
+    classification: Tensor
+    """(B, R) float32."""
+    box: Tensor
+    """(B, R) float32; 0 for background."""
+    deltas: Tensor
+    """(B, R, 4) float32, for the class of each RoI's label."""
 
 
-class RoIHead(nn.Module):
+class Ranked(NamedTuple):
+    """What ranking tells of all candidates of a view, without gradient."""
+
+    losses: Tensor
+    """(B, R) float32, classification plus box loss."""
+    deltas: Tensor
+    """(B, R, 4) float32, see `Judged`."""
+
+
+class Learned(NamedTuple):
+    """Outcome of a training step, and proposals whose deltas it has computed on the way."""
+
+    losses: dict[str, Tensor]
+    """Scalars by name."""
+    selected: Selected
+    """The RoIs that carried the losses."""
+    rois: Tensor
+    """(B, P, 4) float32 ``xyxy``, pixels of the view: the selected RoIs, or all proposals if they were ranked."""
+    deltas: Tensor
+    """(B, P, 4) float32, deltas of these RoIs without gradient, see `Judged`."""
+    valid: Tensor
+    """(B, P) bool, False for padding and for ground truth."""
+
+
+class RoIHead(SecondStage):
     """Classifies RoIs and regresses their boxes: losses in training, detections at inference.
 
     Args:
@@ -53,16 +64,26 @@ class RoIHead(nn.Module):
             1/9 in torchvision, 1 in Fast R-CNN and R-FCN.
         positive: lowest IoU at which a RoI gets an object's class.
         ignore: background RoIs carry no loss if a greater share of them lies in an ignored box.
+        box_weights: factors of the regression targets (dx, dy) and (dw, dh): 1 / their standard deviations.
     """
 
     def __init__(
-        self, predictor: Predictor, select: Selector, box_beta: float, positive: float = 0.5, ignore: float = 0.5
+        self,
+        predictor: Predictor,
+        select: Selector,
+        box_beta: float,
+        positive: float = 0.5,
+        ignore: float = 0.5,
+        box_weights: tuple[float, float] = BOX_WEIGHTS,
     ):
-        super().__init__()
+        super().__init__(select, box_weights)
         self.predictor = predictor
-        self.select = select
         self.box_beta = box_beta
         self.thresholds = {"positive": positive, "ignore": ignore}
+
+    def predictors(self) -> dict[str, Predictor]:
+        """The only one."""
+        return {"predictor": self.predictor}
 
     def losses(self, maps: list[Tensor], proposals: Proposals, batch: Batch) -> tuple[dict[str, Tensor], Selected]:
         """Classification and box loss, both divided by the number of selected RoIs in the batch, see `mean_count`.
@@ -70,135 +91,64 @@ class RoIHead(nn.Module):
         Returns:
             The losses, and the RoIs that carried them.
         """
-        shared = self.predictor.shared(maps)
+        learned = self.learn(self.shared(maps), proposals, batch)
+        return learned.losses, learned.selected
+
+    def learn(self, shared: Any, proposals: Proposals, batch: Batch) -> Learned:
+        """`losses`, and the deltas of proposals, with which a cascade goes on; see `shared`."""
         rois, usable = candidates(proposals, batch)
         labels, matched, ious = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
         boxes = gather_boxes(batch.boxes, matched)
         ranking = self.select.ranking
-        current = None if ranking is None else self._rank(ranking, shared, rois, labels, boxes)
+        ranked = None if ranking is None else self._rank(ranking, shared, rois, labels, boxes)
+        current = None if ranked is None else ranked.losses
         index, chosen = self.select(Regions(rois, labels, ious, current))
         known = None if current is None else current.masked_fill(labels < 0, torch.nan)
         rois, boxes = gather_boxes(rois, index), gather_boxes(boxes, index)
         labels, matched = labels.gather(1, index), matched.gather(1, index)
-        classification, box = self._losses(shared, rois, labels, boxes)
-        total = (classification + box).detach()
+        judged = self._judge(shared, rois, labels, boxes)
+        total = (judged.classification + judged.box).detach()
         count = mean_count(chosen.sum())
         losses = {
-            "roi_class": (classification * chosen).sum() / count,
-            "roi_box": (box * chosen).sum() / count,
+            "roi_class": (judged.classification * chosen).sum() / count,
+            "roi_box": (judged.box * chosen).sum() / count,
         }
-        return losses, Selected(rois, labels.clamp(min=0), matched, chosen, total, known, "roi")
+        selected = Selected(rois, labels.clamp(min=0), matched, chosen, total, known, "roi")
+        given = proposals.boxes.shape[1]  # ground truth follows them
+        if ranked is not None:
+            return Learned(losses, selected, proposals.boxes, ranked.deltas[:, :given], proposals.valid)
+        return Learned(losses, selected, rois, judged.deltas.detach(), chosen & (index < given))
 
     @torch.no_grad()
-    def _rank(self, ranking: Ranking, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        """Current loss (B, R) of every RoI, without gradient."""
+    def _rank(self, ranking: Ranking, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Ranked:
+        """Current losses and deltas of every RoI, without gradient."""
         # RoIs take little memory if no layers run on every RoI.
         chunk = ranking.keeps if ranking.keeps is not None and self.predictor.per_roi else rois.shape[1]
         parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
         with ranking_mode(self.predictor, ranking.mode):
-            return torch.cat([torch.add(*self._losses(shared, *part)) for part in parts], dim=1)
+            judged = [self._judge(shared, *part) for part in parts]
+        classification, box, deltas = (torch.cat(x, dim=1) for x in zip(*judged, strict=True))
+        return Ranked(classification + box, deltas)
 
-    def _losses(self, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Both losses (B, R) of every RoI; the box loss of background is 0."""
+    def _judge(self, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Judged:
+        """Losses and deltas of RoIs with these labels, whose objects have these boxes (B, R, 4)."""
         logits, deltas = self.predictor(shared, rois)
         labels = labels.clamp(min=0)
         classification = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         is_object = labels > 0
-        targets = encode_where(is_object, rois, boxes, BOX_WEIGHTS)
-        error = F.smooth_l1_loss(own_deltas(deltas, labels), targets, beta=self.box_beta, reduction="none").sum(dim=-1)
-        return classification.view(labels.shape), error * is_object
+        targets = encode_where(is_object, rois, boxes, self.box_weights)
+        own = own_deltas(deltas, labels)
+        error = F.smooth_l1_loss(own, targets, beta=self.box_beta, reduction="none").sum(dim=-1)
+        return Judged(classification.view(labels.shape), error * is_object, own)
 
-    def detect(
-        self,
-        maps: list[Tensor],
-        proposals: Proposals,
-        sizes: Tensor,
-        score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
-        ranges: Tensor | None = None,
-        passes: int = 1,
-    ) -> Detections:
-        """Detections of views whose (height, width) without padding are ``sizes`` (B, 2).
+    def shared(self, maps: list[Tensor]) -> Any:
+        """What the predictor shares."""
+        return self.predictor.shared(maps)
 
-        With more than one pass, detections become RoIs that are scored and regressed again, and the boxes of all passes
-        are pooled (iterative box regression: Gidaris and Komodakis, ICCV 2015, section 4; OHEM, section 6).
-        The score of a box is that of the RoI from which it was regressed.
-
-        Boxes whose size is outside ``ranges`` (B, 2), pixels of the view, are removed before the best are picked and
-        before NMS, so that they displace no others (SNIP, section 6.1).
-        """
-        shared = self.predictor.shared(maps)
-        count = candidate_count(max_detections)
-        found = [self._first_pass(shared, proposals, sizes, score_threshold, count, ranges)]
-        for _ in range(passes - 1):
-            # Near duplicates would be refined to the same box.
-            hopeful = best(found[-1], NEAR_DUPLICATE, REFINED)
-            found.append(self._next_pass(shared, hopeful, sizes, score_threshold, ranges))
-        boxes, scores, labels, valid = best(
-            Found(*(torch.cat(x, dim=1) for x in zip(*found, strict=True))), nms_iou, max_detections
-        )
-        return Detections(boxes, scores * valid, labels, valid)
-
-    def _first_pass(
-        self, shared: Any, proposals: Proposals, sizes: Tensor, threshold: float, count: int, ranges: Tensor | None
-    ) -> Found:
-        """The ``count`` best pairs of a proposal and a class, with their regressed boxes."""
-        logits, deltas = self.predictor(shared, proposals.boxes)
-        classes = logits.shape[-1] - 1
-        scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0)
-        if ranges is not None:
-            of_classes = deltas[:, :, -classes:] if deltas.shape[2] > 1 else deltas
-            boxes = decode(proposals.boxes[:, :, None], of_classes, BOX_WEIGHTS).nan_to_num(0.0)
-            inside = in_detection_range(clip(boxes.flatten(1, 2), sizes), ranges).view(boxes.shape[:-1])
-            scores = scores.masked_fill(~inside, 0.0)
-        scores = scores.flatten(1)
-        top, index = scores.topk(min(count, scores.shape[1]), dim=1)
-        roi, label = index.div(classes, rounding_mode="floor"), index % classes
-        kinds = deltas.shape[2]
-        own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
-        return _regress(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
-
-    def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
-        """Scores and regresses the boxes of the last pass again; their classes stay."""
-        logits, deltas = self.predictor(shared, last.boxes)
-        scores = logits.softmax(dim=-1).gather(2, last.labels[..., None] + 1).squeeze(2) * last.usable
-        own = own_deltas(deltas, last.labels + 1)
-        return _regress(last.boxes, own, scores, last.labels, sizes, threshold, ranges)
-
-
-def _regress(
-    rois: Tensor,
-    deltas: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    sizes: Tensor,
-    threshold: float,
-    ranges: Tensor | None,
-) -> Found:
-    # After a diverged step boxes may be NaN, which RoIAlign would turn into invalid addresses in the next pass.
-    boxes = clip(decode(rois, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
-    sides = boxes[..., 2:] - boxes[..., :2]
-    usable = (scores > threshold) & (sides >= 1e-2).all(dim=-1)
-    return Found(boxes, scores, labels, usable if ranges is None else usable & in_detection_range(boxes, ranges))
-
-
-def candidate_count(max_detections: int) -> int:
-    """Number of (box, class) pairs per view that enter the final NMS, of which ``max_detections`` may survive."""
-    return max(CANDIDATES, 4 * max_detections)
-
-
-def best(found: Found, nms_iou: float, count: int) -> Found:
-    """The ``count`` best of each view after NMS per class."""
-    index, valid = best_after_nms(*found, nms_iou, count)
-    return Found(gather_boxes(found.boxes, index), found.scores.gather(1, index), found.labels.gather(1, index), valid)
-
-
-def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Deltas (B, R, 4) for labels (B, R), out of (B, R, 1 + classes, 4) or class-agnostic (B, R, 1, 4) deltas."""
-    if deltas.shape[2] == 1:
-        return deltas.squeeze(2)
-    return deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+    def score(self, shared: Any, rois: Tensor, sizes: Tensor) -> Scored:
+        """Scores RoIs and regresses them once, see `SecondStage.score`."""
+        logits, deltas = self.predictor(shared, rois)
+        return Scored(rois, logits.softmax(dim=-1), deltas)
 
 
 @contextmanager

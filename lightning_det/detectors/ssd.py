@@ -13,7 +13,7 @@ from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.priors import Priors
 from lightning_det.detectors.reach import stack_shapes
-from lightning_det.detectors.roi_head import BOX_WEIGHTS, candidate_count
+from lightning_det.detectors.second_stage import BOX_WEIGHTS, candidate_count
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd, ssd_class_rows
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range
 from lightning_det.ops.nms import best_after_nms

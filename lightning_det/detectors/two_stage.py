@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.extractor import Extractor
 from lightning_det.detectors.proposals import ProposalNetwork
-from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
+from lightning_det.detectors.second_stage import SecondStage
 from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.structures import Batch, Detections
 
@@ -20,7 +20,7 @@ class TwoStage(Extractor):
         backbone: see `Extractor`.
         neck: see `Extractor`.
         rpn: proposal network.
-        roi_head: second stage.
+        roi_head: `RoIHead` or `CascadeHead`.
         preprocess: see `Extractor`.
 
     Raises:
@@ -30,16 +30,20 @@ class TwoStage(Extractor):
 
     refines = True
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead, preprocess: nn.Module):
+    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: SecondStage, preprocess: nn.Module):
         super().__init__(backbone, neck, preprocess)
         _check_mining(rpn, roi_head)
         self.rpn = rpn
         self.roi_head = roi_head
-        self.class_layers = tuple(f"roi_head.predictor.{name}" for name in roi_head.predictor.class_layers)
+        self.class_layers = tuple(
+            f"roi_head.{place}.{name}"
+            for place, predictor in roi_head.predictors().items()
+            for name in predictor.class_layers
+        )
         self.anchor_sizes = rpn.anchors.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The two losses of the proposal network and the two of the head."""
+        """The two losses of the proposal network, and the two of the head or of each of its stages."""
         maps, canvas = self.features(batch.images, batch.sizes)
         predictions = self.rpn(maps, canvas)
         proposals = self.rpn.propose(predictions, batch.sizes, batch.ranges * batch.scales[:, None])
@@ -57,14 +61,15 @@ class TwoStage(Extractor):
         ranges: Tensor | None = None,
         passes: int = 1,
     ) -> Detections:
-        """Detects objects in views, see `Detector.forward` and `RoIHead.detect`; proposals may have any size."""
+        """Detects objects in views, see `Detector.forward` and `SecondStage.detect`; proposals may have any size."""
         maps, canvas = self.features(images, sizes)
         proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
         return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, ranges, passes)
 
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and heads."""
-        return [*super().compiled_parts(), self.rpn.head, self.roi_head.predictor.trunk]
+        trunks = [predictor.trunk for predictor in self.roi_head.predictors().values()]
+        return [*super().compiled_parts(), self.rpn.head, *trunks]
 
     def proposer(self) -> ProposalNetwork:
         """The proposal network of the detector."""
@@ -77,7 +82,7 @@ class TwoStage(Extractor):
         return self.rpn.anchor_shapes(sizes, ratios)
 
 
-def _check_mining(rpn: RPN, roi_head: RoIHead) -> None:
+def _check_mining(rpn: RPN, roi_head: SecondStage) -> None:
     """Refuses OHEM if it would keep every RoI, or cannot rank RoIs on several devices."""
     ranking = roi_head.select.ranking
     if ranking is None or ranking.keeps is None:
