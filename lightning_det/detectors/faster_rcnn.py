@@ -10,8 +10,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.per_roi import PerRoI, Stage, TwoFC
 from lightning_det.detectors.preprocess import Normalize
-from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
+from lightning_det.detectors.second_stage import SecondStage
 from lightning_det.detectors.torchvision_weights import faster_rcnn_rows, load_torchvision
 from lightning_det.detectors.two_stage import TwoStage, only_map
 from lightning_det.protocols.selector import Selector
@@ -46,9 +46,10 @@ class FasterRCNN(TwoStage):
         select_anchors: Selector,
         select_rois: Selector,
         rpn: Callable[..., RPN],
-        roi_head: Callable[..., RoIHead],
+        roi_head: Callable[..., SecondStage],
         roi_size: int,
         head_width: int,
+        class_agnostic: bool = False,
         preprocess: nn.Module | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on one feature map.
@@ -62,9 +63,10 @@ class FasterRCNN(TwoStage):
             select_anchors: selector of the anchors that carry loss.
             select_rois: selector of the RoIs that carry loss.
             rpn: `RPN` with its settings; gets channels, strides and selector.
-            roi_head: `RoIHead` with its settings; gets predictor and selector.
+            roi_head: `RoIHead` or `CascadeHead` with its settings; gets predictor and selector.
             roi_size: cells per side of a RoI, see above.
             head_width: width of the fully connected layers.
+            class_agnostic: whether one regression serves all classes, as a `CascadeHead` needs it.
             preprocess: uint8 images to normalised float images; None: `Normalize`.
         """
         channels, stride = only_map(backbone)
@@ -73,7 +75,7 @@ class FasterRCNN(TwoStage):
         else:
             trunk = Stage(*backbone.roi_stage, size=2 * roi_size)
         proposing = rpn(channels, [stride], select_anchors)
-        head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
+        head = roi_head(PerRoI(trunk, num_classes, backbone.strides, class_agnostic), select_rois)
         return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize())
 
     @classmethod
@@ -84,10 +86,11 @@ class FasterRCNN(TwoStage):
         select_anchors: Selector,
         select_rois: Selector,
         rpn: Callable[..., RPN],
-        roi_head: Callable[..., RoIHead],
+        roi_head: Callable[..., SecondStage],
         neck_width: int,
         roi_size: int,
         head_width: int,
+        class_agnostic: bool = False,
         preprocess: nn.Module | None = None,
     ) -> "FasterRCNN":
         """Faster R-CNN on a feature pyramid; see `c4` for the arguments that both have.
@@ -102,16 +105,19 @@ class FasterRCNN(TwoStage):
             neck_width: channels of the pyramid.
             roi_size: cells per side of a RoI.
             head_width: width of the fully connected layers.
+            class_agnostic: see `c4`.
             preprocess: see `c4`.
         """
         neck = FPN(backbone.channels, neck_width)
         proposing = rpn(neck_width, [*backbone.strides, 2 * backbone.strides[-1]], select_anchors)
         trunk = TwoFC(neck_width, roi_size, head_width)
-        head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
+        head = roi_head(PerRoI(trunk, num_classes, backbone.strides, class_agnostic), select_rois)
         return cls(backbone, neck, proposing, head, preprocess or Normalize())
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
         """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn``; classes of COCO weights are found by name."""
         rows = faster_rcnn_rows(weights, classes)
-        left = load_torchvision(self, weights, self.roi_head.predictor.num_classes, rows)
-        return "the last layer starts fresh: its classes are others" if left else "all layers"
+        left = load_torchvision(self, weights, len(classes), rows)
+        if any("classify" in name for name in left):
+            return "the last layer starts fresh: its classes are others"
+        return "all layers but the regression of boxes: here it serves all classes" if left else "all layers"

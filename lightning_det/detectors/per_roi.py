@@ -51,31 +51,35 @@ class Stage(nn.Module):
 
 
 class PerRoI(Predictor):
-    """Crops every RoI from the feature maps, then classifies it and regresses a box per class.
+    """Crops every RoI from the feature maps, then classifies it and regresses a box per class or one for all.
 
     Args:
         trunk: RoI features (N, C, s, s) to (N, width); has ``size`` s and ``width``.
         num_classes: object classes, background not counted.
         strides: pixels of the view per cell of each feature map that RoIs are read from, finest first.
+        class_agnostic: whether one box serves all classes.
     """
 
     per_roi = True
-    class_layers = ("classify.", "regress.")
 
-    def __init__(self, trunk: TwoFC | Stage, num_classes: int, strides: Sequence[int]):
+    def __init__(self, trunk: TwoFC | Stage, num_classes: int, strides: Sequence[int], class_agnostic: bool = False):
         super().__init__()
         self.trunk: TwoFC | Stage = trunk
         self.num_classes = num_classes
         self.strides = list(strides)
+        self.class_agnostic = class_agnostic
+        self.class_layers = ("classify.",) if class_agnostic else ("classify.", "regress.")
         self.classify = nn.Linear(trunk.width, num_classes + 1)
-        self.regress = nn.Linear(trunk.width, 4 * (num_classes + 1))
+        self.regress = nn.Linear(trunk.width, 4 * (1 if class_agnostic else num_classes + 1))
 
     def shared(self, maps: list[Tensor]) -> Canvas:
         """The feature maps, packed for RoIAlign."""
         return pack(maps[: len(self.strides)], self.strides)
 
     def forward(self, shared: Canvas, rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts logits (B, R, 1 + classes) and box deltas (B, R, 1 + classes, 4), float32, of (B, R, 4) RoIs."""
+        """Predicts logits and box deltas of (B, R, 4) RoIs, see `Predictor.forward`."""
         features = self.trunk(roi_align(shared, rois, self.trunk.size))
-        shape = (*rois.shape[:2], self.num_classes + 1)
-        return self.classify(features).float().view(shape), self.regress(features).float().view(*shape, 4)
+        logits, deltas = (
+            layer(features).float().unflatten(0, rois.shape[:2]) for layer in (self.classify, self.regress)
+        )
+        return logits, deltas.unflatten(2, (-1, 4))

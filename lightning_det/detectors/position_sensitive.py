@@ -25,6 +25,7 @@ class PositionSensitive(Predictor):
             shifts every bin by a learned offset (Deformable ConvNets v1): one per class for scores, one for boxes.
     """
 
+    class_agnostic = True
     class_layers = ("classify.", "shift_classify.")
 
     def __init__(

@@ -9,7 +9,10 @@ class Predictor(nn.Module):
     """Predicts class logits and box deltas of RoIs; two-stage detectors differ mainly in this part."""
 
     per_roi: bool = False
-    """Whether layers run on every RoI, so that memory grows with the number of RoIs."""
+    """Whether all layers run on every RoI, so that memory grows with the number of RoIs, and `shared` has no layers."""
+
+    class_agnostic: bool = False
+    """Whether one regression of a RoI's box serves all classes."""
 
     class_layers: tuple[str, ...] = ()
     """Prefixes of the names of parameters whose shape depends on the classes."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, SSD300_VGG16_Weights
 
+from lightning_det.detectors.two_stage import TwoStage
 from lightning_det.protocols.detector import Detector
 
 FASTER_RCNN_CLASSES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -21,12 +22,14 @@ BODY = {
 }
 """Prefixes of a ResNet's tensors in torchvision's detectors and in ours."""
 
+HEAD = "roi_head.predictor."
+
 RENAMED = BODY | {
     "backbone.fpn.": "neck.pyramid.",
     "rpn.head.": "rpn.head.",
-    "roi_heads.box_head.": "roi_head.predictor.trunk.",
-    "roi_heads.box_predictor.cls_score.": "roi_head.predictor.classify.",
-    "roi_heads.box_predictor.bbox_pred.": "roi_head.predictor.regress.",
+    "roi_heads.box_head.": f"{HEAD}trunk.",
+    "roi_heads.box_predictor.cls_score.": f"{HEAD}classify.",
+    "roi_heads.box_predictor.bbox_pred.": f"{HEAD}regress.",
 }
 
 SSD_RENAMED = {
@@ -55,9 +58,12 @@ def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
 
 
 def load_torchvision(
-    detector: Detector, state_dict: Mapping[str, Tensor], num_classes: int, class_rows: Sequence[int] | None = None
+    detector: TwoStage, state_dict: Mapping[str, Tensor], num_classes: int, class_rows: Sequence[int] | None = None
 ) -> list[str]:
     """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn`` into `FasterRCNN.fpn`.
+
+    Every stage of a cascade gets the weights of torchvision's only one. A regression that serves all classes keeps its
+    fresh weights, for torchvision's is one per class.
 
     Args:
         detector: made by `FasterRCNN.fpn` with a torchvision ResNet of the same depth, form ``pyramid``.
@@ -68,22 +74,28 @@ def load_torchvision(
             if their number differs, the last layer keeps its fresh weights. Empty: it always keeps them.
 
     Returns:
-        Names of the detector's tensors that the state_dict did not set: none, or the last layer.
+        Names of the detector's tensors that the state_dict did not set: none, or those of the last layers.
 
     Raises:
         ValueError: the state_dict is not of such a detector, or misses tensors.
     """
     weights = rename(state_dict, RENAMED, "Faster R-CNN FPN")
-    rows = len(weights["roi_head.predictor.classify.weight"])
+    rows = len(weights[f"{HEAD}classify.weight"])
     if class_rows:
         _check_rows(class_rows, num_classes, rows)
-    for name in [n for n in weights if n.startswith(detector.class_layers)]:
+    head = {name.removeprefix(HEAD): weights.pop(name) for name in [*weights] if name.startswith(HEAD)}
+    for name in [n for n in head if n.startswith(("classify.", "regress."))]:
         if class_rows:
             # A class has one row of the classification, four of the regression.
-            weights[name] = weights[name].unflatten(0, (rows, -1))[[0, *class_rows]].flatten(0, 1)
+            head[name] = head[name].unflatten(0, (rows, -1))[[0, *class_rows]].flatten(0, 1)
         elif class_rows is not None or rows != num_classes + 1:
-            del weights[name]
-    return load_renamed(detector, weights)
+            del head[name]
+    predictors = detector.roi_head.predictors()
+    fresh = [f"roi_head.{place}.regress." for place, predictor in predictors.items() if predictor.class_agnostic]
+    if fresh:
+        head = {name: tensor for name, tensor in head.items() if not name.startswith("regress.")}
+    weights |= {f"roi_head.{place}.{name}": tensor for place in predictors for name, tensor in head.items()}
+    return load_renamed(detector, weights, fresh)
 
 
 def load_torchvision_ssd(
@@ -152,8 +164,13 @@ def rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], kind: str
     return weights
 
 
-def load_renamed(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]:
+def load_renamed(detector: Detector, weights: Mapping[str, Tensor], fresh: Sequence[str] = ()) -> list[str]:
     """Loads all tensors of a detector but those that depend on the classes, which may be missing.
+
+    Args:
+        detector: gets the weights.
+        weights: tensors by the detector's names.
+        fresh: prefixes of the names of further tensors that may be missing.
 
     Returns:
         Names of the missing tensors.
@@ -165,7 +182,7 @@ def load_renamed(detector: Detector, weights: Mapping[str, Tensor]) -> list[str]
         missing, unexpected = detector.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the state_dict is of another detector: {error}") from error
-    lost = [n for n in missing if not n.startswith(detector.class_layers)]
+    lost = [n for n in missing if not n.startswith((*detector.class_layers, *fresh))]
     if lost or unexpected:
         raise ValueError(
             f"the state_dict is of another detector: {len(lost)} tensors are missing {lost[:3]}, "
