@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 STEP = "trainer/global_step"
 """Lightning's count of optimizer steps, the x-axis of all plots."""
 
-LOSS_TERMS = ("rpn_objectness", "rpn_box", "roi_class", "roi_box", "class", "box")
+STAGES = [f"roi_{term}_{stage}" for stage in (1, 2, 3) for term in ("class", "box")]
+"""Losses of Cascade R-CNN's stages."""
+
+LOSS_TERMS = ("rpn_objectness", "rpn_box", "roi_class", "roi_box", *STAGES, "class", "box")
 """Figures of two-stage detectors, then of single-shot ones. wandb shows those that a run has."""
 
 SIZES = ("small", "medium", "large")

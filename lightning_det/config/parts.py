@@ -25,7 +25,7 @@ OWN = {
     "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.RetinaNet detectors.SSD",
     "detector.preprocess": "detectors.Normalize",
     "detector.rpn": "detectors.RPN",
-    "detector.roi_head": "detectors.RoIHead",
+    "detector.roi_head": "detectors.CascadeHead detectors.RoIHead",
     "detector.priors": "detectors.Priors",
     "detector.neck": "detectors.GatedPyramid detectors.RetinaPyramid",
     "module": "modules.DetectionModule",

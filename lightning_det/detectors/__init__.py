@@ -1,5 +1,6 @@
 """Detectors: nn.Modules that turn image batches into losses or detections and know no scale strategy."""
 
+from lightning_det.detectors.cascade import CascadeHead
 from lightning_det.detectors.faster_rcnn import FasterRCNN
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
@@ -15,6 +16,7 @@ __all__ = [
     "RFCN",
     "RPN",
     "SSD",
+    "CascadeHead",
     "FasterRCNN",
     "GatedPyramid",
     "Normalize",

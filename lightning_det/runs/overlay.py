@@ -54,7 +54,8 @@ READ = {
 """Keys that the commands read, in addition to the keys that these refer to."""
 
 UNREAD = (
-    *(f"detector.{name}" for name in ("box_beta", "box_weight", "roi_head.box_beta")),
+    *(f"detector.{name}" for name in ("box_beta", "box_weight")),
+    *(f"detector.roi_head.{name}" for name in ("box_beta", "positive", "loss_weights")),
     *(f"detector.{name}" for name in ("box_loss", "alpha", "gamma", "prior", "positive", "negative")),
     *(f"detector.rpn.{name}" for name in ("positive", "negative", "border")),
     *(f"backbone.{name}" for name in ("weights", "pretrained", "frozen_stages", "checkpointed")),

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 from helpers import make_batch
-from support.makers import fpn
+from support.makers import CASCADE, fpn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -24,7 +24,7 @@ def load(detector, weights, class_rows=None):
     return load_torchvision(detector, weights, detector.roi_head.predictor.num_classes, class_rows)
 
 
-def ours(num_classes=CLASSES, selectors=None, norm="batch"):
+def ours(num_classes=CLASSES, selectors=None, norm="batch", **settings):
     select = selectors or (RandomSelector(256, 0.5), RandomSelector(512, 0.25))
     return fpn(
         copy.deepcopy(backbone(norm)),
@@ -32,6 +32,7 @@ def ours(num_classes=CLASSES, selectors=None, norm="batch"):
         [32, 64, 128, 256, 512],
         [0.5, 1.0, 2.0],
         *select,
+        **settings,
     )
 
 
@@ -218,6 +219,24 @@ def test_other_classes_keep_a_fresh_last_layer(reference):
     left = load(detector, reference.state_dict())
     assert {n.rsplit(".", 1)[0] for n in left} == {"roi_head.predictor.classify", "roi_head.predictor.regress"}
     assert torch.equal(detector.roi_head.predictor.classify.weight, fresh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_rows", [None, [6, 2, 1]])
+def test_every_stage_of_a_cascade_starts_from_torchvisions_head(reference, class_rows):
+    detector = ours(num_classes=CLASSES if class_rows is None else 3, **CASCADE)
+    fresh = detector.roi_head.stages[1].predictor.regress.weight.clone()
+    left = load(detector, reference.state_dict(), class_rows)
+    assert sorted(left) == [f"roi_head.stages.{n}.predictor.regress.{p}" for n in range(3) for p in ("bias", "weight")]
+    rows = [0, *(class_rows or range(1, CLASSES + 1))]
+    for stage in detector.roi_head.stages:
+        theirs = reference.roi_heads
+        assert torch.equal(stage.predictor.trunk.fc6.weight, theirs.box_head.fc6.weight)
+        assert torch.equal(stage.predictor.classify.weight, theirs.box_predictor.cls_score.weight[rows])
+        assert torch.equal(stage.predictor.regress.weight, fresh)
+    names = [f"class {n}" for n in range(detector.roi_head.stages[0].predictor.num_classes)]
+    words = detector.load_torchvision(reference.state_dict(), names)
+    assert words.startswith("the last layer starts fresh" if class_rows else "all layers but the regression of boxes")
 
 
 @pytest.mark.slow

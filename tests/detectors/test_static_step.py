@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import make_batch
-from support.makers import c4, fpn
+from support.makers import CASCADE, c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_det.backbones import tiny_backbone
@@ -13,6 +13,7 @@ from lightning_det.protocols.selector import Regions
 from lightning_det.selection import RandomSelector
 
 DYNAMIC = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "index.Tensor_mask", "item", "where.default")
+FORMS = ("c4", "pyramid", "cascade")
 
 
 class Count(TorchDispatchMode):
@@ -30,9 +31,10 @@ class Count(TorchDispatchMode):
 def detector(form):
     make, anchor_sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
     select = (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
-    return make(
-        tiny_backbone(form), 6, anchor_sizes, [0.5, 1.0, 2.0], *select, head_width=64, roi_size=5, after_nms=(100, 50)
-    )
+    small = {"head_width": 64, "roi_size": 5, "after_nms": (100, 50)}
+    stages = CASCADE if form == "cascade" else {}
+    backbone = tiny_backbone("c4" if form == "c4" else "pyramid")
+    return make(backbone, 6, anchor_sizes, [0.5, 1.0, 2.0], *select, **small, **stages)
 
 
 def step_operations(form, count, boxes=5, padded=16):
@@ -46,7 +48,7 @@ def step_operations(form, count, boxes=5, padded=16):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", FORMS)
 def test_operations_do_not_grow_with_the_batch(form):
     per_size = {count: step_operations(form, count) for count in (1, 2, 8)}
     # Convolutions of one image take other kernels' helper operations; from two on counts are equal to the last.
@@ -56,12 +58,12 @@ def test_operations_do_not_grow_with_the_batch(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", FORMS)
 def test_operations_do_not_depend_on_the_number_of_boxes(form):
     assert step_operations(form, 2, boxes=0) == step_operations(form, 2, boxes=16)
 
 
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", FORMS)
 def test_nothing_waits_for_the_data_but_nms(form):
     names = step_operations(form, 4)
     found = [n for n in names if any(n.startswith(f"aten.{d}") for d in DYNAMIC)]
@@ -72,7 +74,7 @@ def test_nothing_waits_for_the_data_but_nms(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", FORMS)
 def test_parts_compile_as_one_graph_each(form):
     torch._dynamo.reset()
     torch.manual_seed(0)

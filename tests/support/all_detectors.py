@@ -18,11 +18,11 @@ RANDOM = (RandomSelector(64, 0.5), RandomSelector(16, 0.25))
 SMALL = {"head_width": 32, "before_nms": (200, 200), "after_nms": (40, 40)}
 
 
-def faster_rcnn(form="c4", select=RANDOM):
+def faster_rcnn(form="c4", select=RANDOM, **settings):
     make, sizes = (makers.c4, [16, 32, 64]) if form == "c4" else (makers.fpn, [8, 16, 32, 64, 128])
     neck = {} if form == "c4" else {"neck_width": 16}
     backbone = tiny_backbone(form, 4, norm="group")
-    return make(backbone, CLASSES, sizes, [0.5, 1.0, 2.0], *select, roi_size=5, **neck, **SMALL)
+    return make(backbone, CLASSES, sizes, [0.5, 1.0, 2.0], *select, roi_size=5, **neck, **SMALL, **settings)
 
 
 def rfcn(select=RANDOM, **settings):
@@ -55,6 +55,9 @@ DETECTORS = {
     "faster_rcnn ohem": lambda: faster_rcnn(select=(RANDOM[0], HardSelector(16))),
     "faster_rcnn_fpn": lambda: faster_rcnn("pyramid"),
     "faster_rcnn_fpn all": lambda: faster_rcnn("pyramid", (RANDOM[0], AllSelector())),
+    "cascade_rcnn": lambda: faster_rcnn("pyramid", **makers.CASCADE),
+    "cascade_rcnn ohem": lambda: faster_rcnn(select=(RANDOM[0], HardSelector(16)), **makers.CASCADE),
+    "cascade_rfcn": lambda: rfcn(stages=makers.STAGES),
     "rfcn": rfcn,
     "rfcn deformable ohem": lambda: rfcn((RANDOM[0], HardSelector(16, None)), pooling="deformable"),
     "proposals": lambda: faster_rcnn().proposer(),

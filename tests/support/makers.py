@@ -8,6 +8,7 @@ from lightning_det.detectors import (
     RFCN,
     RPN,
     SSD,
+    CascadeHead,
     FasterRCNN,
     GatedPyramid,
     Normalize,
@@ -20,12 +21,20 @@ from lightning_det.protocols.selector import Regions
 
 PROPOSALS = {"before_nms": (2000, 1000), "after_nms": (2000, 1000)}
 RPN_SETTINGS = ("before_nms", "after_nms", "positive", "negative", "border", "per_megapixel")
+STAGES = {
+    "positive": [0.5, 0.6, 0.7],
+    "box_weights": [[10.0, 5.0], [20.0, 10.0], [30.0, 15.0]],
+    "loss_weights": [1.0, 0.5, 0.25],
+}
+CASCADE = {"stages": STAGES, "class_agnostic": True}
+"""Settings of `c4` and `fpn` that make a cascade; R-FCN needs the stages only."""
 
 
 def _two_stage(make, parts, backbone, classes, sizes, ratios, select_anchors, select_rois, box_beta, settings):
     own = {name: settings.pop(name) for name in RPN_SETTINGS if name in settings}
     rpn = partial(RPN, sizes=sizes, ratios=ratios, **PROPOSALS | own)
-    head = partial(RoIHead, box_beta=box_beta)
+    stages = settings.pop("stages", None)
+    head = partial(RoIHead, box_beta=box_beta) if stages is None else partial(CascadeHead, box_beta=box_beta, **stages)
     return make(backbone, classes, select_anchors, select_rois, rpn, head, **parts | settings)
 
 
