@@ -1,6 +1,6 @@
 """Backbones: images to feature maps, by the contract `Backbone`."""
 
-from lightning_det.backbones.contract import Backbone, RoIStage, StagedBackbone
+from lightning_det.backbones.contract import Backbone, Pixels, RoIStage, StagedBackbone
 from lightning_det.backbones.dsod import dsod
 from lightning_det.backbones.ssd import VGG16, ssd_tiny
 from lightning_det.backbones.timm import timm_backbone
@@ -10,6 +10,7 @@ from lightning_det.backbones.torchvision import torchvision_backbone
 __all__ = [
     "VGG16",
     "Backbone",
+    "Pixels",
     "RoIStage",
     "StagedBackbone",
     "dsod",

@@ -65,7 +65,7 @@ class FasterRCNN(TwoStage):
             roi_head: `RoIHead` with its settings; gets predictor and selector.
             roi_size: cells per side of a RoI, see above.
             head_width: width of the fully connected layers.
-            preprocess: uint8 images to normalised float images; None: `Normalize`.
+            preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         """
         channels, stride = only_map(backbone)
         if backbone.roi_stage is None:
@@ -74,7 +74,7 @@ class FasterRCNN(TwoStage):
             trunk = Stage(*backbone.roi_stage, size=2 * roi_size)
         proposing = rpn(channels, [stride], select_anchors)
         head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
-        return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize())
+        return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize(*backbone.pixels))
 
     @classmethod
     def fpn(
@@ -108,7 +108,7 @@ class FasterRCNN(TwoStage):
         proposing = rpn(neck_width, [*backbone.strides, 2 * backbone.strides[-1]], select_anchors)
         trunk = TwoFC(neck_width, roi_size, head_width)
         head = roi_head(PerRoI(trunk, num_classes, backbone.strides), select_rois)
-        return cls(backbone, neck, proposing, head, preprocess or Normalize())
+        return cls(backbone, neck, proposing, head, preprocess or Normalize(*backbone.pixels))
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
         """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn``; classes of COCO weights are found by name."""
