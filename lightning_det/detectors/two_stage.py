@@ -36,6 +36,8 @@ class TwoStage(Extractor):
         self.rpn = rpn
         self.roi_head = roi_head
         self.class_layers = tuple(f"roi_head.predictor.{name}" for name in roi_head.predictor.class_layers)
+        stages = (f"roi_head.predictor.{name}" for name in roi_head.predictor.backbone_layers)
+        self.backbone_layers = (*type(self).backbone_layers, *stages)
         self.anchor_sizes = rpn.anchors.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
