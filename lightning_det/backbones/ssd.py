@@ -20,6 +20,9 @@ SMALLEST = 268
 CAFFE = Pixels((0.48235, 0.45882, 0.40784), (0.00392157, 0.00392157, 0.00392157))
 """Pixels of 0 to 255 minus their mean, as SSD's network and its published weights had them; 0.00392157 is 1 / 255."""
 
+CAFFE_WEIGHTS = "IMAGENET1K_FEATURES"
+"""torchvision's name of these weights; its others are its own."""
+
 
 class VGG16(Backbone):
     """torchvision's SSD300 features: VGG16 with dilated fc6, four extra stages, L2-norm on conv4_3 (Liu et al. 2016).
@@ -35,18 +38,17 @@ class VGG16(Backbone):
 
     def __init__(self, form: Literal["pyramid"] = "pyramid", weights: str | None = None):
         super().__init__()
-        classifier = (
-            torchvision.models.vgg16() if weights is None or is_file(weights) else named_weights("vgg16", weights)
-        )
+        named = weights is not None and not is_file(weights)
+        classifier = named_weights("vgg16", str(weights)) if named else torchvision.models.vgg16()
         self.network = SSDFeatureExtractorVGG(classifier.features, highres=False)
         # torchvision initialises new layers in another way than Caffe. extra[0] is conv5 and, last, fc6 and fc7.
         fresh = [self.network] if weights is None else [self.network.extra[0][-1], *self.network.extra[1:]]
         for part in fresh:
             initialise(part)
-        if weights is not None and is_file(weights):
+        if weights is not None and not named:
             own = self.network.state_dict(keep_vars=True)
             load_file(weights, None, used_names(classifier, own), own)
-        self.pixels = IMAGENET if weights == "IMAGENET1K_V1" else CAFFE
+        self.pixels = IMAGENET if named and weights != CAFFE_WEIGHTS else CAFFE
         self.channels = [512, 1024, 512, 256, 256, 256]
         self.strides = [8, 16, 32, 64, 100, 300]
 

@@ -32,10 +32,7 @@ def built(composed, *options):
     ("options", "expected"),
     [
         ([], IMAGENET),
-        (["detector=retinanet", "backbone=mobilenet_v3_large"], IMAGENET),
-        (["detector=dsod", "backbone=dsod_tiny"], IMAGENET),
         ([*LITE], HALF),
-        (["backbone=timm", "backbone.name=resnet10t"], IMAGENET),
         (["backbone=timm", "backbone.name=tf_efficientnet_lite0"], HALF),
         ([*LITE, "detector.preprocess.mean=[0.1,0.2,0.3]"], ([0.1, 0.2, 0.3], HALF[1])),
         ([*LITE, "detector.preprocess=null"], HALF),
@@ -50,7 +47,12 @@ def test_the_backbone_decides_unless_the_user_does(composed, options, expected):
 def test_vgg16_has_the_pixels_of_its_weights(composed, monkeypatch):
     monkeypatch.setattr(ssd, "named_weights", lambda name, weights: vgg16_features())
     monkeypatch.setattr(ssd.torchvision.models, "vgg16", vgg16_features)
-    for weights, expected in {"null": CAFFE, "IMAGENET1K_V1": IMAGENET, "IMAGENET1K_FEATURES": CAFFE}.items():
+    for weights, expected in {
+        "null": CAFFE,
+        "IMAGENET1K_V1": IMAGENET,
+        "DEFAULT": IMAGENET,
+        "IMAGENET1K_FEATURES": CAFFE,
+    }.items():
         found = built(composed, "detector=ssd", "backbone=ssd_vgg16", f"backbone.weights={weights}")
         assert found == tuple(map(list, expected))
 
