@@ -17,8 +17,8 @@ COMMANDS = ("train", "eval", "predict", "export", "inspect", "subset", "mine", "
 
 FLOORS = (
     ("system", "ops", "protocols"),
-    ("selection", "backbones", "views"),
-    ("annotations", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
+    ("selection", "views"),
+    ("annotations", "backbones", "checkpoint", "merging", "detectors", "evaluation", "plotting"),
     ("modules", "data", "callbacks", "inspection", "inference", "report"),
     ("config",),
     ("runs",),

@@ -20,18 +20,31 @@ class RoIStage(NamedTuple):
     """Channels of their output."""
 
 
+class Pixels(NamedTuple):
+    """What pixels, scaled to [0, 1], are normalised with: ``(pixel - mean) / std`` in each of red, green and blue."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of torchvision's classification networks."""
+
+
 class Backbone(nn.Module):
     """Maps images to feature maps. Detectors use nothing but ``forward`` and these attributes.
 
     Attributes:
         channels: channels of each map.
         strides: image pixels per cell of each map.
+        pixels: the normalisation of its input that its weights were trained with.
         roi_stage: layers for the RoI head of a "C4" detector, or None. Not a submodule: it belongs to the detector
             that takes it.
     """
 
     channels: list[int]
     strides: list[int]
+    pixels: Pixels = IMAGENET
     roi_stage: RoIStage | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_det.backbones.contract import Backbone
 from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.backbones.recomputation import recompute
+from lightning_det.backbones.weight_files import load_own
 
 BLOCKS = (6, 8, 8, 8)
 """Layers of the dense blocks."""
@@ -39,6 +40,7 @@ def dsod(
     shortcuts: int = 0,
     norm: Norm = "batch",
     checkpointed: bool = False,
+    weights: str | None = None,
 ) -> "DSOD":
     """Builds the network that the paper calls DS/A-B-k-theta.
 
@@ -62,6 +64,7 @@ def dsod(
         norm: see `set_norm`.
         checkpointed: whether dense layers, and BatchNorm and ReLU of stem and transitions, are computed again in the
             backward pass instead of kept (see `recompute`): less memory, more time.
+        weights: a file, see `load_own`.
     """
     network = DSOD(
         stem_width,
@@ -78,6 +81,7 @@ def dsod(
         checkpointed,
     )
     initialise(network)
+    load_own(network, weights, norm)
     set_norm(network, norm)
     return network
 

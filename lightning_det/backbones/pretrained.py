@@ -6,8 +6,28 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+import torchvision
+from torch import nn
 
 from lightning_det.system.errors import UserError
+
+
+def named_weights(name: str, weights: str) -> nn.Module:
+    """A classification network of torchvision with its published weights.
+
+    Args:
+        name: the network.
+        weights: name of a value of its weights enum.
+
+    Raises:
+        ValueError: it has no such weights.
+        UserError: they cannot be downloaded.
+    """
+    enum = torchvision.models.get_model_weights(name)
+    if weights not in enum.__members__:
+        raise ValueError(f"backbone.weights: {name} has {', '.join(enum.__members__)}, a file or null, got {weights!r}")
+    with explain_failed_download(f"backbone.weights={weights}", enum[weights].url):
+        return torchvision.models.get_model(name, weights=weights)
 
 
 @contextmanager
@@ -36,11 +56,12 @@ def explain_failed_download(setting: str, url: str) -> Iterator[None]:
 
 
 @contextmanager
-def explain_failed_timm_download(name: str) -> Iterator[None]:
+def explain_failed_timm_download(name: str, weights: str) -> Iterator[None]:
     """The same for weights of timm, which are on the Hugging Face hub or at a URL of their own.
 
     Args:
-        name: timm's name of the network.
+        name: timm's name of the network, with or without a tag.
+        weights: the user's ``backbone.weights``.
 
     Raises:
         UserError: the download or the file is broken; the message names the repository or the file.
@@ -50,9 +71,9 @@ def explain_failed_timm_download(name: str) -> Iterator[None]:
 
     source = timm.get_pretrained_cfg(name)
     repository, url = (None, None) if source is None else (source.hf_hub_id, source.url)
-    setting = f"backbone.name={name} backbone.pretrained=true"
+    setting = f"backbone.weights={weights}"
     if not repository and not url:
-        raise ValueError(f"{setting}: timm has no weights of it; give backbone.pretrained=false, or a name with a tag")
+        raise ValueError(f"{setting}: timm has no weights of {name}; give a file or null")
     if not repository:
         with explain_failed_download(setting, str(url)):
             yield
@@ -66,7 +87,7 @@ def explain_failed_timm_download(name: str) -> Iterator[None]:
         raise UserError(
             f"{setting}: the weights cannot be had from huggingface.co/{repository} ({_first_line(error)}); run "
             f"`hf download {repository}` where there is a network and copy the folder that it makes to {folder} "
-            "(HF_HOME names another place)"
+            "(HF_HOME names another place), or give backbone.weights=FILE"
         ) from error
 
 

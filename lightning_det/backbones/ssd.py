@@ -7,14 +7,21 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
-from lightning_det.backbones.contract import Backbone
+from lightning_det.backbones.contract import IMAGENET, Backbone, Pixels
 from lightning_det.backbones.dsod import initialise
 from lightning_det.backbones.norms import Norm, set_norm
-from lightning_det.backbones.pretrained import explain_failed_download
+from lightning_det.backbones.pretrained import named_weights
+from lightning_det.backbones.weight_files import is_file, load_file, load_own, used_names
 from lightning_det.system.errors import UserError
 
 SMALLEST = 268
 """Smallest side of an image, pixels, that leaves a cell for the last of VGG16's maps."""
+
+CAFFE = Pixels((0.48235, 0.45882, 0.40784), (0.00392157, 0.00392157, 0.00392157))
+"""Pixels of 0 to 255 minus their mean, as SSD's network and its published weights had them; 0.00392157 is 1 / 255."""
+
+CAFFE_WEIGHTS = "IMAGENET1K_FEATURES"
+"""torchvision's name of these weights; its others are its own."""
 
 
 class VGG16(Backbone):
@@ -22,7 +29,8 @@ class VGG16(Backbone):
 
     Args:
         form: six maps are returned.
-        weights: of torchvision's ``VGG16_Weights``, such as ``IMAGENET1K_FEATURES``; downloaded on first use.
+        weights: of torchvision's ``VGG16_Weights``, such as ``IMAGENET1K_FEATURES``, downloaded on first use; or a
+            file, see `load_file`.
 
     Attributes:
         channels: of the prediction maps, finest first.
@@ -30,11 +38,17 @@ class VGG16(Backbone):
 
     def __init__(self, form: Literal["pyramid"] = "pyramid", weights: str | None = None):
         super().__init__()
-        self.network = SSDFeatureExtractorVGG(_vgg16(weights).features, highres=False)
+        named = weights is not None and not is_file(weights)
+        classifier = named_weights("vgg16", str(weights)) if named else torchvision.models.vgg16()
+        self.network = SSDFeatureExtractorVGG(classifier.features, highres=False)
         # torchvision initialises new layers in another way than Caffe. extra[0] is conv5 and, last, fc6 and fc7.
         fresh = [self.network] if weights is None else [self.network.extra[0][-1], *self.network.extra[1:]]
         for part in fresh:
             initialise(part)
+        if weights is not None and not named:
+            own = self.network.state_dict(keep_vars=True)
+            load_file(weights, None, used_names(classifier, own), own)
+        self.pixels = IMAGENET if named and weights != CAFFE_WEIGHTS else CAFFE
         self.channels = [512, 1024, 512, 256, 256, 256]
         self.strides = [8, 16, 32, 64, 100, 300]
 
@@ -51,16 +65,6 @@ class VGG16(Backbone):
                 "'strategy=[warp,...]' makes them 300 x 300, dataset.resolution larger"
             )
         return list(self.network(images).values())
-
-
-def _vgg16(weights: str | None) -> nn.Module:
-    if weights is None:
-        return torchvision.models.vgg16()
-    enum = torchvision.models.VGG16_Weights
-    if weights not in enum.__members__:
-        raise ValueError(f"backbone.weights: vgg16 has {', '.join(enum.__members__)} or null, got {weights!r}")
-    with explain_failed_download(f"backbone.weights={weights}", enum[weights].url):
-        return torchvision.models.vgg16(weights=weights)
 
 
 class PlainSSD(Backbone):
@@ -98,7 +102,10 @@ class PlainSSD(Backbone):
 
 
 def ssd_tiny(
-    form: Literal["pyramid"] = "pyramid", widths: Sequence[int] = (32, 56, 72, 80, 80), norm: Norm | None = None
+    form: Literal["pyramid"] = "pyramid",
+    widths: Sequence[int] = (32, 56, 72, 80, 80),
+    norm: Norm | None = None,
+    weights: str | None = None,
 ) -> PlainSSD:
     """A small SSD backbone without normalisation, as SSD has none, or with.
 
@@ -106,9 +113,11 @@ def ssd_tiny(
         form: a map per resolution is returned, from stride 8 on.
         widths: see `PlainSSD`.
         norm: see `set_norm`; None for none.
+        weights: a file, see `load_own`.
     """
     network = PlainSSD(widths, normed=norm is not None)
     initialise(network)
+    load_own(network, weights, norm)
     if norm is not None:
         set_norm(network, norm)
     return network

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_det.backbones.contract import Form, StagedBackbone
 from lightning_det.backbones.norms import Norm, set_norm
+from lightning_det.backbones.weight_files import load_own
 
 
 class Residual(nn.Module):
@@ -33,7 +34,9 @@ def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> Orde
     )
 
 
-def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", frozen_stages: int = 0) -> StagedBackbone:
+def tiny_backbone(
+    form: Form = "c4", width: int = 16, norm: Norm = "batch", frozen_stages: int = 0, weights: str | None = None
+) -> StagedBackbone:
     """The default backbone, of 0.3 million parameters as ``c4`` and 0.9 million as ``pyramid``.
 
     Args:
@@ -42,6 +45,7 @@ def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", froz
         width: channels of the first layer; later ones have 2, 4, 6 and 8 times as many.
         norm: see `set_norm`; ``frozen`` needs weights that are loaded first.
         frozen_stages: see `StagedBackbone`.
+        weights: a file, see `load_own`.
     """
     w = width
     stages = [
@@ -58,4 +62,5 @@ def tiny_backbone(form: Form = "c4", width: int = 16, norm: Norm = "batch", froz
             nn.Sequential(nn.Sequential(_conv(4 * w, 6 * w, stride=2)), Residual(6 * w)),
             nn.Sequential(nn.Sequential(_conv(6 * w, 8 * w, stride=2)), Residual(8 * w)),
         ]
+    load_own(nn.ModuleList(stages), weights, norm)
     return StagedBackbone([set_norm(s, norm) for s in stages], form, roi_stage=False, frozen_stages=frozen_stages)

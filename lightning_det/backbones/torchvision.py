@@ -8,7 +8,8 @@ from torch import nn
 
 from lightning_det.backbones.contract import Form, StagedBackbone
 from lightning_det.backbones.norms import Norm, has_batch_norm, set_norm
-from lightning_det.backbones.pretrained import explain_failed_download
+from lightning_det.backbones.pretrained import named_weights
+from lightning_det.backbones.weight_files import GROUP_NORM, is_file, load_file, used_names
 
 Name = Literal[
     "resnet18",
@@ -34,29 +35,28 @@ def torchvision_backbone(
         name: the network.
         form: see `Form`; ``c4`` returns the map of stride 16.
         weights: name of a value of the network's torchvision weights enum, such as ``IMAGENET1K_V1`` or
-            ``DEFAULT``; downloaded on first use. None starts from scratch.
+            ``DEFAULT``, downloaded on first use; or a file, see `load_file`. None starts from scratch.
         norm: see `set_norm`; None for networks without BatchNorm.
         frozen_stages: see `StagedBackbone`; stage 1 is everything up to stride 4.
 
     Raises:
         ValueError: unknown weights, or a norm that does not suit the network or the weights.
     """
-    if weights is not None:
-        enum = torchvision.models.get_model_weights(name)
-        if weights not in enum.__members__:
-            raise ValueError(f"backbone.weights: {name} has {', '.join(enum.__members__)} or null, got {weights!r}")
-        if norm == "group":
-            raise ValueError("backbone.norm=group cannot use the weights of a network trained with BatchNorm")
-        with explain_failed_download(f"backbone.weights={weights}", enum[weights].url):
-            network = torchvision.models.get_model(name, weights=weights)
-    else:
+    if weights is None or is_file(weights):
         network = torchvision.models.get_model(name)
+    elif norm == "group":
+        raise ValueError(GROUP_NORM)
+    else:
+        network = named_weights(name, weights)
     normed = has_batch_norm(network)
     if normed != (norm is not None):
         valid = "frozen, batch, sync or group" if normed else "null: it has no BatchNorm"
         raise ValueError(f"backbone.norm for {name} must be {valid}, got {norm}")
     layers = _resnet_layers(network) if isinstance(network, torchvision.models.ResNet) else network.features
     stages = _split_by_stride(layers)
+    if weights is not None and is_file(weights):
+        own = nn.ModuleList(stages).state_dict(keep_vars=True)
+        load_file(weights, norm, used_names(network, own), own)
     if norm is not None:
         stages = [set_norm(s, norm) for s in stages]
     return StagedBackbone(stages, form, frozen_stages=frozen_stages)

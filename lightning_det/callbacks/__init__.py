@@ -5,6 +5,7 @@ from lightning_det.callbacks.best import BestCheckpoint
 from lightning_det.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from lightning_det.callbacks.csv_log import CSVLog
 from lightning_det.callbacks.evaluation import Collector, Evaluator
+from lightning_det.callbacks.explosion import ReportExplosion
 from lightning_det.callbacks.keep_settings import KeepSettings
 from lightning_det.callbacks.nonfinite import StopOnNonFinite
 from lightning_det.callbacks.pictures import Pictures
@@ -30,6 +31,7 @@ __all__ = [
     "LastCheckpoint",
     "Pictures",
     "Report",
+    "ReportExplosion",
     "SameConfiguration",
     "SelectionLog",
     "StepSeeds",

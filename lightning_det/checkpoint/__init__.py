@@ -1,7 +1,13 @@
 """Reads checkpoints as data: the contents are checked before tensors are read, and nothing in a file is called."""
 
 from lightning_det.checkpoint.plain import check_references, keep_references
-from lightning_det.checkpoint.reading import checkpoint_file, load_checkpoint, read_checkpoint, read_weights
+from lightning_det.checkpoint.reading import (
+    checkpoint_file,
+    load_checkpoint,
+    read_checkpoint,
+    read_tensors,
+    read_weights,
+)
 from lightning_det.checkpoint.structure import is_own
 
 __all__ = [
@@ -11,5 +17,6 @@ __all__ = [
     "keep_references",
     "load_checkpoint",
     "read_checkpoint",
+    "read_tensors",
     "read_weights",
 ]

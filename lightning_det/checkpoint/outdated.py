@@ -17,6 +17,16 @@ RETIRED = (
 )
 """Prefixes of former names of parts."""
 
+FORMER = {"lightning_det.backbones.timm_backbone": "pretrained"}
+"""Arguments that backbones had before ``weights``, by their part. They say nothing of a trained detector."""
+
+
+def drop_former(settings: dict[str, Any]) -> None:
+    """Removes the arguments in `FORMER` from the settings of a checkpoint."""
+    backbone = settings.get("backbone")
+    if isinstance(backbone, dict):
+        backbone.pop(FORMER.get(str(backbone.get("_target_"))), None)
+
 
 def is_outdated(settings: Mapping[str, Any]) -> bool:
     """Whether a checkpoint has the settings of an earlier version.

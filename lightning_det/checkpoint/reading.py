@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-from lightning_det.checkpoint.outdated import refuse_outdated
+from lightning_det.checkpoint.outdated import drop_former, refuse_outdated
 from lightning_det.checkpoint.outline import OutlineError, StoredTensor, outline
 from lightning_det.checkpoint.structure import check_own, check_weights, is_own
 from lightning_det.system.errors import UserError
@@ -68,11 +71,12 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
     file = checkpoint_file(path, prefer)
     content = read_checkpoint(file)
     refuse_outdated(content["hyper_parameters"]["settings"], file)
+    drop_former(content["hyper_parameters"]["settings"])
     return content
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint of this package (see `read_checkpoint`), or a state_dict of another one.
+    """Reads a checkpoint of this package (see `read_checkpoint`), or a state_dict of another one (.pth, .safetensors).
 
     Args:
         file: see `checkpoint_file`.
@@ -80,9 +84,9 @@ def read_weights(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is neither.
     """
-    remedy = "give one of our checkpoints, or a state_dict that torch.save has written"
     if file.suffix == ".safetensors":
-        remedy = "write it anew: torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
+        return _read_safetensors(file)
+    remedy = "give one of our checkpoints, or a state_dict that torch.save or safetensors has written"
     claimed = _outline(file, "weights", remedy)
     if is_own(claimed):
         return read_checkpoint(file)
@@ -97,6 +101,28 @@ def read_weights(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{file}: not weights: {error}") from error
     return _read(file, "weights", remedy, "cpu")
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Reads nothing but the tensors of weights, see `read_weights`.
+
+    Args:
+        path: a file, or a run folder.
+    """
+    content = read_weights(checkpoint_file(path))
+    return content["state_dict"] if is_own(content) else content
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    """Reads a file of the format safetensors, which holds tensors only."""
+    try:
+        content = load_file(file)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{file}: cannot be read as weights: {why[:200]}; give another file") from error
+    if not content:
+        raise UserError(f"{file}: not weights: it holds no tensor")
+    return dict(content)
 
 
 def _outline(file: Path, what: str, remedy: str) -> Any:

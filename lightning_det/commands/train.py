@@ -79,7 +79,7 @@ def prepare(
     mines = cfg.proposals == "auto" and proposals is not None and not proposals.exists()
     composed = cfg.copy()
     cfg.proposals = None if proposals is None else str(proposals)
-    module = build_module(cfg, store.label_map)
+    module = build_module(cfg, store.label_map, resumed=not fresh)
     if not fresh:
         check_resumable(cfg, module, mines)
     elif cfg.weights is not None:

@@ -13,7 +13,7 @@ def check_contradictions(cfg: Mapping[str, Any]) -> None:
         ConfigError: settings contradict each other; the message names the keys and valid values.
     """
     backbone = cfg["backbone"] or {}
-    has_weights = backbone.get("weights") or backbone.get("pretrained") or cfg.get("weights") or cfg.get("resume")
+    has_weights = backbone.get("weights") or cfg.get("weights") or cfg.get("resume")
     if backbone.get("norm") == "frozen" and not has_weights:
         raise ConfigError(
             "backbone.norm=frozen keeps statistics that nothing has learned; set backbone.weights or weights, "

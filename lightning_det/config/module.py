@@ -5,11 +5,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.annotations import LabelMap
+from lightning_det.backbones import Pixels
+from lightning_det.backbones.weight_files import is_file
 from lightning_det.checkpoint import keep_references
 from lightning_det.config.build import build
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.config.validation import resolve
 from lightning_det.modules.module import DetectionModule, Inference
+
+NORMALIZE = "lightning_det.detectors.Normalize"
 
 
 def own_priors(cfg: DictConfig) -> str:
@@ -17,13 +21,14 @@ def own_priors(cfg: DictConfig) -> str:
     return " detector.priors.sizes=null" if OmegaConf.select(cfg, "detector.priors.sizes") is not None else ""
 
 
-def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> DetectionModule:
+def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True, resumed: bool = False) -> DetectionModule:
     """Builds the LightningModule of a newly initialised detector.
 
     Args:
         cfg: the whole configuration.
         labels: the classes.
         learning: whether the detector will be trained and needs an optimizer.
+        resumed: whether its weights will come from a checkpoint of the same training.
     """
     known = parameters(locate("detector", cfg.detector._target_)) or {}
     selectors = {
@@ -31,13 +36,12 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         for name, node in cfg.selection.items()
         if f"select_{name}" in known
     }
-    # A detector that is not trained gets its weights from a checkpoint, so nothing needs to be downloaded.
-    untrained = {} if learning else {"weights": None, "pretrained": False}
-    backbone: Any = OmegaConf.merge(cfg.backbone, {k: v for k, v in untrained.items() if k in cfg.backbone})
+    backbone = build(without_weights(cfg.backbone, resumed) if resumed or not learning else cfg.backbone, "backbone")
+    cfg = with_pixels(cfg, backbone.pixels)
     detector = build(
         cfg.detector,
         "detector",
-        backbone=build(backbone, "backbone"),
+        backbone=backbone,
         num_classes=len(labels),
         **selectors,
     )
@@ -53,6 +57,31 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True) -> De
         inference=Inference(**test),
         settings=portable_settings(cfg),
     )
+
+
+def without_weights(node: Any, files_only: bool) -> Any:
+    """The node of a backbone whose weights will come from a checkpoint, so that no file needs to be there still.
+
+    Args:
+        node: of the backbone.
+        files_only: whether weights with a name stay. They may tell the normalisation, which a file does not.
+    """
+    weights = node.get("weights")
+    if weights is None or (files_only and not is_file(weights)):
+        return node
+    return OmegaConf.merge(node, {"weights": None})
+
+
+def with_pixels(cfg: DictConfig, pixels: Pixels) -> DictConfig:
+    """Puts the normalisation of a backbone where ``detector.preprocess`` leaves it open, for checkpoints to hold it."""
+    cfg = cfg.copy()
+    node = cfg.detector.get("preprocess", {})
+    if node is None:
+        node = cfg.detector.preprocess = {"_target_": NORMALIZE, "mean": None, "std": None}
+    for name, values in pixels._asdict().items():
+        if name in node and node[name] is None:
+            OmegaConf.update(cfg, f"detector.preprocess.{name}", list(values))
+    return cfg
 
 
 def portable_settings(cfg: DictConfig) -> dict[str, Any]:

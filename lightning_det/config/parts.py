@@ -20,8 +20,8 @@ FLIPS = "views.BothSides views.RandomFlip"
 SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.HardSelector selection.RandomSelector"
 
 OWN = {
-    "backbone": "backbones.VGG16 backbones.dsod backbones.ssd_tiny backbones.timm_backbone backbones.tiny_backbone "
-    "backbones.torchvision_backbone",
+    "backbone": "backbones.VGG16 backbones.dsod backbones.efficientnet_lite0 backbones.ssd_tiny "
+    "backbones.timm_backbone backbones.tiny_backbone backbones.torchvision_backbone",
     "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.RetinaNet detectors.SSD",
     "detector.preprocess": "detectors.Normalize",
     "detector.rpn": "detectors.RPN",

@@ -45,6 +45,8 @@ RANGES = {
     "schedule.gamma": Range("above 0", 0, open_low=True),
     "schedule.milestones": NOT_NEGATIVE,
     "module.norm_weight_decay": NOT_NEGATIVE,
+    "module.backbone_lr_scale": Range("above 0: backbone.frozen_stages keeps stages as they are", 0, open_low=True),
+    "module.backbone_weight_decay": NOT_NEGATIVE,
     "module.reference_batch": COUNT,
     "trainer.max_epochs": Range("at least 1, or -1 without an end", 1, others=(-1,)),
     "trainer.max_steps": Range("at least 1, or -1 without an end", 1, others=(-1,)),

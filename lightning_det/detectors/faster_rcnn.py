@@ -67,7 +67,7 @@ class FasterRCNN(TwoStage):
             roi_size: cells per side of a RoI, see above.
             head_width: width of the fully connected layers.
             class_agnostic: whether one regression serves all classes, as a `CascadeHead` needs it.
-            preprocess: uint8 images to normalised float images; None: `Normalize`.
+            preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         """
         channels, stride = only_map(backbone)
         if backbone.roi_stage is None:
@@ -76,7 +76,7 @@ class FasterRCNN(TwoStage):
             trunk = Stage(*backbone.roi_stage, size=2 * roi_size)
         proposing = rpn(channels, [stride], select_anchors)
         head = roi_head(PerRoI(trunk, num_classes, backbone.strides, class_agnostic), select_rois)
-        return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize())
+        return cls(backbone, nn.Identity(), proposing, head, preprocess or Normalize(*backbone.pixels))
 
     @classmethod
     def fpn(
@@ -112,7 +112,7 @@ class FasterRCNN(TwoStage):
         proposing = rpn(neck_width, [*backbone.strides, 2 * backbone.strides[-1]], select_anchors)
         trunk = TwoFC(neck_width, roi_size, head_width)
         head = roi_head(PerRoI(trunk, num_classes, backbone.strides, class_agnostic), select_rois)
-        return cls(backbone, neck, proposing, head, preprocess or Normalize())
+        return cls(backbone, neck, proposing, head, preprocess or Normalize(*backbone.pixels))
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
         """Loads a state_dict of torchvision's ``fasterrcnn_resnet*_fpn``; classes of COCO weights are found by name."""

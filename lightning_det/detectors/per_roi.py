@@ -61,6 +61,7 @@ class PerRoI(Predictor):
     """
 
     per_roi = True
+    backbone_layers = ("trunk.stage.",)
 
     def __init__(self, trunk: TwoFC | Stage, num_classes: int, strides: Sequence[int], class_agnostic: bool = False):
         super().__init__()

@@ -27,6 +27,7 @@ class PositionSensitive(Predictor):
 
     class_agnostic = True
     class_layers = ("classify.", "shift_classify.")
+    backbone_layers = ("trunk.0.",)  # see `RFCN.c5`
 
     def __init__(
         self,

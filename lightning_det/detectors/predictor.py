@@ -17,6 +17,9 @@ class Predictor(nn.Module):
     class_layers: tuple[str, ...] = ()
     """Prefixes of the names of parameters whose shape depends on the classes."""
 
+    backbone_layers: tuple[str, ...] = ()
+    """Prefixes of the names of parameters that are a stage of the backbone."""
+
     num_classes: int
     """Object classes, background not counted."""
 

@@ -5,25 +5,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from lightning_det.backbones.contract import IMAGENET
 
 
 class Normalize(nn.Module):
     """uint8 RGB images to float images of zero mean and unit variance, exactly zero outside the views.
 
     Args:
-        mean: per channel, of pixels scaled to [0, 1].
-        std: per channel, of pixels scaled to [0, 1].
+        mean: per channel, of pixels scaled to [0, 1]. None: ImageNet's. In a configuration, null is the backbone's.
+        std: see ``mean``.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean or IMAGENET.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std or IMAGENET.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 and (B, 2) (height, width) of the views to (B, 3, H, W) float32, channels last."""

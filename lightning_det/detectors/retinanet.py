@@ -47,7 +47,7 @@ class RetinaNet(Extractor):
         sizes: smallest side of the square anchors of each map, pixels of the view; each map has three, an octave in
             equal ratios.
         ratios: height / width of the anchors of every size.
-        preprocess: uint8 images to normalised float images; None: `Normalize`.
+        preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         head_norm: normalisation of the convolutions of the heads; None: they have a bias instead.
         prior: probability of every class that the fresh network predicts (section 4.1).
         alpha: weight of positives in the focal loss; negatives have 1 - alpha.
@@ -83,7 +83,7 @@ class RetinaNet(Extractor):
         ignore: float = 0.4,
     ):
         pyramid = neck(backbone.channels, backbone.strides)
-        super().__init__(backbone, pyramid, preprocess or Normalize())
+        super().__init__(backbone, pyramid, preprocess or Normalize(*backbone.pixels))
         if len(sizes) != len(pyramid.strides):
             raise ValueError(
                 f"the pyramid has {len(pyramid.strides)} maps, so dataset.anchor_sizes needs as many sizes, got "

@@ -47,7 +47,7 @@ class RFCN(TwoStage):
             head_width: channels between the last stage and the maps.
             pooling: see `PositionSensitive`.
             deformable_convs: how many of the last stage's convolutions are deformable, from its end.
-            preprocess: uint8 images to normalised float images; None: `Normalize`.
+            preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         """
         channels, stride = only_map(backbone)
         stage, width = (nn.Identity(), channels) if backbone.roi_stage is None else backbone.roi_stage
@@ -55,4 +55,10 @@ class RFCN(TwoStage):
         trunk = nn.Sequential(stage, linear_conv(width, head_width), nn.ReLU(inplace=True))
         proposing = rpn(channels, [stride], select_anchors)
         predictor = PositionSensitive(trunk, head_width, num_classes, stride, roi_size, pooling)
-        return cls(backbone, nn.Identity(), proposing, roi_head(predictor, select_rois), preprocess or Normalize())
+        return cls(
+            backbone,
+            nn.Identity(),
+            proposing,
+            roi_head(predictor, select_rois),
+            preprocess or Normalize(*backbone.pixels),
+        )

@@ -51,7 +51,7 @@ class SSD(Detector):
         priors: `Priors` with its settings; gets the number of maps.
         neck: `GatedPyramid` with its settings; gets the channels of the maps. Another module must return as many maps
             and have the attribute ``channels``. None: no neck.
-        preprocess: uint8 images to normalised float images; None: `Normalize`.
+        preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         l2_norm: whether `L2Norm` is applied to every map before prediction, as in DSOD. SSD normalises only its finest
             map, inside its backbone.
         head_norm: normalisation after the convolutions that predict, as in DSOD (see `set_norm`); None: they have a
@@ -87,7 +87,7 @@ class SSD(Detector):
         ranking = select_priors.ranking
         if ranking is not None and ranking.mode != "train":
             raise ValueError("priors are ranked by the losses of the step itself: selection.priors.ranking=train")
-        self.preprocess = preprocess or Normalize()
+        self.preprocess = preprocess or Normalize(*backbone.pixels)
         self.backbone = backbone
         self.neck = None if neck is None else neck(backbone.channels)
         self.num_classes = num_classes

@@ -40,6 +40,12 @@ class TwoStage(Extractor):
             for place, predictor in roi_head.predictors().items()
             for name in predictor.class_layers
         )
+        stages = (
+            f"roi_head.{place}.{name}"
+            for place, predictor in roi_head.predictors().items()
+            for name in predictor.backbone_layers
+        )
+        self.backbone_layers = (*type(self).backbone_layers, *stages)
         self.anchor_sizes = rpn.anchors.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

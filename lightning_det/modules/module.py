@@ -15,6 +15,7 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.results import Merge, Results, Vote
 from lightning_det.merging.nms import NMS
 from lightning_det.modules import keys
+from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_rates
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import in_detection_range
@@ -95,6 +96,8 @@ class DetectionModule(pl.LightningModule):
         norm_weight_decay: weight decay of normalisation layers and biases; None takes the optimizer's.
         reference_batch: views per optimizer step that the optimizer's learning rate is meant for; the rate is scaled
             linearly to the actual number (Goyal et al. 2017). None takes the rate as it is.
+        backbone_lr_scale: learning rate of the backbone, relative to that of the rest.
+        backbone_weight_decay: weight decay of the backbone's weights; None takes the optimizer's.
         channels_last: memory format of convolutions; faster on CPU and GPU.
         compiled: whether backbone, neck and heads are compiled.
     """
@@ -109,11 +112,14 @@ class DetectionModule(pl.LightningModule):
         settings: dict[str, Any] | None = None,
         norm_weight_decay: float | None = 0.0,
         reference_batch: int | None = None,
+        backbone_lr_scale: float = 1.0,
+        backbone_weight_decay: float | None = None,
         channels_last: bool = True,
         compiled: bool = False,
     ):
         super().__init__()
         self.detector: Detector = detector.to(memory_format=torch.channels_last) if channels_last else detector
+        self.compiled = compiled
         if compiled:
             self.detector.compile_parts()
         self.labels = labels
@@ -125,7 +131,7 @@ class DetectionModule(pl.LightningModule):
             raise ValueError(f"test.passes must be at least 1, got {passes}")
         if passes > 1 and not detector.refines:
             detector.lacks(f"more than one pass over its boxes (test.passes={passes})", "set test.passes=1")
-        self.norm_weight_decay = norm_weight_decay
+        self.groups = GroupSettings(norm_weight_decay, backbone_lr_scale, backbone_weight_decay)
         self.reference_batch = reference_batch
         # Plain data only: checkpoints must load with weights_only=True.
         self.save_hyperparameters({"settings": settings or {}, "labels": labels.to_dict()})
@@ -235,6 +241,10 @@ class DetectionModule(pl.LightningModule):
         theirs = {name: tensor.shape for name, tensor in state_dict.items()}
         return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trainable parameters in the groups that an optimizer is made from."""
+        return parameter_groups(self.detector, self.groups)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Builds the optimizer, and a schedule that advances with every optimizer step.
 
@@ -249,9 +259,10 @@ class DetectionModule(pl.LightningModule):
             )
         trainer = self.trainer
         try:
-            optimizer = self.optimizer(parameter_groups(self.detector, self.norm_weight_decay))
+            optimizer = self.optimizer(self.parameter_groups())
         except ValueError as error:
             raise ConfigError(f"optimizer: {error}") from error
+        scale_rates(optimizer)
         if self.reference_batch is not None:
             views = self._data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             for group in optimizer.param_groups:
@@ -277,14 +288,3 @@ class DetectionModule(pl.LightningModule):
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, ceil(batches / trainer.accumulate_grad_batches))
-
-
-def parameter_groups(module: nn.Module, norm_weight_decay: float | None) -> list[dict[str, Any]]:
-    """Trainable parameters; normalisation layers and biases are a separate group if they have another weight decay."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if norm_weight_decay is None:
-        return [{"params": parameters}]
-    # Only normalisation layers and biases have parameters of one dimension.
-    weights = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
-    return [{"params": weights}, {"params": vectors, "weight_decay": norm_weight_decay}]

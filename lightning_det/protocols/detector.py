@@ -52,6 +52,9 @@ class Detector(nn.Module):
     """Prefixes of the names of parameters whose shape depends on the classes. They keep their fresh values when weights
     are loaded from a training on other classes."""
 
+    backbone_layers: tuple[str, ...] = ("backbone.",)
+    """Prefixes of the names of parameters of the backbone, whose learning rate and weight decay may differ."""
+
     refines: bool = False
     """Whether `forward` can regress boxes more than once (``passes``)."""
 

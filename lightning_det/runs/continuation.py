@@ -14,7 +14,7 @@ from lightning_det.annotations import LabelMap
 from lightning_det.callbacks.keep_settings import early_stopping_nodes, has_stopped
 from lightning_det.callbacks.ranks import differences
 from lightning_det.checkpoint import load_checkpoint
-from lightning_det.modules.module import DetectionModule, parameter_groups
+from lightning_det.modules.module import DetectionModule
 from lightning_det.modules.rates import missing_state
 from lightning_det.runs.kinds import makes
 from lightning_det.system.errors import ConfigError, UserError, explain_error
@@ -27,7 +27,7 @@ STATE = ("callbacks", "global_step", "loops", "lr_schedulers", "optimizer_states
 NOT_COMPARED = ("callbacks", "logger", "proposals", "resume", "weights")
 """Nodes of the settings that do not affect the trained model."""
 
-AT_START = ("backbone.weights", "backbone.pretrained", "miner")
+AT_START = ("backbone.weights", "miner")
 """Settings for the start of a training, which have no effect on a resumed one."""
 
 WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers")
@@ -160,7 +160,7 @@ def _find_optimizer_mismatch(content: dict[str, Any], module: DetectionModule) -
     """Says why the optimizer cannot load a checkpoint's state; empty if it can."""
     saved = content["hyper_parameters"]["settings"].get("optimizer") or {}
     own = module.hparams["settings"].get("optimizer") or {}
-    groups = parameter_groups(module.detector, module.norm_weight_decay)
+    groups = module.parameter_groups()
     saved_counts = [len(group["params"]) for group in content["optimizer_states"][0]["param_groups"]]
     counts = [len(group["params"]) for group in groups]
     if saved.get("_target_") != own.get("_target_"):

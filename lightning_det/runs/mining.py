@@ -42,6 +42,9 @@ COST = "mining.json"
 NETWORK = "mining.ckpt"
 """Name of the checkpoint of a proposal network whose training was interrupted."""
 
+LEARNED_AS = ("norm_weight_decay", "backbone_lr_scale", "backbone_weight_decay", "reference_batch")
+"""Settings of the module that also hold for the training of the proposal network."""
+
 
 def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
     """The file that ``cfg.proposals`` names, which may not have been mined yet; None without proposals.
@@ -105,8 +108,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
                 detections_per_megapixel=cfg.capacity.proposals_per_megapixel,
                 fragments=None,
             ),
-            norm_weight_decay=cfg.module.norm_weight_decay,
-            reference_batch=cfg.module.reference_batch,
+            **{name: cfg.module[name] for name in LEARNED_AS if name in cfg.module},
             settings=portable_settings(cfg),
         )
         data = build_data(cfg, train, store)

@@ -11,7 +11,7 @@ from lightning_det.annotations import AnnotationStore
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.modules.module import DetectionModule, parameter_groups
+from lightning_det.modules.module import DetectionModule
 from lightning_det.protocols.structures import STRIDE, Batch
 
 DRAWS = 3
@@ -41,7 +41,7 @@ class Trial:
         self.precision = trainer.precision_plugin
         self.precision.convert_module(module.to(self.device).train())
         self.detector = module.detector
-        self.optimizer = module.optimizer(parameter_groups(module.detector, module.norm_weight_decay))
+        self.optimizer = module.optimizer(module.parameter_groups())
         self.data = data
         self.store = store
         self.dataset = ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"])

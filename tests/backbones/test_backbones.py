@@ -121,7 +121,7 @@ def test_pretrained_weights_by_enum_name(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "COCO"}, "IMAGENET1K_V1, DEFAULT or null"),
+        ({"weights": "COCO"}, "IMAGENET1K_V1, DEFAULT, a file or null"),
         ({"weights": "DEFAULT", "norm": "group"}, "norm=group"),
         ({"norm": None}, "must be frozen, batch, sync or group"),
         ({"form": "fpn"}, "c4 or pyramid"),
@@ -302,7 +302,7 @@ def test_a_norm_with_two_names_stays_one():
     [
         ("convnext_pico", {"norm": "frozen"}, "norm for convnext_pico must be null: it has no BatchNorm, got frozen"),
         ("convnext_pico", {"norm": "batch"}, "must be null"),
-        ("regnety_002", {"norm": "group", "pretrained": True}, "norm=group cannot use the weights"),
+        ("regnety_002", {"norm": "group", "weights": "DEFAULT"}, "norm=group cannot use the weights"),
         ("regnety_002", {"norm": "layer"}, "norm must be frozen, batch, sync or group"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_det.checkpoint.outdated import is_outdated, refuse_outdated
+from lightning_det.checkpoint.outdated import drop_former, is_outdated, refuse_outdated
 from lightning_det.system.errors import UserError
 
 NOW = {
@@ -37,3 +37,14 @@ def test_earlier_settings_are_refused_with_what_to_do(change):
 def test_present_settings_and_parts_of_the_user_pass(change):
     assert not is_outdated(NOW | change)
     refuse_outdated(NOW | change, "last.ckpt")
+
+
+def test_arguments_without_effect_on_a_trained_detector_are_dropped():
+    backbone = {"_target_": "lightning_det.backbones.timm_backbone", "name": "resnet10t"}
+    settings = {"backbone": backbone | {"pretrained": True}}
+    drop_former(settings)
+    assert settings == {"backbone": backbone}
+    others = {"backbone": {"_target_": "mine.net", "pretrained": True}}
+    drop_former(others)
+    assert others["backbone"]["pretrained"]
+    drop_former({"backbone": None})

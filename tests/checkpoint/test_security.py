@@ -596,7 +596,7 @@ def test_files_of_other_kinds(composed, tmp_path, name, write):
         with pytest.raises(UserError) as raised:
             load_weights(module, str(tmp_path / name))
         assert ("['model'] alone" in str(raised.value)) == (name == "model.pth")
-        assert ("safetensors.torch.load_file" in str(raised.value)) == (name == "x.safetensors")
+        assert ("holds no tensor" in str(raised.value)) == (name == "x.safetensors")
 
 
 def test_weights_in_the_old_format(tmp_path):

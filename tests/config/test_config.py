@@ -371,7 +371,7 @@ SENSE = [
     {"backbone.norm": "frozen", "weights": "a.ckpt"},
     {"backbone.norm": "frozen", "resume": "a"},
     {"backbone.norm": "frozen", "backbone.weights": "DEFAULT", "backbone.frozen_stages": 2},
-    {"backbone.norm": "frozen", "backbone.pretrained": True},
+    {"backbone.norm": "frozen", "backbone.weights": "in1k"},
     {"backbone.norm": "group"},
     {"test.detections_per_megapixel": None, "capacity.proposals_per_megapixel": 0.0},
     {"dataset.resolution": 8, "dataset.pyramid": None, "dataset.sniper.scales": [1.0, [-1, 512]]},

@@ -554,6 +554,13 @@ CASES = [
         arguments=("detector=ssd", "backbone=ssd_tiny", "weights={run}"),
     ),
     Case(
+        "weights of another backbone",
+        ("backbone.weights={root}/x.ckpt: none of its 1 tensors (layer.weight) fit this backbone's",),
+        saved({"layer.weight": torch.zeros(2)}),
+        ("backbone.weights={root}/x.ckpt",),
+        code=2,
+    ),
+    Case(
         "checkpoint with the settings of another detector",
         ("checkpoint={run}: its weights do not fit", "a checkpoint brings its own"),
         arguments=("checkpoint={run}", "detector=rfcn"),

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
-from support.makers import c4, fpn, ssd
+from support.makers import c4, fpn, rfcn, ssd
 from support.modules import LABELS, Stub, data_of, fixed, ten, trainer_in
 from torch import nn
 from torchvision.ops import box_iou
 
 from lightning_det.annotations import LabelMap
-from lightning_det.backbones import ssd_tiny, tiny_backbone
+from lightning_det.backbones import ssd_tiny, tiny_backbone, torchvision_backbone
 from lightning_det.callbacks import Evaluator, Pictures, StopOnNonFinite
 from lightning_det.callbacks.nonfinite import NonFiniteLossError
 from lightning_det.callbacks.pictures import draw_comparison
@@ -31,7 +31,8 @@ from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, MultiStep
-from lightning_det.modules.module import DetectionModule, Inference, parameter_groups
+from lightning_det.modules.groups import GroupSettings, parameter_groups
+from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError
@@ -138,23 +139,59 @@ def sgd(lr=0.1, **arguments):
 
 def test_norms_and_biases_do_not_decay():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.GroupNorm(1, 2))
-    weights, vectors = parameter_groups(module, 0.0)
+    weights, vectors = parameter_groups(module, GroupSettings(0.0))
     assert {id(p) for p in weights["params"]} == {id(module[0].weight), id(module[3].weight)}
     assert "weight_decay" not in weights
     assert vectors["weight_decay"] == 0
     assert len(vectors["params"]) == 6
-    (one,) = parameter_groups(module, None)
+    (one,) = parameter_groups(module, GroupSettings(None))
     assert len(one["params"]) == 8
-    optimizer = torch.optim.SGD(parameter_groups(module, 0.0), lr=0.1, weight_decay=0.3)
+    optimizer = torch.optim.SGD(parameter_groups(module, GroupSettings(0.0)), lr=0.1, weight_decay=0.3)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0]
 
 
 def test_frozen_parameters_are_not_optimised():
     model = detector()
     model.backbone.stages[0].requires_grad_(False)
-    chosen = {id(p) for group in parameter_groups(model, 0.0) for p in group["params"]}
+    chosen = {id(p) for group in parameter_groups(model, GroupSettings(0.0)) for p in group["params"]}
     assert chosen == {id(p) for p in model.parameters() if p.requires_grad}
     assert len(chosen) < len(list(model.parameters()))
+
+
+def test_a_backbone_that_does_not_differ_makes_no_groups():
+    model = detector()
+    assert len(parameter_groups(model, GroupSettings(None))) == 1
+    assert len(parameter_groups(model, GroupSettings(0.0))) == 2
+    assert not any("name" in group for group in parameter_groups(model, GroupSettings(0.0)))
+
+
+def test_groups_of_a_backbone_hold_every_parameter_once():
+    model = detector()
+    groups = {g["name"]: g for g in parameter_groups(model, GroupSettings(0.0, 0.1, 0.5))}
+    assert list(groups) == ["heads", "heads_norms", "backbone", "backbone_norms"]
+    assert [g["lr_scale"] for g in groups.values()] == [1, 1, 0.1, 0.1]
+    assert [g.get("weight_decay") for g in groups.values()] == [None, 0, 0.5, 0]
+    found = [id(p) for g in groups.values() for p in g["params"]]
+    assert sorted(found) == sorted(id(p) for p in model.parameters())
+    inside = {id(p) for name in ("backbone", "backbone_norms") for p in groups[name]["params"]}
+    assert inside == {id(p) for p in model.backbone.parameters()}
+
+
+@pytest.mark.parametrize("make", [c4, rfcn])
+def test_the_stage_in_the_head_belongs_to_the_backbone(make):
+    backbone = torchvision_backbone("resnet18", "c4")
+    stage = {id(p) for p in backbone.roi_stage.layers.parameters()}
+    select = (RandomSelector(32, 0.5), RandomSelector(16, 0.25))
+    model = make(backbone, 2, [8, 16, 32], [1.0], *select, head_width=16, roi_size=3, after_nms=(40, 40))
+    _, inside = parameter_groups(model, GroupSettings(None, 0.1))
+    assert {id(p) for p in inside["params"]} == stage | {id(p) for p in model.backbone.parameters()}
+
+
+def test_a_frozen_backbone_cannot_differ():
+    model = detector()
+    model.backbone.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"module\.backbone_lr_scale .* no effect"):
+        parameter_groups(model, GroupSettings(0.0, 0.1))
 
 
 class Rates(pl.Callback):
@@ -193,6 +230,29 @@ def test_learning_rates_stay_as_they_are_without_a_reference(store, tmp_path):
     assert {len(of_step) for of_step in rates.rates} == {1}
     expected = [0.03 * schedule(step, 4, 12) for step in range(12)]
     assert [rate for of_step in rates.rates for rate in of_step] == pytest.approx(expected)
+
+
+class ByName(pl.Callback):
+    """Learning rates of every optimizer step, by the name of the group."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+def test_the_ratio_of_learning_rates_holds_through_warm_up_and_decay(store, tmp_path):
+    model, schedule = Stub(), Cosine(final=0.1, warmup=0.5)
+    model.backbone = nn.Linear(2, 2)
+    rates = ByName()
+    settings = {"norm_weight_decay": None, "reference_batch": 2, "backbone_lr_scale": 0.1}
+    module = DetectionModule(model, LABELS, sgd(0.03), schedule, **settings)
+    trainer = trainer_in(tmp_path, max_epochs=3, callbacks=[rates])
+    trainer.fit(module, datamodule=data_of(store, batch_size=1))
+    expected = [0.03 / 2 * schedule(step, 4, 12) for step in range(12)]  # one view a step instead of two
+    assert [r["heads"] for r in rates.rates] == pytest.approx(expected)
+    assert [r["backbone"] for r in rates.rates] == pytest.approx([rate / 10 for rate in expected])
 
 
 class Asked(Constant):

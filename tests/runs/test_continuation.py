@@ -14,7 +14,6 @@ from lightning_det.config.build import build
 from lightning_det.config.module import build_module
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import TrainBatches
-from lightning_det.modules.module import parameter_groups
 from lightning_det.modules.rates import keep_settings, missing_state
 from lightning_det.runs.continuation import AT_START, STATE, check_resumable, explain_restore_errors, late_settings
 from lightning_det.system.errors import ConfigError, UserError
@@ -145,7 +144,7 @@ def checkpoint(composed, tmp_path):
     content = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
-        "optimizer_states": [module.optimizer(parameter_groups(module.detector, 0.0)).state_dict()],
+        "optimizer_states": [module.optimizer(module.parameter_groups()).state_dict()],
         "lr_schedulers": [{"last_epoch": 6}],
         "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": 2}}}},
         "callbacks": {"EarlyStopping{'monitor': 'val/AP', 'mode': 'max'}": {"wait_count": 0}},

@@ -3,6 +3,8 @@
 from functools import partial
 
 import torch
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_det.detectors import (
     RFCN,
@@ -74,3 +76,10 @@ def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="ba
 def regions(labels, losses=None, boxes=None, ious=None):
     """What a selector gets; the parts that it does not read may be left out."""
     return Regions(boxes, labels, ious, losses if losses is None else torch.as_tensor(losses))
+
+
+def vgg16_features(**_):
+    """torchvision's VGG16 without its classifier, whose hundred million numbers take seconds to draw."""
+    network = nn.Module()
+    network.features = make_layers(cfgs["D"], batch_norm=False)
+    return network

@@ -192,8 +192,11 @@ def test_weights_of_timm_that_cannot_be_downloaded_are_named():
     pytest.importorskip("timm")
     with (
         pytest.raises(UserError, match=r"huggingface.co/timm/resnet18.a1_in1k \(offline\).*models--timm--resnet18.a1"),
-        explain_failed_timm_download("resnet18"),
+        explain_failed_timm_download("resnet18", "DEFAULT"),
     ):
         raise ConnectionError("offline")
-    with pytest.raises(ValueError, match="timm has no weights of it"), explain_failed_timm_download("resnet18_nothing"):
+    with (
+        pytest.raises(ValueError, match="timm has no weights of resnet18_no"),
+        explain_failed_timm_download("resnet18_no", "DEFAULT"),
+    ):
         raise AssertionError("not reached")
