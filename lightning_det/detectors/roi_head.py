@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range, sqrt_area
+from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import Selected
@@ -108,6 +109,14 @@ class RoIHead(nn.Module):
         error = F.smooth_l1_loss(own_deltas(deltas, labels), targets, beta=self.box_beta, reduction="none").sum(dim=-1)
         return classification.view(labels.shape), error * is_object
 
+    def candidates(self, maps: list[Tensor], proposals: Proposals, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores of all proposals, see `Detector.candidates`; scores of padding are 0."""
+        logits, deltas = self.predictor(self.predictor.shared(maps), proposals.boxes)
+        classes = logits.shape[-1] - 1
+        scores = logits.softmax(dim=-1)[..., 1:] * proposals.valid[..., None]
+        boxes = self._boxes(proposals.boxes, deltas, classes, sizes)
+        return boxes.squeeze(2) if boxes.shape[2] == 1 else boxes, scores
+
     def detect(
         self,
         maps: list[Tensor],
@@ -148,16 +157,21 @@ class RoIHead(nn.Module):
         classes = logits.shape[-1] - 1
         scores = logits.softmax(dim=-1)[..., 1:].masked_fill(~proposals.valid[..., None], 0.0)
         if ranges is not None:
-            of_classes = deltas[:, :, -classes:] if deltas.shape[2] > 1 else deltas
-            boxes = decode(proposals.boxes[:, :, None], of_classes, BOX_WEIGHTS).nan_to_num(0.0)
-            inside = in_detection_range(clip(boxes.flatten(1, 2), sizes), ranges).view(boxes.shape[:-1])
+            boxes = self._boxes(proposals.boxes, deltas, classes, sizes)
+            inside = in_detection_range(boxes.flatten(1, 2), ranges).view(boxes.shape[:-1])
             scores = scores.masked_fill(~inside, 0.0)
         scores = scores.flatten(1)
-        top, index = scores.topk(min(count, scores.shape[1]), dim=1)
+        top, index = largest(scores, count)
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))
         return _regress(gather_boxes(proposals.boxes, roi), own, top, label, sizes, threshold, ranges)
+
+    def _boxes(self, rois: Tensor, deltas: Tensor, classes: int, sizes: Tensor) -> Tensor:
+        """Regressed boxes (B, R, classes, 4), clipped to their views; (B, R, 1, 4) if they are class-agnostic."""
+        of_classes = deltas[:, :, -classes:] if deltas.shape[2] > 1 else deltas
+        boxes = decode(rois[:, :, None], of_classes, BOX_WEIGHTS).nan_to_num(0.0)
+        return clip(boxes.flatten(1, 2), sizes).view(boxes.shape)
 
     def _next_pass(self, shared: Any, last: Found, sizes: Tensor, threshold: float, ranges: Tensor | None) -> Found:
         """Scores and regresses the boxes of the last pass again; their classes stay."""
