@@ -12,14 +12,16 @@ import torch
 from helpers import SMALL, read
 from PIL import Image
 from support.in_process import run
-from support.makers import ssd
+from support.makers import fpn, retinanet, rfcn, ssd
 
-from lightning_det.backbones import dsod, ssd_tiny
+from lightning_det.backbones import dsod, ssd_tiny, tiny_backbone
 from lightning_det.commands import export
 from lightning_det.deployment.onnx import to_onnx
 from lightning_det.deployment.opsets import OPSETS, convert
-from lightning_det.deployment.verification import compare
-from lightning_det.selection import HardNegativeSelector
+from lightning_det.deployment.parts import Candidates, WithNMS
+from lightning_det.deployment.verification import compare, differences
+from lightning_det.modules.module import Inference
+from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"
@@ -73,11 +75,11 @@ def shapes_of(values):
 @pytest.mark.slow
 def test_any_batch_and_shape_of_images():
     detector = small_ssd()
-    model = to_onnx(detector.export_part(), 96, 128)
+    model = to_onnx(Candidates(detector), 96, 128)
     assert (model.opset_import[0].version, model.ir_version) == (OPSETS[-1], 10)
     onnx.checker.check_model(model, full_check=True)
     inputs = {"images": ["batch", 3, "height", "width"], "sizes": ["batch", 2]}
-    outputs = {"boxes": ["batch", "priors", 4], "scores": ["batch", "priors", 6]}
+    outputs = {"boxes": ["batch", "candidates", 4], "scores": ["batch", "candidates", 6]}
     assert (shapes_of(model.graph.input), shapes_of(model.graph.output)) == (inputs, outputs)
     session = ort.InferenceSession(model.SerializeToString())
     assert_equal(session, detector, [(1, 96, 128), (3, 128, 96), (2, 64, 224), (5, 160, 160), (1, 75, 101)])
@@ -87,7 +89,7 @@ def test_any_batch_and_shape_of_images():
 def test_views_of_one_shape_need_no_other_and_opsets_are_older():
     """As of `strategy=warp`; the shape halves unevenly. In an old opset, which wrote reductions otherwise."""
     detector = small_dsod()
-    model = to_onnx(detector.export_part(), 75, 108, dynamic=False, opset=17)
+    model = to_onnx(Candidates(detector), 75, 108, dynamic=False, opset=17)
     # Runtimes of opset 17's time read format 8 and no newer one.
     assert ([(entry.domain, entry.version) for entry in model.opset_import], model.ir_version) == ([("", 17)], 8)
     onnx.checker.check_model(model, full_check=True)
@@ -95,16 +97,16 @@ def test_views_of_one_shape_need_no_other_and_opsets_are_older():
     session = ort.InferenceSession(model.SerializeToString())
     assert_equal(session, detector, [(1, 75, 108), (4, 75, 108)])
     # A graph of other weights is noticed.
-    compare(model, detector.export_part(), 75, 108)
+    compare(model, Candidates(detector), 75, 108)
     with torch.no_grad():
         detector.regress[0][0].weight[0] += 1e-2
     with pytest.raises(UserError, match="the graph differs from the detector, nothing is written"):
-        compare(model, detector.export_part(), 75, 108)
+        compare(model, Candidates(detector), 75, 108)
     with torch.no_grad():
         detector.regress[0][0].weight.fill_(torch.nan)
         detector.classify[0][0].weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="score nan"):
-        compare(model, detector.export_part(), 75, 108)
+    with pytest.raises(UserError, match="results have no equal"):
+        compare(model, Candidates(detector), 75, 108)
 
 
 def test_a_version_that_cannot_be_had_is_said():
@@ -128,13 +130,20 @@ def test_the_command_and_the_listing_of_its_page(tmp_path, shapes_root):
     """Trains GRP-DSOD a little, exports it, and detects in images at their own resolution and at another."""
     small = ["backbone.blocks=[1,1,1,1]", "backbone.halves=[]", "backbone.plain=[]", f"dataset.root={shapes_root}"]
     folder = trained(tmp_path / "run", "detector=grp_dsod", "backbone=dsod_tiny", *small)
-    outcome = run("export", f"checkpoint={folder}", f"output={tmp_path}/model.onnx", f"hydra.run.dir={tmp_path}/export")
+    outcome = run(
+        "export",
+        f"checkpoint={folder}",
+        f"output={tmp_path}/model.onnx",
+        "with_nms=true",
+        f"hydra.run.dir={tmp_path}/export",
+    )
     assert outcome.code == 0, outcome.errors
-    assert re.search(r"largest difference of a score \d\.\de-\d\d, of a box \d\.\de-\d\d", outcome.output)
+    assert re.search(r"largest difference \d\.\de-\d\d, of a score or as a share .*; rounding decided", outcome.output)
     about = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert about["classes"][0] == "bar-h"
     assert {k: v for k, v in about.items() if k != "classes"} == {
-        "resolutions": [[96, 128]], "score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 100,
+        "resolutions": [[96, 128]], "score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 100, "multiple_of": 1,
+        "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     }  # fmt: skip
 
     rng = np.random.default_rng(0)
@@ -167,13 +176,59 @@ def assert_same_detections(found, expected, score, pixels):
     assert partners >= 0.95 * len(expected)
 
 
+def test_results_without_an_equal_are_counted():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40], [5, 5, 9, 9]]])
+    scores, labels = torch.tensor([[0.9, 0.8, 0.0]]), torch.tensor([[0, 1, 1]])
+    assert differences((boxes, scores, labels), (boxes, scores, labels), 100) == (0.0, 0, 4)
+    # The last one is padding: its box and its place mean nothing.
+    turned = [x[:, [1, 0]] for x in (boxes, scores, labels)]
+    assert differences(turned, (boxes, scores, labels), 100) == (0.0, 0, 4)
+    assert differences((boxes + 5e-3, scores, labels), (boxes, scores, labels), 100)[1:] == (0, 4)
+    assert differences((boxes + 5e-2, scores, labels), (boxes, scores, labels), 100)[1:] == (4, 4)
+    assert differences((boxes, scores, 1 - labels), (boxes, scores, labels), 100)[1:] == (4, 4)
+    assert differences((boxes, scores * torch.nan, labels), (boxes, scores, labels), 100)[1:] == (5, 5)
+    assert differences((boxes, scores * 0, labels), (boxes, scores, labels), 100)[1:] == (2, 2)
+
+
+def two_stages(make, form, sizes, **settings):
+    torch.manual_seed(0)
+    limits = {"before_nms": (300, 100), "after_nms": (300, 20), "per_megapixel": 1000}
+    selectors = RandomSelector(256, 0.5), RandomSelector(64, 0.25)
+    detector = make(tiny_backbone(form, 4), 3, sizes, (0.5, 1.0, 2.0), *selectors, head_width=16, **limits, **settings)
+    for parameter in detector.parameters():  # scores that differ
+        parameter.data.mul_(2.0)
+    return unsettled(detector).for_canvas((128, 256))
+
+
 @pytest.mark.slow
-def test_two_stages_are_refused(tmp_path, shapes_root):
-    folder = trained(tmp_path / "run", f"dataset.root={shapes_root}")
-    outcome = run("export", f"checkpoint={folder}", f"hydra.run.dir={tmp_path}/out")
-    assert outcome.code == 2
-    assert "FasterRCNN does not have a form that can be exported" in outcome.errors
-    assert "single-shot detectors (ssd, dsod, grp_dsod)" in outcome.errors
+def test_two_stages_with_images_of_any_shape():
+    """Proposals by NMS and RoIAlign over a pyramid are part of the graph, also in an old opset."""
+    part = Candidates(two_stages(fpn, "pyramid", [8, 16, 32, 64, 128], neck_width=8))
+    model = to_onnx(part, 128, 256, opset=17)
+    onnx.checker.check_model(model, full_check=True)
+    assert shapes_of(model.graph.output) == {"boxes": ["batch", 33, 3, 4], "scores": ["batch", 33, 3]}
+    for height, width in ((128, 256), (256, 192), (64, 64), (320, 384)):
+        compare(model, part, height, width)
+
+
+@pytest.mark.slow
+def test_detections_of_two_stages():
+    part = WithNMS(two_stages(rfcn, "c4", [8, 16, 32, 64]), Inference(0.001, 0.5), 20)
+    model = to_onnx(part, 128, 256, dynamic=False)
+    shapes = {"boxes": ["batch", 20, 4], "scores": ["batch", 20], "labels": ["batch", 20]}
+    assert shapes_of(model.graph.output) == shapes
+    compare(model, part, 128, 256)
+
+
+@pytest.mark.slow
+def test_images_of_dense_detectors_are_multiples_of_their_coarsest_stride():
+    torch.manual_seed(0)
+    detector = retinanet(tiny_backbone("pyramid", 4), 3, [8, 16, 32, 64, 128], width=8, finest=4, extra=1, prior=0.3)
+    assert detector.granularity == 64
+    part = WithNMS(unsettled(detector), Inference(0.1, 0.5), 20)
+    model = to_onnx(part, 64, 128)
+    for height, width in ((64, 128), (192, 64)):
+        compare(model, part, height, width)
 
 
 @pytest.mark.slow

@@ -213,6 +213,7 @@ class ExportConfig(Config):
 
     checkpoint: str = MISSING
     output: str | None = None
+    with_nms: bool = MISSING
     opset: int = MISSING
 
 

@@ -2,14 +2,15 @@
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from lightning_det.data.dataset import Collate
 from lightning_det.deployment.opsets import OPSETS, WRITTEN, convert
+from lightning_det.deployment.parts import Part
+from lightning_det.deployment.translations import translations
 from lightning_det.protocols.structures import STRIDE, ImageRecord
 from lightning_det.system.errors import UserError
 from lightning_det.views.planner import Planner
@@ -21,7 +22,8 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 """Packages of the extra ``export``."""
 
 INPUTS = {"images": ("batch", 3, "height", "width"), "sizes": ("batch", 2)}
-OUTPUTS = {"boxes": ("batch", "priors", 4), "scores": ("batch", "priors", "classes")}
+RESULTS = ("batch", "candidates")
+"""Names of the sizes of results that may be open; the others are classes or coordinates."""
 
 
 def canvas(planner: Planner) -> tuple[int, int]:
@@ -33,20 +35,20 @@ def canvas(planner: Planner) -> tuple[int, int]:
     return height, width
 
 
-def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opset: int = OPSETS[-1]) -> "ModelProto":
-    """Converts the exported part of a detector to a graph with `INPUTS` and `OUTPUTS` for any number of images.
+def to_onnx(part: Part, height: int, width: int, dynamic: bool = True, opset: int = OPSETS[-1]) -> "ModelProto":
+    """Converts a part of a detector to a graph with `INPUTS` for any number of images.
 
     Args:
-        part: see `Detector.export_part`; in evaluation mode, on the CPU.
+        part: in evaluation mode, on the CPU.
         height: of the images.
         width: of the images.
-        dynamic: whether the graph takes images of other sizes too.
+        dynamic: whether the graph takes images of other sizes too, in multiples of the detector's ``granularity``.
         opset: version of ONNX's operators; it determines the version of the file format.
 
     Raises:
         UserError: the graph cannot be converted to this version.
     """
-    size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else {}
+    size = {2: _open("rows", part), 3: _open("columns", part)} if dynamic else {}
     batch = {0: torch.export.Dim.DYNAMIC}
     # Two images: torch would fix a batch size of one in the graph.
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
@@ -60,8 +62,9 @@ def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opse
             dynamo=True,
             opset_version=max(opset, WRITTEN),
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            output_names=list(part.outputs),
             dynamic_shapes=(batch | size, batch),
+            custom_translation_table=translations(),
             verbose=False,
         )
     if program is None:
@@ -70,7 +73,14 @@ def to_onnx(part: nn.Module, height: int, width: int, dynamic: bool = True, opse
     # Torch names dynamic sizes by formulas. Inputs and outputs get readable names; other shapes are optional.
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
-        for dim, name in zip(value.type.tensor_type.shape.dim, (INPUTS | OUTPUTS)[value.name], strict=True):
+        names = INPUTS.get(value.name, RESULTS)
+        for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             if dim.dim_param:
                 dim.dim_param = name
     return model
+
+
+def _open(name: str, part: Part) -> Any:
+    """An open size. Multiples keep the formulas of the sizes of feature maps short, and so the conversion."""
+    granularity = part.detector.granularity
+    return torch.export.Dim.DYNAMIC if granularity == 1 else granularity * torch.export.Dim(name)

@@ -7,13 +7,17 @@ import torch
 from lightning_det.system.errors import UserError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 OPSETS = (17, 23)
 """The oldest opset that graphs are converted to, and the newest that torch's exporter writes."""
 
 WRITTEN = 18
 """The oldest opset that torch's exporter writes."""
+
+
+KEPT = "lightning_det.kept"
+"""Domain of operators that the converter leaves alone."""
 
 
 def convert(model: "ModelProto", opset: int) -> "ModelProto":
@@ -30,7 +34,7 @@ def convert(model: "ModelProto", opset: int) -> "ModelProto":
 
     if opset < WRITTEN:
         try:
-            model = onnx.version_converter.convert_version(model, opset)
+            model = _convert(model, opset)
             _axes_as_attributes(model)
         except (RuntimeError, KeyError, onnx.checker.ValidationError) as error:
             reason = str(error).splitlines()[0]
@@ -45,6 +49,34 @@ def convert(model: "ModelProto", opset: int) -> "ModelProto":
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del part.metadata_props[:]
     return model
+
+
+def _convert(model: "ModelProto", opset: int) -> "ModelProto":
+    """Converts the operators that differ. onnx's converter also refuses some that are the same in both versions."""
+    import onnx
+
+    for node in model.graph.node:
+        if _is_older(node):
+            node.domain = KEPT
+    model.opset_import.append(onnx.helper.make_opsetid(KEPT, 1))
+    converted = onnx.version_converter.convert_version(model, opset)
+    for node in converted.graph.node:
+        if node.domain == KEPT:
+            node.domain = ""
+    kept = [entry for entry in converted.opset_import if entry.domain != KEPT]
+    del converted.opset_import[:]
+    converted.opset_import.extend(kept)
+    return converted
+
+
+def _is_older(node: "NodeProto") -> bool:
+    """Whether a node means the same before opset 18, which added axes, reductions and numbers of parts."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Pad":
+        return len(node.input) <= 3
+    if node.op_type == "Split":
+        return "num_outputs" not in attributes
+    return node.op_type == "ScatterND" and ("reduction" not in attributes or attributes["reduction"].s == b"none")
 
 
 def _axes_as_attributes(model: "ModelProto") -> None:

@@ -43,15 +43,19 @@ class Anchors(nn.Module):
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
         """Anchors (h * w * per_cell, 4) of every map (B, C, h, w), ordered by row, column, and anchor of a cell."""
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        if torch.compiler.is_exporting():  # the graph computes them, since sizes are open
+            return self._grids(image_size, shapes, maps[0].device)
         key = (tuple(image_size), shapes, maps[0].device)
         if key not in self._cache:
             if len(self._cache) >= 32:  # multi-scale training has many canvas sizes
                 self._cache.clear()
-            self._cache[key] = [
-                _grid(cell.to(maps[0].device), shape, image_size)
-                for cell, shape in zip(self.cells, shapes, strict=True)
-            ]
+            self._cache[key] = self._grids(image_size, shapes, maps[0].device)
         return self._cache[key]
+
+    def _grids(
+        self, image_size: tuple[int, int], shapes: Sequence[tuple[int, int]], device: torch.device
+    ) -> list[Tensor]:
+        return [_grid(cell.to(device), shape, image_size) for cell, shape in zip(self.cells, shapes, strict=True)]
 
 
 def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

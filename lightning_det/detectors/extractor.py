@@ -27,6 +27,8 @@ class Extractor(Detector):
         preprocess: uint8 images to normalised float images, zero outside the views.
     """
 
+    granularity = STRIDE
+
     def __init__(self, backbone: nn.Module, neck: nn.Module, preprocess: nn.Module):
         super().__init__()
         self.preprocess = preprocess

@@ -18,10 +18,11 @@ from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
 from lightning_det.detectors.torchvision_retinanet import load_torchvision_retinanet
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range
+from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
-from lightning_det.protocols.structures import Batch, Detections
+from lightning_det.protocols.structures import STRIDE, Batch, Detections
 from lightning_det.selection.matching import BACKGROUND, label_anchors
 
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -100,6 +101,7 @@ class RetinaNet(Extractor):
         self.strides = pyramid.strides
         self.anchors = Anchors(_octaves(sizes), ratios)
         self.anchor_sizes = len(sizes)
+        self.granularity = max(STRIDE, *self.strides)
         width = pyramid.width
         norm = None if head_norm is None else partial(nn.GroupNorm, min(GROUPS, width))
         per_cell = self.anchors.per_cell[0]
@@ -157,6 +159,12 @@ class RetinaNet(Extractor):
         index, valid = best_after_nms(boxes, scores, labels, usable, nms_iou, max_detections)
         return Detections(gather_boxes(boxes, index), scores.gather(1, index) * valid, labels.gather(1, index), valid)
 
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores of all anchors, see `Detector.candidates`."""
+        per_map, logits, deltas = self.predict(images, sizes)
+        boxes = clip(decode(torch.cat(per_map), deltas).nan_to_num(0.0), sizes)
+        return boxes, logits.sigmoid().nan_to_num(0.0)
+
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and heads."""
         return [*super().compiled_parts(), self.classify, self.regress]
@@ -190,7 +198,7 @@ class RetinaNet(Extractor):
             inside = in_detection_range(clip(decode(anchors, deltas).nan_to_num(0.0), sizes), ranges)
             logits = logits.masked_fill(~inside[..., None], -torch.inf)
         scores = logits.sigmoid().nan_to_num(0.0).flatten(1)
-        top, place = scores.topk(min(count, scores.shape[1]), dim=1)
+        top, place = largest(scores, count)
         anchor = place.div(self.num_classes, rounding_mode="floor")
         # After a diverged step boxes may be NaN.
         boxes = clip(decode(anchors[anchor], gather_boxes(deltas, anchor)).nan_to_num(0.0), sizes)

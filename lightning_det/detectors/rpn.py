@@ -12,6 +12,7 @@ from torchvision.models.detection.rpn import RPNHead
 from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, sqrt_area
+from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
@@ -139,8 +140,17 @@ class RPN(nn.Module):
         Args:
             canvas: (height, width) of the views with padding.
         """
-        before, after = (counts[0 if self.training else 1] for counts in (self.before_nms, self.after_nms))
-        if self.training or self.per_megapixel is None:
+        return (self.before_nms[0], self.after_nms[0]) if self.training else self._inference_counts(canvas)
+
+    def fix_counts(self, canvas: tuple[int, int]) -> None:
+        """Makes the numbers of proposals at inference those of views of a (height, width), whatever views follow."""
+        before, after = self._inference_counts(canvas)
+        self.before_nms, self.after_nms = (self.before_nms[0], before), (self.after_nms[0], after)
+        self.per_megapixel = None
+
+    def _inference_counts(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        before, after = self.before_nms[1], self.after_nms[1]
+        if self.per_megapixel is None:
             return before, after
         grown = max(after, ceil(self.per_megapixel * canvas[0] * canvas[1] / 1e6))
         return ceil(before * grown / max(1, after)), grown
@@ -168,7 +178,7 @@ class RPN(nn.Module):
             if ranges is not None:
                 side = sqrt_area(clip(decode(anchors, delta).nan_to_num(0.0), sizes))
                 logit = logit.masked_fill((side < ranges[:, :1]) | (side >= ranges[:, 1:]), -torch.inf)
-            top, index = logit.topk(min(before, logit.shape[1]), dim=1)
+            top, index = largest(logit, before)
             boxes.append(decode(anchors[index], gather_boxes(delta, index)))
             logits.append(top)
             groups.append(torch.full_like(index, number))

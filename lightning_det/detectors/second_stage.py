@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_det.detectors.predictor import Predictor
 from lightning_det.detectors.rpn import Proposals
 from lightning_det.ops.boxes import clip, decode, gather_boxes, in_detection_range
+from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.selector import Selector
@@ -79,6 +80,13 @@ class SecondStage(nn.Module):
         """Scores RoIs (B, R, 4) in views whose (height, width) without padding are ``sizes`` (B, 2)."""
         raise NotImplementedError
 
+    def candidates(self, maps: list[Tensor], proposals: Proposals, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores of all proposals, see `Detector.candidates`; scores of padding are 0."""
+        rois, probabilities, deltas = self.score(self.shared(maps), proposals.boxes, sizes)
+        scores = probabilities[..., 1:] * proposals.valid[..., None]
+        boxes = self._boxes(rois, deltas, scores.shape[-1], sizes)
+        return boxes.squeeze(2) if boxes.shape[2] == 1 else boxes, scores
+
     def detect(
         self,
         maps: list[Tensor],
@@ -123,7 +131,7 @@ class SecondStage(nn.Module):
             inside = in_detection_range(boxes.flatten(1, 2), ranges).view(boxes.shape[:-1])
             scores = scores.masked_fill(~inside, 0.0)
         scores = scores.flatten(1)
-        top, index = scores.topk(min(count, scores.shape[1]), dim=1)
+        top, index = largest(scores, count)
         roi, label = index.div(classes, rounding_mode="floor"), index % classes
         kinds = deltas.shape[2]
         own = gather_boxes(deltas.flatten(1, 2), kinds * roi + (label + 1 if kinds > 1 else 0))

@@ -16,6 +16,7 @@ from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.second_stage import BOX_WEIGHTS, candidate_count
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd, ssd_class_rows
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range
+from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.ops.ranks import ranks, sum_over_ranks
 from lightning_det.protocols.detector import AnchorShapes, Detector, Selected
@@ -120,7 +121,7 @@ class SSD(Detector):
         return self.priors(images.shape[-2:], maps), logits, deltas
 
     def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, P, 4) of all priors, clipped to their views, and class scores (B, P, classes), float32."""
+        """Boxes and class scores of all priors, see `Detector.candidates`."""
         priors, logits, deltas = self.predict(images, sizes)
         boxes = clip(decode(priors, deltas, BOX_WEIGHTS).nan_to_num(0.0), sizes)
         return boxes, logits.softmax(dim=-1)[..., 1:]
@@ -166,7 +167,7 @@ class SSD(Detector):
         if ranges is not None:
             scores = scores.masked_fill(~in_detection_range(boxes, ranges)[..., None], 0.0)
         scores = scores.flatten(1)
-        top, place = scores.topk(min(candidate_count(max_detections), scores.shape[1]), dim=1)
+        top, place = largest(scores, candidate_count(max_detections))
         label = place % self.num_classes
         found = gather_boxes(boxes, place.div(self.num_classes, rounding_mode="floor"))
         usable = (top > score_threshold) & (found[..., 2:] - found[..., :2] >= 1e-2).all(dim=-1)
@@ -178,10 +179,6 @@ class SSD(Detector):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone and neck."""
         return [self.backbone] if self.neck is None else [self.backbone, self.neck]
-
-    def export_part(self) -> nn.Module:
-        """The detector without NMS, see `candidates`."""
-        return Candidates(self)
 
     def anchor_shapes(
         self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
@@ -197,22 +194,6 @@ class SSD(Detector):
         rows = ssd_class_rows(weights, self.priors.per_cell[0], classes)
         left = load_torchvision_ssd(self, weights, self.num_classes, self.priors.per_cell[0], rows)
         return "the last layers start fresh: their classes are others" if left else "all layers"
-
-
-class Candidates(nn.Module):
-    """The exported part of a detector: everything but NMS, whose number of outputs depends on the image.
-
-    Args:
-        detector: in evaluation mode.
-    """
-
-    def __init__(self, detector: SSD):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SSD.candidates`."""
-        return self.detector.candidates(images, sizes)
 
 
 def _head(inputs: int, outputs: int, norm: Norm | None) -> nn.Module:

@@ -1,6 +1,7 @@
 """Base of two-stage detectors: a proposal network, and a head on its proposals (Ren et al., NIPS 2015)."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from torch import Tensor, nn
 
@@ -71,6 +72,18 @@ class TwoStage(Extractor):
         maps, canvas = self.features(images, sizes)
         proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
         return self.roi_head.detect(maps, proposals, sizes, score_threshold, nms_iou, max_detections, ranges, passes)
+
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes of all proposals for every class, or one for all classes, see `Detector.candidates`."""
+        maps, canvas = self.features(images, sizes)
+        proposals = self.rpn.propose(self.rpn(maps, canvas), sizes, canvas=canvas)
+        return self.roi_head.candidates(maps, proposals, sizes)
+
+    def for_canvas(self, canvas: tuple[int, int]) -> "TwoStage":
+        """A copy with as many proposals for every view as this detector has for views of a size."""
+        fixed = deepcopy(self)
+        fixed.rpn.fix_counts(canvas)
+        return fixed
 
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and heads."""

@@ -4,6 +4,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from lightning_det.ops.largest import largest
+
 GPU_CHUNK = 4096
 """Boxes per kernel call on a GPU; an image with more boxes gets its own call. The kernel's last part is sequential, and
 its time per box grows with the number of boxes (on an H200 0.24 microseconds with 8,700 boxes, 0.82 with 32,768)."""
@@ -76,6 +78,5 @@ def best_after_nms(
         ``index`` (B, K) int64 and ``valid`` (B, K) bool with K = min(count, N), by falling score, survivors first.
     """
     keep = nms_mask(boxes, scores, groups, usable, iou_threshold)
-    ranked = scores.masked_fill(~keep, -torch.inf)
-    top, index = ranked.topk(min(count, scores.shape[1]), dim=1)
+    top, index = largest(scores.masked_fill(~keep, -torch.inf), count)
     return index, top > -torch.inf

@@ -55,11 +55,12 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
     # In float32, as under autocast: half precision would move coordinates by parts of a cell.
-    align = RoIAlignCPU.apply if pixels.device.type == "cpu" else _roi_align_gpu
+    learns = torch.is_grad_enabled() and pixels.requires_grad
+    align = RoIAlignCPU.apply if learns and pixels.device.type == "cpu" else _roi_align
     return align(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
 
 
-def _roi_align_gpu(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
+def _roi_align(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
     return torchvision.ops.roi_align(pixels, rois, size, 1.0, samples, aligned=False)
 
 
@@ -92,8 +93,8 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
         return Canvas(maps[0], tuple(strides), ((0, 0),))
     framed = [F.pad(m, (1, 1, 1, 1), mode="replicate") for m in maps]
     first, rest = framed[0], framed[1:]
-    width = max(m.shape[3] for m in rest)
-    height = max(first.shape[2], sum(m.shape[2] for m in rest))
+    width = rest[0].shape[3]
+    height = torch.sym_max(first.shape[2], sum(m.shape[2] for m in rest))
     corners, row = [(1, 1)], 1
     for m in rest:
         corners.append((first.shape[3] + 1, row))

@@ -67,6 +67,9 @@ class Detector(nn.Module):
     spreads_anchors: bool = False
     """Whether only the first and the last of ``dataset.anchor_sizes`` are used, and sizes are spread between them."""
 
+    granularity: int = 1
+    """Number of pixels whose multiples are the sides of images of an exported graph."""
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a training batch, to be summed.
 
@@ -124,16 +127,29 @@ class Detector(nn.Module):
             "proposals=FILE, or take strategy=sniper_no_negatives",
         )
 
-    def export_part(self) -> nn.Module:
-        """The part of inference whose shapes do not depend on the data: everything but NMS.
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of inference that is exported: everything but the last NMS.
 
-        The module takes ``images`` and ``sizes`` of `forward` and returns boxes (B, P, 4), clipped to their views, and
-        class scores (B, P, classes), both float32.
+        Args:
+            images: as in `forward`.
+            sizes: as in `forward`.
+
+        Returns:
+            Boxes (B, P, 4) of ``P`` candidates, or (B, P, classes, 4) if every class has its own, clipped to their
+            views, and class scores (B, P, classes), both float32.
 
         Raises:
             CapabilityError: there is no such part.
         """
-        self.lacks("a form that can be exported", "single-shot detectors (ssd, dsod, grp_dsod) have one")
+        self.lacks("candidates to export before NMS", "export its detections instead, with with_nms=true")
+
+    def for_canvas(self, canvas: tuple[int, int]) -> "Detector":
+        """The detector to export: shapes within it do not depend on the size of the images.
+
+        Args:
+            canvas: (height, width) of images with padding, for whose size the exported detector is made.
+        """
+        return self
 
     def anchor_shapes(
         self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None

@@ -8,18 +8,16 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from lightning_det.callbacks import Evaluator, Report
-from lightning_det.callbacks.access import find_callback, module_of, val_store
+from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.evaluation.diagnosis import Diagnosis
 from lightning_det.evaluation.figures import format_figure
-from lightning_det.protocols.detector import Detector
 from lightning_det.report.page import Fact, Page
 from lightning_det.runs.composition import chosen_options
 from lightning_det.runs.layout import METRICS
 from lightning_det.runs.report_settings import changes, display, next_commands, option, settings_text
 from lightning_det.runs.resume import composition_overrides
 from lightning_det.runs.run_report import Run, inference_cost, training_cost
-from lightning_det.system.errors import CapabilityError
 from lightning_det.system.files import read_json
 
 
@@ -37,7 +35,6 @@ def content_of_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, metr
     diagnosis = evaluator.diagnose(val_store(trainer)) if evaluator is not None and known else None
     run, split = display(folder), "val" if cfg.dataset.test is None else "test"
     validated = evaluator.report.get("step") if evaluator is not None else None
-    detector = module_of(trainer.lightning_module).detector
     page = Page(
         title=run,
         kind="training",
@@ -48,7 +45,7 @@ def content_of_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, metr
         overrides=composition_overrides(),
         changes=changes(cfg),
         settings=settings_text(cfg),
-        commands=next_commands(run, True, split, can_be_exported(detector)),
+        commands=next_commands(run, True, split),
     )
     return Run(page, folder, folder, metrics, metrics.get("per_class", {}), diagnosis)
 
@@ -78,7 +75,6 @@ def content_of_evaluation(
     seconds = 0.0 if evaluator is None else evaluator.seconds
     inference = inference_cost(len(diagnosis.results.seen), metrics["pixels"], seconds)
     other = next((s for s in ("test", "val") if s != cfg.split and settings.dataset[s] is not None), None)
-    detector = module_of(trainer.lightning_module).detector
     page = Page(
         title=display(folder),
         kind="evaluation",
@@ -88,7 +84,7 @@ def content_of_evaluation(
         overrides=composition_overrides(),
         changes=changes(settings),
         settings=settings_text(settings),
-        commands=next_commands(str(cfg.checkpoint), False, other, can_be_exported(detector)),
+        commands=next_commands(str(cfg.checkpoint), False, other),
     )
     return Run(page, folder, training, metrics, metrics["per_class"], diagnosis)
 
@@ -132,12 +128,3 @@ def _notes(metrics: Mapping[str, Any], run: str, validated: int | None, diagnosi
             f"images are missing here; {evaluate} makes them."
         )
     return notes
-
-
-def can_be_exported(detector: Detector) -> bool:
-    """Whether `lightning_det.export` can export a detector."""
-    try:
-        detector.export_part()
-    except CapabilityError:
-        return False
-    return True

@@ -58,14 +58,13 @@ def display(path: Path) -> str:
     return str(resolved.relative_to(here)) if resolved.is_relative_to(here) and resolved != here else str(path)
 
 
-def next_commands(run: str, trained: bool, split: str | None, exportable: bool) -> list[Command]:
+def next_commands(run: str, trained: bool, split: str | None) -> list[Command]:
     """Lists the commands that may follow a run.
 
     Args:
         run: folder or checkpoint file of the training, see `display`.
         trained: whether the report is that of the training itself.
         split: a split to evaluate; None if there is no other one.
-        exportable: whether the detector can be exported.
     """
     checkpoint = option("checkpoint", run)
     found = [
@@ -78,7 +77,6 @@ def next_commands(run: str, trained: bool, split: str | None, exportable: bool) 
     if trained:
         more = f"lightning-det train {option('resume', run)} trainer.max_epochs=MORE"
         found.append(Command("Train longer, from the last checkpoint on:", more))
-    if exportable:
-        line = f"lightning-det export {checkpoint} output=model.onnx"
-        found.append(Command("Export the detector as an ONNX graph:", line))
+    line = f"lightning-det export {checkpoint} output=model.onnx"
+    found.append(Command("Export the detector as an ONNX graph:", line))
     return found

@@ -656,13 +656,6 @@ CASES = [
         command="predict",
         code=2,
     ),
-    Case(
-        "two-stage detector to be exported",
-        ("FasterRCNN does not have a form that can be exported", "ssd, dsod, grp_dsod"),
-        arguments=("checkpoint={run}",),
-        command="export",
-        code=2,
-    ),
 ]
 
 

@@ -13,7 +13,6 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from lightning_det.backbones import tiny_backbone, torchvision_backbone
 from lightning_det.detectors.torchvision_retinanet import CLASSES as COCO
 from lightning_det.protocols.structures import State
-from lightning_det.system.errors import CapabilityError
 
 CLASSES = 6
 SIZE = (128, 192)
@@ -171,11 +170,6 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
     sides = (found.boxes[..., 2:] - found.boxes[..., :2]).prod(dim=-1).sqrt()
     assert found.valid.all()
     assert ((sides > ranges[:, :1]) & (sides <= ranges[:, 1:])).all()
-
-
-def test_it_cannot_be_exported():
-    with pytest.raises(CapabilityError, match="RetinaNet does not have a form that can be exported"):
-        small().export_part()
 
 
 @pytest.mark.parametrize(
