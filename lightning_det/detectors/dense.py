@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
@@ -130,7 +129,9 @@ class DenseDetector(Extractor):
         Returns:
             (B, R) float32, 0 where ``carries`` does not hold.
         """
-        targets = F.one_hot(classes, self.num_classes).to(logits) * is_object[..., None]
+        # Not F.one_hot, which looks at the values on the CPU.
+        numbers = torch.arange(self.num_classes, device=classes.device)
+        targets = ((classes[..., None] == numbers) & is_object[..., None]).to(logits)
         return sigmoid_focal_loss(logits, targets, **self.focal).sum(dim=-1) * carries
 
 

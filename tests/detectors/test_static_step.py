@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import make_batch
+from support.all_detectors import DETECTORS
 from support.makers import c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,7 +28,12 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+DENSE = ["retinanet", "fcos"]
+
+
 def detector(form):
+    if form in DENSE:
+        return DETECTORS[form]()
     make, anchor_sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
     select = (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
     return make(
@@ -46,7 +52,7 @@ def step_operations(form, count, boxes=5, padded=16):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", ["c4", "pyramid", *DENSE])
 def test_operations_do_not_grow_with_the_batch(form):
     per_size = {count: step_operations(form, count) for count in (1, 2, 8)}
     # Convolutions of one image take other kernels' helper operations; from two on counts are equal to the last.
@@ -56,17 +62,17 @@ def test_operations_do_not_grow_with_the_batch(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", ["c4", "pyramid", *DENSE])
 def test_operations_do_not_depend_on_the_number_of_boxes(form):
     assert step_operations(form, 2, boxes=0) == step_operations(form, 2, boxes=16)
 
 
-@pytest.mark.parametrize("form", ["c4", "pyramid"])
+@pytest.mark.parametrize("form", ["c4", "pyramid", *DENSE])
 def test_nothing_waits_for_the_data_but_nms(form):
     names = step_operations(form, 4)
     found = [n for n in names if any(n.startswith(f"aten.{d}") for d in DYNAMIC)]
     assert not found
-    assert names["lightning_det.nms_mask.default"] == 1
+    assert names["lightning_det.nms_mask.default"] == (form not in DENSE)
     # Indices by a boolean mask would be dynamic as well: they show up as nonzero.
     assert not any("nonzero" in n for n in names)
 
@@ -91,6 +97,7 @@ def test_parts_compile_as_one_graph_each(form):
 @pytest.mark.slow
 def test_target_assignment_compiles_as_one_graph():
     from lightning_det.selection.matching import label_anchors, label_rois
+    from lightning_det.selection.points import Points, label_points
 
     torch._dynamo.reset()
     batch = make_batch(2, 96, 128, padded=40)
@@ -100,6 +107,11 @@ def test_target_assignment_compiles_as_one_graph():
     for a, b in zip(
         compiled(anchors, batch.boxes, batch.states), label_anchors(anchors, batch.boxes, batch.states), strict=True
     ):
+        assert torch.equal(a, b)
+    points = Points(anchors[:, :2], *(torch.full((500,), limit) for limit in (8.0, 0.0, 64.0)))
+    compiled = torch.compile(label_points, fullgraph=True, backend="eager")
+    arguments = (points, batch.boxes, batch.states, 1.5)
+    for a, b in zip(compiled(*arguments), label_points(*arguments), strict=True):
         assert torch.equal(a, b)
     rois = anchors.expand(2, -1, -1)
     usable = torch.ones(2, 500, dtype=torch.bool)
