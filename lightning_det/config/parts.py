@@ -22,7 +22,8 @@ SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.Hard
 OWN = {
     "backbone": "backbones.VGG16 backbones.dsod backbones.efficientnet_lite0 backbones.ssd_tiny "
     "backbones.timm_backbone backbones.tiny_backbone backbones.torchvision_backbone",
-    "detector": "detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.RetinaNet detectors.SSD",
+    "detector": "detectors.FCOS detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 "
+    "detectors.RetinaNet detectors.SSD",
     "detector.preprocess": "detectors.Normalize",
     "detector.rpn": "detectors.RPN",
     "detector.roi_head": "detectors.CascadeHead detectors.RoIHead",

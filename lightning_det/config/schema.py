@@ -121,9 +121,9 @@ class CapacityConfig:
     neck: int = 256
     """Channels of a feature pyramid."""
     finest_stride: int = 8
-    """Stride of the finest map that RetinaNet reads."""
+    """Stride of the finest map that RetinaNet and FCOS read."""
     extra_maps: int = 2
-    """Maps of RetinaNet's pyramid that are coarser than the backbone's."""
+    """Maps of RetinaNet's and FCOS's pyramid that are coarser than the backbone's."""
     head: int = 1024
     """Width of the RoI head."""
     roi: int = 7

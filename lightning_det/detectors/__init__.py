@@ -2,6 +2,7 @@
 
 from lightning_det.detectors.cascade import CascadeHead
 from lightning_det.detectors.faster_rcnn import FasterRCNN
+from lightning_det.detectors.fcos import FCOS
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.priors import Priors
@@ -13,6 +14,7 @@ from lightning_det.detectors.rpn import RPN
 from lightning_det.detectors.ssd import SSD
 
 __all__ = [
+    "FCOS",
     "RFCN",
     "RPN",
     "SSD",

@@ -1,4 +1,4 @@
-"""How well a detector's anchors or priors can overlap boxes, and the sizes that overlap them best."""
+"""How well a detector's anchors or priors can overlap boxes, and the ``dataset.anchor_sizes`` that suit boxes best."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,9 @@ CANDIDATES = 20
 
 RATIOS = np.linspace(1.25, 2.25, 9)
 """Ratios of neighbouring sizes that `fit_sizes` tries."""
+
+LOWER_LIMITS = (2.0, 4.0)
+"""Bounds of the lower limit of a map with points, in its strides. FCOS has 4; below 2, boxes would have few points."""
 
 
 def stack_shapes(cells: Sequence[Tensor], strides: Sequence[float], start: float) -> AnchorShapes:
@@ -48,12 +51,20 @@ def best_ious(boxes: np.ndarray, shapes: AnchorShapes) -> np.ndarray:
 
 
 def fit_sizes(detector: Detector, boxes: np.ndarray) -> list[float]:
-    """Anchor sizes, in equal ratios, with which a detector's anchors overlap boxes best: as many as it has.
+    """Fits ``dataset.anchor_sizes`` to boxes: as many as a detector takes.
+
+    Anchors get sizes in equal ratios with which they overlap the boxes best. Limits between maps with points are in
+    proportion to the strides, such that the farthest sides of 1 % of the boxes are beyond the last limit; where this
+    would be too little or too much for the strides, `LOWER_LIMITS` bound them.
 
     Args:
-        detector: a detector with anchors.
+        detector: a detector with anchors or points.
         boxes: (n, 4) ``xyxy``, pixels of views, n >= 1.
     """
+    if detector.point_strides:
+        farthest = np.percentile((boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2, 99)
+        factor = float(np.clip(farthest / detector.point_strides[-1], *LOWER_LIMITS))
+        return [factor * stride for stride in detector.point_strides]
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     low, high = np.percentile(side, (1, 99))
     starts = np.geomspace(max(2.0, 0.7 * low), max(2.0, 1.4 * low, high / 2), CANDIDATES)
@@ -65,3 +76,9 @@ def fit_sizes(detector: Detector, boxes: np.ndarray) -> list[float]:
             ious = np.zeros(len(boxes)) if shapes is None else best_ious(boxes, shapes)
             best = max(best, (float((ious >= MET).mean() + ious.mean()), sizes))
     return best[1]
+
+
+def finest_stride(detector: Detector) -> float | None:
+    """Distance between neighbouring anchors or points of the finest map, pixels of the view; None without either."""
+    shapes = detector.anchor_shapes()
+    return min(detector.point_strides, default=None) if shapes is None else float(shapes.strides.min())

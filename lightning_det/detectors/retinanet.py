@@ -1,41 +1,30 @@
 """RetinaNet (Lin et al., ICCV 2017): a class and a box for every anchor of a feature pyramid, learned by focal loss."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.anchors import Anchors
-from lightning_det.detectors.extractor import Extractor
-from lightning_det.detectors.preprocess import Normalize
+from lightning_det.detectors.dense import DenseDetector, group_norm
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
-from lightning_det.detectors.torchvision_retinanet import load_torchvision_retinanet
-from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, in_detection_range
-from lightning_det.ops.largest import largest
-from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.boxes import decode, encode_where, gather_boxes
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
-from lightning_det.protocols.structures import STRIDE, Batch, Detections
+from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import BACKGROUND, label_anchors
 
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of the anchors of a map, in units of its own (section 4)."""
 
-BEST_PER_MAP = 1000
-"""Most (anchor, class) pairs per map that enter NMS (section 4.1)."""
 
-GROUPS = 32
-"""Most groups of a GroupNorm layer."""
-
-
-class RetinaNet(Extractor):
+class RetinaNet(DenseDetector):
     """Single-stage detector that learns from all anchors: focal loss takes the place of a selection.
 
     An anchor is positive from an IoU of ``positive`` with a valid box, or as the best of all anchors for one. Anchors
@@ -63,7 +52,7 @@ class RetinaNet(Extractor):
         ValueError: the sizes do not fit the maps, or a number is out of its range.
     """
 
-    class_layers = ("classify.cls_logits.",)
+    torchvision_name = "RetinaNet"
 
     def __init__(
         self,
@@ -83,31 +72,17 @@ class RetinaNet(Extractor):
         negative: float = 0.4,
         ignore: float = 0.4,
     ):
-        pyramid = neck(backbone.channels, backbone.strides)
-        super().__init__(backbone, pyramid, preprocess or Normalize(*backbone.pixels))
-        if len(sizes) != len(pyramid.strides):
-            raise ValueError(
-                f"the pyramid has {len(pyramid.strides)} maps, so dataset.anchor_sizes needs as many sizes, got "
-                f"{list(sizes)}"
-            )
+        super().__init__(backbone, num_classes, neck, sizes, preprocess, prior, alpha, gamma)
         if not 0 <= negative <= positive <= 1:
             raise ValueError(
                 f"positive and negative are the lowest IoU of a positive and the highest of a background, got "
                 f"{positive} and {negative}"
             )
-        if not (0 < prior < 1 and 0 <= alpha <= 1 and gamma >= 0):
-            raise ValueError(f"prior {prior}, alpha {alpha} and gamma {gamma} must be in (0, 1), [0, 1] and [0, inf)")
-        self.num_classes = num_classes
-        self.strides = pyramid.strides
         self.anchors = Anchors(_octaves(sizes), ratios)
-        self.anchor_sizes = len(sizes)
-        self.granularity = max(STRIDE, *self.strides)
-        width = pyramid.width
-        norm = None if head_norm is None else partial(nn.GroupNorm, min(GROUPS, width))
+        norm = None if head_norm is None else group_norm
         per_cell = self.anchors.per_cell[0]
-        self.classify = RetinaNetClassificationHead(width, per_cell, num_classes, prior, norm)
-        self.regress = RetinaNetRegressionHead(width, per_cell, norm)
-        self.focal = {"alpha": alpha, "gamma": gamma}
+        self.classify = RetinaNetClassificationHead(self.width, per_cell, num_classes, prior, norm)
+        self.regress = RetinaNetRegressionHead(self.width, per_cell, norm)
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.thresholds = (positive, negative, ignore)
@@ -128,8 +103,7 @@ class RetinaNet(Extractor):
         labels, matched, _ = label_anchors(anchors, batch.boxes, batch.states, *self.thresholds)
         is_object = labels > BACKGROUND
         classes = batch.labels.gather(1, matched)
-        targets = F.one_hot(classes, self.num_classes).to(logits) * is_object[..., None]
-        classification = sigmoid_focal_loss(logits, targets, **self.focal).sum(dim=-1) * (labels >= BACKGROUND)
+        classification = self.focal_losses(logits, classes, is_object, labels >= BACKGROUND)
         boxes = gather_boxes(batch.boxes, matched)
         count = mean_count(is_object.sum())
         return {
@@ -137,37 +111,12 @@ class RetinaNet(Extractor):
             "box": self.box_weight * self._box_losses(anchors, deltas, boxes, is_object).sum() / count,
         }
 
-    def forward(
-        self,
-        images: Tensor,
-        sizes: Tensor,
-        score_threshold: float = 0.05,
-        nms_iou: float = 0.5,
-        max_detections: int = 100,
-        ranges: Tensor | None = None,
-        passes: int = 1,
-    ) -> Detections:
-        """Detects objects in views, see `Detector.forward`."""
+    def per_map(self, images: Tensor, sizes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See `DenseDetector.per_map`."""
         per_map, logits, deltas = self.predict(images, sizes)
         lengths = [len(anchors) for anchors in per_map]
-        picked = [
-            self._best_of_map(anchors, logit, delta, sizes, max(BEST_PER_MAP, max_detections), ranges)
-            for anchors, logit, delta in zip(per_map, logits.split(lengths, 1), deltas.split(lengths, 1), strict=True)
-        ]
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*picked, strict=True))
-        usable = (scores > score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-        index, valid = best_after_nms(boxes, scores, labels, usable, nms_iou, max_detections)
-        return Detections(gather_boxes(boxes, index), scores.gather(1, index) * valid, labels.gather(1, index), valid)
-
-    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes and class scores of all anchors, see `Detector.candidates`."""
-        per_map, logits, deltas = self.predict(images, sizes)
-        boxes = clip(decode(torch.cat(per_map), deltas).nan_to_num(0.0), sizes)
-        return boxes, logits.sigmoid().nan_to_num(0.0)
-
-    def compiled_parts(self) -> list[nn.Module]:
-        """Backbone, neck and heads."""
-        return [*super().compiled_parts(), self.classify, self.regress]
+        boxes = decode(torch.cat(per_map), deltas)
+        return list(zip(boxes.split(lengths, 1), logits.sigmoid().split(lengths, 1), strict=True))
 
     def anchor_shapes(
         self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
@@ -175,11 +124,6 @@ class RetinaNet(Extractor):
         """Shapes and grids of the anchors, or of anchors of other smallest sides of the maps, or other ratios."""
         anchors = self.anchors if sizes is None else Anchors(_octaves(sizes), ratios or self.anchors.ratios)
         return stack_shapes(anchors.cells, self.strides, start=0.0)
-
-    def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
-        """Loads a state_dict of torchvision's ``retinanet_resnet50_fpn`` or ``_v2``; COCO's classes go by name."""
-        left = load_torchvision_retinanet(self, weights, self.num_classes, classes)
-        return "the last layer starts fresh: its classes are others" if left else "all layers"
 
     def _box_losses(self, anchors: Tensor, deltas: Tensor, boxes: Tensor, is_object: Tensor) -> Tensor:
         """(B, A), 0 where ``is_object`` does not hold."""
@@ -189,20 +133,6 @@ class RetinaNet(Extractor):
         # An anchor without an object is compared with itself, since a loss on padding may be NaN, and NaN * 0 is NaN.
         found = decode(anchors, deltas)
         return generalized_box_iou_loss(found, torch.where(is_object[..., None], boxes, anchors)) * is_object
-
-    def _best_of_map(
-        self, anchors: Tensor, logits: Tensor, deltas: Tensor, sizes: Tensor, count: int, ranges: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, K, 4), scores and labels (B, K) of the best (anchor, class) pairs of one map."""
-        if ranges is not None:
-            inside = in_detection_range(clip(decode(anchors, deltas).nan_to_num(0.0), sizes), ranges)
-            logits = logits.masked_fill(~inside[..., None], -torch.inf)
-        scores = logits.sigmoid().nan_to_num(0.0).flatten(1)
-        top, place = largest(scores, count)
-        anchor = place.div(self.num_classes, rounding_mode="floor")
-        # After a diverged step boxes may be NaN.
-        boxes = clip(decode(anchors[anchor], gather_boxes(deltas, anchor)).nan_to_num(0.0), sizes)
-        return boxes, top, place % self.num_classes
 
 
 def _octaves(sizes: Sequence[float]) -> list[list[float]]:

@@ -18,6 +18,7 @@ from lightning_det.data.suggestion import (
     suggest_proposals,
 )
 from lightning_det.data.trial import try_out
+from lightning_det.detectors.reach import finest_stride
 from lightning_det.inspection.costs import epoch_costs, object_tiles
 from lightning_det.inspection.probe import Speed
 from lightning_det.inspection.recommendation import Figures, Recommendation, recommend
@@ -25,7 +26,7 @@ from lightning_det.protocols.detector import Detector
 from lightning_det.views.resolution import scale_factor
 
 STRIDE = 16.0
-"""Assumed stride of a detector that cannot be built or has no anchors, pixels of the view per cell."""
+"""Assumed stride of a detector that cannot be built or has neither anchors nor points, pixels of the view per cell."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ def make_suggestion(
     Returns:
         The suggestion; None without boxes.
     """
-    shapes = None if detector is None else detector.anchor_shapes()
-    stride = STRIDE if shapes is None else float(shapes.strides.min())
+    stride = (None if detector is None else finest_stride(detector)) or STRIDE
     sizes = _sizes(store)
     found = suggest(sizes, store.widths, store.heights, stride)
     if found is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support.makers import c4, fpn, ssd
+from support.makers import c4, fcos, fpn, ssd
 from support.sizes import coco_like, drone_like, make_store, of_store
 from torchvision.ops import box_iou
 
@@ -15,7 +15,7 @@ from lightning_det.backbones import tiny_backbone
 from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD
-from lightning_det.detectors.reach import best_ious, fit_sizes
+from lightning_det.detectors.reach import best_ious, finest_stride, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.data_report import report_anchors
 from lightning_det.selection import HardNegativeSelector, RandomSelector
@@ -92,6 +92,18 @@ def test_boxes_that_anchors_meet_are_no_matter():
 def test_detectors_without_anchors_are_left_alone():
     assert Detector().anchor_shapes() is None
     assert misfit(squares(14), Detector(), 5) == ""
+
+
+def test_points_have_limits_between_maps_instead_of_anchors():
+    """As published for COCO; for small boxes as fine as the points allow."""
+    points = fcos(tiny_backbone("pyramid"), 2, SIZES, width=16, finest=8)
+    assert points.strides == [8, 16, 32, 64, 128]
+    assert points.anchor_shapes() is None
+    assert misfit(squares(14), points, 5) == ""
+    assert finest_stride(points) == 8
+    assert fit_sizes(points, np.concatenate([squares(1100, 20), squares(40)])) == SIZES
+    assert fit_sizes(points, squares(14)) == [16, 32, 64, 128, 256]
+    assert fit_sizes(points, squares(768)) == pytest.approx([24, 48, 96, 192, 384])
 
 
 def test_priors_of_single_shot_detectors_count_too():

@@ -1,51 +1,31 @@
 """RetinaNet: torchvision's numbers on equal weights, and boxes from which nothing may be learned."""
 
 import copy
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
 from helpers import make_batch
+from support import torchvision_parity as parity
 from support.makers import retinanet
-from torch import nn
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 
-from lightning_det.backbones import tiny_backbone, torchvision_backbone
-from lightning_det.detectors.torchvision_retinanet import CLASSES as COCO
+from lightning_det.backbones import tiny_backbone
+from lightning_det.detectors.torchvision_dense import CLASSES as COCO
 from lightning_det.protocols.structures import State
 
 CLASSES = 6
-SIZE = (128, 192)
 NAMES = [f"class {number}" for number in range(CLASSES)]
 VERSIONS = {"1": retinanet_resnet50_fpn, "2": retinanet_resnet50_fpn_v2}
 SETTINGS = {"1": {"source": "pyramid"}, "2": {"source": "backbone", "head_norm": "group", "box_loss": "giou"}}
 
 
-@cache
-def backbone():
-    """To be copied: its random weights take seconds."""
-    return torchvision_backbone("resnet50", "pyramid", norm="batch")
-
-
 def ours(version, num_classes=CLASSES):
-    return retinanet(copy.deepcopy(backbone()), num_classes, [32, 64, 128, 256, 512], **SETTINGS[version])
+    return retinanet(parity.backbone(), num_classes, [32, 64, 128, 256, 512], **SETTINGS[version])
 
 
-@cache
 def theirs(version, num_classes=CLASSES):
-    """Torchvision's detector with random weights and no resizing of its own; classes count from 0."""
-    torch.manual_seed(0)
-    model = VERSIONS[version](
-        weights=None, weights_backbone=None, num_classes=num_classes, min_size=min(SIZE), max_size=max(SIZE)
-    )
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "cls_logits" in name or "bbox_reg" in name:
-                # Large shifts would move boxes out of the image; torchvision keeps such boxes without area.
-                p.normal_(std=0.05 if "cls_logits" in name else 0.005)
-        for _ in range(5):  # BatchNorm statistics of real activations keep fifty random layers in range
-            model.backbone(torch.randn(2, 3, *SIZE))
-    return model.eval()
+    return parity.reference(VERSIONS[version], num_classes)
 
 
 @pytest.mark.slow
@@ -53,42 +33,8 @@ def theirs(version, num_classes=CLASSES):
 def test_detections_and_losses_equal_torchvision(version):
     reference, detector = copy.deepcopy(theirs(version)), ours(version)
     assert detector.load_torchvision(reference.state_dict(), NAMES) == "all layers"
-    batch = make_batch(2, *SIZE, seed=3)
-    images = list(batch.images.float() / 255)
-    detector.eval()
-    with torch.no_grad():
-        expected = reference(images)
-        found = detector(batch.images, batch.sizes, max_detections=300)
-    for number, target in enumerate(expected):
-        valid = found.valid[number]
-        assert valid.sum() == len(target["scores"]) > 20
-        rows, expected_rows = (
-            torch.cat([boxes, scores[:, None], labels[:, None]], dim=1)
-            for boxes, scores, labels in (
-                (found.boxes[number][valid], found.scores[number][valid], found.labels[number][valid]),
-                (target["boxes"], target["scores"], target["labels"]),
-            )
-        )
-        # As sets: each has its partner, whatever the order of nearly equal scores.
-        distance = torch.cdist(rows, expected_rows, p=float("inf"))
-        assert distance.min(dim=1).values.max() < 1e-3
-        assert distance.min(dim=0).values.max() < 1e-3
-        torch.testing.assert_close(found.scores[number][valid], target["scores"], atol=1e-4, rtol=0)
-
-    # Torchvision divides image by image, so that only the loss of a single image is comparable.
-    one = make_batch(1, *SIZE, seed=5)
-    targets = [{"boxes": one.boxes[0, :5], "labels": one.labels[0, :5]}]
-    assert (one.states[0, :5] == State.VALID).all()
-    for model in (reference, detector):
-        model.train()
-        for layer in model.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
-    expected = reference(list(one.images.float() / 255), targets)
-    losses = detector.losses(one)
-    for name, other in (("class", "classification"), ("box", "bbox_regression")):
-        assert expected[other] > 0
-        torch.testing.assert_close(losses[name], expected[other], atol=1e-5, rtol=1e-5)
+    parity.check_detections(reference, detector, max_detections=300)
+    parity.check_losses(reference, detector, {"classification": "class", "bbox_regression": "box"})
 
 
 @pytest.mark.slow

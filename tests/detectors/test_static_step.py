@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import make_batch
+from support.all_detectors import DETECTORS
 from support.makers import CASCADE, c4, fpn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,7 +14,6 @@ from lightning_det.protocols.selector import Regions
 from lightning_det.selection import RandomSelector
 
 DYNAMIC = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "index.Tensor_mask", "item", "where.default")
-FORMS = ("c4", "pyramid", "cascade")
 
 
 class Count(TorchDispatchMode):
@@ -28,7 +28,14 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+DENSE = ("retinanet", "fcos")
+
+FORMS = ("c4", "pyramid", "cascade", *DENSE)
+
+
 def detector(form):
+    if form in DENSE:
+        return DETECTORS[form]()
     make, anchor_sizes = (c4, [16, 32, 64]) if form == "c4" else (fpn, [8, 16, 32, 64, 128])
     select = (RandomSelector(64, 0.5), RandomSelector(32, 0.25))
     small = {"head_width": 64, "roi_size": 5, "after_nms": (100, 50)}
@@ -68,7 +75,7 @@ def test_nothing_waits_for_the_data_but_nms(form):
     names = step_operations(form, 4)
     found = [n for n in names if any(n.startswith(f"aten.{d}") for d in DYNAMIC)]
     assert not found
-    assert names["lightning_det.nms_mask.default"] == 1
+    assert names["lightning_det.nms_mask.default"] == (form not in DENSE)
     # Indices by a boolean mask would be dynamic as well: they show up as nonzero.
     assert not any("nonzero" in n for n in names)
 
@@ -93,6 +100,7 @@ def test_parts_compile_as_one_graph_each(form):
 @pytest.mark.slow
 def test_target_assignment_compiles_as_one_graph():
     from lightning_det.selection.matching import label_anchors, label_rois
+    from lightning_det.selection.points import Points, label_points
 
     torch._dynamo.reset()
     batch = make_batch(2, 96, 128, padded=40)
@@ -102,6 +110,11 @@ def test_target_assignment_compiles_as_one_graph():
     for a, b in zip(
         compiled(anchors, batch.boxes, batch.states), label_anchors(anchors, batch.boxes, batch.states), strict=True
     ):
+        assert torch.equal(a, b)
+    points = Points(anchors[:, :2], *(torch.full((500,), limit) for limit in (8.0, 0.0, 64.0)))
+    compiled = torch.compile(label_points, fullgraph=True, backend="eager")
+    arguments = (points, batch.boxes, batch.states, 1.5)
+    for a, b in zip(compiled(*arguments), label_points(*arguments), strict=True):
         assert torch.equal(a, b)
     rois = anchors.expand(2, -1, -1)
     usable = torch.ones(2, 500, dtype=torch.bool)

@@ -35,6 +35,11 @@ def retinanet(**settings):
     return makers.retinanet(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
 
 
+def fcos(**settings):
+    backbone = tiny_backbone("pyramid", 4, norm="group")
+    return makers.fcos(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
+
+
 def dense(**settings):
     backbone = dsod(
         stem_width=8,
@@ -67,6 +72,7 @@ DETECTORS = {
     ),
     "dsod": dense,
     "retinanet": lambda: retinanet(),
+    "fcos": fcos,
     "retinanet giou": lambda: retinanet(head_norm="group", box_loss="giou"),
     "grp_dsod": lambda: dense(reused=0.5),
 }

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_det.detectors import (
+    FCOS,
     RFCN,
     RPN,
     SSD,
@@ -71,6 +72,11 @@ def ssd(backbone, classes, objects, select, reused=None, mean=None, std=None, he
 def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="backbone", **settings):
     neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
     return RetinaNet(backbone, classes, neck, sizes, **settings)
+
+
+def fcos(backbone, classes, sizes, width=256, finest=8, extra=2, source="pyramid", **settings):
+    neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
+    return FCOS(backbone, classes, neck, sizes, **settings)
 
 
 def regions(labels, losses=None, boxes=None, ious=None):

@@ -1,4 +1,4 @@
-"""Loads weights of torchvision's RetinaNet R50-FPN, version 1 and 2, into ours."""
+"""Loads weights of torchvision's RetinaNet and FCOS R50-FPN into ours."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,18 +20,20 @@ RENAMED = BODY | {
 }
 
 
-def load_torchvision_retinanet(
-    detector: Detector, state_dict: Mapping[str, Tensor], num_classes: int, classes: Sequence[str]
+def load_torchvision_dense(
+    detector: Detector, state_dict: Mapping[str, Tensor], kind: str, num_classes: int, classes: Sequence[str]
 ) -> list[str]:
-    """Loads a state_dict of torchvision's ``retinanet_resnet50_fpn`` or ``retinanet_resnet50_fpn_v2``.
+    """Loads a state_dict of ``retinanet_resnet50_fpn``, ``retinanet_resnet50_fpn_v2`` or ``fcos_resnet50_fpn``.
 
     Torchvision counts classes from 0, but its weights for COCO, and trainings that follow its tutorials, leave 0 to a
     background that is never predicted. So weights for one class more than ours lose their first class.
 
     Args:
-        detector: a `RetinaNet` with a torchvision ResNet-50; for version 1 with ``source="pyramid"``, for version 2
-            with ``source="backbone"``, ``head_norm="group"`` and ``box_loss="giou"``.
+        detector: with a torchvision ResNet-50; a `RetinaNet`, for version 1 with ``source="pyramid"``, for version 2
+            with ``source="backbone"``, ``head_norm="group"`` and ``box_loss="giou"``; or an `FCOS` with
+            ``source="pyramid"``.
         state_dict: torchvision's tensors by torchvision's names.
+        kind: torchvision's name of the detector, for messages.
         num_classes: classes of the detector.
         classes: their names. Classes of weights for COCO are found by name.
 
@@ -44,11 +46,11 @@ def load_torchvision_retinanet(
     heads = ("classification_head.cls_logits", "regression_head.bbox_reg")
     bias, box_bias = (state_dict.get(f"head.{name}.bias") for name in heads)
     if bias is None or box_bias is None:
-        raise ValueError("not a state_dict of torchvision's RetinaNet: it has no heads")
+        raise ValueError(f"not a state_dict of torchvision's {kind}: it has no heads")
     per_cell = len(box_bias) // 4
     count = len(bias) // per_cell
     rows = _find_rows(count, num_classes, classes)
-    weights = rename(state_dict, RENAMED, "RetinaNet")
+    weights = rename(state_dict, RENAMED, kind)
     for name in [n for n in weights if n.startswith(detector.class_layers)]:
         if rows:
             weights[name] = weights[name].unflatten(0, (per_cell, count))[:, rows].flatten(0, 1)
