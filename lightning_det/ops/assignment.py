@@ -57,7 +57,7 @@ def _(costs: Tensor, rows: Tensor) -> Tensor:
 def solve(costs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """See `assign`; arrays instead of tensors."""
     problems, count, width = costs.shape
-    usable = ~np.isposinf(costs).all(axis=1)
+    usable = (costs != np.inf).any(axis=1)
     wanted, offered = rows.sum(axis=1), usable.sum(axis=1)
     if (wanted > offered).any():
         worst = int(np.argmax(wanted - offered))
