@@ -35,6 +35,10 @@ def retinanet(**settings):
     return makers.retinanet(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
 
 
+def rtdetr():
+    return makers.rtdetr(tiny_backbone("pyramid", 4, norm="group"), CLASSES, head_norm="group")
+
+
 def dense(**settings):
     backbone = dsod(
         stem_width=8,
@@ -65,6 +69,7 @@ DETECTORS = {
     "dsod": dense,
     "retinanet": lambda: retinanet(),
     "retinanet giou": lambda: retinanet(head_norm="group", box_loss="giou"),
+    "rtdetr": rtdetr,
     "grp_dsod": lambda: dense(reused=0.5),
 }
 BOXES = {

@@ -7,6 +7,7 @@ import torch
 from lightning_det.detectors import (
     RFCN,
     RPN,
+    RTDETR,
     SSD,
     FasterRCNN,
     GatedPyramid,
@@ -60,6 +61,12 @@ def ssd(backbone, classes, objects, select, reused=None, mean=None, std=None, he
 def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="backbone", **settings):
     neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
     return RetinaNet(backbone, classes, neck, sizes, **settings)
+
+
+def rtdetr(backbone, classes, **settings):
+    """With few queries and layers."""
+    few = {"queries": 20, "layers": 2, "width": 16, "heads": 2, "points": 2, "feedforward": 2.0}
+    return RTDETR(backbone, classes, **few | settings)
 
 
 def regions(labels, losses=None, boxes=None, ious=None):
