@@ -20,9 +20,9 @@ FLIPS = "views.BothSides views.RandomFlip"
 SELECTORS = "selection.AllSelector selection.HardNegativeSelector selection.HardSelector selection.RandomSelector"
 
 OWN = {
-    "backbone": "backbones.VGG16 backbones.dsod backbones.efficientnet_lite0 backbones.ssd_tiny "
+    "backbone": "backbones.VGG16 backbones.dsod backbones.efficientnet_lite0 backbones.resnet_vd backbones.ssd_tiny "
     "backbones.timm_backbone backbones.tiny_backbone backbones.torchvision_backbone",
-    "detector": "detectors.FCOS detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 "
+    "detector": "detectors.FCOS detectors.FasterRCNN.c4 detectors.FasterRCNN.fpn detectors.RFCN.c5 detectors.RTDETR "
     "detectors.RetinaNet detectors.SSD",
     "detector.preprocess": "detectors.Normalize",
     "detector.rpn": "detectors.RPN",

@@ -124,6 +124,10 @@ class CapacityConfig:
     """Stride of the finest map that RetinaNet and FCOS read."""
     extra_maps: int = 2
     """Maps of RetinaNet's and FCOS's pyramid that are coarser than the backbone's."""
+    queries: int = 300
+    """Queries of RT-DETR: its most detections per view, and most objects of a view in training."""
+    decoder_layers: int = 6
+    """Decoder layers of RT-DETR."""
     head: int = 1024
     """Width of the RoI head."""
     roi: int = 7

@@ -11,12 +11,14 @@ from lightning_det.detectors.retinanet import RetinaNet
 from lightning_det.detectors.rfcn import RFCN
 from lightning_det.detectors.roi_head import RoIHead
 from lightning_det.detectors.rpn import RPN
+from lightning_det.detectors.rtdetr import RTDETR
 from lightning_det.detectors.ssd import SSD
 
 __all__ = [
     "FCOS",
     "RFCN",
     "RPN",
+    "RTDETR",
     "SSD",
     "CascadeHead",
     "FasterRCNN",

@@ -1,6 +1,7 @@
 """The interface of detectors: all that training, inference, mining, export and pictures use of a detector."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
@@ -181,6 +182,22 @@ class Detector(nn.Module):
             ValueError: the weights are of another detector.
         """
         self.lacks("weights of other packages", "give one of our checkpoints")
+
+    def load_pretrained(self, folder: Path, classes: Sequence[str]) -> str:
+        """Loads a model that ``save_pretrained`` of ``transformers`` has written.
+
+        Args:
+            folder: holds ``config.json`` and the weights.
+            classes: names of the detector's classes.
+
+        Returns:
+            How the layers that depend on the classes were initialised, in words.
+
+        Raises:
+            CapabilityError: the detector is none of ``transformers``.
+            ValueError: the weights are of another detector.
+        """
+        self.lacks("weights of transformers", "give one of our checkpoints")
 
     def lacks(self, what: str, remedy: str) -> NoReturn:
         """Raises the error for a capability that the detector does not have.

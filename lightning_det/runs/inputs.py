@@ -58,6 +58,8 @@ def _checkpoint(key: str, value: str) -> None:
 
 
 def _weights(key: str, value: str) -> None:
+    if (Path(value) / "config.json").is_file():
+        return None  # a folder of transformers
     if Path(value).exists():
         return _checkpoint(key, value)
     from torchvision.models import get_weight  # slow to import, and only needed here

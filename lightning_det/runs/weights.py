@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torchvision
 from torch import Tensor
@@ -21,23 +22,18 @@ def load_weights(module: DetectionModule, source: str) -> None:
 
     Args:
         module: gets the weights.
-        source: one of our checkpoints, a file with torchvision's state_dict, or the name of torchvision weights such
-            as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
+        source: one of our checkpoints, a file with torchvision's state_dict, a folder that ``save_pretrained`` of
+            ``transformers`` has written, or the name of torchvision weights such as
+            ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``, which are downloaded.
 
     Raises:
         UserError: the source is none of these, or has weights of another detector.
     """
-    if not Path(source).exists():
-        try:
-            weights = torchvision.models.get_weight(source)
-        except ValueError as error:
-            raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
-        with explain_failed_download(f"weights={source}", weights.url):
-            content = weights.get_state_dict(progress=True, check_hash=True)
-    else:
-        content = read_weights(checkpoint_file(source, "best"))
+    content = None if is_pretrained(source) else _read(source)
     try:
-        if is_own(content):
+        if content is None:
+            outcome = module.detector.load_pretrained(Path(source), module.labels.names)
+        elif is_own(content):
             labels = LabelMap.from_dict(content["hyper_parameters"]["labels"])
             check_kinds(module, content["state_dict"])
             outcome = module.load_own(content["state_dict"], labels)
@@ -48,6 +44,22 @@ def load_weights(module: DetectionModule, source: str) -> None:
     if broken := find_nonfinite(module.state_dict()):
         raise UserError(f"weights={source}: {broken} holds NaN or infinite values; take other weights")
     log.info("weights from %s: %s", source, outcome)
+
+
+def is_pretrained(source: str) -> bool:
+    """Whether a path is a folder in the format of ``transformers``."""
+    return (Path(source) / "config.json").is_file()
+
+
+def _read(source: str) -> dict[str, Any]:
+    if Path(source).exists():
+        return read_weights(checkpoint_file(source, "best"))
+    try:
+        weights = torchvision.models.get_weight(source)
+    except ValueError as error:
+        raise ConfigError(f"weights={source}: no such file, and no weights of torchvision") from error
+    with explain_failed_download(f"weights={source}", weights.url):
+        return weights.get_state_dict(progress=True, check_hash=True)
 
 
 def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:

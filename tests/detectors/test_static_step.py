@@ -1,31 +1,15 @@
 """A training step has the same operations at every batch size, none of which waits for the data."""
 
-from collections import Counter
-
 import pytest
 import torch
 from helpers import make_batch
 from support.all_detectors import DETECTORS
+from support.dispatched import DYNAMIC, Count
 from support.makers import CASCADE, c4, fpn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.protocols.selector import Regions
 from lightning_det.selection import RandomSelector
-
-DYNAMIC = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "index.Tensor_mask", "item", "where.default")
-
-
-class Count(TorchDispatchMode):
-    """Counts dispatched operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names[str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 DENSE = ("retinanet", "fcos")

@@ -40,6 +40,10 @@ def fcos(**settings):
     return makers.fcos(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
 
 
+def rtdetr():
+    return makers.rtdetr(tiny_backbone("pyramid", 4, norm="group"), CLASSES, head_norm="group")
+
+
 def dense(**settings):
     backbone = dsod(
         stem_width=8,
@@ -74,6 +78,7 @@ DETECTORS = {
     "retinanet": lambda: retinanet(),
     "fcos": fcos,
     "retinanet giou": lambda: retinanet(head_norm="group", box_loss="giou"),
+    "rtdetr": rtdetr,
     "grp_dsod": lambda: dense(reused=0.5),
 }
 BOXES = {
@@ -102,6 +107,8 @@ def batches():
 
 
 @contextmanager
+
+
 def doubled():
     """Detectors compute in double precision: what they select does not hang on a sum's order."""
     with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):

@@ -10,6 +10,7 @@ from lightning_det.detectors import (
     FCOS,
     RFCN,
     RPN,
+    RTDETR,
     SSD,
     CascadeHead,
     FasterRCNN,
@@ -77,6 +78,12 @@ def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="ba
 def fcos(backbone, classes, sizes, width=256, finest=8, extra=2, source="pyramid", **settings):
     neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
     return FCOS(backbone, classes, neck, sizes, **settings)
+
+
+def rtdetr(backbone, classes, **settings):
+    """With few queries and layers."""
+    few = {"queries": 20, "layers": 2, "width": 16, "heads": 2, "points": 2, "feedforward": 2.0}
+    return RTDETR(backbone, classes, **few | settings)
 
 
 def regions(labels, losses=None, boxes=None, ious=None):
