@@ -13,8 +13,8 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         count: how many to find at most.
 
     Returns:
-        Values and positions, both (B, min(count, N)), largest first. An exported graph leaves N open, because it depends
-        on the image's shape. There, results have the length ``count``, and are -inf after the first N.
+        Values and positions, both (B, min(count, N)), largest first. An exported graph leaves N open, because it
+        depends on the image's shape. There, results have the length ``count``, and are -inf after the first N.
     """
     length = values.shape[1]
     if not torch.compiler.is_exporting():

@@ -11,7 +11,6 @@ from lightning_det.backbones import tiny_backbone
 from lightning_det.protocols.selector import Regions
 from lightning_det.selection import RandomSelector
 
-
 DENSE = ("retinanet", "fcos")
 
 FORMS = ("c4", "pyramid", "cascade", *DENSE)
