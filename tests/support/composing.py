@@ -8,6 +8,8 @@ import pickle
 from collections import defaultdict
 from typing import Any
 
+import omegaconf.omegaconf
+import yaml
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -15,6 +17,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.base import Metadata, Node
 from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, PathNode, StringNode
 
@@ -98,12 +101,20 @@ def _child(value: Node, parent: Node, memo: dict[int, Any]) -> Node:
     return made
 
 
+class Dumper(yaml.CDumper if yaml.__with_libyaml__ else yaml.Dumper):
+    """OmegaConf's, by the library in C, which writes the same text."""
+
+
+Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
+
+
 def install() -> None:
     """Makes this process, and those forked from it, compose so."""
     FileConfigSource.load_config = _remembered_file
     Hydra.get_mode = _mode_if_set
     config_loader_impl.create_defaults_list = _recorded
     ConfigLoaderImpl.compute_defaults_list = _defaults_of_last
+    omegaconf.omegaconf.get_omega_conf_dumper = lambda: Dumper
     Metadata.__deepcopy__ = _copied_metadata
     for kind in (DictConfig, ListConfig, *LEAVES):
         kind.__deepcopy__ = _copied_node
