@@ -24,7 +24,7 @@ from lightning_det.runs.numbering import register_numbering
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 composing.install()
-probe.PATIENCE = 0.0  # of `inspect`, which measures the machine for seconds
+probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 
 LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
 

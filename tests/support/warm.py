@@ -18,7 +18,7 @@ from lightning_det.runs.numbering import register_numbering
 from support import composing
 
 composing.install()
-probe.PATIENCE = 0.0  # of `inspect`, which measures the machine for seconds
+probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 register_schema()
 register_numbering()
 # Composing once reads the files of the config folder and warms the parser of overrides.
