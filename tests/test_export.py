@@ -13,6 +13,7 @@ from helpers import SMALL, read
 from PIL import Image
 from support.in_process import run
 from support.makers import ssd
+from support.trained import trained_run
 
 from lightning_det.backbones import dsod, ssd_tiny
 from lightning_det.commands import export
@@ -168,8 +169,8 @@ def assert_same_detections(found, expected, score, pixels):
 
 
 @pytest.mark.slow
-def test_two_stages_are_refused(tmp_path, shapes_root):
-    folder = trained(tmp_path / "run", f"dataset.root={shapes_root}")
+def test_two_stages_are_refused(tmp_path, shapes_root, tmp_path_factory):
+    folder = trained_run(tmp_path_factory, shapes_root)
     outcome = run("export", f"checkpoint={folder}", f"hydra.run.dir={tmp_path}/out")
     assert outcome.code == 2
     assert "FasterRCNN does not have a form that can be exported" in outcome.errors
