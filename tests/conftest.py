@@ -16,6 +16,7 @@ from support.datasets import make_coco, make_voc, make_yolo
 from support.shared import common_folder
 
 from lightning_det.config import CONF, register_schema
+from lightning_det.inspection import probe
 from lightning_det.runs.numbering import register_numbering
 
 # Several test processes share the cores, and one thread is the same everywhere; the commands that tests start inherit
@@ -23,6 +24,7 @@ from lightning_det.runs.numbering import register_numbering
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 composing.install()
+probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 
 LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
 

@@ -35,8 +35,8 @@ IMAGES = (
 )
 """Generated images that a command trains on in seconds."""
 
-SMALL = (*IMAGES, "callbacks.report=null")
-"""The same without a report at the end, which takes as long as a short training."""
+SMALL = (*IMAGES, "callbacks.report=null", "callbacks.pictures.count=1", "callbacks.selection.count=1")
+"""The same with few pictures and without a report at the end, which take as long as a short training."""
 
 CHIPS = (
     "dataset.sniper.size=64",

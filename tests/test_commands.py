@@ -1,4 +1,4 @@
-"""The real commands, started as a user starts them, on small generated images and on real ones."""
+"""The real commands on small generated images and on real ones; one of each is a process, as a user starts it."""
 
 import os
 import re
@@ -15,6 +15,7 @@ import yaml
 from helpers import CHIPS, SMALL, annotations_of, read, run_forked
 from PIL import Image
 from pycocotools.coco import COCO
+from support import in_process
 from support.shared import made_once
 
 pytestmark = pytest.mark.slow
@@ -27,16 +28,27 @@ BRIEF = (
     "data.test_batch_size=2",
     "callbacks.pictures.count=1",
     "callbacks.selection.count=1",
+    "callbacks.report=null",
 )
 """Two steps on two views each, and a validation of two images: what a command does is the same as in a long run."""
+
+PLAIN = ("callbacks.report=null", "callbacks.pictures=null")
+"""An evaluation without what takes longer than the rest of it."""
 
 SIZES = ("small", "medium", "large")
 FIGURES = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100", *(f"{kind}_{size}" for kind in ("AP", "AR") for size in SIZES)]
 
 
-def run(command, *overrides, code=0, cwd=None, env=None):
-    """Output of a command, which must exit with ``code``."""
-    result = run_forked(command, *overrides, cwd=cwd, env=env)
+def run(command, *overrides, code=0):
+    """Output of a command in this process, which must exit with ``code``."""
+    outcome = in_process.run(command, *overrides)
+    assert outcome.code == code, outcome.output + outcome.errors
+    return outcome.output if code == 0 else outcome.errors
+
+
+def start(command, *overrides, code=0, cwd=None):
+    """The same of a command in a process of its own."""
+    result = run_forked(command, *overrides, cwd=cwd)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout if code == 0 else result.stderr
 
@@ -55,7 +67,8 @@ def trained(small, tmp_path_factory):
     """A run folder, and what training printed."""
 
     def train(folder):
-        return run("train", *small, "trainer.max_epochs=3", f"hydra.run.dir={folder}")
+        pictures = ("callbacks.pictures.count=8", "callbacks.selection.count=4")
+        return start("train", *small, *pictures, "trainer.max_epochs=3", f"hydra.run.dir={folder}")
 
     return made_once(tmp_path_factory, "trained", train)
 
@@ -90,7 +103,7 @@ def test_train_leaves_everything_in_the_run_folder(trained):
 )
 def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, tmp_path):
     """An epoch has three steps."""
-    few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2", "callbacks.selection.count=1"]
+    few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2"]
     limits = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", f"hydra.run.dir={tmp_path}"]
     output = run("train", *small, *few, *limits, *settings)
     assert ("the training ended at" in output) == (said is not None)
@@ -106,7 +119,7 @@ def test_checkpoints_hold_plain_data(trained):
 
 def test_eval_repeats_the_figures_of_training(trained, tmp_path):
     folder, _ = trained
-    output = run("eval", f"checkpoint={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}")
+    output = start("eval", f"checkpoint={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}")
     assert last_line(output) == tmp_path
     metrics, before = read(tmp_path / "metrics.json"), read(folder / "metrics.json")
     assert {k: metrics[k] for k in FIGURES} == pytest.approx({k: before[k] for k in FIGURES}, abs=1e-6)
@@ -122,11 +135,12 @@ def test_eval_with_other_views(trained, tmp_path):
     folder, _ = trained
     for number, test in enumerate(("[multi_scale,flip]", "[tiles]")):
         out = tmp_path / str(number)
-        run("eval", f"checkpoint={folder}", f"test={test}", "split=test", f"hydra.run.dir={out}")
+        given = [f"checkpoint={folder}", f"test={test}", "split=test", "dataset.limit_val=3"]
+        run("eval", *given, f"hydra.run.dir={out}", *PLAIN)
         views = yaml.safe_load((out / "config.yaml").read_text())["views"]["test"]
         assert len(views["scales"]["resolutions"]) == (3 if number == 0 else 1)
         assert (views["windows"] is not None) == (number == 1)
-        assert read(out / "metrics.json")["images"] == 8
+        assert read(out / "metrics.json")["images"] == 3
 
 
 def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
@@ -139,7 +153,7 @@ def test_predict_a_folder_with_a_damaged_image(trained, tmp_path):
     Image.fromarray(pixels).save(source / "d.bmp")
     (source / "d.bmp").write_bytes((source / "d.bmp").read_bytes()[:-50])  # its header is whole
     (source / "e.heic").touch()
-    printed = run("predict", f"checkpoint={trained[0]}", f"source={source}", f"output={output}", cwd=tmp_path)
+    printed = start("predict", f"checkpoint={trained[0]}", f"source={source}", f"output={output}", cwd=tmp_path)
     assert last_line(printed) == output
     content = read(output / "predictions.json")
     scores = [d["score"] for image in content["images"] for d in image["detections"]]
@@ -175,15 +189,16 @@ def test_a_used_folder_is_refused_and_nothing_in_it_changes(trained, small):
     folder, _ = trained
     before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     for command, options in {"train": [*small, "seed=1"], "eval": [f"checkpoint={folder}"]}.items():
-        message = run(command, *options, f"hydra.run.dir={folder}", code=2)
+        message = start(command, *options, f"hydra.run.dir={folder}", code=2)
         assert f"error: {folder} holds a run that has ended (checkpoints/best.ckpt, " in message
         assert f"go on with it (train resume={folder}), another folder (hydra.run.dir={folder}-2), or" in message
     assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
 
 
-def test_what_is_not_there_is_said_before_anything_is_done(trained, tmp_path):
+def test_what_is_not_there_is_said_before_anything_is_done(trained, tmp_path, monkeypatch):
     """No data is rendered and no folder made."""
-    data = {"LIGHTNING_DET_DATA": str(tmp_path / "data")}
+    monkeypatch.setenv("LIGHTNING_DET_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
     for command, options, words in (
         (
             "train",
@@ -194,7 +209,7 @@ def test_what_is_not_there_is_said_before_anything_is_done(trained, tmp_path):
         ("eval", ["checkpoint=nowhere"], "checkpoint=nowhere: no such checkpoint"),
     ):
         (tmp_path / "runs/frst").mkdir(parents=True, exist_ok=True)
-        message = run(command, *options, code=2, cwd=tmp_path, env=data)
+        message = run(command, *options, code=2)
         assert message == f"error: {words}\n"
     assert [f.name for f in tmp_path.iterdir()] == ["runs"]
 
@@ -235,7 +250,7 @@ def test_weights_of_a_checkpoint_start_another_training(small, trained, tmp_path
 
 
 def test_sweep_over_lists_of_strategies(small, tmp_path):
-    run(
+    start(
         "train",
         "-m",
         "strategy=[single_scale],[multi_scale,flip]",
@@ -288,8 +303,8 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
         again = read(resumed / "metrics.json")
         assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
         assert again["steps"] > first["steps"]
-        test = ["test=[multi_scale,iterative,voting]", f"hydra.run.dir={tmp_path}/eval-{job}"]
-        run("eval", f"checkpoint={resumed}", *test)
+        test = ["test=[multi_scale,iterative,voting]", "dataset.limit_val=2", f"hydra.run.dir={tmp_path}/eval-{job}"]
+        run("eval", f"checkpoint={resumed}", *test, *PLAIN)
         assert np.isfinite(read(tmp_path / f"eval-{job}" / "metrics.json")["AP"])
 
 
@@ -311,7 +326,8 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
     first, again = read(tmp_path / "2/metrics.json"), read(tmp_path / "more/metrics.json")
     assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
     assert again["steps"] > first["steps"]
-    run("eval", f"checkpoint={tmp_path}/more", "test=[multi_scale,soft_nms]", f"hydra.run.dir={tmp_path}/eval")
+    test = ["test=[multi_scale,soft_nms]", "dataset.limit_val=2", f"hydra.run.dir={tmp_path}/eval"]
+    run("eval", f"checkpoint={tmp_path}/more", *test, *PLAIN)
     assert np.isfinite(read(tmp_path / "eval/metrics.json")["AP"])
 
 
@@ -351,7 +367,7 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
     metrics = read(tmp_path / "metrics.json")
     assert metrics["steps"] > 0
     assert np.isfinite(metrics["loss"])
-    run("eval", f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1")
+    run("eval", f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1", *PLAIN)
     if "logger=tensorboard" in overrides:
         assert list((tmp_path / "tensorboard").glob("events*"))
 
@@ -378,7 +394,7 @@ def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
     mining = metrics["mining"]
     assert 0 < mining["pixels"] == mining["views"] * 64**2  # two epochs of positive chips
     assert mining["inference_pixels"] == 24 * (192 * 256 + 96 * 128 + 64 * 64)  # 48 is padded to 64
-    run("eval", f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
+    run("eval", f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval", *PLAIN)
     evaluated = read(tmp_path / "eval/metrics.json")
     assert evaluated["pixels"] == 8 * (192 * 256 + 96 * 128 + 64 * 64)
     assert {k: evaluated[k] for k in FIGURES} == pytest.approx({k: read(mined / "metrics.json")[k] for k in FIGURES})
@@ -411,7 +427,7 @@ def test_proposals_serve_later_runs_and_are_refused_for_other_images(small, mine
 
 def test_mine_writes_the_file_that_train_would(small, mined, tmp_path):
     """Mining draws its own random numbers, so both make the same proposals."""
-    output = run(
+    output = start(
         "mine", *small, *CHIPS, "strategy=[sniper,flip]", f"output={tmp_path}/p.npz", f"hydra.run.dir={tmp_path}/m"
     )
     assert last_line(output) == tmp_path / "p.npz"
@@ -433,7 +449,7 @@ def test_a_run_that_was_interrupted_after_mining_goes_on(small, mined, tmp_path)
 
 def test_two_ranks_mine_and_share_the_chips_of_an_epoch(small, tmp_path):
     ranks = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=4", "miner.epochs=1"]
-    run("train", *small, *CHIPS, *BRIEF, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
+    start("train", *small, *CHIPS, *BRIEF, "strategy=sniper", *ranks, f"hydra.run.dir={tmp_path}/run")
     assert (tmp_path / "run/proposals.npz").exists()
     assert read(tmp_path / "run/metrics.json")["epochs"] == 1
 
@@ -484,7 +500,7 @@ def test_damaged_images_are_named_before_training(small, tmp_path, coco_folder):
 
 
 def test_inspect_counts_what_each_view_learns(small, tmp_path):
-    output = run(
+    output = start(
         "inspect", *small, "strategy=[multi_scale,flip]", "views.train.scales.draw=all", f"hydra.run.dir={tmp_path}"
     )
     assert last_line(output) == tmp_path
@@ -499,15 +515,16 @@ def test_inspect_counts_what_each_view_learns(small, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
-def test_every_layout_from_inspection_to_prediction(layout, request, tmp_path):
+def test_every_layout_from_inspection_to_prediction(layout, request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     root = request.getfixturevalue(f"{layout}_folder")
     given = [f"dataset={layout}", f"dataset.root={root}", "dataset.resolution=[96,128]"]
     run("inspect", *given, f"hydra.run.dir={tmp_path}/inspect")
     run("train", *given, *BRIEF, f"hydra.run.dir={tmp_path}/train")
-    run("eval", f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval")
+    run("eval", f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval", *PLAIN)
     ids = {d["category_id"] for d in read(tmp_path / "eval/detections.json")}
     assert ids <= ({7, 90} if layout == "coco" else {0, 1})
-    run("predict", f"checkpoint={tmp_path}/train", f"source={root}", f"output={tmp_path}/out", cwd=tmp_path)
+    run("predict", f"checkpoint={tmp_path}/train", f"source={root}", f"output={tmp_path}/out")
 
 
 def test_tiny_coco_learns(tiny_coco, tmp_path):
@@ -515,6 +532,7 @@ def test_tiny_coco_learns(tiny_coco, tmp_path):
         "train",
         "dataset=tiny_coco",
         "trainer.max_epochs=2",
+        "callbacks.report=null",
         "dataset.resolution=[128,213]",
         f"hydra.run.dir={tmp_path}",
     )
@@ -528,19 +546,19 @@ def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
     assert sorted(Path(p["file"]).stem for p in problems) == ["BloodImage_00338", "BloodImage_00343"]
     run("train", "experiment=bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
     coarse = ("split=test", "views.test.scales.resolutions=[[60,80]]")
-    run("eval", f"checkpoint={tmp_path}/train", *coarse, f"hydra.run.dir={tmp_path}/eval")
+    run("eval", f"checkpoint={tmp_path}/train", *coarse, f"hydra.run.dir={tmp_path}/eval", *PLAIN)
     assert read(tmp_path / "eval/metrics.json")["images"] == 72
 
 
 def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
     run("train", "experiment=dsod_bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
     few = ("split=test", "dataset.limit_val=3")
-    run("eval", f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval")
+    run("eval", f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval", *PLAIN)
     assert read(tmp_path / "eval/metrics.json")["images"] == 3
 
 
 def test_subset_is_a_dataset(tiny_coco, tmp_path):
-    run("subset", f"root={tiny_coco}", f"output={tmp_path}/few", "images=3")
+    start("subset", f"root={tiny_coco}", f"output={tmp_path}/few", "images=3")
     run("inspect", "dataset=coco", f"dataset.root={tmp_path}/few", f"hydra.run.dir={tmp_path}/inspect")
     report = read(tmp_path / "inspect/inspect.json")
     assert (report["images"], report["problems"]) == (3, [])

@@ -66,9 +66,9 @@ def measure_speed(detector: Detector, store: AnnotationStore, side: int, device:
         _finish(device)
 
     detector.train()
-    trained = fastest(step)
+    trained = fastest(step, PATIENCE)
     detector.eval()
-    tested = fastest(detect)
+    tested = fastest(detect, PATIENCE)
     positions = np.linspace(0, len(store) - 1, min(len(store), IMAGES)).round().astype(int)
     decoded = [fastest(partial(decode, store.path(position)), patience=0.0) for position in positions]
     return Speed(trained / megapixels, tested / megapixels, float(np.mean(decoded)))
@@ -99,7 +99,7 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def fastest(act: Callable[[], object], patience: float = PATIENCE) -> float:
+def fastest(act: Callable[[], object], patience: float) -> float:
     """Repeats an action until ``patience`` seconds are over, twice at least; returns the seconds of the fastest one."""
     seconds: list[float] = []
     begun = time.perf_counter()

@@ -22,6 +22,9 @@ FUZZ = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+"""All that UTF-8 has, as by default, which looks at every one of them for it, for seconds."""
+
 STRANGE = st.sampled_from(
     [
         *(None, True, False, 0, -1, 1, 7, 2**31, 2**53, 2**63, 10**400, 0.5, -0.0, 1e-320, 1e308, -1e308),
@@ -30,8 +33,8 @@ STRANGE = st.sampled_from(
         *([[[[1]]]], {"id": 1}, {"a": {"b": []}}),
     ]
 ) | st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(CHARACTERS, max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(CHARACTERS, max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 """Values that do not belong where they are put."""
@@ -42,7 +45,7 @@ TEXTS = st.sampled_from(
         *("/etc/passwd", "&lol;", "<a>", "</object>", "]]>", "<!--", "x" * 300, "\u00a0", "{", "[a, b]", "*a"),
         "!!int x",
     ]
-) | st.text(max_size=6)
+) | st.text(CHARACTERS, max_size=6)
 """Pieces of text that do not belong into an annotation file."""
 
 

@@ -13,6 +13,7 @@ from helpers import run_forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from support.in_process import run
 from support.sizes import DRONE, coco_like, drone_like, make_store, of_store, random_store
 
 from lightning_det.config import ConfigError, read_option
@@ -307,9 +308,9 @@ def test_numbers_are_pleasant(value, expected):
 
 def inspected(*arguments):
     """What the command prints."""
-    done = run_forked("inspect", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    outcome = run("inspect", *arguments)
+    assert outcome.code == 0, outcome.output + outcome.errors
+    return outcome.output
 
 
 def hydra(value):

@@ -12,6 +12,7 @@ import torch
 from helpers import SMALL, read
 from PIL import Image
 from support.in_process import run
+from support.shared import made_once
 
 from lightning_det.annotations import DatasetError
 from lightning_det.data import video as video_module
@@ -232,17 +233,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(shapes_root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    network = ["detector=ssd", "backbone=ssd_tiny", "backbone.norm=batch", "detector.head_norm=batch"]
-    given = [f"dataset.root={shapes_root}", *SMALL, "debug=limit", f"hydra.run.dir={folder}"]
-    assert run("train", *network, *given).code == 0
-    return folder
+    def train(folder):
+        network = ["detector=ssd", "backbone=ssd_tiny", "backbone.norm=batch", "detector.head_norm=batch"]
+        given = [f"dataset.root={shapes_root}", *SMALL, "debug=limit", f"hydra.run.dir={folder}"]
+        assert run("train", *network, *given).code == 0
+
+    return made_once(tmp_path_factory, "trained_for_videos", train)[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("test", ["[single_scale]", "[multi_scale,flip,soft_nms,voting]", "[tiles]"])
 def test_a_video_is_predicted_as_its_frames_are(trained, tmp_path, test):
-    frames = pictures(7)
+    frames = pictures(4)
     file = encode(tmp_path / "clip.mkv", frames, **LOSSLESS)
     (tmp_path / "frames").mkdir()
     for number, pixels in enumerate(frames):
@@ -257,11 +259,11 @@ def test_a_video_is_predicted_as_its_frames_are(trained, tmp_path, test):
     (video,) = found["videos"]
     frames = video.pop("frames")
     assert video == {"file": "clip.mkv", "width": 128, "height": 96, "frames_per_second": 10.0}
-    assert [f["frame"] for f in frames] == list(range(7))
-    assert [f["time"] for f in frames] == pytest.approx(np.arange(7) / 10)
+    assert [f["frame"] for f in frames] == list(range(4))
+    assert [f["time"] for f in frames] == pytest.approx(np.arange(4) / 10)
     assert sum(len(f["detections"]) for f in frames) > 20
     assert [f["detections"] for f in frames] == [i["detections"] for i in expected["images"]]
-    assert len(Video(tmp_path / "video/pictures/clip.mp4")) == 7
+    assert len(Video(tmp_path / "video/pictures/clip.mp4")) == 4
     assert found["images"] == []
     assert not list((tmp_path / "video").rglob("*.png"))
 

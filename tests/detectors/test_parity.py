@@ -7,7 +7,10 @@ import pytest
 import torch
 from helpers import make_batch
 from support.makers import CASCADE, fpn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torch import nn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from lightning_det.backbones import torchvision_backbone
@@ -24,31 +27,43 @@ def load(detector, weights, class_rows=None):
     return load_torchvision(detector, weights, detector.roi_head.predictor.num_classes, class_rows)
 
 
-def ours(num_classes=CLASSES, selectors=None, norm="batch", **settings):
+WIDTHS = {18: 64, 50: 1024}
+"""Width of the head after a ResNet of this depth. Only ResNet-50 is torchvision's own; the other one takes a fifth."""
+
+
+def ours(num_classes=CLASSES, selectors=None, norm="batch", depth=18, **settings):
     select = selectors or (RandomSelector(256, 0.5), RandomSelector(512, 0.25))
     return fpn(
-        copy.deepcopy(backbone(norm)),
+        copy.deepcopy(backbone(norm, depth)),
         num_classes,
         [32, 64, 128, 256, 512],
         [0.5, 1.0, 2.0],
         *select,
-        **settings,
+        **{"head_width": WIDTHS[depth]} | settings,
     )
 
 
 @cache
-def backbone(norm):
+def backbone(norm, depth):
     """To be copied: its random weights take seconds."""
-    return torchvision_backbone("resnet50", "pyramid", norm=norm)
+    return torchvision_backbone(f"resnet{depth}", "pyramid", norm=norm)
 
 
 @cache
-def theirs(num_classes=CLASSES, size=(192, 256)):
+def theirs(num_classes=CLASSES, size=(192, 256), depth=18):
     """Torchvision's detector with random weights and no resizing of its own; to be copied."""
     torch.manual_seed(0)
-    model = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=num_classes + 1, min_size=min(size), max_size=max(size)
-    )
+    sides = {"min_size": min(size), "max_size": max(size)}
+    if depth == 50:
+        model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes + 1, **sides)
+    else:
+        body = resnet_fpn_backbone(
+            backbone_name=f"resnet{depth}", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+        )
+        head = TwoMLPHead(256 * 7**2, WIDTHS[depth])
+        model = FasterRCNN(
+            body, box_head=head, box_predictor=FastRCNNPredictor(WIDTHS[depth], num_classes + 1), **sides
+        )
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "cls_score" in name or "rpn.head" in name:
@@ -67,8 +82,8 @@ def reference():
 
 
 @pytest.mark.slow
-def test_detections_equal_torchvision(reference):
-    detector = ours()
+def test_detections_equal_torchvision():
+    reference, detector = copy.deepcopy(theirs(depth=50)), ours(depth=50)
     assert not load(detector, reference.state_dict())
     batch = make_batch(2, seed=3)
     reference.eval()

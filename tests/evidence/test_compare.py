@@ -8,6 +8,7 @@ from helpers import read, run_forked
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support import in_process
 
 from lightning_det.compare import gather_folders
 from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
@@ -266,9 +267,9 @@ def test_the_command(tmp_path):
     assert "| 1 | x=2 | 2 | 51.5 ± 2.1 | 51.5 ± 2.1 | - | - | - | 4 ± 0 | 2 ± 0 | 0.5 ± 0.0 | - |" in text
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"ap_by_size.png", "ap_by_pixels.png", "per_class.png"}
     assert read(tmp_path / "out/compare.json")["baseline"] == "x=1"
-    refused = run_forked(*call, "baseline=2")
-    assert refused.returncode == 2
-    assert refused.stderr.strip().endswith("error: baseline=2: the table's rows are numbered 0 to 1")
-    nothing = run_forked("compare")
-    assert nothing.returncode == 2
-    assert "error: nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS..." in nothing.stderr
+    refused = in_process.run(*call, "baseline=2")
+    assert refused.code == 2
+    assert refused.errors.strip().endswith("error: baseline=2: the table's rows are numbered 0 to 1")
+    nothing = in_process.run("compare")
+    assert nothing.code == 2
+    assert "error: nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS..." in nothing.errors

@@ -6,10 +6,11 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers import read, run_forked
+from helpers import read
 from PIL import Image
 from support.datasets import make_coco
 from support.documents import Document
+from support.in_process import run as run_command
 from support.json_files import edit
 from support.shared import made_once
 
@@ -32,10 +33,10 @@ def train_and_evaluate(folder):
         edit(root, rename, split)
     options = ["dataset=coco", f"dataset.root={root}", "dataset.limit=2", *SMALL, f"hydra.run.dir={folder}/run"]
     few = ["trainer.max_epochs=2", "trainer.log_every_n_steps=1", "callbacks.pictures=null", "callbacks.report.worst=2"]
-    done = run_forked("train", *options, *few)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_forked("eval", f"checkpoint={folder}/run", f"hydra.run.dir={folder}/eval")
-    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = run_command("train", *options, *few)
+    assert outcome.code == 0, outcome.output + outcome.errors
+    outcome = run_command("eval", f"checkpoint={folder}/run", f"hydra.run.dir={folder}/eval")
+    assert outcome.code == 0, outcome.output + outcome.errors
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +123,10 @@ def test_a_run_that_goes_on_has_a_report_of_its_own_end(runs, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(runs / "run", run)
     before = (run / "report.html").read_bytes()
-    assert run_forked("train", f"resume={run}").returncode == 0
+    assert run_command("train", f"resume={run}").code == 0
     assert (run / "report.html").read_bytes() == before
-    done = run_forked("train", f"resume={run}", "trainer.max_epochs=3", "callbacks.report.worst=1")
-    assert done.returncode == 0, done.stderr
+    outcome = run_command("train", f"resume={run}", "trainer.max_epochs=3", "callbacks.report.worst=1")
+    assert outcome.code == 0, outcome.errors
     steps = read(run / "metrics.json")["steps"]
     assert f"3 epochs, {steps} steps" in report_of(run).text
     assert len(report_of(run).of("input")) <= 1 + 6

@@ -107,8 +107,6 @@ def batches():
 
 
 @contextmanager
-
-
 def doubled():
     """Detectors compute in double precision: what they select does not hang on a sum's order."""
     with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):

@@ -13,10 +13,12 @@ import lightning_det.commands.inspect
 import lightning_det.commands.predict
 import lightning_det.commands.train  # noqa: F401
 from lightning_det.config import CONF, read_option, register_schema
+from lightning_det.inspection import probe
 from lightning_det.runs.numbering import register_numbering
 from support import composing
 
 composing.install()
+probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 register_schema()
 register_numbering()
 # Composing once reads the files of the config folder and warms the parser of overrides.
