@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_det.config.composition import origin
 from lightning_det.config.own_options import own_folder
@@ -90,10 +90,15 @@ def drop_leftovers(cfg: DictConfig, options: Iterable[str], overridden: set[str]
         overridden: dotted keys that the user set. They are kept, and refused later if the part does not know them.
     """
     contents = [read_option(option) for option in options]
-    base = OmegaConf.load(CONF / "base.yaml")
     for slot in SLOTS:
-        _drop_leftovers(cfg, slot, [base, *contents], overridden)
+        _drop_leftovers(cfg, slot, [_base(), *contents], overridden)
     _drop_absent(cfg, contents, overridden)
+
+
+@lru_cache
+def _base() -> DictConfig | ListConfig:
+    """Reads the settings that every run has without options; who calls it must not change them."""
+    return OmegaConf.load(CONF / "base.yaml")
 
 
 def _drop_leftovers(cfg: DictConfig, slot: str, contents: Sequence[Any], overridden: set[str]) -> None:

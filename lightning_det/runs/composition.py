@@ -56,7 +56,7 @@ def overridden_keys() -> list[str]:
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Writes the resolved configuration to ``config.yaml``, and its overrides to ``overrides.yaml``."""
     with atomic_write(folder / "config.yaml") as stream:
-        stream.write(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))))
+        stream.write(OmegaConf.to_yaml(cfg, resolve=True))
     record = overrides_to_record(folder)
     with atomic_write(folder / OVERRIDES) as stream:
         yaml.safe_dump(record, stream)

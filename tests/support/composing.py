@@ -4,14 +4,21 @@ Results are the same. Commands that tests start as a user does (`sys.executable`
 """
 
 import copy
+import os
 import pickle
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import omegaconf._utils
+import omegaconf.base
 import omegaconf.omegaconf
 import yaml
+from hydra import compose
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
@@ -22,6 +29,7 @@ from omegaconf.base import Metadata, Node
 from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, PathNode, StringNode
 
 from lightning_det.config import CONF
+from lightning_det.config.own_options import own_folder
 
 Plugins.instance()  # imports the class that reads files once more
 FileConfigSource = SourcesRegistry.instance().resolve("file")
@@ -30,6 +38,8 @@ _create, _compute = config_loader_impl.create_defaults_list, ConfigLoaderImpl.co
 _files: dict[tuple[str, str], bytes] = {}
 _last: list[Any] = [None, None]
 """Of the defaults list that was made last: what it is of, and itself."""
+_composed: dict[tuple[str, ...], tuple[DictConfig, tuple[Any, ...]]] = {}
+"""Configurations by working directory, command and overrides, each with what was last when it was composed."""
 
 
 def _remembered_file(self: Any, config_path: str) -> Any:
@@ -108,6 +118,30 @@ class Dumper(yaml.CDumper if yaml.__with_libyaml__ else yaml.Dumper):
 Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 
+def _copy_without_sources(self: CachingConfigRepository, delegate: Any) -> None:
+    """Copies where files are searched, and not all that is registered, which Hydra does for each composition."""
+    self.delegate = copy.copy(delegate)
+    self.cache = {}
+
+
+def compose_once(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Composes as `hydra.compose` does, with Hydra's node; what has been composed in this process is copied.
+
+    Options of other folders than the package's are composed anew, since their files may have changed.
+    """
+    if own_folder() is not None or any("searchpath" in override for override in overrides):
+        return compose(command, overrides=list(overrides), return_hydra_config=True)
+    key = (os.getcwd(), command, *overrides)
+    if key not in _composed:
+        _composed[key] = compose(command, overrides=list(overrides), return_hydra_config=True), tuple(_last)
+    whole, _last[:] = _composed[key]
+    return copy.deepcopy(whole)
+
+
+_parse = lru_cache(4096)(omegaconf.base.parse)
+"""Parses a text with interpolations once."""
+
+
 def install() -> None:
     """Makes this process, and those forked from it, compose so."""
     FileConfigSource.load_config = _remembered_file
@@ -118,3 +152,6 @@ def install() -> None:
     Metadata.__deepcopy__ = _copied_metadata
     for kind in (DictConfig, ListConfig, *LEAVES):
         kind.__deepcopy__ = _copied_node
+    CachingConfigRepository.__init__ = _copy_without_sources
+    for module in (omegaconf.base, omegaconf._utils):
+        module.parse = _parse
