@@ -56,13 +56,14 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     suggestion = make_suggestion(store, tested, detector, count, speed, cfg.seed)
     report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
     write_json(folder / "inspect.json", report)
-    plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, f"object sizes, {cfg.split}")
+    title = f"object sizes, {cfg.split}; dashed: dataset.size_cuts"
+    plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, title)
     drawn = draw_page(
         ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"]), looks, cfg.pictures
     )
     if drawn is not None:
         Image.fromarray(drawn).save(folder / "views.png")
-    print_report(report, splits.problems)
+    print_report(report, splits.problems, advised=cfg.write is None)
     if suggestion is not None:
         print_suggestion(suggestion, write_options(cfg, suggestion), splits.problems)
     elif cfg.write is not None:

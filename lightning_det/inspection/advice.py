@@ -11,11 +11,19 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.recommendation import Figures, epoch_seconds
 from lightning_det.inspection.splits import UNUSABLE
-from lightning_det.inspection.tables import range_text
+from lightning_det.inspection.tables import range_text, scale_text
 from lightning_det.inspection.writing import suggestion_yaml
 
 LONG = 15
 """Minutes from which the report says how to shorten the training."""
+
+BUSY = 0.7
+"""Seconds of processors per second below which the machine was busy while its speed was measured."""
+
+SLOWED = (
+    "Other programs took most of the processors while this was measured. On an idle machine, inspect estimates less "
+    "time and suggests more epochs."
+)
 
 SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
 
@@ -37,13 +45,23 @@ def print_suggestion(suggestion: Suggestion, written: Sequence[Path], problems: 
         console.print(Text(f"- {reason}"))
     if recommended.minutes is not None and recommended.minutes > LONG:
         console.print(Text(f"- {SHORTER}"))
+    speed = suggestion.figures.speed
+    if speed is not None and speed.own < BUSY:
+        console.print(Text(f"- {SLOWED}"))
     if not written:
         print("# suggested settings of the dataset; write=NAME puts them into conf/dataset/NAME.yaml")
         print(suggestion_yaml(suggestion))
     for file in written:
-        print(f"written: {file}")
+        print(f"written: {relative(file)}")
     if written:
-        print(f"next: {next_command(written[0].stem, problems)}")
+        name = written[0].stem
+        print(f"look: lightning-det inspect dataset={name} strategy=suggested  # draws what the detector will see")
+        print(f"next: {next_command(name, problems)}")
+
+
+def relative(file: Path) -> Path:
+    """Returns a shorter path of a file below the working directory, and any other one as it is."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def next_command(name: str, problems: Sequence[Problem]) -> str:
@@ -59,9 +77,11 @@ def print_scales(console: Console, suggestion: Suggestion) -> None:
     sniper = suggestion.tried["sniper"]
     for row in sniper["levels"]:
         counts = (f"{100 * row['boxes_share']:.1f} %", f"{row['chips_per_image']:.2f}")
-        table.add_row(str(row["scale"]), range_text(*row["valid_range"]), *counts)
+        table.add_row(scale_text(row["scale"]), range_text(*row["valid_range"]), *counts)
     console.print(table)
-    console.print(f"{100 * sniper['boxes_share_of_none']:.2f} % of the boxes are valid at no scale")
+    left_out = sniper["boxes_share_of_none"]
+    if left_out:
+        console.print(f"{100 * left_out:.2f} % of the boxes are learned from at no scale")
     height, width = sniper["inference"]["largest_view"]
     tiles = (
         f"; {100 * sniper['inference']['images_share_in_tiles']:.0f} % of the images have views that are cut into tiles"

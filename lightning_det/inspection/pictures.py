@@ -36,8 +36,8 @@ def draw_page(dataset: ViewDataset, looks: Sequence[Look], count: int) -> np.nda
         shown.append(sample.targets.labels)
         states = sample.targets.states
         titles.append(
-            f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}: learns {(states == State.VALID).sum()}, "
-            f"not {(states == State.INVALID).sum()}"
+            f"image {dataset.store.ids[look.image]}, x {look.view.scale:.2f}; boxes learned: "
+            f"{(states == State.VALID).sum()}, not: {(states == State.INVALID).sum()}"
         )
     return with_key(page(tiles, titles), class_key(np.concatenate(shown), names)) if tiles else None
 

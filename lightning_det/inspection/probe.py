@@ -38,6 +38,8 @@ class Speed(NamedTuple):
     """Inference, per megapixel of the views."""
     decode: float
     """Decoding of one image."""
+    own: float = 1.0
+    """Seconds of processors that the training got per second: below 1 if other programs slowed it down."""
 
 
 def measure_speed(detector: Detector, store: AnnotationStore, side: int, device: str = "cpu") -> Speed:
@@ -66,12 +68,14 @@ def measure_speed(detector: Detector, store: AnnotationStore, side: int, device:
         _finish(device)
 
     detector.train()
+    begun = time.perf_counter(), time.process_time()
     trained = fastest(step, PATIENCE)
+    own = (time.process_time() - begun[1]) / (time.perf_counter() - begun[0]) if device == "cpu" else 1.0
     detector.eval()
     tested = fastest(detect, PATIENCE)
     positions = np.linspace(0, len(store) - 1, min(len(store), IMAGES)).round().astype(int)
     decoded = [fastest(partial(decode, store.path(position)), patience=0.0) for position in positions]
-    return Speed(trained / megapixels, tested / megapixels, float(np.mean(decoded)))
+    return Speed(trained / megapixels, tested / megapixels, float(np.mean(decoded)), own)
 
 
 def random_batch(count: int, side: int) -> Batch:

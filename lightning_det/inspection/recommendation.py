@@ -32,6 +32,9 @@ STEPS = (300, 3000)
 VALIDATIONS = (5, 0.15)
 """Maximum number of validations, and maximum share of the time of training that all but the last one take."""
 
+ROUNDED = 0.15
+"""Share by which the number of epochs may change so that the last one ends with a validation."""
+
 CROWDED = 0.7
 """Share of ``test.max_detections`` that the boxes of a crowded image may take."""
 
@@ -173,14 +176,20 @@ def _length(figures: Figures, cost: Cost, batch: int) -> tuple[dict[str, Any], f
     validation = 0.0 if figures.speed is None else figures.val_images * cost.tested * figures.speed.test
     affordable = 1 + VALIDATIONS[1] * epochs * (epoch or 0.0) / max(1e-9, validation)
     count = int(np.clip(affordable, 1, min(VALIDATIONS[0], epochs)))
-    every = ceil(epochs / count)
-    epochs = every * (epochs // every)  # a training ends with a validation
+    every = _interval(epochs, count)
+    epochs = every * round(epochs / every)
     said = f"{epochs} epochs have {epochs * steps} steps of {batch} views"
     length = {"max_epochs": epochs, "check_val_every_n_epoch": every}
     if epoch is None:
         return length, None, f"{said}."
     minutes = (epochs * epoch + epochs // every * validation) / 60
     return length, minutes, f"{said} and take about {minutes:.0f} min on this machine (estimate)."
+
+
+def _interval(epochs: int, count: int) -> int:
+    """Chooses after how many epochs to validate: at most about ``count`` times, and after the last epoch."""
+    intervals = range(ceil(epochs / count), epochs + 1)
+    return next(every for every in intervals if abs(every * round(epochs / every) - epochs) <= ROUNDED * epochs)
 
 
 def epoch_seconds(figures: Figures, cost: Cost) -> float:

@@ -13,6 +13,7 @@ from lightning_det.annotations import Problem
 from lightning_det.annotations.labels import LONGEST
 from lightning_det.data.inspection import PERCENTILES
 from lightning_det.system.errors import one_line
+from lightning_det.views.resolution import Resolution
 
 log = logging.getLogger("lightning_det")
 
@@ -20,18 +21,19 @@ SHOWN_CLASSES = 10
 """Maximum number of classes that are listed with their number of boxes."""
 
 
-def print_report(report: dict[str, Any], problems: Sequence[Problem]) -> None:
+def print_report(report: dict[str, Any], problems: Sequence[Problem], advised: bool = True) -> None:
     """Prints a report without its suggestion.
 
     Args:
         report: see `make_report`.
         problems: problems of all splits.
+        advised: whether to name better anchors; not needed if they are written as an option.
     """
     console = Console()
     print_splits(console, report["splits"])
     print_statistics(console, report)
     print_views(console, report)
-    print_anchors(console, report)
+    print_anchors(console, report, advised)
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:
@@ -65,7 +67,7 @@ def print_statistics(console: Console, report: dict[str, Any]) -> None:
 def print_views(console: Console, report: dict[str, Any]) -> None:
     """Prints the views of an epoch by pyramid level: the boxes learned from, and the cost in pixels."""
     columns = ("level", "learns from sizes", "views", "without boxes", "boxes learned", "pixels")
-    levels = Table(*columns, title="views of one epoch")
+    levels = Table(*columns, title="views of one epoch, as configured")
     for row in report["levels"]:
         counts = (row["views"], row["views_without_valid_boxes"], row["boxes_learned"])
         cost = f"{row['pixels_vs_800x1333']:.3f}"
@@ -85,15 +87,23 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
         log.warning("%s", report["larger_than_tiles"])
 
 
-def print_anchors(console: Console, report: dict[str, Any]) -> None:
-    """Prints how well anchors match the boxes of the views, and a warning if they do not."""
+def print_anchors(console: Console, report: dict[str, Any], advised: bool) -> None:
+    """Prints how well anchors match the boxes of the views, and if ``advised`` a warning if they do not."""
     if reached := report["anchors"]:
         console.print(
             f"anchors: boxes in these views have a median size of {reached['median_size']:.0f} px and a mean IoU of "
             f"{reached['mean_iou']:.2f} with the best anchor; {100 * reached['missed']:.1f} % are met by none at 0.5"
         )
-    if report["anchors_misfit"]:
+    if report["anchors_misfit"] and advised:
         log.warning("%s", report["anchors_misfit"])
+
+
+def scale_text(scale: Resolution) -> str:
+    """Formats a scale: a factor, or the side that an image is resized to."""
+    if isinstance(scale, int | float):
+        return f"x {scale:g}"
+    short, long = scale
+    return " ".join([f"short side {short:g} px,"] * (short > 0) + [f"long side {long:g} px"] * (long > 0)).rstrip(",")
 
 
 def range_text(low: float, high: float | None) -> str:

@@ -12,6 +12,7 @@ from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.evaluation.diagnosis import Diagnosis
 from lightning_det.evaluation.figures import format_figure
+from lightning_det.evaluation.rare_classes import rare_classes
 from lightning_det.report.page import Fact, Page
 from lightning_det.runs.composition import chosen_options
 from lightning_det.runs.layout import METRICS
@@ -122,6 +123,8 @@ def _notes(metrics: Mapping[str, Any], run: str, validated: int | None, diagnosi
             f"The figures are those of the last validation. checkpoints/best.ckpt, with AP {format_figure(best)}, is "
             f"better: {evaluate} reports on it. thresholds.json is that of best.ckpt."
         )
+    if rare := rare_classes(metrics.get("per_class", {})):
+        notes.append(rare)
     if diagnosis is None:
         notes.append(
             "The run was resumed after its last validation, whose detections are not kept. So precision, confusion and "

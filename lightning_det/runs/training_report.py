@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lightning_det.callbacks import EpochSummary, Evaluator, Report, Throughput
 from lightning_det.callbacks.access import find_callback
 from lightning_det.checkpoint import read_checkpoint
+from lightning_det.evaluation.rare_classes import rare_classes
 from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
 from lightning_det.modules import keys
 from lightning_det.system.errors import UserError
@@ -60,6 +61,8 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
         metrics["best_AP"] = _best_ap(trainer, metrics["AP"])
         metrics["per_class"] = evaluator.report["per_class"]
         print(evaluator.report["table"])
+        if rare := rare_classes(metrics["per_class"]):
+            print(rare)
     if evaluator is not None and trainer.limit_val_batches:
         report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)

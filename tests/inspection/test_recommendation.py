@@ -9,7 +9,7 @@ from support.sizes import coco_like, drone_like, make_store, random_store
 from torch import nn
 
 from lightning_det.annotations.problems import Problem
-from lightning_det.inspection.advice import next_command
+from lightning_det.inspection.advice import SLOWED, next_command, print_suggestion
 from lightning_det.inspection.costs import Cost, epoch_costs
 from lightning_det.inspection.probe import Speed, fastest, random_batch
 from lightning_det.inspection.proposal import make_suggestion
@@ -114,6 +114,15 @@ def test_a_machine_of_unknown_speed_gets_a_length_too():
     assert "min" not in found.reasons[-1]
 
 
+def test_the_number_of_epochs_is_kept_where_a_validation_does_not_divide_it():
+    """An epoch of 92 steps: 300 steps are 3 epochs, which two validations would cut to 2."""
+    slow = replace(FIGURES, images=90, val_images=1, speed=Speed(100.0, 0.01, 0.05))
+    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(8.2, 0.4, 0.0655, 0.1, 8.2)}
+    assert recommend(replace(slow, costs=costs)).settings["trainer"] == {"max_epochs": 3, "check_val_every_n_epoch": 1}
+    dear = replace(slow, speed=Speed(100.0, 12000.0, 0.05), costs=costs)
+    assert recommend(dear).settings["trainer"] == {"max_epochs": 3, "check_val_every_n_epoch": 3}
+
+
 def test_crowded_images_keep_all_of_their_detections():
     assert "test" not in recommend(FIGURES).settings
     assert recommend(replace(FIGURES, crowd=2.0)).settings["test"]["max_detections"] == 300
@@ -173,6 +182,12 @@ def test_the_measured_batch_is_one_to_learn_from():
     assert batch.boxes.max() <= 64
     assert (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
     assert fastest(lambda: nn.Linear(2, 2), patience=0.0) > 0
+
+
+@pytest.mark.parametrize("own", [0.3, 0.9])
+def test_an_estimate_on_a_busy_machine_says_so(own, capsys):
+    print_suggestion(suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05, own)), (), [])
+    assert (SLOWED in " ".join(capsys.readouterr().out.split())) == (own < 0.5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lightning_det.data.dataset import Look
 from lightning_det.inspection.pictures import _select_looks, cell_side
 from lightning_det.inspection.report import sqrt_areas
 from lightning_det.inspection.splits import UNUSABLE, Splits
-from lightning_det.inspection.tables import range_text
+from lightning_det.inspection.tables import range_text, scale_text
 from lightning_det.views import View
 
 
@@ -56,3 +56,16 @@ def test_large_views_get_large_pictures():
 )
 def test_ranges_in_words(low, high, text):
     assert range_text(low, high) == text
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"),
+    [
+        (1.1, "x 1.1"),
+        ([-1, 320], "long side 320 px"),
+        ([480, -1], "short side 480 px"),
+        ([480, 800], "short side 480 px, long side 800 px"),
+    ],
+)
+def test_scales_in_words(scale, text):
+    assert scale_text(scale) == text

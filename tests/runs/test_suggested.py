@@ -40,7 +40,10 @@ def test_both_options_are_written_with_what_the_user_set(here, folder, shapes_ro
     strategy = yaml.safe_load((here / "conf/strategy/suggested/mine.yaml").read_text())
     assert strategy["trainer"] == suggestion["recommended"]["settings"]["trainer"]
     assert "recommended: strategy=[" in folder[1]
+    assert "written: conf/dataset/mine.yaml" in folder[1]
+    assert "look: lightning-det inspect dataset=mine strategy=suggested" in folder[1]
     assert "next: lightning-det train dataset=mine strategy=suggested" in folder[1]
+    assert "met by no anchor" not in folder[1]
 
 
 def test_the_suggested_strategy_trains_and_joins_others(here):
