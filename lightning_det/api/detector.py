@@ -1,6 +1,7 @@
 """A trained detector as a function of images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
 import numpy as np
 from omegaconf import DictConfig
@@ -14,7 +15,7 @@ from lightning_det.evaluation.thresholds import SHOWN, Thresholds
 from lightning_det.inference.detections import ImageDetections, detections_of
 from lightning_det.inference.engine import Engine, store_of
 from lightning_det.inference.pictures import ImageLike, Picture, picture_of
-from lightning_det.inference.truth import Truth, TruthLike, annotated
+from lightning_det.inference.truth import Truth, TruthLike, annotated, truth_of
 from lightning_det.modules.module import DetectionModule
 
 GROUP = 4
@@ -110,9 +111,9 @@ class LoadedDetector:
         given: list[Truth] = []
 
         def images() -> Iterator[ImageLike]:
-            for truth in truths:
-                given.append(Truth(*truth)._replace(image=""))  # pixels need not stay in memory
-                yield truth[0]
+            for truth in map(truth_of, truths, count()):
+                given.append(truth._replace(image=""))  # pixels need not stay in memory
+                yield truth.image
 
         parts: list[Results] = []
         sizes: list[Picture] = []

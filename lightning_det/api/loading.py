@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lightning_det.annotations import LabelMap
@@ -67,8 +68,8 @@ def load(
 
 
 def _options(test: Sequence[str]) -> Iterable[str]:
-    if isinstance(test, str):
-        raise ConfigError(f"test must be a list of options, such as [{test!r}]")
+    if isinstance(test, str) or not all(isinstance(option, str) for option in test):
+        raise ConfigError(f"test must be a list of options, such as ['tiles'], got {test!r}")
     return test
 
 
@@ -103,7 +104,7 @@ def _limits(
     if score is not None and thresholds is not None:
         raise ConfigError("score_threshold and thresholds: give one of them")
     if score is not None:
-        if not (score == 0 or lowest <= score <= 1):
+        if not isinstance(score, int | float | np.number) or not (score == 0 or lowest <= score <= 1):
             raise ConfigError(
                 f"score_threshold={score}: needed is 0, or {lowest} to 1; the detector returns nothing below "
                 f"{lowest}, unless overrides=['test.score_threshold={score}']"

@@ -49,7 +49,7 @@ def read_split(cfg: DictConfig, which: str) -> tuple[AnnotationStore, list[Probl
         check_names(store.label_map.names)
     except ValueError as error:
         raise DatasetError(f"dataset.{named} ({dataset[named]}): {error}; rename it") from error
-    if divided:
+    if divided and len(store):  # without images, their problems are the reason
         store = hold_out(store, dataset.holdout, which)
     return store if dataset.classes is None else choose(dataset, store, which), problems
 

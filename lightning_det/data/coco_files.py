@@ -58,7 +58,10 @@ def find_annotations(root: Path, split: str) -> Path:
 
 
 def split_files(root: Path) -> dict[str, Path]:
-    """Annotation files of a folder in COCO's layout, by the name of their split."""
+    """Annotation files of a folder in COCO's layout, by the name of their split.
+
+    A file with one of COCO's own names counts whatever it holds: if it is damaged, its split is not simply absent.
+    """
     listed = _json_files(root / "annotations")
     instances = [file for file in listed if file.name.startswith("instances_")]
     listed = instances or [file for file in listed if not file.name.startswith(OTHER_TASKS)]
@@ -67,11 +70,16 @@ def split_files(root: Path) -> dict[str, Path]:
         own = [folder / name for name in BESIDE if (folder / name).is_file()]
         if own and folder.name != "annotations":
             found[folder.name] = own[0]
-    return {split: file for split, file in found.items() if _is_coco(file)}
+    return {split: file for split, file in found.items() if _is_named(file) or _is_coco(file)}
 
 
 def _json_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.json") if file.is_file())
+
+
+def _is_named(file: Path) -> bool:
+    """Whether a file has a name that is used for nothing but COCO's annotations."""
+    return file.name == BESIDE[0] or (file.parent.name == "annotations" and file.name.startswith("instances_"))
 
 
 def _is_coco(file: Path) -> bool:

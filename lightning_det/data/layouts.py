@@ -17,9 +17,11 @@ from lightning_det.data.yolo_folders import label_files, names_file
 LOOKED_FOR = {
     "coco": "COCO: annotations/instances_train.json or train.json and a folder of images; train/_annotations.coco.json",
     "voc": "VOC: Annotations/*.xml and JPEGImages/; train/*.xml beside the images; several such folders (VOC2007/)",
-    "yolo": "YOLO: data.yaml; classes.txt with images/ and labels/, or with *.txt beside the images",
+    "yolo": "YOLO: data.yaml with names; classes.txt with images/ and labels/, or with *.txt beside the images",
 }
 """The files that identify each layout, for messages."""
+
+BYTE_ORDER_MARKS = b"\xef\xbb\xbf\xff\xfe"
 
 SEVERAL = 5
 """Number of names that messages list."""
@@ -113,11 +115,13 @@ def _yolo(root: Path) -> Layout | None:
 
 
 def _describes_yolo(file: Path) -> bool:
-    """Whether a YAML file has the key that a YOLO description needs; its value may be wrong."""
+    """Whether a YAML file has the key that a YOLO description needs; its value or encoding may be wrong."""
     try:
-        return any(line.startswith("names") for line in file.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, ValueError):
+        content = file.read_bytes()
+    except OSError:
         return False
+    # Without zeros, UTF-16 reads like ASCII here. The reader refuses what is not UTF-8, and says so.
+    return any(line.lstrip(BYTE_ORDER_MARKS).startswith(b"names") for line in content.replace(b"\0", b"").splitlines())
 
 
 def _yolo_splits(root: Path) -> dict[str, list[str]]:

@@ -36,9 +36,10 @@ class ImageDetections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> "ImageDetections":
-        """Some of the detections: ``found[found.scores > 0.5]``, ``found[:10]``."""
-        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
+    def __getitem__(self, rows: int | slice | np.ndarray) -> "ImageDetections":
+        """Some of the detections: ``found[found.scores > 0.5]``, ``found[:10]``; a loop gets them one by one."""
+        kept = np.atleast_1d(np.arange(len(self))[rows])
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(self.names).most_common())

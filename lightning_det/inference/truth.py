@@ -29,6 +29,23 @@ class Truth(NamedTuple):
 TruthLike: TypeAlias = Truth | tuple[ImageLike, ArrayLike, Sequence[str]]
 
 
+def truth_of(given: TruthLike, number: int) -> Truth:
+    """Completes a tuple.
+
+    Args:
+        given: ground truth of an image.
+        number: its position, for the message.
+
+    Raises:
+        DatasetError: it is neither a `Truth` nor a tuple (image, boxes, names).
+    """
+    if not isinstance(given, tuple | list) or not 3 <= len(given) <= len(Truth._fields):
+        raise DatasetError(
+            f"image {number}: needed is a list of Truth(image, boxes, names), or of such tuples, got {given!r:.100}"
+        )
+    return Truth(*given)
+
+
 def annotated(store: AnnotationStore, truths: Sequence[Truth]) -> AnnotationStore:
     """Adds the objects of images to a store without boxes.
 
@@ -50,12 +67,15 @@ def annotated(store: AnnotationStore, truths: Sequence[Truth]) -> AnnotationStor
 
 def _objects(truth: Truth, image: str, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, labels, ignored and areas of an image."""
-    boxes = np.asarray(truth.boxes, np.float64)
+    try:
+        boxes = np.asarray(truth.boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{image}: boxes must be numbers (n, 4), xyxy in pixels: {truth.boxes!r:.200}") from error
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
     count = len(truth.names)
     if boxes.shape != (count, 4):
         raise DatasetError(f"{image}: {count} names need boxes ({count}, 4), got an array {boxes.shape}")
-    if unknown := sorted(set(truth.names) - set(classes)):
+    if unknown := sorted({str(name) for name in truth.names if name not in classes}):
         raise DatasetError(f"{image}: the detector does not know {', '.join(unknown)}; it knows {', '.join(classes)}")
     sides = boxes[:, 2:] - boxes[:, :2]
     if not (np.isfinite(boxes).all() and (sides > 0).all()):

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_det.config import CONF
+from lightning_det.config.composition import compose
 from lightning_det.runs.resume import override_key
 
 COMMANDS = ("train", "inspect", "mine")
@@ -26,7 +25,7 @@ def name_dataset(arguments: Sequence[str], command: str) -> list[str]:
     and the record of a resumed run.
 
     Args:
-        arguments: after the name of the command.
+        arguments: after the name of the command, or the overrides of a call from Python.
         command: its name.
     """
     given = {override_key(a): a for a in arguments if "=" in a and not a.startswith("-")}
@@ -47,11 +46,10 @@ def _names_dataset(experiment: str, arguments: Iterable[str], command: str) -> b
     try:
         value = OverridesParser.create().parse_override(experiment).value()
         names = [name for name in (value.list if isinstance(value, ChoiceSweep) else [value]) if name is not None]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            default, *others = [
-                OmegaConf.to_container(compose(command, [*searched, *chosen]).dataset.source)
-                for chosen in ([], *([f"experiment={name}"] for name in names))
-            ]
+        default, *others = [
+            OmegaConf.to_container(compose(command, [*searched, *chosen], Path())[0].dataset.source)
+            for chosen in ([], *([f"experiment={name}"] for name in names))
+        ]
     except (HydraException, OmegaConfBaseException):
         return False  # composing the run says why
     return any(source != default for source in others)

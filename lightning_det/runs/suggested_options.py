@@ -17,6 +17,11 @@ from lightning_det.runs.launch import is_first_rank
 from lightning_det.system.errors import ConfigError, one_line
 from lightning_det.system.files import atomic_write
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{,99}")
+
+NO_TEXT = ("true", "false", "null", "nan", "inf")
+"""Words that Hydra takes for other values than names of options."""
+
 
 def check_name(name: str | None) -> None:
     """Refuses a name for a new option of ``dataset`` that is invalid or taken.
@@ -26,8 +31,11 @@ def check_name(name: str | None) -> None:
     """
     if name is None:
         return
-    if not re.fullmatch(r"\w[\w-]*", name):
-        raise ConfigError(f"write={name}: a name of letters, digits, - and _, for conf/dataset/NAME.yaml")
+    if not NAME.fullmatch(name) or name.lower() in NO_TEXT:
+        raise ConfigError(
+            f"write={one_line(name)}: a name for dataset=NAME and conf/dataset/NAME.yaml is a letter, then letters, "
+            f"digits, - and _, at most 100 in all; not {', '.join(NO_TEXT)}"
+        )
     files = option_files(options_folder(), name)
     options = GlobalHydra.instance().config_loader().get_group_options("dataset")
     if name in options or any(file.exists() for file in files):

@@ -11,6 +11,7 @@ from helpers import SMALL
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from support.datasets import make_yolo
 from support.trained import OPTIONS, trained_run
 
 from lightning_det import compose, load
@@ -84,6 +85,16 @@ def test_settings_are_checked(small, tmp_path):
         compose([*small, "data.min_side=1000"])
     with pytest.raises(UserError, match="annotations"):
         compose(["dataset=coco", f"dataset.root={tmp_path}"])
+
+
+def test_a_root_alone_is_recognised_as_by_the_command(tmp_path):
+    """It does not mean generated images there, which is what the default dataset would make of it."""
+    parts = compose([f"dataset.root={make_yolo(tmp_path / 'own')}", "dataset.resolution=[96,128]"])
+    assert parts.module.labels.names == ("cat", "dog")
+    assert parts.config.dataset.source.format == "yolo"
+    with pytest.raises(DatasetError, match="none: no such folder"):
+        compose([f"dataset.root={tmp_path}/none"])
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

@@ -115,6 +115,10 @@ def test_one_image_is_a_list_of_one(detector, images):
     assert "FasterRCNN on cpu for 6 classes: bar-h" in repr(detector)
     assert isinstance(detector.module, DetectionModule)
     assert detector([]) == []
+    assert [(one.names, *one.boxes.tolist()) for one in found] == [
+        ((name,), box) for name, box in zip(found.names, found.boxes.tolist(), strict=True)
+    ]
+    assert same([found[-1], found[0]], [found[[len(found) - 1]], found[:1]])
 
 
 def test_kinds_of_images(detector, images, tmp_path):
@@ -186,11 +190,17 @@ def test_ground_truth_is_checked(detector, images):
         ((image, [[5, 5, 5, 9]], ["ring"]), "x1 < x2 and y1 < y2"),
         ((image, [[np.nan, 5, 5, 9]], ["ring"]), "x1 < x2 and y1 < y2"),
         (Truth(image, box, ["ring"], ignored=[True, False]), "1 boxes, but 2 values of ignored"),
+        ((image, box, [3]), "the detector does not know 3; it knows bar-h"),
+        ((image, [["a", "b", "c", "d"]], ["ring"]), r"boxes must be numbers \(n, 4\)"),
+        ((image, box), r"image 0: needed is a list of Truth\(image, boxes, names\)"),
+        (None, r"image 0: needed is a list of Truth"),
     ):
         with pytest.raises(UserError, match=said):
             detector.evaluate([truth])
     with pytest.raises(UserError, match="there is no image to evaluate"):
         detector.evaluate([])
+    with pytest.raises(UserError, match="needed is a list of Truth"):
+        detector.evaluate(Truth(image, box, ["ring"]))
     assert detector.evaluate([(image, box, ["ring"])]).per_class()["ring"]["boxes"] == 1
     assert detector.evaluate([Truth(image, box, ["ring"], ignored=[True])]).figures()["AP"] is None
     assert detector.evaluate([Truth(image, box, ["ring"], areas=[10])]).figures()["AP_small"] is not None
@@ -236,6 +246,9 @@ def test_settings_that_have_no_effect_are_refused(folder, tmp_path):
         ({"overrides": "test.nms_iou=0.5"}, "overrides must be a list of texts"),
         ({"test": ["tile"]}, "Could not load 'test/tile'"),
         ({"test": "tiles"}, r"test must be a list of options, such as \['tiles'\]"),
+        ({"test": [3]}, "test must be a list of options"),
+        ({"overrides": ["hydra.run.dir=x"]}, "hydra.run.dir: of a command"),
+        ({"score_threshold": "high"}, "score_threshold=high: needed is 0"),
         ({"score_threshold": 0.001}, r"overrides=\['test.score_threshold=0.001'\]"),
         ({"score_threshold": 0.5, "thresholds": "x"}, "give one of them"),
         ({"batch_size": 0}, "batch sizes must be at least 1"),

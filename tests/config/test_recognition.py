@@ -135,3 +135,12 @@ def test_an_open_format_is_recognised_anew_on_another_folder(composed, coco_fold
     trained.dataset.root = str(yolo_folder / "images")
     with pytest.raises(DatasetError, match="no dataset is recognised"):
         recognise_other_root(trained, ["dataset.root"])
+
+
+def test_without_any_readable_image_nothing_is_held_out_and_the_images_are_named(composed, tmp_path):
+    root = make_coco(tmp_path / "d")
+    for image in root.rglob("*.jpg"):
+        image.unlink()
+    cfg = validate_run(composed("train", "dataset=auto", f"dataset.root={root}", "dataset.holdout=0.5"))
+    with pytest.raises(DatasetError, match=r"no file 0.jpg in"):
+        usable_split(cfg, "train")

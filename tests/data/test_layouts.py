@@ -197,6 +197,25 @@ def test_two_layouts_are_ambiguous(tmp_path):
     assert AnyFormat(str(tmp_path), "coco").read("train")[0].files[0] == "a.jpg"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": [', '{"img": []}'])
+@pytest.mark.parametrize("file", ["annotations/instances_val2017.json", "val2017/_annotations.coco.json"])
+def test_a_damaged_annotation_file_does_not_make_a_split_absent(tmp_path, file, content):
+    """The training images would be divided without a word."""
+    coco(tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
+    names(tmp_path / file, content)
+    assert set(recognise(tmp_path).splits) == {"train", "val"}
+    with pytest.raises(DatasetError, match=file):
+        AnyFormat(str(tmp_path)).read("val")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_description_in_another_encoding_is_named(tmp_path, encoding):
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_bytes("names: [k\xe4fer]\ntrain: images/train\n".encode(encoding))
+    with pytest.raises(DatasetError, match=r"data.yaml: not a text file in UTF-8"):
+        recognise(tmp_path)
+
+
 def test_nothing_recognised_says_what_was_looked_for(tmp_path):
     write_image(tmp_path / "more" / "a.jpg")
     names(tmp_path / "table.csv")

@@ -7,6 +7,9 @@ import yaml
 from helpers import SMALL
 from support.in_process import run
 
+from lightning_det.runs.suggested_options import check_name
+from lightning_det.system.errors import ConfigError
+
 SOURCE = [*SMALL[:5], "decode=false", "pictures=1"]
 
 
@@ -70,12 +73,18 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes
     for name, reason in (
         ("mine", "there is a dataset=mine already; take another name, or remove what an earlier inspect has written"),
         ("coco", "there is a dataset=coco already"),
-        ("../mine", "a name of letters"),
+        ("../mine", "a name for dataset=NAME"),
     ):
         done = run("inspect", *SOURCE, f"dataset.root={shapes_root}", f"write={name}", "hydra.run.dir=again")
         assert done.code == 2, done.output
         assert reason in done.errors
     assert (here / "conf/dataset/mine.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["1", "True", "null", "ä", "a b", "-a", "a.b", "", "x" * 101])
+def test_a_name_that_the_command_line_would_not_take_for_one_is_refused(name):
+    with pytest.raises(ConfigError, match="a name for dataset=NAME"):
+        check_name(name)
 
 
 def test_without_a_suggestion_the_error_says_how_to_get_one(here):
