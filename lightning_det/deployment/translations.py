@@ -20,13 +20,19 @@ def translations() -> dict[Callable, Callable]:
     }
 
 
+def _operators() -> Any:
+    """ONNX's operators as functions, which take constants of Python too, unlike what their annotations say."""
+    from onnxscript import opset18
+
+    return opset18
+
+
 def _nms_mask(boxes: Any, scores: Any, groups: Any, usable: Any, iou_threshold: float) -> Any:
     """`lightning_det.ops.nms.nms_mask`: a group is a class of NonMaxSuppression, with scores for its own boxes only.
 
     The offsets by which torchvision keeps groups apart would round the boxes in single precision.
     """
-    from onnxscript import opset18 as op
-
+    op = _operators()
     if iou_threshold >= 1:
         return op.Identity(usable)
     classes = op.Range(0, op.Add(op.ReduceMax(groups, keepdims=0), 1), 1)
@@ -46,8 +52,7 @@ def _ps_roi_align(
 
     Its second result, which channel each value is from, serves the gradient only.
     """
-    from onnxscript import opset18 as op
-
+    op = _operators()
     bins = pooled_height * pooled_width
     indices = op.Cast(op.Squeeze(op.Slice(rois, [0], [1], [1]), [1]), to=7)  # int64
     aligned = op.RoiAlign(

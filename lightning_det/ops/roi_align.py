@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,7 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
     framed = [F.pad(m, (1, 1, 1, 1), mode="replicate") for m in maps]
     first, rest = framed[0], framed[1:]
     width = rest[0].shape[3]
-    height = torch.sym_max(first.shape[2], sum(m.shape[2] for m in rest))
+    height = cast(int, torch.sym_max(first.shape[2], sum(m.shape[2] for m in rest)))  # the size is open in exports
     corners, row = [(1, 1)], 1
     for m in rest:
         corners.append((first.shape[3] + 1, row))
