@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -85,7 +85,7 @@ def composed(monkeypatch, tmp_path):
     def compose_for(command, *overrides):
         GlobalHydra.instance().clear()
         initialize_config_dir(config_dir=str(CONF), version_base="1.3")
-        whole = compose(command, overrides=list(overrides), return_hydra_config=True)
+        whole = composing.compose_once(command, overrides)
         with open_dict(whole):
             whole.hydra.runtime.output_dir = str(tmp_path / "run")  # Hydra does so when it starts a job
         HydraConfig.instance().set_config(whole)

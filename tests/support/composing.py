@@ -3,17 +3,27 @@
 Results are the same. Commands that tests start as a user does (`sys.executable`) do without it.
 """
 
+import copy
+import os
 import pickle
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import omegaconf._utils
+import omegaconf.base
+from hydra import compose
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from lightning_det.config import CONF
+from lightning_det.config.own_options import own_folder
 
 Plugins.instance()  # imports the class that reads files once more
 FileConfigSource = SourcesRegistry.instance().resolve("file")
@@ -22,6 +32,8 @@ _create, _compute = config_loader_impl.create_defaults_list, ConfigLoaderImpl.co
 _files: dict[tuple[str, str], bytes] = {}
 _last: list[Any] = [None, None]
 """Of the defaults list that was made last: what it is of, and itself."""
+_composed: dict[tuple[str, ...], tuple[DictConfig, tuple[Any, ...]]] = {}
+"""Configurations by working directory, command and overrides, each with what was last when it was composed."""
 
 
 def _remembered_file(self: Any, config_path: str) -> Any:
@@ -57,9 +69,36 @@ def _defaults_of_last(self: Any, config_name: str | None, overrides: list[str], 
     return _compute(self, config_name, overrides, run_mode)
 
 
+def _copy_without_sources(self: CachingConfigRepository, delegate: Any) -> None:
+    """Copies where files are searched, and not all that is registered, which Hydra does for each composition."""
+    self.delegate = copy.copy(delegate)
+    self.cache = {}
+
+
+def compose_once(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Composes as `hydra.compose` does, with Hydra's node; what has been composed in this process is copied.
+
+    Options of other folders than the package's are composed anew, since their files may have changed.
+    """
+    if own_folder() is not None or any("searchpath" in override for override in overrides):
+        return compose(command, overrides=list(overrides), return_hydra_config=True)
+    key = (os.getcwd(), command, *overrides)
+    if key not in _composed:
+        _composed[key] = compose(command, overrides=list(overrides), return_hydra_config=True), tuple(_last)
+    whole, _last[:] = _composed[key]
+    return copy.deepcopy(whole)
+
+
+_parse = lru_cache(4096)(omegaconf.base.parse)
+"""Parses a text with interpolations once."""
+
+
 def install() -> None:
     """Makes this process, and those forked from it, compose so."""
     FileConfigSource.load_config = _remembered_file
     Hydra.get_mode = _mode_if_set
     config_loader_impl.create_defaults_list = _recorded
     ConfigLoaderImpl.compute_defaults_list = _defaults_of_last
+    CachingConfigRepository.__init__ = _copy_without_sources
+    for module in (omegaconf.base, omegaconf._utils):
+        module.parse = _parse
