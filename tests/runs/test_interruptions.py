@@ -3,10 +3,12 @@
 A run is a process that is forked from one that has imported everything, so that an attempt costs a second and not ten.
 It kills itself with SIGKILL at a moment that a seeded generator draws: at one of Lightning's hooks (before and after
 every batch, backward pass, optimizer step, validation and epoch) or in the middle of the writing of a checkpoint.
+`test_going_on` resumes a small network from every state of the disk that a kill can leave; here are whole commands.
 """
 
 import os
 import resource
+import shutil
 import signal
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +17,10 @@ from multiprocessing.util import Finalize
 import numpy as np
 import pytest
 import torch
-from helpers import CHIPS, SMALL, environments, read, start_forked
+from helpers import CHIPS, SMALL, TINY, environments, read, start_forked
 from pytorch_lightning.trainer import call
+from support import in_process
+from support.shared import made_once
 
 import lightning_det.callbacks.checkpoints as checkpoints
 from lightning_det.runs.resume import is_unstarted, recorded_overrides
@@ -24,6 +28,7 @@ from lightning_det.runs.resume import is_unstarted, recorded_overrides
 pytestmark = pytest.mark.slow
 
 SHORT = (
+    *TINY,
     "dataset.source.train=12",
     "data.batch_size=2",
     "trainer.max_epochs=2",
@@ -33,22 +38,26 @@ SHORT = (
     "callbacks.pictures=null",
     "callbacks.throughput=null",  # how fast it was is never the same
     "data.num_workers=0",
-    "capacity.head=32",  # a checkpoint of every step is written
-    "capacity.after_nms=[60,60]",
+    *("capacity.head=16", "capacity.rois=16"),  # a checkpoint of every step is written
+    "capacity.after_nms=[30,30]",
 )
+"""Six steps an epoch, each with a checkpoint and a line in the log."""
+
+NARROW = ("backbone.width=8", "callbacks.selection=null")
 
 
 class Moments:
-    """Counts moments of this process, and ends it at one of them."""
+    """Counts moments of this process, and ends it at one of them, or before the batch that follows so many steps."""
 
-    def __init__(self, last=None, end=signal.SIGKILL):
+    def __init__(self, last=None, end=signal.SIGKILL, step=None):
         self.count = 0
         self.last = last
         self.end = end
+        self.step = step
 
-    def pass_by(self):
+    def pass_by(self, step=None):
         self.count += 1
-        if self.count == self.last:
+        if self.count == self.last or (step is not None and step == self.step):
             os.kill(os.getpid(), self.end)
 
     def write(self, file):
@@ -58,9 +67,9 @@ class Moments:
         """Only for a process that ends soon: it patches what it counts."""
         hooks, whole = call._call_callback_hooks, checkpoints.atomic_write
 
-        def hook(*args, **kwargs):
-            self.pass_by()
-            return hooks(*args, **kwargs)
+        def hook(trainer, name, *args, **kwargs):
+            self.pass_by(trainer.global_step if name == "on_train_batch_start" else None)
+            return hooks(trainer, name, *args, **kwargs)
 
         class Slow:
             """A file of which a half is there for a moment."""
@@ -87,7 +96,7 @@ class Moments:
         checkpoints.atomic_write = slowly
 
 
-def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL):
+def start(folder, arguments, last=None, environment=None, largest=None, end=signal.SIGKILL, step=None):
     """Starts the train command in a process that may kill itself at a moment.
 
     Args:
@@ -97,22 +106,23 @@ def start(folder, arguments, last=None, environment=None, largest=None, end=sign
         environment: variables.
         largest: bytes of a file from which on its disk is full.
         end: signal that it sends to itself.
+        step: number of steps after which it does so, in place of a moment.
     """
-    output, prepare = folder / "output.txt", partial(watched, folder, last, largest, end)
+    output, prepare = folder / "output.txt", partial(watched, folder, last, largest, end, step)
     return start_forked("train", arguments, output, output, prepare, env=os.environ | (environment or {}))
 
 
-def watched(folder, last, largest, end):
+def watched(folder, last, largest, end, step):
     """What the process does first."""
     if largest is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    moments = Moments(last, end)
+    moments = Moments(last, end, step)
     moments.watch()
     Finalize(None, moments.write, (folder / f"moments-{os.environ.get('LOCAL_RANK', 0)}.txt",), exitpriority=0)
 
 
-def attempt(folder, arguments, last=None, ranks=1):
+def attempt(folder, arguments, last=None, ranks=1, step=None):
     """Trains until the end, or until the last moment of one of the ranks; whether the end was reached.
 
     Args:
@@ -120,13 +130,15 @@ def attempt(folder, arguments, last=None, ranks=1):
         arguments: of the command.
         last: a rank and the number of its last moment.
         ranks: how many processes train.
+        step: number of steps after which the last rank is killed, in place of a moment.
     """
     variables = [{}]
     if ranks > 1:
         variables = environments(ranks)
         arguments = [*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp"]
-    victim, moment = last or (0, None)
-    processes = [start(folder, arguments, moment if r == victim else None, v) for r, v in enumerate(variables)]
+    victim, moment = last or (ranks - 1 if step else 0, None)
+    limits = [{"last": moment, "step": step} if rank == victim else {} for rank in range(ranks)]
+    processes = [start(folder, arguments, environment=v, **own) for v, own in zip(variables, limits, strict=True)]
     processes[victim].join()
     code = processes[victim].exitcode
     for process in processes:
@@ -192,28 +204,47 @@ def assert_equal(one, two, path):
         assert one == two, path
 
 
-@pytest.fixture(scope="module")
-def short(shapes_root):
+@pytest.fixture(scope="session")
+def wide(shapes_root):
     return [f"dataset.root={shapes_root}", *SMALL, *SHORT]
 
 
+@pytest.fixture(scope="session")
+def short(wide):
+    return [*wide, *NARROW]
+
+
+@pytest.fixture
+def trained(short, tmp_path, tmp_path_factory):
+    """A folder of one's own of a run of two epochs."""
+
+    def train(folder):
+        outcome = in_process.run("train", *short, f"hydra.run.dir={folder}")
+        assert outcome.code == 0, outcome.errors
+
+    folder, _ = made_once(tmp_path_factory, "two_short_epochs", train)
+    shutil.copytree(folder, tmp_path / "trained")
+    (tmp_path / "trained/output.txt").touch()
+    return tmp_path / "trained"
+
+
 def test_many_kills_change_nothing(short, tmp_path):
-    """With averages of weights, accumulated gradients, and validations within epochs and accumulation windows."""
+    """With averages of weights, accumulated gradients, validations within epochs and accumulation windows, in steps."""
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "trainer.val_check_interval=0.5"]
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=8))
+    options += ["trainer.limit_train_batches=5", "schedule=cosine", "trainer.max_epochs=-1", "trainer.max_steps=7"]
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=6))
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("strategy=[sniper,flip,ohem]", "capacity.rois=16", "miner.epochs=1", "trainer.max_epochs=2", *CHIPS),
+        ("strategy=[sniper,flip,ohem]", "miner.epochs=1", "trainer.max_epochs=2", *CHIPS),
         ("detector=ssd", "backbone=ssd_tiny", "strategy=[warp,iou_crops,distort,flip]", "data.num_workers=2"),
-        ("trainer.limit_train_batches=5", "schedule=cosine", "trainer.max_epochs=-1", "trainer.max_steps=12"),
     ],
-    ids=["mined chips and OHEM", "an augmented SSD with workers", "counted in steps"],
+    ids=["mined chips and OHEM", "an augmented SSD with workers"],
 )
-def test_kills_change_nothing(short, tmp_path, options):
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=3))
+def test_kills_change_nothing(wide, tmp_path, options):
+    assert_same(*interrupted(tmp_path, [*wide, *options], kills=3))
 
 
 def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
@@ -221,19 +252,14 @@ def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
     assert_same(*interrupted(tmp_path, [*short, *options], kills=4, seed=2, ranks=2))
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, after):
+@pytest.mark.parametrize(("before", "after", "killed"), [(1, 2, 5), (2, 1, 2)], ids=["1-2", "2-1"])
+def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, after, killed):
     """The new ranks do what is left of the epoch; later epochs are as long as their number makes them."""
-    epoch = 16  # batches, of all ranks together
-    options, whole = [*short, f"dataset.source.train={2 * epoch}"], tmp_path / "whole"
-    whole.mkdir()
-    assert attempt(whole, [*options, "trainer.max_epochs=1", f"hydra.run.dir={whole}"], ranks=before)
-    moments = counted(whole, before)
-    assert checkpoint(whole)["global_step"] == epoch // before
-    options.append(f"hydra.run.dir={tmp_path}")
-    assert not attempt(tmp_path, options, (before - 1, moments[-1] // 2), before)
-    step = checkpoint(tmp_path)["global_step"]
-    assert 1 < step < epoch // before - 1, "killed too early or too late to say anything"
+    epoch = 8  # batches, of all ranks together
+    options = [*short, f"dataset.source.train={2 * epoch}", f"hydra.run.dir={tmp_path}"]
+    assert not attempt(tmp_path, options, ranks=before, step=killed)
+    step = checkpoint(tmp_path)["global_step"]  # of the first rank, which need not be where the killed one was
+    assert 0 < step < epoch // before - 1
     alone = ["trainer.devices=1", "trainer.strategy=auto"] if after == 1 else []
     assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2", *alone], ranks=after)
     metrics = read(tmp_path / "metrics.json")
@@ -243,38 +269,38 @@ def test_a_run_goes_on_with_another_number_of_ranks(short, tmp_path, before, aft
 
 def test_a_run_that_is_asked_to_end_says_so(short, tmp_path):
     """Schedulers send SIGTERM first: the batch is done, and the exit code is not that of success."""
-    assert attempt(tmp_path, [*short, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1"])
-    moment = counted(tmp_path, 1)[0] + 20
-    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"], last=moment, end=signal.SIGTERM)
+    (tmp_path / "output.txt").touch()
+    options = [*short, f"hydra.run.dir={tmp_path}"]
+    code, said = refused(tmp_path, options, step=8, end=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     assert said.endswith("error: ended by SIGTERM; a training goes on with resume=RUN_FOLDER\n")
     assert "Traceback" not in said
-    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"])
-    assert read(tmp_path / "metrics.json")["epochs"] == 3
+    assert 6 < checkpoint(tmp_path)["global_step"] < 12
+    assert attempt(tmp_path, [f"resume={tmp_path}"])
+    assert read(tmp_path / "metrics.json")["epochs"] == 2
 
 
 def test_ctrl_c_ends_a_run_in_one_line(short, tmp_path):
     """Lightning would end it with the code of an error, or, from another place, go on as if it had finished."""
     options = [*short, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=50"]
     (tmp_path / "output.txt").touch()
-    code, said = refused(tmp_path, options, last=60, end=signal.SIGINT)
+    code, said = refused(tmp_path, options, step=4, end=signal.SIGINT)
     assert code == 130
     assert said.endswith(f"\ninterrupted; go on with resume={tmp_path}\n")
     assert "Traceback" not in said
     assert not (tmp_path / "metrics.json").exists()
-    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=3"])
-    assert read(tmp_path / "metrics.json")["epochs"] == 3
+    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=1"])
+    assert read(tmp_path / "metrics.json")["epochs"] == 1
     (tmp_path / "checkpoints/last.ckpt").unlink()
-    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=4"])
+    code, said = refused_here(f"resume={tmp_path}", "trainer.max_epochs=2")
     assert (code, "its run has ended, and its last checkpoint is gone" in said) == (2, True)
 
 
 def test_what_an_interrupted_start_left_is_no_result_of_the_next(short, tmp_path):
     """It has a best checkpoint, of a validation within its first epoch, and no last one."""
     options = [*short, f"hydra.run.dir={tmp_path}", "trainer.val_check_interval=0.5", "callbacks.last=null"]
-    options.append("trainer.max_epochs=3")
     (tmp_path / "output.txt").touch()
-    refused(tmp_path, options, last=150)
+    refused(tmp_path, options, step=5)
     assert (tmp_path / "checkpoints/best.ckpt").exists()
     again = [f"resume={tmp_path}", "trainer.limit_val_batches=0", "trainer.max_epochs=1", "callbacks.best=null"]
     assert attempt(tmp_path, again)
@@ -284,25 +310,23 @@ def test_what_an_interrupted_start_left_is_no_result_of_the_next(short, tmp_path
     assert not (tmp_path / "checkpoints/best.ckpt").exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(short, tmp_path):
-    options = [*short, f"hydra.run.dir={tmp_path}"]
-    assert attempt(tmp_path, [*options, "trainer.max_epochs=1"])
-    before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
-    log = (tmp_path / "metrics.csv").read_text()
-    code, said = refused(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2"], largest=len(before) // 2)
+def test_a_full_disk_leaves_the_last_checkpoint(trained):
+    before = (trained / "checkpoints/last.ckpt").read_bytes()
+    log = (trained / "metrics.csv").read_text()
+    code, said = refused(trained, [f"resume={trained}", "trainer.max_epochs=3"], largest=len(before) // 2)
     assert code == 1
     for words in ("checkpoints/last.ckpt: the checkpoint cannot be written", "File too large", "Make room", "resume="):
         assert words in said
-    assert (tmp_path / "checkpoints/last.ckpt").read_bytes() == before
-    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert (tmp_path / "metrics.csv").read_text().startswith(log)
-    assert attempt(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=2"])
+    assert (trained / "checkpoints/last.ckpt").read_bytes() == before
+    assert sorted(f.name for f in (trained / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert (trained / "metrics.csv").read_text().startswith(log)
+    assert attempt(trained, [f"resume={trained}", "trainer.max_epochs=3"])
 
 
-def test_checkpoints_that_do_not_fit_are_refused_with_what_differs(short, tmp_path):
+def test_checkpoints_that_do_not_fit_are_refused_with_what_differs(short, trained, tmp_path):
     """Nothing is written before; an older run of the folder stays as it is."""
-    assert attempt(tmp_path, [*short, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}"])
-    before = {f: f.read_bytes() for f in tmp_path.glob("*.yaml")} | {tmp_path: (tmp_path / "metrics.csv").read_bytes()}
+    kept = {*trained.glob("*.yaml"), trained / "metrics.csv"}
+    before = {file: file.read_bytes() for file in kept}
     for option, words in {
         "detector=rfcn": ["another detector", "roi_head", "detector._target_ was", "RFCN"],
         "backbone.width=24": ["another detector", "backbone.width was"],
@@ -311,35 +335,31 @@ def test_checkpoints_that_do_not_fit_are_refused_with_what_differs(short, tmp_pa
         "callbacks=[default,ema]": ["it has no average of weights"],
         "trainer.max_epochs=1": ["it is 2 epochs old, more than trainer.max_epochs=1"],
     }.items():
-        code, said = refused(tmp_path, [f"resume={tmp_path}", option])
+        code, said = refused_here(f"resume={trained}", option)
         assert code == 1, said
         assert all(word in said for word in ["weights=FILE", *words]), said
         assert "Traceback" not in said
-    content = checkpoint(tmp_path)
+    content = checkpoint(trained)
     content["hyper_parameters"]["labels"]["names"][0] = "spoon"
     torch.save(content, tmp_path / "other.ckpt")
-    code, said = refused(tmp_path, [*short, f"resume={tmp_path}/other.ckpt", f"hydra.run.dir={tmp_path}/new"])
+    code, said = refused_here(*short, f"resume={tmp_path}/other.ckpt", f"hydra.run.dir={tmp_path}/new")
     assert code == 1
     assert "the dataset misses spoon and has also bar-h, compared with the checkpoint" in said
-    after = {f: f.read_bytes() for f in tmp_path.glob("*.yaml")} | {tmp_path: (tmp_path / "metrics.csv").read_bytes()}
-    assert before == after
+    assert before == {file: file.read_bytes() for file in {*trained.glob("*.yaml"), trained / "metrics.csv"}}
 
 
-def test_a_fine_tuning_that_was_killed_before_its_first_checkpoint_can_be_evaluated(short, tmp_path):
+def test_a_fine_tuning_that_was_killed_before_its_first_checkpoint_can_be_evaluated(short, trained, tmp_path):
     """It starts from its weights again; its checkpoints say both where it began and what it resumed."""
-    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "eval.txt"
-    first.mkdir()
-    second.mkdir()
-    assert attempt(first, [*short, "trainer.max_epochs=1", f"hydra.run.dir={first}"])
-    weights = f"weights={first}/checkpoints/last.ckpt"
-    options = [*short, weights, "trainer.max_epochs=1", f"hydra.run.dir={second}"]
-    assert not attempt(second, options, last=(0, 5))
-    assert is_unstarted(second)
-    assert attempt(second, [f"resume={second}"])
-    evaluation = start_forked("eval", [f"checkpoint={second}/checkpoints/last.ckpt"], output, output, cwd=tmp_path)
-    evaluation.join()
-    assert evaluation.exitcode == 0, output.read_text()
-    code, said = refused(second, [f"resume={second}", weights, "trainer.max_epochs=2"])
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    weights = f"weights={trained}/checkpoints/last.ckpt"
+    options = [*short, weights, "trainer.max_epochs=1", f"hydra.run.dir={tuned}"]
+    assert not attempt(tuned, options, last=(0, 5))
+    assert is_unstarted(tuned)
+    assert attempt(tuned, [f"resume={tuned}"])
+    evaluation = in_process.run("eval", f"checkpoint={tuned}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
+    assert evaluation.code == 0, evaluation
+    code, said = refused_here(f"resume={tuned}", weights, "trainer.max_epochs=2")
     assert code == 2
     assert "error: weights starts a new training and resume continues one; give one of them" in said
 
@@ -351,6 +371,12 @@ def refused(folder, arguments, **limits):
     process = start(folder, arguments, **limits)
     process.join()
     return process.exitcode, output.read_text()[before:]
+
+
+def refused_here(*arguments):
+    """The same of a training in this process, which must not get as far as to train."""
+    outcome = in_process.run("train", *arguments)
+    return outcome.code, outcome.output + outcome.errors
 
 
 def checkpoint(folder):
