@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from helpers import run_forked
+from helpers import TINY, run_forked
 from test_architecture import COMMANDS, PACKAGE
 
 from lightning_det.__main__ import main
@@ -77,7 +77,8 @@ def test_the_installed_script_is_this_one():
     assert 'lightning-det = "lightning_det.__main__:main"' in (PACKAGE.parent / "pyproject.toml").read_text()
 
 
-SMALL = ("dataset.source.train=4", "dataset.source.val=2", "trainer.max_epochs=1", "data.num_workers=0", "logger=csv")
+SMALL = (*TINY, "dataset.source.train=4", "trainer.max_epochs=1", "data.num_workers=0", "logger=csv")
+SMALL += ("callbacks.report=null", "callbacks.pictures=null")
 
 
 def own_dataset(folder):

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import rich
 import torch
-from helpers import SMALL, read, run_forked
+from helpers import SMALL, TINY, read, run_forked
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
@@ -335,7 +335,7 @@ def test_batches_left(settings, left):
 
 @pytest.mark.slow
 def test_real_runs_log_it(shapes_root, tmp_path):
-    call = ["train", f"dataset.root={shapes_root}", *SMALL, "data.num_workers=1"]
+    call = ["train", f"dataset.root={shapes_root}", *SMALL, *TINY, "data.num_workers=1"]
     call += ["trainer.log_every_n_steps=1", "trainer.max_epochs=1", "data.batch_size=4", f"hydra.run.dir={tmp_path}"]
     done = run_forked(*call)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -343,7 +343,7 @@ def test_real_runs_log_it(shapes_root, tmp_path):
     logged = [row for row in rows if row["train/views_per_s"]]
     assert len(logged) == 6
     cost = read(tmp_path / "metrics.json")["cost"]
-    assert (cost["views"], cost["pixels"]) == (24, 24 * 96 * 128)
+    assert (cost["views"], cost["pixels"]) == (24, 24 * 48 * 64)
     assert 0 < cost["seconds"] < 300
     for row in logged:
         assert float(row["train/views_per_s"]) > 0

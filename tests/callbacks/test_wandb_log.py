@@ -10,6 +10,7 @@ import runpy
 import struct
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from helpers import CHIPS, FORKS, IMAGES, annotations_of, read, run_forked, star
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
+from support.shared import made_once
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_det.callbacks import WandbLog
@@ -173,7 +175,11 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope="module")
 def resumed(shapes_root, tmp_path_factory, environment):
     """The folder of a training with chips and OHEM that was killed after its first epoch and went on."""
-    folder = tmp_path_factory.mktemp("resumed")
+    return made_once(tmp_path_factory, "resumed", partial(train_and_resume, shapes_root, environment))[0]
+
+
+def train_and_resume(shapes_root, environment, folder):
+    folder.mkdir()
     options = [f"dataset.root={shapes_root}", *IMAGES, *(o for o in CHIPS if not o.startswith("views."))]
     options += ["strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "trainer.log_every_n_steps=1"]
     options += [
@@ -195,28 +201,32 @@ def resumed(shapes_root, tmp_path_factory, environment):
     process.join()
     done = run_forked("train", f"resume={folder}", env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
-def evaluated(resumed, environment):
+def evaluated(resumed, environment, tmp_path_factory):
     """The folder of an evaluation that was logged."""
-    options = [f"checkpoint={resumed}/checkpoints/last.ckpt", "logger=wandb", f"hydra.run.dir={resumed}/eval"]
+    return made_once(tmp_path_factory, "resumed/eval", partial(evaluate, resumed, environment))[0]
+
+
+def evaluate(resumed, environment, folder):
+    options = [f"checkpoint={resumed}/checkpoints/last.ckpt", "logger=wandb", f"hydra.run.dir={folder}"]
     options += ["callbacks.wandb.count=3", "callbacks.pictures.count=2"]
     done = run_forked("eval", *options, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    return resumed / "eval"
 
 
 @pytest.fixture(scope="module")
 def swept(shapes_root, tmp_path_factory, environment):
     """The folder of a sweep of single-shot detectors, of which the second diverges."""
-    folder = tmp_path_factory.mktemp("swept")
+    return made_once(tmp_path_factory, "swept", partial(sweep_rates, shapes_root, environment))[0] / "lr"
+
+
+def sweep_rates(shapes_root, environment, folder):
     sweep = ["-m", "optimizer.lr=0.001,1e30", "logger=wandb", f"hydra.sweep.dir={folder}/lr"]
     small = [f"dataset.root={shapes_root}", *IMAGES, "debug=limit", "data.num_workers=0", "trainer.log_every_n_steps=1"]
     done = run_forked("train", *sweep, *small, "detector=ssd", "backbone=ssd_tiny", env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
-    return folder / "lr"
 
 
 @pytest.mark.slow

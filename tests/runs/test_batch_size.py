@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from helpers import CHIPS, SMALL, read
+from helpers import CHIPS, SMALL, TINY, read
 from omegaconf import OmegaConf
 from support.in_process import run
 
@@ -118,8 +118,8 @@ def test_ranks_take_the_same(monkeypatch, ranks):
 
 @pytest.mark.slow
 def test_a_run_equals_one_with_the_number_given_and_is_resumed_with_it(shapes_root, tmp_path, monkeypatch):
-    given = [f"dataset.root={shapes_root}", *SMALL, "data.num_workers=0", "trainer.enable_progress_bar=false"]
-    given += ["trainer.max_epochs=1", "module.reference_batch=8"]
+    given = [f"dataset.root={shapes_root}", *SMALL, *TINY, "data.num_workers=0", "trainer.enable_progress_bar=false"]
+    given += ["trainer.max_epochs=1", "module.reference_batch=8", "callbacks.pictures=null", "callbacks.selection=null"]
     found, fixed = tmp_path / "found", tmp_path / "fixed"
     assert run("train", *given, "data.batch_size=auto", f"hydra.run.dir={found}").code == 0
     assert run("train", *given, "data.batch_size=2", f"hydra.run.dir={fixed}").code == 0

@@ -232,7 +232,7 @@ def test_many_kills_change_nothing(short, tmp_path):
     """With averages of weights, accumulated gradients, validations within epochs and accumulation windows, in steps."""
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "trainer.val_check_interval=0.5"]
     options += ["trainer.limit_train_batches=5", "schedule=cosine", "trainer.max_epochs=-1", "trainer.max_steps=7"]
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=6))
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=4, seed=6))
 
 
 @pytest.mark.parametrize(
@@ -244,12 +244,12 @@ def test_many_kills_change_nothing(short, tmp_path):
     ids=["mined chips and OHEM", "an augmented SSD with workers"],
 )
 def test_kills_change_nothing(wide, tmp_path, options):
-    assert_same(*interrupted(tmp_path, [*wide, *options], kills=3))
+    assert_same(*interrupted(tmp_path, [*wide, *options], kills=2))
 
 
 def test_kills_of_one_of_two_ranks_change_nothing(short, tmp_path):
     options = ["trainer.accumulate_grad_batches=2", "callbacks=[default,ema]", "dataset.source.train=14"]
-    assert_same(*interrupted(tmp_path, [*short, *options], kills=4, seed=2, ranks=2))
+    assert_same(*interrupted(tmp_path, [*short, *options], kills=2, seed=1, ranks=2))
 
 
 @pytest.mark.parametrize(("before", "after", "killed"), [(1, 2, 5), (2, 1, 2)], ids=["1-2", "2-1"])

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from helpers import SMALL, environments, read, run_forked, start_children_anew, start_forked
+from helpers import SMALL, TINY, environments, read, run_forked, start_children_anew, start_forked
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from pytorch_lightning.trainer import call as hooks_of_lightning
 
 from lightning_det.callbacks.ranks import differences
 from lightning_det.runs import child_job, occupancy, sweep
@@ -27,7 +29,7 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def small(shapes_root):
-    return [f"dataset.root={shapes_root}", *SMALL, "debug=limit"]
+    return [f"dataset.root={shapes_root}", *SMALL, *TINY, "debug=limit", "callbacks.pictures=null"]
 
 
 @slow
@@ -473,15 +475,29 @@ def wait_for(file, process, seconds=200):
         time.sleep(0.05)
 
 
+def end_in_second_job(number):
+    """For `start_forked` to call first: the process sends itself a signal in the second epoch of its second job."""
+    hooks, jobs = hooks_of_lightning._call_callback_hooks, []
+
+    def hook(trainer, name, *args, **settings):
+        if name == "on_train_epoch_start" and trainer.current_epoch == 1:
+            jobs.append(trainer)
+            if len(jobs) == 2:
+                os.kill(os.getpid(), number)
+        return hooks(trainer, name, *args, **settings)
+
+    hooks_of_lightning._call_callback_hooks = hook
+
+
 @slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, None), (signal.SIGTERM, 143)])
 def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
-    call = ["-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}", "trainer.max_epochs=4"]
-    call.append("trainer.limit_val_batches=0")
-    process = start_forked("train", call, tmp_path / "output.txt", tmp_path / "output.txt")
-    wait_for(tmp_path / "1/checkpoints/last.ckpt", process)
-    os.kill(process.pid, number)
+    call = ["-m", "seed=0,1", *small, f"hydra.sweep.dir={tmp_path}", "trainer.max_epochs=3"]
+    call += ["trainer.limit_val_batches=0", "trainer.limit_train_batches=2"]
+    output = tmp_path / "output.txt"
+    process = start_forked("train", call, output, output, partial(end_in_second_job, number))
     process.join()
+    assert (tmp_path / "1/checkpoints/last.ckpt").exists(), output.read_text()
     assert process.exitcode != 0
     assert [read(tmp_path / job / "status.json")["exit_code"] for job in "01"] == [0, code]
     first = (tmp_path / "0/metrics.json").stat().st_mtime_ns
@@ -491,5 +507,5 @@ def test_a_killed_sweep_goes_on(small, tmp_path, number, code):
     assert (tmp_path / "0/metrics.json").stat().st_mtime_ns == first
     assert [job["exit_code"] for job in read(tmp_path / "sweep.json")] == [0, 0]
     lines = [line for line in (tmp_path / "1/train.log").read_text().splitlines() if line.startswith("epoch ")]
-    assert [line.split(":")[0] for line in lines] == [f"epoch {n} of 4" for n in range(1, 5)]
-    assert len(read(tmp_path / "1/metrics.json")["epoch_losses"]) == 4
+    assert [line.split(":")[0] for line in lines] == [f"epoch {n} of 3" for n in range(1, 4)]
+    assert len(read(tmp_path / "1/metrics.json")["epoch_losses"]) == 3
