@@ -109,14 +109,14 @@ def _check(
     counts = {len(positive), len(box_weights), len(loss_weights)}
     if len(counts) > 1 or not positive:
         raise ValueError(
-            "a cascade needs one number of positive and loss_weights and one pair of box_weights for each stage, got "
-            f"{len(positive)}, {len(loss_weights)} and {len(box_weights)}"
+            "roi_head: positive, box_weights and loss_weights have an item for each stage of a cascade, got "
+            f"{len(positive)}, {len(box_weights)} and {len(loss_weights)} items"
         )
     if not all(0 < p <= 1 for p in positive):
-        raise ValueError(f"positive: the lowest IoU of a positive RoI is above 0 and at most 1, got {list(positive)}")
+        raise ValueError(f"roi_head.positive must be IoUs above 0 and at most 1, got {list(positive)}")
     if any(len(pair) != 2 or min(pair) <= 0 for pair in box_weights):
-        raise ValueError(f"box_weights are pairs of positive numbers, got {[list(pair) for pair in box_weights]}")
+        raise ValueError(f"roi_head.box_weights must be pairs of positive numbers, got {[*map(list, box_weights)]}")
     if min(loss_weights) < 0:
-        raise ValueError(f"loss_weights must be at least 0, got {list(loss_weights)}")
+        raise ValueError(f"roi_head.loss_weights must be at least 0, got {list(loss_weights)}")
     if not predictor.class_agnostic:
         raise ValueError("a cascade moves RoIs whatever their class: set detector.class_agnostic=true")

@@ -21,7 +21,8 @@ CLASSES = 6
 
 
 def load(detector, weights, class_rows=None):
-    return load_torchvision(detector, weights, detector.roi_head.predictor.num_classes, class_rows)
+    predictor, *_ = detector.roi_head.predictors().values()
+    return load_torchvision(detector, weights, predictor.num_classes, class_rows)
 
 
 def ours(num_classes=CLASSES, selectors=None, norm="batch", **settings):
