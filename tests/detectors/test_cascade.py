@@ -289,8 +289,8 @@ def test_diverged_weights_neither_crash_nor_detect(form):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positive": [0.5, 0.6]}, "for each stage, got 2, 3 and 3"),
-        ({"positive": [], "box_weights": [], "loss_weights": []}, "for each stage, got 0"),
+        ({"positive": [0.5, 0.6]}, "got 2, 3 and 3 items"),
+        ({"positive": [], "box_weights": [], "loss_weights": []}, "got 0, 0 and 0 items"),
         ({"positive": [0.5, 0.6, 1.7]}, "above 0 and at most 1"),
         ({"box_weights": [[10.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive numbers"),
         ({"box_weights": [[10.0, 0.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive numbers"),
