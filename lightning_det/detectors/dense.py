@@ -10,6 +10,7 @@ from torchvision.ops import sigmoid_focal_loss
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.extractor import Extractor
 from lightning_det.detectors.preprocess import Normalize
+from lightning_det.detectors.proposals import ProposalNetwork, light_network
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
 from lightning_det.detectors.torchvision_dense import load_torchvision_dense
 from lightning_det.ops.boxes import clip, gather_boxes, in_detection_range
@@ -118,6 +119,10 @@ class DenseDetector(Extractor):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and heads."""
         return [*super().compiled_parts(), self.classify, self.regress]
+
+    def proposer(self, anchor_sizes: Sequence[float]) -> ProposalNetwork:
+        """See `light_network`."""
+        return light_network(self.backbone, self.preprocess, anchor_sizes)
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
         """Loads a state_dict of torchvision's version of the detector; COCO's classes are found by name."""

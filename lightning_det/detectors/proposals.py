@@ -1,11 +1,18 @@
-"""The proposal network of a two-stage detector as a detector of the single class "object"."""
+"""Proposal networks as detectors of the single class "object": those of two-stage detectors, and light ones of others."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lightning_det.backbones import Backbone
 from lightning_det.detectors.extractor import Extractor
 from lightning_det.detectors.rpn import RPN
 from lightning_det.protocols.structures import Batch, Detections
+from lightning_det.selection import RandomSelector
+
+CANONICAL_STRIDE = 16
+"""Stride of the map that the proposal network of Faster R-CNN reads, and SNIPER's with it."""
 
 
 class ProposalNetwork(Extractor):
@@ -47,3 +54,41 @@ class ProposalNetwork(Extractor):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and the head of the proposal network."""
         return [*super().compiled_parts(), self.rpn.head]
+
+
+class OneMap(nn.Module):
+    """Keeps one of several feature maps.
+
+    Args:
+        number: its position.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """(B, C, h, w) maps to a list of one of them."""
+        return [maps[self.number]]
+
+
+def light_network(backbone: Backbone, preprocess: nn.Module, anchor_sizes: Sequence[float]) -> ProposalNetwork:
+    """A proposal network for a detector without one: an `RPN` on the map of its backbone whose stride is nearest to 16.
+
+    It samples anchors and keeps proposals as Faster R-CNN does by default.
+
+    Args:
+        backbone: of the detector; it is shared, not copied.
+        preprocess: of the detector, likewise.
+        anchor_sizes: sides of the square anchors, pixels of the view; all are on the one map.
+    """
+    number = min(range(len(backbone.strides)), key=lambda n: abs(backbone.strides[n] - CANONICAL_STRIDE))
+    rpn = RPN(
+        backbone.channels[number],
+        [backbone.strides[number]],
+        RandomSelector(256, 0.5),
+        sizes=anchor_sizes,
+        before_nms=(2000, 1000),
+        after_nms=(2000, 1000),
+    )
+    return ProposalNetwork(backbone, OneMap(number), rpn, preprocess)

@@ -11,6 +11,7 @@ from lightning_det.backbones import Backbone
 from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.detectors.extractor import pad
 from lightning_det.detectors.preprocess import Normalize
+from lightning_det.detectors.proposals import ProposalNetwork, light_network
 from lightning_det.detectors.rtdetr_loss import Queries, set_losses, to_pixels, truth_of
 from lightning_det.ops.boxes import clip, gather_boxes, in_detection_range
 from lightning_det.ops.nms import best_after_nms
@@ -148,6 +149,10 @@ class RTDETR(Detector):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone and network."""
         return [self.backbone, self.network]
+
+    def proposer(self, anchor_sizes: Sequence[float]) -> ProposalNetwork:
+        """See `light_network`."""
+        return light_network(self.backbone, self.preprocess, anchor_sizes)
 
     def load_pretrained(self, folder: Path, classes: Sequence[str]) -> str:
         """Loads an RT-DETRv2 of ``transformers``, with a ResNet-vd as backbone; classes go by name."""

@@ -12,6 +12,7 @@ from lightning_det.backbones.norms import Norm, set_norm
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.priors import Priors
+from lightning_det.detectors.proposals import ProposalNetwork, light_network
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.second_stage import BOX_WEIGHTS, candidate_count
 from lightning_det.detectors.torchvision_weights import load_torchvision_ssd, ssd_class_rows
@@ -179,6 +180,10 @@ class SSD(Detector):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone and neck."""
         return [self.backbone] if self.neck is None else [self.backbone, self.neck]
+
+    def proposer(self, anchor_sizes: Sequence[float]) -> ProposalNetwork:
+        """See `light_network`."""
+        return light_network(self.backbone, self.preprocess, anchor_sizes)
 
     def anchor_shapes(
         self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None

@@ -90,8 +90,8 @@ class TwoStage(Extractor):
         trunks = [predictor.trunk for predictor in self.roi_head.predictors().values()]
         return [*super().compiled_parts(), self.rpn.head, *trunks]
 
-    def proposer(self) -> ProposalNetwork:
-        """The proposal network of the detector."""
+    def proposer(self, anchor_sizes: Sequence[float]) -> ProposalNetwork:
+        """The proposal network of the detector, which has anchors of its own."""
         return ProposalNetwork(self.backbone, self.neck, self.rpn, self.preprocess)
 
     def anchor_shapes(

@@ -120,14 +120,17 @@ class Detector(nn.Module):
         for part in self.compiled_parts():
             part.compile(fullgraph=True, **options)
 
-    def proposer(self) -> "Detector":
-        """A detector of the single class "object" that shares this one's layers; it mines proposals for negative chips.
+    def proposer(self, anchor_sizes: Sequence[float]) -> "Detector":
+        """A detector of the single class "object" that shares layers with this one; it mines proposals for negative chips.
+
+        Args:
+            anchor_sizes: ``dataset.anchor_sizes``, for a detector without a proposal network of its own.
 
         Raises:
-            CapabilityError: the detector has no proposal network.
+            CapabilityError: the detector has no layers for a proposal network.
         """
         self.lacks(
-            "a proposal network, which proposals=auto needs",
+            "layers for a proposal network, which proposals=auto needs",
             "let another detector make proposals (python -m lightning_det.mine detector=faster_rcnn) and give "
             "proposals=FILE, or take strategy=sniper_no_negatives",
         )

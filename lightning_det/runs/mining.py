@@ -81,19 +81,19 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
 
     Args:
         cfg: the whole configuration.
-        detector: a copy of its backbone and proposal network is trained.
+        detector: a copy of its backbone and of a proposal network is trained.
         train: images to train on.
         store: images to mine.
         file: file to write; a checkpoint beside it continues an interrupted training.
 
     Raises:
-        CapabilityError: the detector has no proposal network.
+        CapabilityError: the detector has no layers for a proposal network.
     """
-    network = deepcopy(detector.proposer())
     cfg = mining_config(cfg, file.parent)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
     with pl.utilities.seed.isolate_rng():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        network = deepcopy(detector.proposer(cfg.dataset.anchor_sizes))
         module = DetectionModule(
             network,
             LabelMap(["object"]),

@@ -453,7 +453,7 @@ def trained_alike(form="c4"):
     model = detector(form, (AllSelector(), AllSelector())).eval()
     with torch.no_grad():
         model.rpn.head.cls_logits.weight.normal_(std=3.0, generator=torch.manual_seed(1))
-    return model, model.proposer()
+    return model, model.proposer([])
 
 
 @pytest.mark.parametrize("form", ["c4", "pyramid"])

@@ -69,7 +69,7 @@ DETECTORS = {
     "cascade_rfcn": lambda: rfcn(stages=makers.STAGES),
     "rfcn": rfcn,
     "rfcn deformable ohem": lambda: rfcn((RANDOM[0], HardSelector(16, None)), pooling="deformable"),
-    "proposals": lambda: faster_rcnn().proposer(),
+    "proposals": lambda: faster_rcnn().proposer([]),
     "ssd": lambda: makers.ssd(ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardNegativeSelector()),
     "ssd ohem": lambda: makers.ssd(
         ssd_tiny(widths=(8, 12, 16)), CLASSES, [8, 64], HardSelector(64, None, ranking="train")
