@@ -1,4 +1,4 @@
-"""Proposal networks as detectors of the single class "object": those of two-stage detectors, and light ones of others."""
+"""Proposal networks as detectors of the single class "object": of two-stage detectors, and light ones for others."""
 
 from collections.abc import Sequence
 

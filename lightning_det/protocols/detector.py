@@ -121,7 +121,7 @@ class Detector(nn.Module):
             part.compile(fullgraph=True, **options)
 
     def proposer(self, anchor_sizes: Sequence[float]) -> "Detector":
-        """A detector of the single class "object" that shares layers with this one; it mines proposals for negative chips.
+        """A detector of the single class "object" that shares layers with this one, to mine negative chips.
 
         Args:
             anchor_sizes: ``dataset.anchor_sizes``, for a detector without a proposal network of its own.

@@ -14,6 +14,7 @@ import torch
 from helpers import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.all_detectors import DETECTORS
 from support.stores import make_store
 from support.two_stages import detector
 
@@ -547,3 +548,19 @@ def test_without_features_there_is_nothing_to_propose():
         found = network(batch.images, batch.sizes, score_threshold=-1.0)
     assert not found.valid.any()
     assert found.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["dsod", "retinanet", "fcos", "rtdetr"])
+def test_detectors_without_a_proposal_network_get_a_light_one(name):
+    model = DETECTORS[name]()
+    network = model.proposer([8, 16, 32])
+    assert network.backbone is model.backbone
+    assert network.rpn.strides == [16]
+    assert network.rpn.anchors.sizes == [[8, 16, 32]]
+    batch = make_batch(2, 96, 128)
+    sum(network.losses(batch).values()).backward()
+    assert network.rpn.head.cls_logits.weight.grad.any()
+    assert any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())
+    with torch.no_grad():
+        found = network.eval()(batch.images, batch.sizes, max_detections=20)
+    assert found.boxes.shape == (2, 20, 4)
