@@ -1,6 +1,7 @@
 """Weights of a backbone from a file: what fits is loaded, and said."""
 
 import logging
+import re
 from itertools import product
 
 import pytest
@@ -10,8 +11,18 @@ from support.makers import vgg16_features
 from torch import nn
 from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
+from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
-from lightning_det.backbones import VGG16, dsod, ssd, ssd_tiny, timm_backbone, tiny_backbone, torchvision_backbone
+from lightning_det.backbones import (
+    VGG16,
+    dsod,
+    resnet_vd,
+    ssd,
+    ssd_tiny,
+    timm_backbone,
+    tiny_backbone,
+    torchvision_backbone,
+)
 from lightning_det.backbones.weight_files import is_file
 from lightning_det.system.errors import UserError
 
@@ -101,6 +112,20 @@ def test_backbones_of_our_own_detectors(tmp_path, said, name, norm):
     assert level == "INFO"
     assert words.endswith("layers loaded; not used from the file: 1 (detector.head)")
     assert any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules()) == (norm == "frozen")
+
+
+def test_resnet_vd_takes_a_file_by_the_names_of_its_library(tmp_path, said):
+    made = RTDetrResNetBackbone(
+        RTDetrResNetConfig(depths=[2] * 4, hidden_sizes=[64, 128, 256, 512], layer_type="basic")
+    )
+    torch.save(with_prefix(made.state_dict(), "model.backbone.model."), tmp_path / "x.pt")
+    backbone = resnet_vd("resnet18_vd", weights=str(tmp_path / "x.pt")).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(image)[-1], made.eval()(image).feature_maps[-1])
+    ((level, words),) = said()
+    assert level == "INFO"
+    assert re.search(r"all \d+ layers loaded$", words)
 
 
 def test_vgg16_takes_a_classifier_or_its_own(tmp_path, said, monkeypatch):
