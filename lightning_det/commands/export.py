@@ -37,7 +37,8 @@ def export(cfg: DictConfig) -> None:
     dynamic, inference = planner.canvas is None, module.inference
     granularity = module.detector.granularity
     if dynamic:
-        height, width = (-(-side // granularity) * granularity for side in (height, width))
+        # Torch would fix an open size that is one multiple in the example.
+        height, width = (max(2, -(-side // granularity)) * granularity for side in (height, width))
     detector = module.detector.for_canvas((height, width)).eval()
     with_nms = WithNMS(detector, inference, inference.per_view(height, width))
     part = with_nms if cfg.with_nms else Candidates(detector)

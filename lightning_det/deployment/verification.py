@@ -61,14 +61,21 @@ def compare(model: "ModelProto", part: Part, height: int, width: int) -> None:
         width: of the images.
 
     Raises:
-        UserError: the results differ by more than `TOLERANCE`.
+        UserError: the results differ by more than `TOLERANCE`, or onnxruntime lacks an operator.
     """
     import onnxruntime
 
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 3, height, width), dtype=torch.uint8, generator=rng)
     sizes = torch.tensor([[height, width], [height // 2, width], [height, width // 2]])
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a kind for every cause, and no common one
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"onnxruntime {onnxruntime.__version__} cannot run the graph, nothing is written: {reason}; it may run an "
+            "older opset, such as opset=21"
+        ) from error
     found = [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})]
     with torch.no_grad():
         expected = part(images, sizes)
@@ -124,7 +131,8 @@ def _nearest(rows: Tensor, others: Tensor) -> Tensor:
     nearest = torch.full((len(rows),), torch.inf)
     common = min(len(rows), len(others))
     nearest[:common] = (rows[:common] - others[:common]).abs().amax(dim=1)
-    moved = ~(nearest <= TOLERANCE)
+    others = others[others.isfinite().all(dim=1)]
+    moved = ~(nearest <= TOLERANCE) & rows.isfinite().all(dim=1)  # cdist passes over NaN
     if len(others) and moved.any():
         nearest[moved] = torch.cdist(rows[moved], others, p=torch.inf).amin(dim=1)
     return nearest
