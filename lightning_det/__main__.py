@@ -5,6 +5,7 @@ import sys
 from difflib import get_close_matches
 from typing import NoReturn
 
+from lightning_det import __version__
 from lightning_det.runs.help import command_names, describe
 
 
@@ -17,6 +18,9 @@ def main() -> NoReturn:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
+        sys.exit()
+    if name == "--version":
+        print(f"lightning-det {__version__}")
         sys.exit()
     if name not in command_names():
         near = get_close_matches(name, command_names(), n=3)
@@ -34,7 +38,7 @@ def usage() -> str:
     return "\n".join(["usage: lightning-det COMMAND [KEY=VALUE ...]", "", *lines, "", HELP])
 
 
-HELP = "lightning-det COMMAND --help lists the options of a command."
+HELP = "lightning-det COMMAND --help lists the options of a command; lightning-det --version names the version."
 
 
 if __name__ == "__main__":

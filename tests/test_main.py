@@ -9,6 +9,7 @@ import yaml
 from helpers import TINY, run_forked
 from test_architecture import COMMANDS, PACKAGE
 
+import lightning_det
 from lightning_det.__main__ import main
 from lightning_det.runs.help import command_names
 
@@ -59,6 +60,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_near():
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: 'trian' is no command; did you mean train?\n"
     assert "there are claims, compare" in called("zzz").stderr
+    assert called("--version").stdout == f"lightning-det {lightning_det.__version__}\n"
     assert called("../conf").returncode == called("__main__").returncode == called("runs").returncode == 2
 
 

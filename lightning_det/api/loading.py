@@ -54,6 +54,8 @@ def load(
         ConfigError: a setting is unknown, invalid, or has no effect here; the message names the key.
         UserError: there is no such checkpoint, or the file is none of this package.
     """
+    if half is not True and half is not False:
+        raise ConfigError(f"half={half!r}: must be True or False")
     given = [f"checkpoint={quote(checkpoint)}"]
     given += [] if test is None else [f"test=[{','.join(_options(test))}]"]
     given += [] if batch_size is None else [f"data.test_batch_size={batch_size}"]

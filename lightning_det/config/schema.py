@@ -197,10 +197,10 @@ class PredictConfig(Config):
     output: str | None = None
     thresholds: str | None = None
     draw_threshold: float | None = None
-    pictures: bool = True
+    pictures: Any = True
     draw_labels: Any = "auto"
     draw_scale: Any = "auto"
-    crops: bool = False
+    crops: Any = False
     coco: Any = False
 
 

@@ -120,6 +120,9 @@ def check_values(cfg: Mapping[str, Any]) -> None:
     cuts = _at(cfg, "dataset.size_cuts")
     if cuts is not None and (len(cuts) != 2 or not 0 < cuts[0] < cuts[1]):
         raise ConfigError(f"dataset.size_cuts must be two ascending sizes in pixels, got {cuts}")
+    classes = _at(cfg, "dataset.classes")
+    if classes is not None and (not classes or len(set(classes)) < len(classes)):
+        raise ConfigError(f"dataset.classes must be names of classes, each once, or null for all, got {classes}")
     backend = _at(cfg, "test.backend")
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(f"test.backend must be {' or '.join(BACKENDS)}, got {backend!r}")

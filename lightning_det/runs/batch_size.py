@@ -124,7 +124,8 @@ def find_batch_size(cfg: DictConfig, store: AnnotationStore, folder: Path) -> tu
         else:
             number = _fits_on_cpu(trial, min(most, CPU_LARGEST))
     if number == most:
-        return number, f"an epoch of {trial.views} views keeps {FEWEST_STEPS} steps"
+        kept = "keeps" if trial.views >= steps else "cannot have"
+        return number, f"an epoch of {trial.views} views {kept} {FEWEST_STEPS} steps"
     if trial.device.type == "cpu" and number == CPU_LARGEST:
         return number, "larger ones are not faster on a CPU"
     return number, f"the largest that fits into the memory of {trial.device}"

@@ -218,6 +218,7 @@ def _quiet_libraries() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's own files are there
         ".*custom batch sampler .* for prediction.*",
         ".*recommended to use `self.log.*sync_dist=True.*",  # ranks log what they computed from the gathered whole
+        ".*missing from font.*",  # of a class name in a picture, which shows a box instead
         "Sparse invariant checks are implicitly disabled.*",  # torch 2.11, although told so explicitly
     ):
         warnings.filterwarnings("ignore", message)

@@ -51,6 +51,9 @@ class Drawing:
         Raises:
             ConfigError: a value is wrong; naming the key.
         """
+        for key in ("pictures", "crops"):  # a number would count as true
+            if cfg[key] is not True and cfg[key] is not False:
+                raise ConfigError(f"{key}={cfg[key]}: must be true or false")
         labels, scale = cfg.draw_labels, cfg.draw_scale
         if labels not in (True, False, "auto"):
             raise ConfigError(f"draw_labels={labels}: must be auto, true or false")

@@ -1,7 +1,7 @@
 """Checks that the runs, checkpoints and images named on the command line exist, before anything is written."""
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,7 +25,10 @@ def check_inputs(cfg: DictConfig, command: str) -> None:
     """
     for key, check in CHECKS[command].items() if command in CHECKS else ():
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        for one in value if OmegaConf.is_list(value) else [value]:
+        given = value if OmegaConf.is_list(value) else [value]
+        if check is _source and not OmegaConf.is_missing(cfg, key):
+            _check_sources(key, value, given)
+        for one in given:
             if isinstance(one, str | Path):
                 check(key, str(one))
 
@@ -76,6 +79,16 @@ def _proposals(key: str, value: str) -> None:
         raise ConfigError(
             f"{key}={value}: No such file{_near(value)}; python -m lightning_det.mine makes one, and proposals=auto "
             "mines first"
+        )
+
+
+def _check_sources(key: str, value: object, given: Iterable[object]) -> None:
+    """Refuses what names nothing; an empty text would be the working directory."""
+    sources = list(given)
+    if not sources or any(one in (None, "") or OmegaConf.is_config(one) for one in sources):
+        raise ConfigError(
+            f"{key}={'null' if value is None else value}: must be an image, a video, a folder, a pattern, or a list "
+            "of these"
         )
 
 

@@ -9,6 +9,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_det.config.options import SUGGESTED
 from lightning_det.config.own_options import own_folder
+from lightning_det.system.errors import one_line
+
+EXAMPLES = {
+    "predict": "source=DIR",
+    "eval": "checkpoint=RUN",
+    "export": "checkpoint=RUN",
+    "load": "test.max_detections=300",
+}
+"""A setting by command, for those who give a value alone."""
 
 
 def explain_composition(error: Exception, config_name: str) -> str:
@@ -22,6 +31,9 @@ def explain_composition(error: Exception, config_name: str) -> str:
             f"(lightning-det inspect dataset={name} dataset.root=DIR write=mine), then train with dataset=NAME"
         )
     cause = error.__cause__
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        example = EXAMPLES.get(config_name, "dataset.root=DIR")
+        return f"{one_line(error.override) or repr('')} is no setting; these are KEY=VALUE, such as {example}"
     if isinstance(error, OverrideParseException):
         text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
     if isinstance(error, MissingConfigException):

@@ -1,7 +1,7 @@
 """Combines a checkpoint's settings with those of the user: every key takes effect, or is refused by name."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -72,7 +72,12 @@ UNREAD = (
 BEFORE = {"test.detections_per_megapixel": None, "test.fragments": None, "capacity.proposals_per_megapixel": None}
 """Values of keys for checkpoints that are older than the key: its default would change their figures."""
 
-UNREAD_BY = {"predict": ("trainer.limit_val_batches",), "eval": ("trainer.limit_predict_batches",)}
+UNREAD_BY = {
+    "predict": ("trainer.limit_val_batches", "dataset.root"),
+    "eval": ("trainer.limit_predict_batches",),
+    "load": ("dataset.root",),
+    "export": ("dataset.root",),
+}
 
 
 def overlay_settings(saved: dict[str, Any], cfg: DictConfig, overridden: Sequence[str]) -> DictConfig:
@@ -182,7 +187,7 @@ def _touches(first: Sequence[str], second: Sequence[str]) -> bool:
     return all(a == b for a, b in zip(first, second, strict=False))
 
 
-def check_read(merged: DictConfig, command: str, split: str | None, overridden: Iterable[str]) -> None:
+def check_read(merged: DictConfig, command: str, split: str | None, overridden: Collection[str]) -> None:
     """Refuses keys beside a checkpoint that nothing reads.
 
     Args:
@@ -207,6 +212,8 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
         if place[0] in own or takes or key.endswith("._target_"):
             continue
         if key in ("strategy", "test", "dataset", "experiment"):
+            continue
+        if key == "dataset.root" and "dataset" in overridden:  # whose option is not complete without it
             continue
         raise ConfigError(
             f"{key} beside a checkpoint: {command} does not read it{_reason(place, split, command)}; leave it out"

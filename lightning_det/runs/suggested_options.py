@@ -37,6 +37,8 @@ def check_name(name: str | None) -> None:
             f"digits, - and _, at most 100 in all; not {', '.join(NO_TEXT)}"
         )
     files = option_files(options_folder(), name)
+    if blocked := [path for file in files for path in file.parents if path.exists() and not path.is_dir()]:
+        raise ConfigError(f"write={name}: {blocked[0]} is no folder, so {files[0]} cannot be written; rename it")
     options = GlobalHydra.instance().config_loader().get_group_options("dataset")
     if name in options or any(file.exists() for file in files):
         raise ConfigError(

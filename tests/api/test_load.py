@@ -252,6 +252,8 @@ def test_settings_that_have_no_effect_are_refused(folder, tmp_path):
         ({"score_threshold": 0.001}, r"overrides=\['test.score_threshold=0.001'\]"),
         ({"score_threshold": 0.5, "thresholds": "x"}, "give one of them"),
         ({"batch_size": 0}, "batch sizes must be at least 1"),
+        ({"half": "no"}, "half='no': must be True or False"),
+        ({"overrides": ["dataset.root=photos"]}, "dataset.root beside a checkpoint: load does not read it"),
         ({"device": "tpu"}, "device=tpu: "),
         ({"device": "cuda:77"}, "device=cuda:77: .*device='cpu' does without"),
     ):

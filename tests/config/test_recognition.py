@@ -92,6 +92,9 @@ def test_a_subset_of_the_classes(composed, coco_folder, caplog):
     assert module.hparams["settings"]["dataset"]["classes"] == ["dog"]
     ignoring = validate_run(composed("train", *given, "dataset.other_classes=ignore"))
     assert usable_split(ignoring, "train").ignored.sum() == stores["train"].ignored.sum() + 3
+    for wrong in ("[]", "[dog,dog]"):
+        with pytest.raises(ConfigError, match=r"dataset\.classes must be names of classes, each once, or null"):
+            validate_run(composed("train", *given[:2], f"dataset.classes={wrong}"))
     with pytest.raises(DatasetError, match="no class doq; there are cat, dog"):
         usable_split(validate_run(composed("train", *given[:2], "dataset.classes=[doq]")), "train")
 

@@ -91,6 +91,8 @@ def test_batches_on_a_cpu(made, tmp_path, monkeypatch, caplog, memory, number, w
 
 def test_a_cpu_has_a_cap(made, tmp_path, monkeypatch):
     cfg, store, _ = made()
+    monkeypatch.setattr(batch_size, "FEWEST_STEPS", 25)
+    assert batch_size.find_batch_size(cfg, store, tmp_path) == (1, "an epoch of 24 views cannot have 25 steps")
     monkeypatch.setattr(batch_size, "FEWEST_STEPS", 1)
     assert batch_size.find_batch_size(cfg, store, tmp_path) == (16, "larger ones are not faster on a CPU")
 

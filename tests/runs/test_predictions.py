@@ -118,6 +118,9 @@ def test_options_of_drawing():
     for wrong in ({"draw_scale": 0}, {"draw_scale": "big"}, {"draw_scale": True}, {"draw_scale": 100}):
         with pytest.raises(ConfigError, match=r"draw_scale=.*auto, or a number up to 16"):
             options(**wrong)
+    for wrong in ({"crops": 3}, {"pictures": 12}, {"crops": "some"}):
+        with pytest.raises(ConfigError, match=r"(crops|pictures)=(3|12|some): must be true or false"):
+            options(**wrong)
     with pytest.raises(ConfigError, match="draw_labels=some: must be auto, true or false"):
         options(draw_labels="some")
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.config import ConfigError
 from lightning_det.data.sources import find_files
-from lightning_det.runs.inputs import CHECKS
+from lightning_det.runs.inputs import CHECKS, check_inputs
 from lightning_det.runs.sources import read_source
 from lightning_det.system.errors import UserError
 
@@ -121,3 +122,13 @@ def test_missing_sources_are_refused_before_a_folder_is_made(images, monkeypatch
         CHECKS["predict"]["source"]("source", source)
     for there in ("photos", "photos/a.jpg", "photos/*.jpg", "photos/**/*.png"):
         CHECKS["predict"]["source"]("source", there)
+
+
+@pytest.mark.parametrize("source", [None, "", [], ["photos", None], [["photos"]]])
+def test_a_source_that_names_nothing_is_refused(images, monkeypatch, source):
+    """An empty text would be the working directory with all that is in it."""
+    monkeypatch.chdir(images.parent)
+    with pytest.raises(ConfigError, match=r"source=.*: must be an image, a video, a folder, a pattern, or a list"):
+        check_inputs(OmegaConf.create({"source": source}), "predict")
+    check_inputs(OmegaConf.create({"source": ["photos"]}), "predict")
+    check_inputs(OmegaConf.create({"source": "???"}), "predict")  # Hydra says that it is missing

@@ -1,6 +1,7 @@
 """The chain from ``inspect write=NAME`` to ``train dataset=NAME strategy=suggested``."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -85,6 +86,15 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes
 def test_a_name_that_the_command_line_would_not_take_for_one_is_refused(name):
     with pytest.raises(ConfigError, match="a name for dataset=NAME"):
         check_name(name)
+
+
+@pytest.mark.parametrize("blocked", ["conf", "conf/dataset", "conf/strategy"])
+def test_a_file_where_a_folder_is_needed_is_named_first(tmp_path, monkeypatch, blocked):
+    monkeypatch.chdir(tmp_path)
+    Path(blocked).parent.mkdir(exist_ok=True)
+    Path(blocked).write_text("")
+    with pytest.raises(ConfigError, match=f"write=other: {blocked} is no folder"):
+        check_name("other")
 
 
 def test_without_a_suggestion_the_error_says_how_to_get_one(here):
