@@ -52,6 +52,7 @@ class DenseDetector(Extractor):
     class_layers = ("classify.cls_logits.",)
     torchvision_name: str
     """Name of torchvision's detector, for messages."""
+    backbone: Backbone
     classify: nn.Module
     """Maps to class logits (B, R, classes)."""
     regress: nn.Module
