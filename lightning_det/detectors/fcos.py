@@ -119,7 +119,7 @@ class FCOS(DenseDetector):
         """See `DenseDetector.per_map`. Scores are geometric means of class probability and centre-ness."""
         points, found = self.predict(images, sizes)
         scores = (found.logits.sigmoid() * found.centre.sigmoid()[..., None]).sqrt()
-        lengths = [len(p.places) for p in points]
+        lengths = [p.places.shape[0] for p in points]
         return list(zip(found.boxes.split(lengths, 1), scores.split(lengths, 1), strict=True))
 
     def load_torchvision(self, weights: Mapping[str, Tensor], classes: Sequence[str]) -> str:
@@ -141,7 +141,7 @@ class FCOS(DenseDetector):
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         places = torch.stack([columns, rows], dim=-1).reshape(-1, 2)
         limits = (self.strides[number], self.limits[number], self.limits[number + 1])
-        return Points(places, *(places.new_full((len(places),), limit) for limit in limits))
+        return Points(places, *(places.new_full(places.shape[:1], limit) for limit in limits))
 
 
 def centre_ness(distances: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class RetinaNet(DenseDetector):
     def per_map(self, images: Tensor, sizes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See `DenseDetector.per_map`."""
         per_map, logits, deltas = self.predict(images, sizes)
-        lengths = [len(anchors) for anchors in per_map]
+        lengths = [anchors.shape[0] for anchors in per_map]
         boxes = decode(torch.cat(per_map), deltas)
         return list(zip(boxes.split(lengths, 1), logits.sigmoid().split(lengths, 1), strict=True))
 

@@ -23,7 +23,7 @@ def ps_roi_align(maps: Tensor, rois: Tensor, bins: int, stride: int, samples: in
         stride: pixels of the view per cell.
         samples: per bin and axis.
     """
-    image = torch.arange(len(rois), device=rois.device, dtype=rois.dtype)[:, None, None].expand(-1, rois.shape[1], 1)
+    image = torch.arange(rois.shape[0], device=rois.device, dtype=rois.dtype)[:, None, None].expand(-1, rois.shape[1], 1)
     indexed = torch.cat([image, rois], dim=-1).flatten(0, 1)
     # In float32: coordinates in half precision would be off by whole cells.
     pooled = torchvision.ops.ps_roi_align(maps.float(), indexed, bins, 1 / stride, samples)
@@ -119,7 +119,7 @@ def deformable_ps_roi_pool(
     source = maps.float().unflatten(1, (kinds, -1, bins, bins)).permute(0, 1, 3, 4, 2, 5, 6).flatten(0, 3)
     values = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=True)
     mean = (values * counts).sum(-1) / counts.sum(-1).clamp(min=1)
-    mean = mean.unflatten(0, (len(rois), kinds, bins, bins))  # (B, T, k, k, C / T, R)
+    mean = mean.unflatten(0, (rois.shape[0], kinds, bins, bins))  # (B, T, k, k, C / T, R)
     return mean.permute(0, 5, 1, 4, 2, 3).flatten(2, 3)
 
 
