@@ -44,12 +44,6 @@ TINY = (
 )
 """Beside `SMALL`: images of a quarter of its size, and few to validate with; half of the time."""
 
-TINY = (
-    *("dataset.source.val=2", "dataset.source.width=64", "dataset.source.height=48"),
-    *("dataset.source.sizes=[8,32]", "dataset.resolution=[48,64]"),
-)
-"""Beside `SMALL`: images of a quarter of its size, and few to validate with; half of the time."""
-
 CHIPS = (
     "dataset.sniper.size=64",
     "dataset.sniper.scales=[2.0,1.0,[-1,64]]",

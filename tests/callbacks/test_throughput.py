@@ -291,7 +291,8 @@ def test_the_bar_shows_what_is_left(clock, monkeypatch):
     shown = [line.strip() for line in re.split(r"\x1b\[[\d;?]*[A-Za-z]|\n", out.getvalue())]
     assert max(map(len, shown)) <= 80
     first = [line for line in shown if line.startswith("epoch 1/2 ")]
-    assert re.search(r" 6/6 +views/s: 2.000 GB: [\d.]+ left: 0:00:12$", first[-1])  # on one line
+    # On one line; the last one may be drawn after the validation.
+    assert any(re.search(r" 6/6 +views/s: 2.000 GB: [\d.]+ left: 0:00:12$", line) for line in first)
     assert any(line.startswith("epoch 2/2 ") for line in shown)
     left = [figures["left"] for figures in seen if "left" in figures]
     assert left[:6] == [f"0:00:{seconds}" for seconds in (22, 20, 18, 16, 14, 12)]
@@ -343,7 +344,7 @@ def test_real_runs_log_it(shapes_root, tmp_path):
     logged = [row for row in rows if row["train/views_per_s"]]
     assert len(logged) == 6
     cost = read(tmp_path / "metrics.json")["cost"]
-    assert (cost["views"], cost["pixels"]) == (24, 24 * 48 * 64)
+    assert (cost["views"], cost["pixels"]) == (24, 24 * 64 * 64)  # padded
     assert 0 < cost["seconds"] < 300
     for row in logged:
         assert float(row["train/views_per_s"]) > 0
