@@ -23,13 +23,12 @@ def ps_roi_align(maps: Tensor, rois: Tensor, bins: int, stride: int, samples: in
         stride: pixels of the view per cell.
         samples: per bin and axis.
     """
-    image = torch.arange(rois.shape[0], device=rois.device, dtype=rois.dtype)[:, None, None].expand(
-        -1, rois.shape[1], 1
-    )
+    batch, count, _ = rois.shape
+    image = torch.arange(batch, device=rois.device, dtype=rois.dtype)[:, None, None].expand(-1, count, 1)
     indexed = torch.cat([image, rois], dim=-1).flatten(0, 1)
     # In float32: coordinates in half precision would be off by whole cells.
     pooled = torchvision.ops.ps_roi_align(maps.float(), indexed, bins, 1 / stride, samples)
-    return pooled.view(*rois.shape[:2], -1, bins, bins)
+    return pooled.view(batch, count, -1, bins, bins)
 
 
 def ps_roi_pool(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
