@@ -555,7 +555,7 @@ CASES = [
     ),
     Case(
         "weights of another backbone",
-        ("backbone.weights={root}/x.ckpt: none of its 1 tensors (layer.weight) fit this backbone's",),
+        ("x.ckpt: none of its 1 tensors (layer.weight) fit this backbone's",),
         saved({"layer.weight": torch.zeros(2)}),
         ("backbone.weights={root}/x.ckpt",),
         code=2,
