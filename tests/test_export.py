@@ -21,6 +21,8 @@ from lightning_det.deployment.opsets import OPSETS, convert
 from lightning_det.deployment.parts import Candidates, WithNMS
 from lightning_det.deployment.verification import compare, differences
 from lightning_det.modules.module import Inference
+from lightning_det.ops.assignment import assign
+from lightning_det.protocols.detector import Detector
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import UserError
 
@@ -229,6 +231,20 @@ def test_images_of_dense_detectors_are_multiples_of_their_coarsest_stride():
     model = to_onnx(part, 128, 192)
     for height, width in ((128, 192), (192, 64)):
         compare(model, part, height, width)
+
+
+class Odd(Detector):
+    def candidates(self, images, sizes):
+        costs = images[:, 0].float()
+        return costs, assign(costs, costs[..., 0] >= 0)
+
+
+@pytest.mark.slow
+def test_an_operator_that_onnx_lacks_is_named():
+    with pytest.raises(
+        UserError, match=r"Odd cannot be written as a graph, nothing is written: .*lightning_det.assign"
+    ):
+        to_onnx(Candidates(Odd()), 32, 32, dynamic=False)
 
 
 @pytest.mark.slow

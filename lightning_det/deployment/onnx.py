@@ -46,7 +46,7 @@ def to_onnx(part: Part, height: int, width: int, dynamic: bool = True, opset: in
         opset: version of ONNX's operators; it determines the version of the file format.
 
     Raises:
-        UserError: the graph cannot be converted to this version.
+        UserError: the detector has an operator that ONNX lacks, or the graph cannot be converted to this version.
     """
     size = {2: _open("rows", part), 3: _open("columns", part)} if dynamic else {}
     batch = {0: torch.export.Dim.DYNAMIC}
@@ -56,17 +56,22 @@ def to_onnx(part: Part, height: int, width: int, dynamic: bool = True, opset: in
         logging.getLogger(chatty).setLevel(logging.ERROR)  # `convert` reports what matters
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from inside torch
-        program = torch.onnx.export(
-            part.eval(),
-            (images, torch.tensor([[height, width]] * 2)),
-            dynamo=True,
-            opset_version=max(opset, WRITTEN),
-            input_names=list(INPUTS),
-            output_names=list(part.outputs),
-            dynamic_shapes=(batch | size, batch),
-            custom_translation_table=translations(),
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                part.eval(),
+                (images, torch.tensor([[height, width]] * 2)),
+                dynamo=True,
+                opset_version=max(opset, WRITTEN),
+                input_names=list(INPUTS),
+                output_names=list(part.outputs),
+                dynamic_shapes=(batch | size, batch),
+                custom_translation_table=translations(),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(
+                f"{type(part.detector).__name__} cannot be written as a graph, nothing is written: {_reason(error)}"
+            ) from error
     if program is None:
         raise UserError("torch returned no graph; try another version of torch")
     model = convert(program.model_proto, opset)
@@ -78,6 +83,13 @@ def to_onnx(part: Part, height: int, width: int, dynamic: bool = True, opset: in
             if dim.dim_param:
                 dim.dim_param = name
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost error; torch wraps it in pages of hints."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _open(name: str, part: Part) -> Any:
