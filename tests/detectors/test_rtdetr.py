@@ -13,7 +13,7 @@ from support.dispatched import DYNAMIC, Count
 from support.makers import rtdetr
 from torch import nn
 
-from lightning_det.backbones import resnet_vd, tiny_backbone
+from lightning_det.backbones import Backbone, resnet_vd, tiny_backbone
 from lightning_det.backbones.ssd import ssd_tiny
 from lightning_det.detectors import Normalize
 from lightning_det.detectors.rtdetr_loss import Queries, set_losses, to_pixels, truth_of
@@ -266,7 +266,7 @@ def pointwise(model):
     return model
 
 
-class Cells(nn.Module):
+class Cells(Backbone):
     """A backbone whose cells see nothing but their own pixels."""
 
     channels, strides = (8, 8, 8), (8, 16, 32)
