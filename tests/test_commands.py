@@ -414,10 +414,10 @@ def test_proposals_serve_later_runs_and_are_refused_for_other_images(small, mine
     file = f"proposals={mined}/proposals.npz"
     run("train", *small, *CHIPS, "strategy=sniper", file, *BRIEF, f"hydra.run.dir={tmp_path}/reuse")
     assert "mining" not in (tmp_path / "reuse/train.log").read_text()
-    output = run("inspect", *small, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
-    with_negatives = read(last_line(output) / "inspect.json")
-    output = run("inspect", *small, *CHIPS[:-1], "strategy=sniper_no_negatives", f"hydra.run.dir={tmp_path}/positive")
-    positives = read(last_line(output) / "inspect.json")
+    run("inspect", *small, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
+    with_negatives = read(tmp_path / "inspect/inspect.json")
+    run("inspect", *small, *CHIPS[:-1], "strategy=sniper_no_negatives", f"hydra.run.dir={tmp_path}/positive")
+    positives = read(tmp_path / "positive/inspect.json")
     assert positives["views_per_image"] < with_negatives["views_per_image"] <= positives["views_per_image"] + 2
     assert positives["boxes_unlearned"] <= with_negatives["boxes"] - with_negatives["boxes_learned"]
     other = [o if "source.train" not in o else "dataset.source.train=30" for o in small]
