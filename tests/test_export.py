@@ -227,7 +227,7 @@ def test_images_of_dense_detectors_are_multiples_of_their_coarsest_stride():
     torch.manual_seed(0)
     detector = retinanet(tiny_backbone("pyramid", 4), 3, [8, 16, 32, 64, 128], width=8, finest=4, extra=1, prior=0.3)
     assert detector.granularity == 64
-    part = WithNMS(unsettled(detector), Inference(0.1, 0.5), 20)
+    part = Candidates(unsettled(detector))
     model = to_onnx(part, 128, 192)
     for height, width in ((128, 192), (192, 64)):
         compare(model, part, height, width)
