@@ -21,7 +21,7 @@ class RoIStage(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """What pixels, scaled to [0, 1], are normalised with: ``(pixel - mean) / std`` in each of red, green and blue."""
+    """Mean and standard deviation that pixels, scaled to [0, 1], are normalised with: one each for red, green, blue."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

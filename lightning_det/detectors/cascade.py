@@ -78,7 +78,7 @@ class CascadeHead(SecondStage):
         return losses, learned.selected
 
     def shared(self, maps: list[Tensor]) -> list[Any]:
-        """What the RoIs of every stage share."""
+        """See `Predictor.shared`, for every stage."""
         first = self.stages[0].shared(maps)
         return [first, *(first if s.predictor.per_roi else s.shared(maps) for s in self.stages[1:])]
 

@@ -31,7 +31,7 @@ class Judged(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """What ranking tells of all candidates of a view, without gradient."""
+    """Results of ranking all candidates of a view, without gradient."""
 
     losses: Tensor
     """(B, R) float32, classification plus box loss."""
@@ -142,7 +142,7 @@ class RoIHead(SecondStage):
         return Judged(classification.view(labels.shape), error * is_object, own)
 
     def shared(self, maps: list[Tensor]) -> Any:
-        """What the predictor shares."""
+        """See `Predictor.shared`."""
         return self.predictor.shared(maps)
 
     def score(self, shared: Any, rois: Tensor, sizes: Tensor) -> Scored:

@@ -30,7 +30,7 @@ MARGIN = 0.01
 """Least distance of a query's cell from the border of the view, as a share of the view."""
 
 HIDDEN = -1e4
-"""What attention adds to the logits of padding: far below any other, and finite in half precision."""
+"""Attention logits of padding: far below any other, and finite in half precision."""
 
 
 class RTDetrNetwork(nn.Module):
