@@ -7,7 +7,7 @@ from lightning_det.protocols.detector import Detector
 
 
 class Part(nn.Module):
-    """The function that a graph computes from ``images`` (B, 3, H, W) uint8 and ``sizes`` (B, 2) int64, see `Detector.forward`."""
+    """The function that a graph computes, of ``images`` (B, 3, H, W) uint8 and ``sizes`` (B, 2) int64."""
 
     outputs: tuple[str, ...]
     """Names of the results, all of which begin with the batch and the candidates or detections of an image."""
