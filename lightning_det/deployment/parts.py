@@ -36,7 +36,7 @@ class WithNMS(Part):
 
     Args:
         detector: in evaluation mode.
-        inference: thresholds.
+        inference: thresholds and number of passes.
         count: number D of detections per image.
     """
 
@@ -45,9 +45,10 @@ class WithNMS(Part):
     def __init__(self, detector: Detector, inference: Inference, count: int):
         super().__init__(detector)
         self.thresholds = (inference.score_threshold, inference.nms_iou)
+        self.passes = inference.passes
         self.count = count
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """See `Detector.forward`."""
-        found = self.detector(images, sizes, *self.thresholds, self.count)
+        found = self.detector(images, sizes, *self.thresholds, self.count, passes=self.passes)
         return found.boxes, found.scores, found.labels

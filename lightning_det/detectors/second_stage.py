@@ -1,4 +1,4 @@
-"""What follows the proposals in a two-stage detector: scores and boxes of RoIs, and the detections made of them."""
+"""The second stage of a two-stage detector: scores and boxes of RoIs, and the detections made of them."""
 
 from typing import Any, NamedTuple
 

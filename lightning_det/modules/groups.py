@@ -13,7 +13,7 @@ SCALE = "lr_scale"
 
 
 class GroupSettings(NamedTuple):
-    """What sets parameters of a detector apart from the others."""
+    """Settings of the parameters that an optimizer treats differently from the rest."""
 
     norm_weight_decay: float | None = 0.0
     """Weight decay of normalisation layers and biases; None: as the other parameters."""
