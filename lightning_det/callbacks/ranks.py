@@ -31,9 +31,9 @@ class SameConfiguration(pl.Callback):
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Lists the dotted keys whose values differ between two pieces of plain data."""
+    """Lists the dotted keys whose values differ between two pieces of plain data, in their order."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        keys = {*first, *second}
+        keys = dict.fromkeys((*first, *second))  # in their order: a set of strings has another one in each process
         return [
             found
             for key in keys

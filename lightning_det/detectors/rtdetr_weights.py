@@ -87,7 +87,7 @@ def load_folder(detector: Detector, config: Any, folder: Path, classes: Sequence
         ours = RENAMED[prefix] + name.removeprefix(prefix)
         weights[ours] = _pick_rows(mine[ours], tensor, rows) if ours.startswith(detector.class_layers) else tensor
     shapes = {n: t.shape for n, t in mine.items() if not n.endswith("num_batches_tracked")}
-    wrong = [n for n in {*shapes, *weights} if n in shapes and (n not in weights or weights[n].shape != shapes[n])]
+    wrong = [n for n in shapes if n not in weights or weights[n].shape != shapes[n]]
     wrong += [n for n in weights if n not in mine]
     if wrong:
         raise ValueError(
