@@ -6,7 +6,8 @@ from functools import partial
 from torch import nn
 
 from lightning_det.backbones import VGG16, Backbone, dsod
-from lightning_det.detectors import RFCN, RPN, SSD, FasterRCNN, Normalize, Priors, RoIHead
+from lightning_det.detectors import FCOS, RFCN, RPN, SSD, FasterRCNN, Normalize, Priors, RetinaNet, RoIHead
+from lightning_det.detectors.retina_pyramid import RetinaPyramid
 from lightning_det.protocols.selector import Selector
 from lightning_det.selection import HardNegativeSelector
 
@@ -30,6 +31,14 @@ def dsod300(classes: int, checkpointed: bool = False) -> nn.Module:
     priors = partial(Priors, DSOD_SIZES, RATIOS, STEPS)
     backbone = dsod(checkpointed=checkpointed)
     return SSD(backbone, classes, HardNegativeSelector(), priors, l2_norm=True, head_norm="batch")
+
+
+def dense(form: str, backbone: Backbone, classes: int, sizes: Sequence[float]) -> nn.Module:
+    """``retinanet`` or ``fcos`` as torchvision's ``retinanet_resnet50_fpn`` and ``fcos_resnet50_fpn``."""
+    neck = partial(RetinaPyramid, width=256, finest=8, extra=2, source="pyramid")
+    if form == "retinanet":
+        return RetinaNet(backbone, classes, neck, sizes)
+    return FCOS(backbone, classes, neck, sizes, offset=0.0)
 
 
 def two_stage(

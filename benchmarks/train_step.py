@@ -1,13 +1,14 @@
 """Compares two training steps with the same backbone, weights, images, boxes and settings.
 
-``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, or our SSD300 (``--detector ssd``)
-beside torchvision's; ``--compare ohem`` is one of our detectors with OHEM beside itself with random sampling. Both arms
-take turns of a step each in one process, so that other load on the machine affects both alike. The result is the median
-ratio of neighbouring steps.
+``--compare torchvision`` (the default) is our Faster R-CNN FPN beside torchvision's, or another detector that
+torchvision has too (``--detector retinanet``, ``fcos`` or ``ssd``); ``--compare ohem`` is one of our detectors with
+OHEM beside itself with random sampling. Both arms take turns of a step each in one process, so that other load on the
+machine affects both alike. The result is the median ratio of neighbouring steps.
 
     python benchmarks/train_step.py                                              # CPU, fp32
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile
+    python benchmarks/train_step.py --detector retinanet
     python benchmarks/train_step.py --detector ssd
     python benchmarks/train_step.py --detector ssd --batch 32 --device cuda --precision bf16
     python benchmarks/train_step.py --compare ohem --detector rfcn --size 608 1008 --batch 1
@@ -32,9 +33,9 @@ from datetime import date
 
 import torch
 import torchvision
-from published import SIDE, ssd300, two_stage
+from published import SIDE, dense, ssd300, two_stage
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models.detection import ssd300_vgg16
+from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn, ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.rpn import AnchorGenerator
 
@@ -46,6 +47,8 @@ from lightning_det.selection import HardSelector, RandomSelector
 CLASSES = 80
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
+DENSE = {"retinanet": retinanet_resnet50_fpn, "fcos": fcos_resnet50_fpn}
+NO_WEIGHTS = {"weights": None, "weights_backbone": None, "trainable_backbone_layers": 5}
 
 
 def make_batch(count: int, height: int, width: int, boxes: int, device: str, classes: int = CLASSES) -> Batch:
@@ -94,12 +97,17 @@ def make_pair(options: argparse.Namespace) -> tuple[torch.nn.Module, torch.nn.Mo
     """Makes the reference, and our detector with its weights."""
     torch.manual_seed(0)
     if options.detector == "ssd":
-        settings = {"weights": None, "weights_backbone": None, "trainable_backbone_layers": 5}
-        reference, ours = ssd300_vgg16(num_classes=CLASSES + 1, **settings), ssd300(CLASSES)
+        reference, ours = ssd300_vgg16(num_classes=CLASSES + 1, **NO_WEIGHTS), ssd300(CLASSES)
         load_torchvision_ssd(ours, reference.state_dict(), CLASSES, ours.priors.per_cell[0])
         return reference, ours
-    reference = make_torchvision(options.backbone, *options.size)
     backbone = torchvision_backbone(options.backbone, "pyramid", norm="batch")
+    if options.detector in DENSE:
+        sides = {"min_size": min(options.size), "max_size": max(options.size)}
+        reference = DENSE[options.detector](num_classes=CLASSES, **NO_WEIGHTS, **sides)
+        ours = dense(options.detector, backbone, CLASSES, ANCHOR_SIZES)
+        ours.load_torchvision(reference.state_dict(), [f"class {number}" for number in range(CLASSES)])
+        return reference, ours
+    reference = make_torchvision(options.backbone, *options.size)
     selectors = RandomSelector(256, 0.5), RandomSelector(512, 0.25)
     ours = two_stage("fpn", backbone, CLASSES, ANCHOR_SIZES, *selectors)
     load_torchvision(ours, reference.state_dict(), CLASSES)
@@ -125,7 +133,7 @@ NAMES = {"torchvision": ("torchvision", "lightning-det"), "ohem": ("random sampl
 """The arms of each comparison, the reference first."""
 
 
-DETECTORS = {"torchvision": ("fpn", "ssd"), "ohem": ("c4", "fpn", "rfcn")}
+DETECTORS = {"torchvision": ("fpn", *DENSE, "ssd"), "ohem": ("c4", "fpn", "rfcn")}
 """With what each can be done, the default first."""
 
 
@@ -165,7 +173,8 @@ def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
         made["lightning-det"] = ours(model)
     if "torchvision" in names:
         images = list(batch.images.float() / 255)
-        targets = [{"boxes": b, "labels": labels + 1} for b, labels in zip(batch.boxes, batch.labels, strict=True)]
+        first = 0 if options.detector in DENSE else 1
+        targets = [{"boxes": b, "labels": labels + first} for b, labels in zip(batch.boxes, batch.labels, strict=True)]
         reference = reference.to(options.device).train()
         made["torchvision"] = steps_of(reference, lambda: reference(images, targets), *how)
     return {name: made[name] for name in names}
@@ -267,7 +276,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--compare", default="torchvision", choices=list(NAMES))
     parser.add_argument(
-        "--detector", choices=["fpn", "ssd", "c4", "rfcn"], help="default: fpn; with --compare ohem c4, never ssd"
+        "--detector",
+        choices=list(dict.fromkeys(name for names in DETECTORS.values() for name in names)),
+        help="default: fpn, with --compare ohem c4",
     )
     parser.add_argument("--rois", type=int, default=128, help="per image that carry loss, of --compare ohem")
     parser.add_argument("--proposals", type=int, default=300, help="per image, of --compare ohem")
@@ -293,6 +304,8 @@ def parse() -> argparse.Namespace:
     options.size = options.size or [SIDE if is_ssd else 320] * 2
     if is_ssd and list(options.size) != [SIDE] * 2:
         parser.error(f"torchvision's SSD resizes everything to {SIDE} x {SIDE}: no other size compares")
+    if options.detector in DENSE and options.backbone != "resnet50":
+        parser.error(f"torchvision's {options.detector} has a resnet50: no other backbone compares")
     return options
 
 

@@ -47,12 +47,22 @@ def test_train_step(run_benchmark):
     assert result["ratio"] > 0
 
 
-def test_train_step_of_ssd(run_benchmark):
-    result = run_benchmark("train_step.py", "--detector", "ssd", "--batch", 1, "--steps", 1, "--warmup", 0)
+@pytest.mark.parametrize(
+    "detector", [["ssd"], ["retinanet", "--size", 64, 96], ["fcos", "--size", 64, 96]], ids=lambda words: words[0]
+)
+def test_train_step_of_other_detectors(run_benchmark, detector):
+    result = run_benchmark("train_step.py", "--detector", *detector, "--batch", 1, "--steps", 1, "--warmup", 0)
     assert result["arms"]["lightning-det"]["waiting"] == 0 < result["arms"]["torchvision"]["waiting"]
 
 
-@pytest.mark.parametrize("wrong", [("--detector", "rfcn"), ("--detector", "ssd", "--size", "320", "320")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--detector", "rfcn"),
+        ("--detector", "ssd", "--size", "320", "320"),
+        ("--detector", "fcos", "--backbone", "resnet18"),
+    ],
+)
 def test_comparisons_that_mean_nothing_are_refused(wrong):
     done = run_forked(BENCHMARKS / "train_step.py", *wrong)
     assert done.returncode == 2

@@ -124,6 +124,8 @@ class CapacityConfig:
     """Stride of the finest map that RetinaNet and FCOS read."""
     extra_maps: int = 2
     """Maps of RetinaNet's and FCOS's pyramid that are coarser than the backbone's."""
+    head_convs: int = 4
+    """Convolutions of each head of RetinaNet and FCOS before its last layers."""
     queries: int = 300
     """Queries of RT-DETR: its most detections per view, and most objects of a view in training."""
     decoder_layers: int = 6

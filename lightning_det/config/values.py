@@ -67,6 +67,7 @@ RANGES = {
     "capacity.neck": COUNT,
     "capacity.finest_stride": COUNT,
     "capacity.extra_maps": NOT_NEGATIVE,
+    "capacity.head_convs": COUNT,
     "capacity.head": COUNT,
     "capacity.roi": COUNT,
     "capacity.rois": COUNT,

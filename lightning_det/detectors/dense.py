@@ -18,6 +18,9 @@ from lightning_det.ops.largest import largest
 from lightning_det.ops.nms import best_after_nms
 from lightning_det.protocols.structures import STRIDE, Detections
 
+HEAD_CONVS = 4
+"""Convolutions of each head before its last layers (RetinaNet, section 4; FCOS, section 3.1)."""
+
 BEST_PER_MAP = 1000
 """Most (region, class) pairs per map that enter NMS (RetinaNet, section 4.1; FCOS follows it)."""
 
@@ -37,6 +40,7 @@ class DenseDetector(Extractor):
         neck: `RetinaPyramid` with its settings; gets channels and strides of the backbone.
         sizes: ``dataset.anchor_sizes``, one per map.
         preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
+        head_convs: convolutions of each head before its last layers, 1 to `HEAD_CONVS`.
         prior: probability of every class that the fresh network predicts.
         alpha: weight of positives in the focal loss; negatives have 1 - alpha.
         gamma: exponent of the focal loss; 0 is weighted cross-entropy.
@@ -65,6 +69,7 @@ class DenseDetector(Extractor):
         neck: Callable[..., RetinaPyramid],
         sizes: Sequence[float],
         preprocess: nn.Module | None,
+        head_convs: int,
         prior: float,
         alpha: float,
         gamma: float,
@@ -78,6 +83,8 @@ class DenseDetector(Extractor):
             )
         if not (0 < prior < 1 and 0 <= alpha <= 1 and gamma >= 0):
             raise ValueError(f"prior {prior}, alpha {alpha} and gamma {gamma} must be in (0, 1), [0, 1] and [0, inf)")
+        if not 1 <= head_convs <= HEAD_CONVS:
+            raise ValueError(f"capacity.head_convs must be between 1 and {HEAD_CONVS}, got {head_convs}")
         self.num_classes = num_classes
         self.width = pyramid.width
         self.strides = pyramid.strides

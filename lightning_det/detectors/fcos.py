@@ -10,7 +10,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegres
 from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.backbones import Backbone
-from lightning_det.detectors.dense import DenseDetector, group_norm
+from lightning_det.detectors.dense import HEAD_CONVS, DenseDetector, group_norm
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
 from lightning_det.ops.boxes import gather_boxes
 from lightning_det.ops.ranks import mean_count
@@ -44,6 +44,7 @@ class FCOS(DenseDetector):
         sizes: limits between the maps, ascending, pixels of the view: a map's points take boxes whose farthest side is
             between its own and the next map's size away. The first map takes smaller ones too, whatever its own.
         preprocess: uint8 images to normalised float images; None: `Normalize`.
+        head_convs: convolutions of each head before its last layers, at most the four of the paper.
         prior: probability of every class that the fresh network predicts.
         alpha: weight of positives in the focal loss; negatives have 1 - alpha.
         gamma: exponent of the focal loss; 0 is weighted cross-entropy.
@@ -64,21 +65,20 @@ class FCOS(DenseDetector):
         neck: Callable[..., RetinaPyramid],
         sizes: Sequence[float],
         preprocess: nn.Module | None = None,
+        head_convs: int = HEAD_CONVS,
         prior: float = 0.01,
         alpha: float = 0.25,
         gamma: float = 2.0,
         radius: float = 1.5,
         offset: float = 0.5,
     ):
-        super().__init__(backbone, num_classes, neck, sizes, preprocess, prior, alpha, gamma)
+        super().__init__(backbone, num_classes, neck, sizes, preprocess, head_convs, prior, alpha, gamma)
         if list(sizes) != sorted(set(sizes)) or sizes[0] <= 0:
             raise ValueError(f"dataset.anchor_sizes are limits between maps, which must ascend, got {list(sizes)}")
         if not (radius > 0 and 0 <= offset < 1):
             raise ValueError(f"radius {radius} must be positive, and offset {offset} in [0, 1)")
-        self.classify = FCOSClassificationHead(
-            self.width, 1, num_classes, prior_probability=prior, norm_layer=group_norm
-        )
-        self.regress = FCOSRegressionHead(self.width, 1, norm_layer=group_norm)
+        self.classify = FCOSClassificationHead(self.width, 1, num_classes, head_convs, prior, group_norm)
+        self.regress = FCOSRegressionHead(self.width, 1, head_convs, group_norm)
         self.point_strides = self.strides
         self.limits = [0.0, *map(float, sizes[1:]), float("inf")]
         self.radius = radius

@@ -11,7 +11,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.anchors import Anchors
-from lightning_det.detectors.dense import DenseDetector, group_norm
+from lightning_det.detectors.dense import HEAD_CONVS, DenseDetector, group_norm
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
 from lightning_det.ops.boxes import decode, encode_where, gather_boxes
@@ -39,6 +39,7 @@ class RetinaNet(DenseDetector):
         ratios: height / width of the anchors of every size.
         preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         head_norm: normalisation of the convolutions of the heads; None: they have a bias instead.
+        head_convs: convolutions of each head before its last layer, at most the four of the paper.
         prior: probability of every class that the fresh network predicts (section 4.1).
         alpha: weight of positives in the focal loss; negatives have 1 - alpha.
         gamma: exponent of the focal loss; 0 is weighted cross-entropy.
@@ -63,6 +64,7 @@ class RetinaNet(DenseDetector):
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
         preprocess: nn.Module | None = None,
         head_norm: Literal["group"] | None = None,
+        head_convs: int = HEAD_CONVS,
         prior: float = 0.01,
         alpha: float = 0.25,
         gamma: float = 2.0,
@@ -72,7 +74,7 @@ class RetinaNet(DenseDetector):
         negative: float = 0.4,
         ignore: float = 0.4,
     ):
-        super().__init__(backbone, num_classes, neck, sizes, preprocess, prior, alpha, gamma)
+        super().__init__(backbone, num_classes, neck, sizes, preprocess, head_convs, prior, alpha, gamma)
         if not 0 <= negative <= positive <= 1:
             raise ValueError(
                 f"positive and negative are the lowest IoU of a positive and the highest of a background, got "
@@ -83,6 +85,8 @@ class RetinaNet(DenseDetector):
         per_cell = self.anchors.per_cell[0]
         self.classify = RetinaNetClassificationHead(self.width, per_cell, num_classes, prior, norm)
         self.regress = RetinaNetRegressionHead(self.width, per_cell, norm)
+        # Torchvision's heads have four convolutions, without a choice.
+        self.classify.conv, self.regress.conv = self.classify.conv[:head_convs], self.regress.conv[:head_convs]
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.thresholds = (positive, negative, ignore)

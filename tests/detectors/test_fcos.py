@@ -229,6 +229,7 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
         ({"radius": 0.0}, "must be positive"),
         ({"offset": 1.0}, "in .0, 1."),
         ({"prior": 1.0}, "must be in"),
+        ({"head_convs": 5}, "between 1 and 4"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

@@ -70,9 +70,10 @@ def small(**settings):
     return retinanet(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"head_norm": "group", "box_loss": "giou"}])
+@pytest.mark.parametrize("settings", [{"head_convs": 1}, {"head_norm": "group", "box_loss": "giou"}])
 def test_every_parameter_gets_a_gradient_with_and_without_boxes(settings):
     model = small(**settings)
+    assert len(model.classify.conv) == len(model.regress.conv) == settings.get("head_convs", 4)
     for boxes in (5, 0):
         model.zero_grad()
         losses = model.losses(make_batch(2, 96, 128, boxes=boxes, padded=8))
@@ -125,6 +126,7 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
         ({"finest": 64}, "have strides"),
         ({"positive": 0.3}, "lowest IoU"),
         ({"prior": 1.0}, "must be in"),
+        ({"head_convs": 5}, "between 1 and 4"),
         ({"extra": -1}, "number of maps"),
     ],
 )
