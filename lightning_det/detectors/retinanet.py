@@ -83,10 +83,11 @@ class RetinaNet(DenseDetector):
         self.anchors = Anchors(_octaves(sizes), ratios)
         norm = None if head_norm is None else group_norm
         per_cell = self.anchors.per_cell[0]
-        self.classify = RetinaNetClassificationHead(self.width, per_cell, num_classes, prior, norm)
-        self.regress = RetinaNetRegressionHead(self.width, per_cell, norm)
+        classify = RetinaNetClassificationHead(self.width, per_cell, num_classes, prior, norm)
+        regress = RetinaNetRegressionHead(self.width, per_cell, norm)
         # Torchvision's heads have four convolutions, without a choice.
-        self.classify.conv, self.regress.conv = self.classify.conv[:head_convs], self.regress.conv[:head_convs]
+        classify.conv, regress.conv = classify.conv[:head_convs], regress.conv[:head_convs]
+        self.classify, self.regress = classify, regress
         self.box_loss = box_loss
         self.box_weight = box_weight
         self.thresholds = (positive, negative, ignore)

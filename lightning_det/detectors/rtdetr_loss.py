@@ -10,7 +10,7 @@ from torchvision.ops import generalized_box_iou_loss
 from lightning_det.ops.assignment import TooManyRowsError, assign
 from lightning_det.ops.boxes import intersections
 from lightning_det.protocols.structures import Batch, State
-from lightning_det.system.errors import UserError
+from lightning_det.system.errors import ImageError
 
 COSTS = {"class": 2.0, "l1": 5.0, "giou": 2.0}
 """Weights of the costs of a match."""
@@ -92,7 +92,7 @@ def match(queries: Queries, boxes: Tensor, truth: Truth) -> Tensor:
         (S, B, G) int64, the query of each box; -1 for ignored boxes and padding.
 
     Raises:
-        UserError: a view has more objects than usable queries.
+        ImageError: a view has more objects than usable queries.
     """
     stages, views, number, _ = queries.logits.shape
     p = queries.logits.sigmoid()
@@ -108,11 +108,11 @@ def match(queries: Queries, boxes: Tensor, truth: Truth) -> Tensor:
         found = assign(costs.flatten(0, 1), rows.expand(stages, -1, -1).flatten(0, 1))
     except TooManyRowsError as error:
         view = error.problem % views
-        raise UserError(
-            f"image {int(truth.image[view])} of the training split (counted from 0): a view of it shows {error.rows} "
-            f"objects, and the detector has {error.columns} queries for it, one for each at most; raise "
-            f"capacity.queries (now up to {number}), or take a higher dataset.resolution or smaller views if its maps "
-            "have too few cells"
+        raise ImageError(
+            int(truth.image[view]),
+            f"a view of it shows {error.rows} objects, and the detector has {error.columns} queries for it, one for "
+            f"each at most; raise capacity.queries (now up to {number}), or take a higher dataset.resolution or "
+            "smaller views if its maps have too few cells",
         ) from None
     return found.unflatten(0, (stages, views))
 

@@ -21,7 +21,7 @@ from lightning_det.modules.schedules import Schedule
 from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
-from lightning_det.system.errors import ConfigError, UserError
+from lightning_det.system.errors import ConfigError, ImageError, UserError
 from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
 
 
@@ -150,8 +150,18 @@ class DetectionModule(pl.LightningModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Sums the detector's losses."""
-        losses = self.detector.losses(batch)
+        """Sums the detector's losses.
+
+        Raises:
+            UserError: the detector cannot learn from an image, which the message names.
+        """
+        try:
+            losses = self.detector.losses(batch)
+        except ImageError as error:
+            store = self.trainer.datamodule and self.trainer.datamodule.train  # type: ignore[attr-defined]  # added later
+            if store is None:  # a loop with loaders of its own
+                raise
+            raise UserError(f"{store.path(error.image)}: {error.reason}") from None
         total = torch.stack(list(losses.values())).sum()
         named = {keys.loss_term(name): value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))

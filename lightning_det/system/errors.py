@@ -12,6 +12,20 @@ class ConfigError(UserError):
     """A setting is unknown, has the wrong type or contradicts another. Commands exit with 2."""
 
 
+class ImageError(UserError):
+    """A detector cannot learn from an image.
+
+    Args:
+        image: its position in the training split.
+        reason: message that does not name the image.
+    """
+
+    def __init__(self, image: int, reason: str):
+        super().__init__(f"image {image} of the training split (counted from 0): {reason}")
+        self.image = image
+        self.reason = reason
+
+
 class CapabilityError(ConfigError):
     """A detector is asked for something that it cannot do; the message names the detector and the remedy."""
 

@@ -1,6 +1,7 @@
 """LightningModules, schedules and callbacks, in real trainings of a few steps."""
 
 import json
+import re
 from math import ceil, inf, isnan
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ from lightning_det.modules.groups import GroupSettings, parameter_groups
 from lightning_det.modules.module import DetectionModule, Inference
 from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
-from lightning_det.system.errors import ConfigError
+from lightning_det.system.errors import ConfigError, ImageError, UserError
 from lightning_det.views import BothSides, Planner, Pyramid, Tiles
 from lightning_det.views.targets import targets
 from lightning_det.views.view import View, boxes_to_view
@@ -582,6 +583,15 @@ def test_finite_losses_end_nothing(store, tmp_path):
     trainer.fit(module, datamodule=data_of(store))
     assert trainer.current_epoch == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_cannot_be_learned_from_is_named_by_its_file(store, tmp_path):
+    def refuse(batch):
+        raise ImageError(2, "shows too much")
+
+    module = DetectionModule(Stub(losses=refuse), LABELS, sgd(), Constant())
+    with pytest.raises(UserError, match=rf"^{re.escape(str(store.path(2)))}: shows too much$"):
+        trainer_in(tmp_path).fit(module, datamodule=data_of(store))
 
 
 class Oracle(DetectionModule):
