@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.loader import TrainLoader
+from lightning_det.data.memory import room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
@@ -27,6 +28,7 @@ class ViewData(pl.LightningDataModule):
             makes no batches.
         test_batch_size: views per batch and device at inference.
         num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
+        keep_megabytes: decoded images that the processes of a loader keep; None takes what memory allows, see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
         seed: of the views drawn in training.
@@ -44,6 +46,7 @@ class ViewData(pl.LightningDataModule):
         batch_size: int | Literal["auto"] = 8,
         test_batch_size: int = 8,
         num_workers: int | None = None,
+        keep_megabytes: float | None = None,
         min_visible: float = 0.5,
         min_side: float = 1.0,
         seed: int = 0,
@@ -59,6 +62,7 @@ class ViewData(pl.LightningDataModule):
         self._batch_size = batch_size
         self.test_batch_size = test_batch_size
         self.num_workers = num_workers
+        self.keep_megabytes = keep_megabytes
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
         self.seed = seed
         self.frames = frames
@@ -116,7 +120,9 @@ class ViewData(pl.LightningDataModule):
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
             )
-            loader = TrainLoader(**self._content(store, batches, self.train_views), **self._processes())
+            processes = self._processes()
+            room = self._room(store, processes["num_workers"], trainer.num_devices)
+            loader = TrainLoader(**self._content(store, batches, self.train_views, room=room), **processes)
             loader.trainer = trainer
             self._loaders["train"] = loader
         return self._loaders["train"]
@@ -129,8 +135,9 @@ class ViewData(pl.LightningDataModule):
         """
         store = _require(self.train, "train")
         batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
-        workers = max(0, min(8, cores() - 2)) if self.num_workers is None else self.num_workers
-        return DataLoader(**self._content(store, batches, self.train_views), num_workers=workers)
+        workers = self.workers()
+        room = self._room(store, workers)
+        return DataLoader(**self._content(store, batches, self.train_views, room=room), num_workers=workers)
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
@@ -169,7 +176,16 @@ class ViewData(pl.LightningDataModule):
             **processes: arguments of the loader that change nothing about the batches.
         """
         batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
-        return DataLoader(**self._content(store, batches, self.test_views, frames), **processes)
+        room = self._room(store, processes.get("num_workers", 0), ranks)
+        return DataLoader(**self._content(store, batches, self.test_views, frames, room), **processes)
+
+    def workers(self, devices: int = 1) -> int:
+        """Number of processes of a loader, where so many devices of this machine train; 0: it has none of its own."""
+        return max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
+
+    def _room(self, store: AnnotationStore, workers: int, loaders: int = 1) -> int:
+        """Bytes of decoded images that each process of a loader keeps."""
+        return room_for(store, self.keep_megabytes, max(1, workers), loaders)
 
     def _content(
         self,
@@ -177,19 +193,18 @@ class ViewData(pl.LightningDataModule):
         batches: Sampler[list[Look]],
         planner: Planner,
         frames: Callable[[int], Tensor] | None = None,
+        room: int = 0,
     ) -> dict[str, Any]:
-        """Arguments of a loader that decide about its batches."""
+        """Arguments of a loader that decide about its batches, and the bytes of images that it keeps."""
         return {
-            "dataset": ViewDataset(store, **self.visibility, frames=frames),
+            "dataset": ViewDataset(store, **self.visibility, frames=frames, room=room),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
         }
 
     def _processes(self) -> dict[str, Any]:
         """Arguments of a loader that decide how the batches are made."""
-        workers = self.num_workers
-        if workers is None:
-            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
+        workers = self.workers(self._active_trainer.num_devices)
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
