@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.loader import TrainLoader
-from lightning_det.data.memory import room_for
+from lightning_det.data.memory import Reader, room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
@@ -28,7 +28,7 @@ class ViewData(pl.LightningDataModule):
             makes no batches.
         test_batch_size: views per batch and device at inference.
         num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
-        keep_megabytes: decoded images that the processes of a loader keep; None takes what memory allows, see `room_for`.
+        keep_megabytes: decoded images that the processes of a loader keep in memory; None: see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
         seed: of the views drawn in training.
@@ -120,9 +120,9 @@ class ViewData(pl.LightningDataModule):
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
             )
-            processes = self._processes()
-            room = self._room(store, processes["num_workers"], trainer.num_devices)
-            loader = TrainLoader(**self._content(store, batches, self.train_views, room=room), **processes)
+            reader = self.reader(store, trainer.num_devices)
+            content = self._content(store, batches, self.train_views, room=reader.room)
+            loader = TrainLoader(**content, **self._processes(reader))
             loader.trainer = trainer
             self._loaders["train"] = loader
         return self._loaders["train"]
@@ -135,8 +135,7 @@ class ViewData(pl.LightningDataModule):
         """
         store = _require(self.train, "train")
         batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
-        workers = self.workers()
-        room = self._room(store, workers)
+        workers, room = self.reader(store)
         return DataLoader(**self._content(store, batches, self.train_views, room=room), num_workers=workers)
 
     def num_train_batches(self) -> int:
@@ -146,13 +145,15 @@ class ViewData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
         if "val" not in self._loaders:
-            trainer = self._active_trainer
+            store, trainer = _require(self.val, "val"), self._active_trainer
+            reader = self.reader(store, trainer.num_devices)
             self._loaders["val"] = self.inference_loader(
-                _require(self.val, "val"),
+                store,
                 self.frames,
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
-                **self._processes(),
+                room=reader.room,
+                **self._processes(reader),
             )
         return self._loaders["val"]
 
@@ -164,6 +165,7 @@ class ViewData(pl.LightningDataModule):
         frames: Callable[[int], Tensor] | None = None,
         rank: int = 0,
         ranks: int = 1,
+        room: int = 0,
         **processes: Any,
     ) -> DataLoader:
         """Every view of every image of a store once, with or without a trainer.
@@ -173,19 +175,16 @@ class ViewData(pl.LightningDataModule):
             frames: see `ViewDataset`.
             rank: see `InferenceBatches`.
             ranks: see `InferenceBatches`.
+            room: see `ViewDataset`.
             **processes: arguments of the loader that change nothing about the batches.
         """
         batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
-        room = self._room(store, processes.get("num_workers", 0), ranks)
         return DataLoader(**self._content(store, batches, self.test_views, frames, room), **processes)
 
-    def workers(self, devices: int = 1) -> int:
-        """Number of processes of a loader, where so many devices of this machine train; 0: it has none of its own."""
-        return max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
-
-    def _room(self, store: AnnotationStore, workers: int, loaders: int = 1) -> int:
-        """Bytes of decoded images that each process of a loader keeps."""
-        return room_for(store, self.keep_megabytes, max(1, workers), loaders)
+    def reader(self, store: AnnotationStore, devices: int = 1) -> Reader:
+        """How training reads the images of a store, where so many devices of this machine train."""
+        workers = max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
+        return Reader(workers, room_for(store, self.keep_megabytes, max(1, workers), devices))
 
     def _content(
         self,
@@ -202,12 +201,11 @@ class ViewData(pl.LightningDataModule):
             "collate_fn": Collate(planner.canvas),
         }
 
-    def _processes(self) -> dict[str, Any]:
+    def _processes(self, reader: Reader) -> dict[str, Any]:
         """Arguments of a loader that decide how the batches are made."""
-        workers = self.workers(self._active_trainer.num_devices)
         return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
+            "num_workers": reader.workers,
+            "persistent_workers": reader.workers > 0,
             "pin_memory": self._active_trainer.strategy.root_device.type == "cuda",
         }
 

@@ -1,6 +1,7 @@
-"""Decoded images that a loader process keeps, since decoding a large image takes longer than to cut a view out of it."""
+"""Decoded images that a loader process keeps: to decode a large one takes longer than to cut a view out of it."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +16,15 @@ SHARE = 8
 
 WORTHWHILE = 8
 """Where less than one part in so many of a split fits, nothing is kept: it would save hardly any decoding."""
+
+
+class Reader(NamedTuple):
+    """How a loader gets its images."""
+
+    workers: int = 0
+    """Processes of the loader; 0: it loads in the process that takes the batches, which waits meanwhile."""
+    room: int = 0
+    """Bytes of decoded images that each process keeps."""
 
 
 class ImageMemory:
@@ -34,7 +44,7 @@ class ImageMemory:
         self._last: dict[int, Tensor] = {}
 
     def recall(self, images: Iterable[int]) -> dict[int, Tensor]:
-        """Returns those of some images that are here, (3, H, W) uint8 each; forgets the last one unless it is asked for."""
+        """Returns those of some images that are kept, (3, H, W) uint8; forgets the last one unless it is asked for."""
         wanted = set(images)
         self._last = {image: pixels for image, pixels in self._last.items() if image in wanted}
         return self._last | {image: self._kept[image] for image in wanted if image in self._kept}
