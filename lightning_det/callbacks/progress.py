@@ -1,5 +1,6 @@
 """The progress bar: one line of at most 80 columns, in training, validation, mining and inference."""
 
+import logging
 import time
 from datetime import timedelta
 from typing import Any
@@ -9,10 +10,17 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import BatchesProcessedColumn, CustomBarColumn
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.progress import ProgressColumn, Task, TextColumn
+from rich.style import Style
 from rich.text import Text
 
+from lightning_det.data.datamodule import ViewData
 from lightning_det.modules import keys
 from lightning_det.protocols.structures import Batch
+
+log = logging.getLogger("lightning_det")
+
+LINES = 60.0
+"""Seconds between two lines about a pass whose output is no terminal, where no bar is drawn."""
 
 BAR = 12
 """Width of the bar itself, characters."""
@@ -36,6 +44,18 @@ class TimeLeft(ProgressColumn):
         return Text(f"left: {duration(left)}" if left is not None and self._shown else "")
 
 
+class Batches(BatchesProcessedColumn):
+    """Number of batches that are done. In passes over images it says so, since these have other numbers of images."""
+
+    def __init__(self, trainer: pl.Trainer, style: str | Style) -> None:
+        super().__init__(style=style)
+        self._word = "" if trainer.state.fn == TrainerFn.FITTING else "batch "
+
+    def render(self, task: Task) -> Text:
+        """The text beside a bar."""
+        return Text(f"{self._word}{super().render(task)}", style=self.style)
+
+
 class TrainingProgress(RichProgressBar):
     """Lightning's progress bar with short names, epochs counted from 1, and the remaining time of the training.
 
@@ -49,6 +69,7 @@ class TrainingProgress(RichProgressBar):
     """
 
     _start = 0.0
+    _said = 0.0
     _done = 0
 
     def __init__(self, validation: str | None = None, epochs: str = "epoch", **arguments: Any) -> None:
@@ -60,7 +81,7 @@ class TrainingProgress(RichProgressBar):
         bar = CustomBarColumn(
             bar_width=BAR, complete_style=self.theme.progress_bar, finished_style=self.theme.progress_bar_finished
         )
-        batches = BatchesProcessedColumn(style=self.theme.batch_progress)
+        batches = Batches(trainer, style=self.theme.batch_progress)
         return [TextColumn("{task.description}"), bar, batches, TimeLeft(trainer)]
 
     @property
@@ -72,7 +93,14 @@ class TrainingProgress(RichProgressBar):
     @property
     def predict_description(self) -> str:
         """The words before the bar of predictions."""
-        return f"{'predicting':{WORDS}}"
+        data: ViewData | None = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it in `predict`
+        store = None if data is None else data.val
+        return f"{'predicting':{WORDS}}" if store is None else f"predicting {len(store)} images"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Counts the time to the first line from here."""
+        super().setup(trainer, pl_module, stage)
+        self._said = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -85,6 +113,45 @@ class TrainingProgress(RichProgressBar):
         """Counts a batch and updates the bar."""
         self._done += 1
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._is_silent():
+            words = self._get_train_description(trainer.current_epoch)
+            figures = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+            log.info("%s, batch %d/%s: %s", words.strip(), batch_idx + 1, trainer.num_training_batches, figures)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Updates the bar of a validation or an evaluation."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if self._is_silent():
+            log.info("%s, batch %d/%s", self.validation_description.strip(), batch_idx + 1, trainer.num_val_batches[0])
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Updates the bar of predictions."""
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if self._is_silent():
+            log.info("%s, batch %d/%s", self.predict_description.strip(), batch_idx + 1, trainer.num_predict_batches[0])
+
+    def _is_silent(self) -> bool:
+        """Whether a line is due: there is no terminal for a bar, and the last line is `LINES` seconds old."""
+        if self._console is None or self._console.is_interactive or time.monotonic() - self._said < LINES:
+            return False
+        self._said = time.monotonic()
+        return True
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The figures logged with ``prog_bar=True`` by their short names, and the time left, as far as they fit."""

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lightning_det.evaluation.comparison import compare_runs
-from lightning_det.evidence.tables import cell, print_tables, tables
+from lightning_det.evidence.tables import OTHER_DATA, cell, print_tables, tables
 from lightning_det.plotting.comparison import plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.composition import run_folder
 from lightning_det.runs.results import read_runs
@@ -35,6 +35,8 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     if plot_classes(result["groups"], result["baseline"], folder / "per_class.png"):
         plots.append("per_class.png")
     parts = [f"# {len(runs)} runs", *tables(result), *(f"![{file}]({file})" for file in plots)]
+    if result["different_data"]:
+        parts += [OTHER_DATA, "\n".join(f"- {cell(line)}" for line in result["different_data"])]
     if left_out:
         parts += ["Left out:", "\n".join(f"- {cell(line)}" for line in left_out)]
     with atomic_write(folder / "compare.md") as stream:

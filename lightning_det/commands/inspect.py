@@ -53,7 +53,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     anchors = measure_anchors(store, data, detector, count, cfg.seed, own_priors(cfg))
     speed = probe(cfg, detector, store, data)
     tested = len(splits.stores.get("val", store))
-    suggestion = make_suggestion(store, tested, detector, count, speed, cfg.seed)
+    suggestion = make_suggestion(store, tested, detector, count, speed, data.reader(store), cfg.seed)
     report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
     write_json(folder / "inspect.json", report)
     title = f"object sizes, {cfg.split}; dashed: dataset.size_cuts"

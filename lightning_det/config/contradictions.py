@@ -34,6 +34,11 @@ def check_contradictions(cfg: Mapping[str, Any]) -> None:
             "trainer.sync_batchnorm loses what some networks keep in their BatchNorm layers, their activations; set "
             "backbone.norm=sync, and detector.head_norm=sync where the detector has it"
         )
+    if cfg["dataset"].get("other_classes") == "ignore" and cfg["dataset"].get("classes") is None:
+        raise ConfigError(
+            "dataset.other_classes=ignore has no effect while all classes are learned; name the classes to detect: "
+            "dataset.classes=[car,bus]"
+        )
     windows = cfg["views"]["train"]["windows"] or {}
     if cfg.get("proposals") is not None and "negatives" not in windows:
         raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")

@@ -75,10 +75,25 @@ def check_slots(group: str, names: Sequence[str]) -> None:
             if "_target_" not in (OmegaConf.select(content, slot) or {}):
                 continue
             if slot in owners:
-                raise ConfigError(
-                    f"{group}=[{','.join(names)}]: {owners[slot]} and {name} both set {slot}; keep one of them"
-                )
+                raise ConfigError(f"{group}=[{','.join(names)}]: {_taken(slot, owners[slot], name)}{_hint(group)}")
             owners[slot] = name
+
+
+def _taken(slot: str, first: str, second: str) -> str:
+    """Says which options set a slot."""
+    if first == second:
+        return f"{first} is in the list twice; name it once"
+    return f"{first} and {second} both set {slot}; keep one of them"
+
+
+def _hint(group: str) -> str:
+    """Says that a list is longer than the one that was given, if it is."""
+    if group == "strategy" and any("suggested" in override for override in origin().overrides):
+        return (
+            ". The list has all options that strategy=suggested stands for: leave out of yours what it has already, or "
+            "change conf/strategy/suggested/NAME.yaml"
+        )
+    return ""
 
 
 def drop_leftovers(cfg: DictConfig, options: Iterable[str], overridden: set[str]) -> None:

@@ -58,6 +58,7 @@ RANGES = {
     "trainer.gradient_clip_val": Range("at least 0; 0 or null clips nothing", 0),
     "trainer.log_every_n_steps": COUNT,
     "data.num_workers": Range("at least 0, or null", 0),
+    "data.keep_megabytes": Range("at least 0 and finite, or null", 0, open_high=True),
     "data.min_visible": SHARE,
     "data.min_side": NOT_NEGATIVE,
     "dataset.holdout": Range("above 0 and below 1, or null", 0, 1, open_low=True, open_high=True),

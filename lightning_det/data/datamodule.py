@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.loader import TrainLoader
+from lightning_det.data.memory import Reader, room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
@@ -27,6 +28,7 @@ class ViewData(pl.LightningDataModule):
             makes no batches.
         test_batch_size: views per batch and device at inference.
         num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
+        keep_megabytes: decoded images that the processes of a loader keep in memory; None: see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
         seed: of the views drawn in training.
@@ -44,6 +46,7 @@ class ViewData(pl.LightningDataModule):
         batch_size: int | Literal["auto"] = 8,
         test_batch_size: int = 8,
         num_workers: int | None = None,
+        keep_megabytes: float | None = None,
         min_visible: float = 0.5,
         min_side: float = 1.0,
         seed: int = 0,
@@ -59,6 +62,7 @@ class ViewData(pl.LightningDataModule):
         self._batch_size = batch_size
         self.test_batch_size = test_batch_size
         self.num_workers = num_workers
+        self.keep_megabytes = keep_megabytes
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
         self.seed = seed
         self.frames = frames
@@ -116,7 +120,9 @@ class ViewData(pl.LightningDataModule):
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
             )
-            loader = TrainLoader(**self._content(store, batches, self.train_views), **self._processes())
+            reader = self.reader(store, trainer.num_devices)
+            content = self._content(store, batches, self.train_views, room=reader.room)
+            loader = TrainLoader(**content, **self._processes(reader))
             loader.trainer = trainer
             self._loaders["train"] = loader
         return self._loaders["train"]
@@ -129,8 +135,8 @@ class ViewData(pl.LightningDataModule):
         """
         store = _require(self.train, "train")
         batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
-        workers = max(0, min(8, cores() - 2)) if self.num_workers is None else self.num_workers
-        return DataLoader(**self._content(store, batches, self.train_views), num_workers=workers)
+        workers, room = self.reader(store)
+        return DataLoader(**self._content(store, batches, self.train_views, room=room), num_workers=workers)
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
@@ -139,13 +145,15 @@ class ViewData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Every view of every image once."""
         if "val" not in self._loaders:
-            trainer = self._active_trainer
+            store, trainer = _require(self.val, "val"), self._active_trainer
+            reader = self.reader(store, trainer.num_devices)
             self._loaders["val"] = self.inference_loader(
-                _require(self.val, "val"),
+                store,
                 self.frames,
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
-                **self._processes(),
+                room=reader.room,
+                **self._processes(reader),
             )
         return self._loaders["val"]
 
@@ -157,6 +165,7 @@ class ViewData(pl.LightningDataModule):
         frames: Callable[[int], Tensor] | None = None,
         rank: int = 0,
         ranks: int = 1,
+        room: int = 0,
         **processes: Any,
     ) -> DataLoader:
         """Every view of every image of a store once, with or without a trainer.
@@ -166,10 +175,16 @@ class ViewData(pl.LightningDataModule):
             frames: see `ViewDataset`.
             rank: see `InferenceBatches`.
             ranks: see `InferenceBatches`.
+            room: see `ViewDataset`.
             **processes: arguments of the loader that change nothing about the batches.
         """
         batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
-        return DataLoader(**self._content(store, batches, self.test_views, frames), **processes)
+        return DataLoader(**self._content(store, batches, self.test_views, frames, room), **processes)
+
+    def reader(self, store: AnnotationStore, devices: int = 1) -> Reader:
+        """How training reads the images of a store, where so many devices of this machine train."""
+        workers = max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
+        return Reader(workers, room_for(store, self.keep_megabytes, max(1, workers), devices))
 
     def _content(
         self,
@@ -177,22 +192,20 @@ class ViewData(pl.LightningDataModule):
         batches: Sampler[list[Look]],
         planner: Planner,
         frames: Callable[[int], Tensor] | None = None,
+        room: int = 0,
     ) -> dict[str, Any]:
-        """Arguments of a loader that decide about its batches."""
+        """Arguments of a loader that decide about its batches, and the bytes of images that it keeps."""
         return {
-            "dataset": ViewDataset(store, **self.visibility, frames=frames),
+            "dataset": ViewDataset(store, **self.visibility, frames=frames, room=room),
             "batch_sampler": batches,
             "collate_fn": Collate(planner.canvas),
         }
 
-    def _processes(self) -> dict[str, Any]:
+    def _processes(self, reader: Reader) -> dict[str, Any]:
         """Arguments of a loader that decide how the batches are made."""
-        workers = self.num_workers
-        if workers is None:
-            workers = max(0, min(8, cores() // self._active_trainer.num_devices - 2))
         return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
+            "num_workers": reader.workers,
+            "persistent_workers": reader.workers > 0,
             "pin_memory": self._active_trainer.strategy.root_device.type == "cuda",
         }
 

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tvf
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.colours import distort
 from lightning_det.data.images import decode, size_fault
+from lightning_det.data.memory import ImageMemory
 from lightning_det.data.opening import ImageError
 from lightning_det.protocols.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
@@ -55,6 +56,7 @@ class ViewDataset(Dataset):
         min_visible: see `targets`.
         min_side: see `targets`.
         frames: returns the pixels (3, H, W) uint8 of an image of the store; None: they are read from its file.
+        room: bytes of decoded files that are kept, see `ImageMemory`.
     """
 
     def __init__(
@@ -63,15 +65,17 @@ class ViewDataset(Dataset):
         min_visible: float = 0.5,
         min_side: float = 1.0,
         frames: Callable[[int], Tensor] | None = None,
+        room: int = 0,
     ):
         self.store = store
         self.frames = frames
+        self.memory = ImageMemory(room)
         self.min_visible = min_visible
         self.min_side = min_side
 
     def __getitems__(self, looks: Sequence[Look]) -> list[Sample]:
         """Renders a batch. An image with several looks in it is decoded once."""
-        decoded: dict[int, Tensor] = {}
+        decoded = self.memory.recall(look.image for look in looks)
         samples = []
         for look in looks:
             if look.image not in decoded:
@@ -79,6 +83,8 @@ class ViewDataset(Dataset):
             record = self.store.record(look.image)
             found = targets(record, look.view, self.min_visible, self.min_side)
             samples.append(Sample(look, render(decoded[look.image], look.view), found))
+        if looks and self.frames is None:
+            self.memory.keep(decoded, looks[-1].image)
         return samples
 
     def pixels(self, image: int) -> Tensor:

@@ -27,6 +27,8 @@ class RunRecord:
     cost: Mapping[str, float] = field(default_factory=dict)
     """Cost as far as known: of the training ``pixels``, ``mining_pixels``, ``seconds`` and ``memory_GB``; of inference
     ``image_seconds``, the time per image."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Settings that decide about the images and boxes of its evaluation, as far as known."""
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:
@@ -91,7 +93,8 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> dict
     Returns:
         Plain data: ``baseline``, and ``groups`` with ``name``, ``seeds``, ``figures``, ``cost`` and ``per_class``
         (`spread` by name), and ``curve`` (octaves that all seeds measured). Groups other than the baseline also have
-        ``gain`` and ``per_class_gain`` (`difference` by name).
+        ``gain`` and ``per_class_gain`` (`difference` by name). ``different_data`` has a line for each setting in which
+        the runs were not evaluated on the same data.
     """
     groups = group_by_name(runs)
     baseline = next(iter(groups)) if baseline is None else baseline
@@ -110,7 +113,20 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> dict
             row["gain"] = _differences(*({run.seed: run.figures for run in side} for side in (base, group)))
             row["per_class_gain"] = _differences(*({run.seed: run.per_class for run in side} for side in (base, group)))
         rows.append(row)
-    return {"baseline": baseline, "groups": rows}
+    return {"baseline": baseline, "groups": rows, "different_data": different_data(list(groups.values()))}
+
+
+def different_data(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """Says in which settings of their data groups of runs differ, numbered from 0; a run that lacks one is left out."""
+    lines = []
+    for key in dict.fromkeys(key for group in groups for run in group for key in run.data):
+        values: dict[str, list[str]] = {}
+        for number, group in enumerate(groups):
+            for value in dict.fromkeys(run.data[key] for run in group if key in run.data):
+                values.setdefault(value, []).append(str(number))
+        if len(values) > 1:
+            lines.append(f"{key}: " + "; ".join(f"{value} in {', '.join(rows)}" for value, rows in values.items()))
+    return lines
 
 
 def training_pixels(group: Mapping[str, Any]) -> float:

@@ -82,7 +82,8 @@ def make_record(
         "bars": [asdict(bar) for bar in experiment.bars],
         "trainings": {arm: experiment.training(arm, 0, budget, Path("RUNS")) for arm in experiment.arms},
         "evaluations": {row: [*shared, *given] for row, given in tests.items()},
-        "runs": [asdict(run) for run in runs],
+        # Without folders of this machine; the protocol names the data.
+        "runs": [{key: value for key, value in asdict(run).items() if key != "data"} for run in runs],
         "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms},
     }
     if record["runs"] == before.get("runs"):

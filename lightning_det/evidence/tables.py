@@ -12,6 +12,8 @@ from lightning_det.system.errors import one_line, printable
 COST = ("Mpixels", "s", "GB", "ms/image")
 """Million training pixels plus those of mining, seconds of training steps, peak memory; inference per image."""
 
+OTHER_DATA = "These runs were not evaluated on the same data. Their figures do not compare where this matters:"
+
 
 def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[str]:
     """Makes Markdown tables of the groups: figures and cost, gains over the baseline, and gains by class.
@@ -105,3 +107,7 @@ def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
             print(f"{number}: AP {gain(difference)} over the baseline, {pairs}")
     for line in left_out:
         print(f"left out: {one_line(line)}")
+    if result["different_data"]:
+        print(OTHER_DATA)
+    for line in result["different_data"]:
+        print(f"  {one_line(line)}")

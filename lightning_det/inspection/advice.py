@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_det.annotations.problems import Problem
+from lightning_det.inspection.duration import estimate
+from lightning_det.inspection.figures import Figures
 from lightning_det.inspection.proposal import Suggestion
-from lightning_det.inspection.recommendation import Figures, epoch_seconds
 from lightning_det.inspection.splits import UNUSABLE
 from lightning_det.inspection.tables import range_text, scale_text
 from lightning_det.inspection.writing import suggestion_yaml
@@ -21,8 +22,8 @@ BUSY = 0.7
 """Seconds of processors per second below which the machine was busy while its speed was measured."""
 
 SLOWED = (
-    "Other programs took most of the processors while this was measured. On an idle machine, inspect estimates less "
-    "time and suggests more epochs."
+    "Other programs took most of the processors while this was measured. As long as they do, the training takes longer "
+    "than estimated. On an idle machine, inspect measures more exactly, and may suggest more epochs."
 )
 
 SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
@@ -95,8 +96,9 @@ def print_scales(console: Console, suggestion: Suggestion) -> None:
 def print_costs(console: Console, figures: Figures) -> None:
     """Prints what an epoch of each strategy costs."""
     title = "an epoch with these settings" + ("" if figures.speed is None else ", minutes estimated on this machine")
-    table = Table("strategy", "views per image", "megapixels", "minutes", title=title)
+    table = Table("strategy", "views per image", "megapixels", "minutes", "validation", title=title)
     for name, cost in figures.costs.items():
-        minutes = "" if figures.speed is None else f"{epoch_seconds(figures, cost) / 60:.1f}"
-        table.add_row(name, f"{cost.views:.1f}", f"{cost.megapixels * figures.images:.0f}", minutes)
+        seconds = estimate(figures, cost)
+        minutes = ("", "") if seconds is None else (f"{seconds.epoch / 60:.1f}", f"{seconds.validation / 60:.1f}")
+        table.add_row(name, f"{cost.train.views:.1f}", f"{cost.train.megapixels * figures.images:.0f}", *minutes)
     console.print(table)

@@ -1,45 +1,72 @@
 """The cost of an epoch of each strategy with the suggested settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.dataset import Look
+from lightning_det.data.memory import Reader
+from lightning_det.data.sampler import ByImage, ByLevel, Grouping, plan_epoch, similar_together
 from lightning_det.data.trial import SAMPLE, sample
+from lightning_det.inspection.decoding import count_decoding
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles
 
-TOGETHER = {"tiles": 4}
-"""``data.together`` by strategy: number of views of an image that are decoded together, where it is not 1."""
+GROUPINGS: Mapping[str, Grouping] = {"tiles": ByImage(4), "sniper_no_negatives": ByImage(1)}
+"""How views are grouped into batches, by strategy: see ``data`` in ``conf/strategy``. The others have `ByLevel`."""
+
+BATCH = (0.6, 8)
+"""Pixels of a training batch in millions, and its maximum number of views: many small steps learn more from scratch
+than few large ones."""
+
+TESTED_AT_ONCE = (3.0, 8)
+"""Pixels of a batch of inference in millions, and its maximum number of views."""
 
 
-class Cost(NamedTuple):
-    """Views of a strategy, mean per image."""
+class Pass(NamedTuple):
+    """Views of one pass over the images, mean per image."""
 
     views: float
-    """Training views of an epoch."""
     megapixels: float
     """Their pixels without padding, in millions."""
     largest: float
     """Pixels of the largest of them, in millions."""
-    tested: float
-    """Pixels of all views of inference, in millions."""
+    resized: float
+    """Pixels of the windows that are resized, in millions."""
     decoded: float
-    """How often an image is decoded in an epoch of training."""
+    """How often an image is decoded in the first pass."""
+    again: float
+    """How often an image is decoded in a later pass: some are kept in memory."""
 
 
-def epoch_costs(store: AnnotationStore, settings: Mapping[str, Any], factor: float, seed: int = 0) -> dict[str, Cost]:
+class Cost(NamedTuple):
+    """The two passes of a strategy."""
+
+    train: Pass
+    """An epoch of training."""
+    test: Pass
+    """Inference."""
+
+
+def epoch_costs(
+    store: AnnotationStore, settings: Mapping[str, Any], factor: float, reader: Reader, seed: int = 0
+) -> dict[str, Cost]:
     """Plans an epoch of each strategy on a sample of the images.
 
     Args:
         store: annotations of at least one image.
         settings: suggested keys of ``dataset``.
         factor: scale by which tiles are cut.
+        reader: how images are read.
         seed: of the sample and the views.
 
     Returns:
         Costs by strategy: ``single_scale`` ``multi_scale`` ``tiles`` ``snip`` ``sniper_no_negatives``.
     """
+    images = len(store)
     store = sample(store, seed, SAMPLE)
+    reader = reader._replace(room=reader.room * len(store) // images)
     sniper, snip, tiles = settings["sniper"], settings["snip"], settings["tiles"]
     single, pyramid = Pyramid([settings["resolution"]]), Pyramid(settings["pyramid"])
     cut = Planner(Pyramid([factor]), Tiles(tiles["size"], tiles["overlap"], whole=True))
@@ -53,7 +80,12 @@ def epoch_costs(store: AnnotationStore, settings: Mapping[str, Any], factor: flo
         "snip": (windows, Planner(pyramid, LargeViews())),
         "sniper_no_negatives": (chips, tested),
     }
-    return {name: _cost(store, train, test, TOGETHER.get(name, 1), seed) for name, (train, test) in planners.items()}
+    return {
+        name: Cost(
+            _training(store, train, GROUPINGS.get(name, ByLevel()), reader, seed), _inference(store, test, reader)
+        )
+        for name, (train, test) in planners.items()
+    }
 
 
 def object_tiles(store: AnnotationStore, settings: Mapping[str, Any], factor: float, seed: int = 0) -> float:
@@ -67,13 +99,39 @@ def object_tiles(store: AnnotationStore, settings: Mapping[str, Any], factor: fl
     return counts[0] / max(1, counts[1])
 
 
-def _cost(store: AnnotationStore, train: Planner, test: Planner, together: int, seed: int) -> Cost:
-    megapixels = [_megapixels(store, train, seed), _megapixels(store, test, None)]
-    totals = [sum(each) / len(store) for each in megapixels]
-    views = len(megapixels[0]) / len(store)
-    return Cost(views, totals[0], max(megapixels[0], default=0.0), totals[1], views / together)
+def batch_size(largest: float, limits: tuple[float, int]) -> int:
+    """Chooses the number of views in a batch.
+
+    Args:
+        largest: pixels of the largest view, in millions.
+        limits: `BATCH` or `TESTED_AT_ONCE`.
+    """
+    return int(np.clip(limits[0] // max(1e-6, largest), 1, limits[1]))
 
 
-def _megapixels(store: AnnotationStore, planner: Planner, seed: int | None) -> list[float]:
-    sizes = (look.view.size for look in plan_epoch(store, planner, seed, rendered=False))
-    return [height * width / 1e6 for height, width in sizes]
+def _training(store: AnnotationStore, planner: Planner, grouping: Grouping, reader: Reader, seed: int) -> Pass:
+    looks = plan_epoch(store, planner, seed, rendered=False)
+    size = batch_size(_largest(looks), BATCH)
+    rng = np.random.default_rng(seed)
+    return _summary(store, looks, [grouping(looks, size, rng) if looks else [] for _ in range(2)], reader)
+
+
+def _inference(store: AnnotationStore, planner: Planner, reader: Reader) -> Pass:
+    looks = plan_epoch(store, planner, None, rendered=False)
+    batches = similar_together(looks, batch_size(_largest(looks), TESTED_AT_ONCE))
+    return _summary(store, looks, [batches, batches], reader)
+
+
+def _largest(looks: Sequence[Look]) -> float:
+    return max((look.view.size[0] * look.view.size[1] / 1e6 for look in looks), default=0.0)
+
+
+def _summary(store: AnnotationStore, looks: Sequence[Look], passes: Sequence[list[list[Look]]], reader: Reader) -> Pass:
+    windows = np.array([look.view.window for look in looks], float).reshape(-1, 4)
+    sizes = np.array([look.view.size for look in looks], float).reshape(-1, 2)
+    spans = (windows[:, 2:] - windows[:, :2])[:, ::-1]
+    resized = spans.prod(axis=1)[(spans != sizes).any(axis=1)].sum()
+    decoded = count_decoding(store, passes, reader)
+    sums = (len(looks), sizes.prod(axis=1).sum() / 1e6, resized / 1e6, *decoded)
+    views, megapixels, moved, first, again = (float(total) / len(store) for total in sums)
+    return Pass(views, megapixels, _largest(looks), moved, first, again)

@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
+from io import BytesIO
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.images import decode
+from lightning_det.callbacks.pictures import COMPRESSION
+from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch, State
+from lightning_det.views.view import View
 
 PATIENCE = 2.0
 """Seconds after which no other repetition begins."""
@@ -24,6 +28,9 @@ BATCH = 4
 
 OBJECTS = 8
 """Number of objects in a view of the measured batch."""
+
+ZOOM = 0.8
+"""Scale of the views that are cut to measure how long it takes."""
 
 IMAGES = 3
 """Number of image files that are decoded."""
@@ -38,6 +45,12 @@ class Speed(NamedTuple):
     """Inference, per megapixel of the views."""
     decode: float
     """Decoding of one image."""
+    cut: float
+    """Cutting of one small view out of a decoded image, and its place in a batch."""
+    resize: float
+    """Resizing of a whole image, per megapixel of the image."""
+    draw: float
+    """Writing of a picture that shows an image twice: with its objects and with detections."""
     own: float = 1.0
     """Seconds of processors that the training got per second: below 1 if other programs slowed it down."""
 
@@ -69,13 +82,44 @@ def measure_speed(detector: Detector, store: AnnotationStore, side: int, device:
 
     detector.train()
     begun = time.perf_counter(), time.process_time()
-    trained = fastest(step, PATIENCE)
+    trained = fastest(step, PATIENCE, device == "cpu")
     own = (time.process_time() - begun[1]) / (time.perf_counter() - begun[0]) if device == "cpu" else 1.0
     detector.eval()
-    tested = fastest(detect, PATIENCE)
-    positions = np.linspace(0, len(store) - 1, min(len(store), IMAGES)).round().astype(int)
-    decoded = [fastest(partial(decode, store.path(position)), patience=0.0) for position in positions]
-    return Speed(trained / megapixels, tested / megapixels, float(np.mean(decoded)), own)
+    tested = fastest(detect, PATIENCE, device == "cpu")
+    return Speed(trained / megapixels, tested / megapixels, *measure_images(store, side), own)
+
+
+def measure_images(store: AnnotationStore, side: int) -> tuple[float, float, float, float]:
+    """Times what a training does with a few images: see ``decode``, ``cut``, ``resize`` and ``draw`` of `Speed`.
+
+    Args:
+        store: images, a few of which are decoded.
+        side: of the views that are cut, pixels.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+    """
+    positions = np.linspace(0, len(store) - 1, min(len(store), IMAGES)).round().astype(int).tolist()
+    decode, cut, resize = np.mean([_loading(store, position, side) for position in positions], axis=0).tolist()
+    pixels = ViewDataset(store).pixels(positions[0]).permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.concatenate([pixels, pixels], axis=1))
+    draw = fastest(lambda: image.save(BytesIO(), "PNG", compress_level=COMPRESSION), patience=0.0)
+    return decode, cut, resize, draw
+
+
+def _loading(store: AnnotationStore, image: int, side: int) -> tuple[float, float, float]:
+    width, height = int(store.widths[image]), int(store.heights[image])
+    dataset, collate = ViewDataset(store, room=3 * width * height), Collate()
+
+    def seconds(scale: float, right: int, bottom: int) -> float:
+        look = Look(image, View(scale, (0, 0, min(width, right), min(height, bottom))))
+        return fastest(lambda: collate(dataset.__getitems__([look])), patience=0.0)
+
+    decode = fastest(lambda: dataset.pixels(image), patience=0.0)
+    dataset.__getitems__([Look(image, View(1.0, (0, 0, 1, 1)))])  # from now on, the image is in memory
+    cut = seconds(ZOOM, ceil(side / ZOOM), ceil(side / ZOOM))
+    whole = seconds(min(1.0, side / max(width, height)), width, height)
+    return decode, cut, max(0.0, whole - cut) / (width * height / 1e6)
 
 
 def random_batch(count: int, side: int) -> Batch:
@@ -103,12 +147,23 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def fastest(act: Callable[[], object], patience: float) -> float:
-    """Repeats an action until ``patience`` seconds are over, twice at least; returns the seconds of the fastest one."""
+def fastest(act: Callable[[], object], patience: float, on_cores: bool = True) -> float:
+    """Measures how long an action takes on a machine without other programs.
+
+    It is repeated until ``patience`` seconds are over, twice at least, and the fastest repetition counts. What computes
+    on processors needs no longer than the seconds that they spend on it; the rest of the time, others have them.
+
+    Args:
+        act: what to do.
+        patience: seconds.
+        on_cores: whether the action computes on processors of this machine, and not on another device.
+    """
     seconds: list[float] = []
     begun = time.perf_counter()
     while len(seconds) < 2 or time.perf_counter() - begun < patience:
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         act()
         seconds.append(time.perf_counter() - start)
+        if on_cores:
+            seconds[-1] = min(seconds[-1], time.process_time() - spent)
     return min(seconds)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_det.annotations import AnnotationStore
 from lightning_det.data.anchors import suggested_ratios, suggested_sizes
+from lightning_det.data.memory import Reader
 from lightning_det.data.suggestion import (
     ENLARGED,
     SMALL,
@@ -20,8 +21,9 @@ from lightning_det.data.suggestion import (
 from lightning_det.data.trial import try_out
 from lightning_det.detectors.reach import finest_stride
 from lightning_det.inspection.costs import epoch_costs, object_tiles
+from lightning_det.inspection.figures import Figures
 from lightning_det.inspection.probe import Speed
-from lightning_det.inspection.recommendation import Figures, Recommendation, recommend
+from lightning_det.inspection.recommendation import Recommendation, recommend
 from lightning_det.protocols.detector import Detector
 from lightning_det.views.resolution import scale_factor
 
@@ -43,13 +45,22 @@ class Suggestion:
     def to_dict(self) -> dict[str, Any]:
         """Json data: ``dataset``, ``images``, ``sniper``, ``snip``, ``figures`` and ``recommended``."""
         figures = asdict(self.figures)
-        figures["costs"] = {name: cost._asdict() for name, cost in self.figures.costs.items()}
+        figures["costs"] = {
+            name: {"train": cost.train._asdict(), "test": cost.test._asdict()}
+            for name, cost in self.figures.costs.items()
+        }
         figures["speed"] = None if self.figures.speed is None else self.figures.speed._asdict()
         return {"dataset": self.dataset, **self.tried, "figures": figures, "recommended": asdict(self.recommended)}
 
 
 def make_suggestion(
-    store: AnnotationStore, val_images: int, detector: Detector | None, count: int, speed: Speed | None, seed: int
+    store: AnnotationStore,
+    val_images: int,
+    detector: Detector | None,
+    count: int,
+    speed: Speed | None,
+    reader: Reader,
+    seed: int,
 ) -> Suggestion | None:
     """Suggests settings and a strategy.
 
@@ -59,6 +70,7 @@ def make_suggestion(
         detector: for which settings are suggested; None if it cannot be built.
         count: number of anchor sizes.
         speed: of training the detector; None if it is not known.
+        reader: how a training reads its images.
         seed: of samples and views.
 
     Returns:
@@ -73,7 +85,7 @@ def make_suggestion(
     settings = {key: found[key] for key in ("resolution", "pyramid")} | _fitted(store, found, detector, count, seed)
     settings |= found
     tried = try_out(store, found, found["resolution"], seed)
-    figures = measure_figures(store, settings, stride, factor, val_images, speed, seed)
+    figures = measure_figures(store, settings, stride, factor, val_images, speed, reader, seed)
     return Suggestion(settings, tried, figures, recommend(figures))
 
 
@@ -100,6 +112,7 @@ def measure_figures(
     factor: float,
     val_images: int,
     speed: Speed | None,
+    reader: Reader,
     seed: int,
 ) -> Figures:
     """Measures what a recommendation depends on; arguments as in `make_suggestion` and `Figures`."""
@@ -124,8 +137,9 @@ def measure_figures(
         finest=min(ENLARGED, size_seen(stride) / small),
         scales=len(settings["sniper"]["scales"]),
         object_tiles=object_tiles(store, settings, factor, seed),
-        costs=epoch_costs(store, settings, factor, seed),
+        costs=epoch_costs(store, settings, factor, reader, seed),
         speed=speed,
+        workers=reader.workers,
     )
 
 

@@ -46,7 +46,7 @@ def comments(suggestion: Suggestion) -> dict[str, str]:
     """Says for each suggested key, dotted where it is nested, which figure is behind it."""
     dataset, figures = suggestion.dataset, suggestion.figures
     small = figures.small_size
-    costs = {name: f"{cost.megapixels:.2g} megapixels per image" for name, cost in figures.costs.items()}
+    costs = {name: f"{cost.train.megapixels:.2g} megapixels per image" for name, cost in figures.costs.items()}
     wanted = f"{min(figures.factor * small, ENLARGED * small):.0f} px"
     levels = suggestion.tried["sniper"]["levels"]
     shares = ", ".join(f"{100 * level['boxes_share']:.1f} %" for level in levels)

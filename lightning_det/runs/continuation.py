@@ -30,7 +30,7 @@ NOT_COMPARED = ("callbacks", "logger", "proposals", "resume", "weights")
 AT_START = ("backbone.weights", "miner")
 """Settings for the start of a training, which have no effect on a resumed one."""
 
-WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers")
+WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers", "data.keep_megabytes")
 """Settings that may differ even if nothing is left to train."""
 
 LIGHTNING_RESTORERS = {"_restore_modules_and_callbacks", "restore_training_state"}

@@ -146,7 +146,7 @@ def is_resumable(file: Path, module: DetectionModule) -> bool:
     if not file.exists():
         return False
     before = load_checkpoint(file)["hyper_parameters"]["settings"] or {}
-    free = ("trainer", "data.num_workers")  # these may change when a training is resumed
+    free = ("trainer", "data.num_workers", "data.keep_megabytes")  # these may change when a training is resumed
     changed = [k for k in changed_settings(before, module.hparams["settings"]) if not k.startswith(free)]
     if changed:
         log.warning("mining: starts over; %s was trained with other settings: %s", file, ", ".join(changed[:5]))

@@ -38,7 +38,7 @@ DETECTED = (
     *("test.view_detections", "test.merge", "test.vote", "test.detections_per_megapixel", "test.fragments"),
     *("data._target_", "data.test_batch_size"),
 )
-FOUND = (*DETECTED, "data.num_workers", "trainer")
+FOUND = (*DETECTED, "data.num_workers", "data.keep_megabytes", "trainer")
 EVALUATED = (
     *("dataset.source", "dataset.holdout", "dataset.classes", "dataset.other_classes", "dataset.on_bad"),
     *("dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),

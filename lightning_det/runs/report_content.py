@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
@@ -41,7 +42,7 @@ def content_of_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, metr
         kind="training",
         summary=summarize_training(cfg, metrics),
         headline=_headline_of_training(metrics),
-        notes=_notes(metrics, run, validated, diagnosis),
+        notes=notes(metrics, run, validated, diagnosis),
         cost=training_cost(metrics.get("cost", {}), metrics.get("mining")),
         overrides=composition_overrides(),
         changes=changes(cfg),
@@ -106,28 +107,36 @@ def _headline_of_training(metrics: Mapping[str, Any]) -> list[Fact]:
     return facts
 
 
-def _notes(metrics: Mapping[str, Any], run: str, validated: int | None, diagnosis: Diagnosis | None) -> list[str]:
-    """Says which weights the figures belong to, and what is missing."""
+def notes(metrics: Mapping[str, Any], run: str, validated: int | None, diagnosis: Diagnosis | None) -> list[str]:
+    """Says which weights a training's figures belong to, and what is missing.
+
+    Args:
+        metrics: content of its ``metrics.json``.
+        run: its folder as shown.
+        validated: step of the last validation; None if there was none.
+        diagnosis: of the last validation; None if its detections are not known.
+    """
     evaluate = f"lightning-det eval {option('checkpoint', run)}"
-    notes = []
+    said = []
     if validated is None:
         return [f"The training was not validated, so there are no figures. {evaluate} evaluates it."]
     if validated < metrics["steps"]:
-        notes.append(
+        said.append(
             f"The training ended at step {metrics['steps']} without a validation; the figures are those of step "
             f"{validated}."
         )
     best, last = metrics.get("best_AP"), metrics.get("AP")
-    if best is not None and last is not None and best > last:
-        notes.append(
+    # Lightning keeps the best one with 32 bits.
+    if best is not None and last is not None and best > np.float32(last):
+        said.append(
             f"The figures are those of the last validation. checkpoints/best.ckpt, with AP {format_figure(best)}, is "
             f"better: {evaluate} reports on it. thresholds.json is that of best.ckpt."
         )
     if rare := rare_classes(metrics.get("per_class", {})):
-        notes.append(rare)
+        said.append(rare)
     if diagnosis is None:
-        notes.append(
+        said.append(
             "The run was resumed after its last validation, whose detections are not kept. So precision, confusion and "
             f"images are missing here; {evaluate} makes them."
         )
-    return notes
+    return said

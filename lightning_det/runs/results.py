@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lightning_det.evaluation.comparison import RunRecord
+from lightning_det.runs.evaluated_data import evaluated_data
 from lightning_det.runs.layout import METRICS, OVERRIDES, STATUS
 from lightning_det.runs.resume import override_key, recorded_overrides
 from lightning_det.system.errors import UserError
@@ -90,6 +91,7 @@ def read_run(folder: Path, name: str, seed: int) -> RunRecord:
         {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
         metrics.get("ap_by_size", []),
         cost,
+        evaluated_data(folder),
     )
 
 

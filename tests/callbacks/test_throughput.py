@@ -13,6 +13,7 @@ import torch
 from helpers import SMALL, TINY, read, run_forked
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
+from support.sizes import make_store
 from torch.utils.data import DataLoader
 
 from lightning_det.callbacks import Throughput, TrainingProgress, throughput
@@ -300,6 +301,34 @@ def test_the_bar_shows_what_is_left(clock, monkeypatch):
     assert list(dict.fromkeys(left[6:]))[:2] == ["0:01:52", "0:01:21"]
     assert "left" not in seen[-1]
     assert {"views/s", "GB", "left"} == {name for figures in seen for name in figures}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_without_a_terminal_a_line_a_minute_says_how_far_the_training_is(clock, terminal, caplog):
+    """Steps of 15 s: every fourth is a minute after the last line."""
+    bar = TrainingProgress(console_kwargs={"file": io.StringIO(), "force_terminal": terminal, "width": 80})
+    try:
+        with caplog.at_level(logging.INFO, "lightning_det"):
+            fit(clock, Data(clock, seconds=14), bar, max_epochs=1)
+    finally:
+        rich.reconfigure()
+    lines = [line for line in caplog.messages if "batch" in line]
+    expected = ["epoch 1/1, batch 4/6", "validation, batch 1/1"]  # a validation takes 100 s
+    assert [line.partition(":")[0] for line in lines] == ([] if terminal else expected)
+    assert terminal or re.search(r"left 0:00:30$", lines[0])
+
+
+def test_a_bar_over_images_counts_batches_and_says_so():
+    store = make_store([(8, 8)] * 3, [[]] * 3)
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="predict"), datamodule=SimpleNamespace(val=store))
+    bar = TrainingProgress()
+    bar._trainer = trainer
+    assert bar.predict_description == "predicting 3 images"
+    _, _, batches, _ = bar.configure_columns(trainer)
+    task = SimpleNamespace(completed=2, total=15)
+    assert batches.render(task).plain == "batch 2/15"
+    trainer.state.fn = "fit"
+    assert bar.configure_columns(trainer)[2].render(task).plain == "2/15"
 
 
 def test_a_line_has_room_for_the_loss_and_the_time_first():

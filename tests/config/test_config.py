@@ -182,6 +182,11 @@ def test_strategies_that_set_the_same_slot_are_refused(composed):
         validate_run(composed("train", "test=[multi_scale,single_scale]"))
 
 
+def test_a_strategy_that_is_listed_twice_is_named_once(composed):
+    with pytest.raises(ConfigError, match=r"^strategy=\[flip,flip\]: flip is in the list twice; name it once$"):
+        validate_run(composed("train", "strategy=[flip,flip]"))
+
+
 def test_different_slots_are_no_conflict():
     check_slots("strategy", ["multi_scale", "tiles", "flip"])
     check_slots("strategy", [])
@@ -348,6 +353,7 @@ def test_settings_of_what_the_detector_lacks_are_refused(composed):
 CONTRADICTIONS = [
     ({"backbone.norm": "frozen"}, r"norm=frozen .*set backbone\.weights or weights.*batch, sync or group"),
     ({"backbone.frozen_stages": 1}, r"frozen_stages=1 keeps random weights.*backbone\.frozen_stages=0"),
+    ({"dataset.other_classes": "ignore"}, r"other_classes=ignore has no effect.*dataset\.classes=\[car,bus\]"),
     ({"trainer.sync_batchnorm": True}, r"trainer\.sync_batchnorm loses .*backbone\.norm=sync"),
     ({"dataset.size_cuts": [32]}, r"dataset\.size_cuts must be two ascending sizes.*\[32"),
     ({"dataset.size_cuts": [96, 32]}, r"dataset\.size_cuts must be two ascending sizes"),
@@ -373,6 +379,7 @@ SENSE = [
     {"backbone.norm": "frozen", "backbone.weights": "DEFAULT", "backbone.frozen_stages": 2},
     {"backbone.norm": "frozen", "backbone.weights": "in1k"},
     {"backbone.norm": "group"},
+    {"dataset.other_classes": "ignore", "dataset.classes": ["car"]},
     {"test.detections_per_megapixel": None, "capacity.proposals_per_megapixel": 0.0},
     {"dataset.resolution": 8, "dataset.pyramid": None, "dataset.sniper.scales": [1.0, [-1, 512]]},
     {"dataset.size_cuts": [10.5, 11]},

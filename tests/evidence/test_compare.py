@@ -1,6 +1,7 @@
 """Runs beside each other: seeds, differences, what is read out of run folders, and the command."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from support import in_process
 
 from lightning_det.compare import gather_folders
 from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
-from lightning_det.evidence.tables import tables
+from lightning_det.evidence.tables import OTHER_DATA, print_tables, tables
 from lightning_det.plotting.comparison import CLASSES, plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.results import read_runs
 from lightning_det.system.errors import UserError
@@ -209,6 +210,35 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         (again / "metrics.json").write_text(damage)
         with pytest.raises(UserError, match=f"{again}/metrics.json"):
             read_runs([tmp_path / "a"])
+
+
+def test_runs_on_different_data_say_so(tmp_path, capsys):
+    def on(folder, name, split=None, **dataset):
+        given = {
+            "root": "a",
+            "val": "val",
+            "classes": None,
+            "source": {"_target_": "x", "root": "a", "seed": 0},
+        } | dataset
+        make(folder, f"n={name}", *([] if split is None else [f"split={split}"]))
+        (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "dataset": given}))
+
+    on(tmp_path / "0", 0)
+    on(tmp_path / "1", 1, root=f"{Path.cwd()}/a", source={"_target_": "y", "root": "a", "seed": 0, "more": 1})
+    assert compare_runs(read_runs([tmp_path])[0])["different_data"] == []
+    on(tmp_path / "2", 2, root="b", source={"seed": 3}, classes=["cat"])
+    result = compare_runs(read_runs([tmp_path])[0])
+    here = Path.cwd()
+    assert result["different_data"] == [
+        f"dataset.root: {here}/a in 0, 1; {here}/b in 2",
+        "dataset.classes: None in 0, 1; ['cat'] in 2",
+        "dataset.source.seed: 0 in 0, 1; 3 in 2",
+    ]
+    print_tables(result, [])
+    assert OTHER_DATA in capsys.readouterr().out
+    on(tmp_path / "3", 3, split="test", test="test", root="b", source={"seed": 3}, classes=["cat"])
+    found = compare_runs(read_runs([tmp_path / "2", tmp_path / "3"])[0])["different_data"]
+    assert found == ["dataset.split: val in 0; test in 1"]
 
 
 def test_plots(tmp_path):

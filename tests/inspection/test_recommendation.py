@@ -1,5 +1,6 @@
 """Which strategy is recommended for which figures, and how the recommendation is written."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,25 @@ from support.sizes import coco_like, drone_like, make_store, random_store
 from torch import nn
 
 from lightning_det.annotations.problems import Problem
+from lightning_det.data import dataset, images
+from lightning_det.data.coco import Coco
+from lightning_det.data.memory import Reader
 from lightning_det.inspection.advice import SLOWED, next_command, print_suggestion
-from lightning_det.inspection.costs import Cost, epoch_costs
-from lightning_det.inspection.probe import Speed, fastest, random_batch
+from lightning_det.inspection.costs import Cost, Pass, epoch_costs
+from lightning_det.inspection.duration import AROUND, MINUTES, estimate
+from lightning_det.inspection.figures import Figures
+from lightning_det.inspection.probe import Speed, fastest, measure_images, random_batch
 from lightning_det.inspection.proposal import make_suggestion
-from lightning_det.inspection.recommendation import Figures, epoch_seconds, recommend
+from lightning_det.inspection.recommendation import recommend
 from lightning_det.inspection.splits import UNUSABLE
 from lightning_det.inspection.writing import comments, dataset_yaml, strategy_yaml, suggestion_yaml
+
+
+def cost_of(views, megapixels, largest, tested, decoded=1.0, tested_largest=2.8):
+    """A strategy's cost, with images that are kept in memory."""
+    train = Pass(views, megapixels, largest, megapixels, decoded, 0.0)
+    return Cost(train, Pass(max(1.0, tested / tested_largest), tested, tested_largest, tested, 1.0, 0.0))
+
 
 FIGURES = Figures(
     images=100,
@@ -34,11 +47,12 @@ FIGURES = Figures(
     scales=2,
     object_tiles=0.1,
     costs={
-        "single_scale": Cost(1.0, 2.8, 2.8, 2.8, 1.0),
-        "tiles": Cost(60.0, 4.0, 0.0655, 4.0, 15.0),
-        "sniper_no_negatives": Cost(6.0, 0.4, 0.0655, 3.5, 6.0),
+        "single_scale": cost_of(1.0, 2.8, 2.8, 2.8),
+        "tiles": cost_of(60.0, 4.0, 0.0655, 4.0, tested_largest=0.0655),
+        "sniper_no_negatives": cost_of(6.0, 0.4, 0.0655, 3.5),
     },
-    speed=Speed(1.0, 0.3, 0.05),
+    speed=Speed(1.0, 0.3, 0.05, 0.001, 0.005, 0.01),
+    workers=0,
 )
 
 
@@ -78,7 +92,7 @@ def figures_with_boxes_everywhere():
 
 def test_objects_everywhere_get_tiles():
     def chips(megapixels):
-        return {**FIGURES.costs, "sniper_no_negatives": Cost(90.0, megapixels, 0.0655, 3.5, 90.0)}
+        return {**FIGURES.costs, "sniper_no_negatives": cost_of(90.0, megapixels, 0.0655, 3.5)}
 
     dear = recommend(replace(FIGURES, costs=chips(4.5)))
     assert dear.strategy[0] == "sniper_no_negatives"
@@ -92,17 +106,19 @@ def test_objects_everywhere_get_tiles():
 @pytest.mark.parametrize("seconds", [1e-3, 1.0, 60.0])
 @pytest.mark.parametrize("scales", [1, 2])
 def test_every_length_is_possible_and_ends_with_a_validation(images, seconds, scales):
-    figures = replace(FIGURES, images=images, scales=scales, speed=Speed(seconds, seconds / 3, 0.01))
+    figures = replace(
+        FIGURES, images=images, scales=scales, speed=Speed(seconds, seconds / 3, 0.01, 0.001, 0.005, 0.01)
+    )
     found = recommend(figures)
     length, batch = found.settings["trainer"], found.settings["data"]["batch_size"]
     assert length["max_epochs"] % length["check_val_every_n_epoch"] == 0
     assert length["max_epochs"] >= 1
     assert 1 <= batch <= 8
     cost = figures.costs[found.strategy[0]]
-    steps = length["max_epochs"] * cost.views * images / batch
+    steps = length["max_epochs"] * cost.train.views * images / batch
     assert steps >= 200
     assert steps <= 4500 or length["max_epochs"] == 1
-    training = length["max_epochs"] * epoch_seconds(figures, cost) / 60
+    training = length["max_epochs"] * estimate(figures, cost).epoch / 60
     assert found.minutes >= training
     assert training <= 8 or steps <= 450 or length["max_epochs"] == 1
 
@@ -116,11 +132,17 @@ def test_a_machine_of_unknown_speed_gets_a_length_too():
 
 def test_the_number_of_epochs_is_kept_where_a_validation_does_not_divide_it():
     """An epoch of 92 steps: 300 steps are 3 epochs, which two validations would cut to 2."""
-    slow = replace(FIGURES, images=90, val_images=1, speed=Speed(100.0, 0.01, 0.05))
-    costs = {**FIGURES.costs, "sniper_no_negatives": Cost(8.2, 0.4, 0.0655, 0.1, 8.2)}
+    slow = replace(FIGURES, images=90, val_images=1, speed=Speed(100.0, 0.01, 0.05, 0.001, 0.005, 0.01))
+    costs = {**FIGURES.costs, "sniper_no_negatives": cost_of(8.2, 0.4, 0.0655, 0.1)}
     assert recommend(replace(slow, costs=costs)).settings["trainer"] == {"max_epochs": 3, "check_val_every_n_epoch": 1}
-    dear = replace(slow, speed=Speed(100.0, 12000.0, 0.05), costs=costs)
+    dear = replace(slow, speed=Speed(100.0, 12000.0, 0.05, 0.001, 0.005, 0.01), costs=costs)
     assert recommend(dear).settings["trainer"] == {"max_epochs": 3, "check_val_every_n_epoch": 3}
+
+
+def test_the_announced_steps_are_those_of_whole_batches():
+    costs = {**FIGURES.costs, "sniper_no_negatives": cost_of(500 / 30, 1.7, 0.11, 3.5)}
+    found = recommend(replace(FIGURES, images=30, costs=costs))
+    assert f"have {100 * found.settings['trainer']['max_epochs']} steps of 5 views" in found.reasons[-1]
 
 
 def test_crowded_images_keep_all_of_their_detections():
@@ -128,14 +150,36 @@ def test_crowded_images_keep_all_of_their_detections():
     assert recommend(replace(FIGURES, crowd=2.0)).settings["test"]["max_detections"] == 300
 
 
-def test_slow_decoding_makes_an_epoch_long():
-    cost = FIGURES.costs["sniper_no_negatives"]
-    assert epoch_seconds(FIGURES, cost) == pytest.approx(100 * 0.4)
-    assert epoch_seconds(replace(FIGURES, speed=Speed(1.0, 0.3, 0.5)), cost) == pytest.approx(100 * 6 * 0.5)
+def test_a_training_waits_for_its_loader_or_computes_beside_it():
+    cost = Cost(Pass(6.0, 0.4, 0.0655, 0.5, 5.0, 2.0), Pass(4.0, 3.5, 1.0, 4.0, 1.5, 0.5))
+    figures = replace(FIGURES, speed=Speed(1.0, 0.3, 0.1, 0.002, 0.01, 0.4))
+    compute, cut = 100 * 0.4, 100 * (6 * 0.002 + 0.5 * 0.01)
+    alone = estimate(figures, cost)
+    assert alone.epoch == pytest.approx(compute + 100 * 2 * 0.1 + cut)
+    assert alone.start == pytest.approx(AROUND + 100 * (5 - 2) * 0.1)
+    assert alone.validation == pytest.approx(40 * (3.5 * 0.3 + 1.5 * 0.1 + 4 * 0.002 + 4 * 0.01) + 8 * (0.1 + 0.4))
+    assert estimate(replace(figures, workers=4), cost).epoch == pytest.approx(compute)
+    slow = replace(figures, workers=4, speed=Speed(0.01, 0.3, 0.1, 0.002, 0.01, 0.4))
+    assert estimate(slow, cost).epoch == pytest.approx((100 * 2 * 0.1 + cut) / 4)
+
+
+@pytest.mark.parametrize("decode", [0.01, 0.2, 1.0])
+@pytest.mark.parametrize("again", [0.0, 6.0])
+def test_the_time_of_decoding_and_validation_is_part_of_the_announced_minutes(decode, again):
+    chips = FIGURES.costs["sniper_no_negatives"]
+    chips = chips._replace(train=chips.train._replace(decoded=6.0, again=again))
+    figures = replace(FIGURES, speed=Speed(0.3, 0.1, decode, 0.001, 0.005, 0.01))
+    found = recommend(replace(figures, images=30, costs={**FIGURES.costs, "sniper_no_negatives": chips}))
+    length = found.settings["trainer"]
+    fewest = 300 * 8 / (30 * 6)  # epochs of 300 steps
+    assert found.minutes <= 1.35 * MINUTES or length["max_epochs"] <= 1.15 * fewest
+    start, epoch, validation = estimate(replace(figures, images=30), chips)
+    count = length["max_epochs"] // length["check_val_every_n_epoch"]
+    assert 60 * found.minutes == pytest.approx(start + length["max_epochs"] * epoch + count * validation)
 
 
 def suggestion_of(store, speed=None):
-    return make_suggestion(store, 10, None, 5, speed, 0)
+    return make_suggestion(store, 10, None, 5, speed, Reader(), 0)
 
 
 def test_real_sizes_get_the_strategies_that_suit_them():
@@ -153,16 +197,61 @@ def test_real_sizes_get_the_strategies_that_suit_them():
 def test_costs_are_those_of_planned_views():
     store = coco_like(70)
     settings = suggestion_of(store).dataset
-    costs = epoch_costs(store, settings, 2.0)
-    assert costs["single_scale"].views == costs["multi_scale"].views == 1
-    assert costs["tiles"].views > 1
-    assert costs["tiles"].largest <= settings["tiles"]["size"] ** 2 / 1e6
-    assert costs["sniper_no_negatives"].largest == pytest.approx(settings["sniper"]["size"] ** 2 / 1e6, rel=0.01)
-    assert costs["snip"].megapixels > costs["sniper_no_negatives"].megapixels
+    costs = epoch_costs(store, settings, 2.0, Reader())
+    train = {name: cost.train for name, cost in costs.items()}
+    assert train["single_scale"].views == train["multi_scale"].views == 1
+    assert train["tiles"].views > 1
+    assert train["tiles"].largest <= settings["tiles"]["size"] ** 2 / 1e6
+    assert train["sniper_no_negatives"].largest == pytest.approx(settings["sniper"]["size"] ** 2 / 1e6, rel=0.01)
+    assert train["snip"].megapixels > train["sniper_no_negatives"].megapixels
+
+
+def test_decoding_is_counted_as_the_loader_decodes():
+    rng = np.random.default_rng(0)
+    store = random_store(3000, 3000, rng.uniform(20, 80, 300), per_image=10)
+    settings = suggestion_of(store).dataset
+    image = 3 * 3000**2
+    nothing, all_of_them, half = (
+        epoch_costs(store, settings, 0.8, Reader(0, kept * image))["sniper_no_negatives"] for kept in (0, 30, 15)
+    )
+    assert nothing.train.views / 2 < nothing.train.again <= nothing.train.decoded <= nothing.train.views
+    assert (all_of_them.train.decoded, all_of_them.train.again) == (1.0, 0.0)
+    assert half.train.again == pytest.approx(nothing.train.again / 2, rel=0.2)
+    assert epoch_costs(store, settings, 0.8, Reader(2, 15 * image))["sniper_no_negatives"].train.decoded > 1.5
+    assert all_of_them.test.decoded == 1.0
+    assert 1.0 < epoch_costs(store, settings, 0.8, Reader())["tiles"].train.decoded < 101 / 3
+
+
+def test_loading_is_measured_on_the_images_of_the_dataset(coco_folder, monkeypatch):
+    store = Coco(str(coco_folder)).read("train2017")[0]
+    decode, cut, resize, draw = measure_images(store, 32)
+    assert decode > 0
+    assert cut > 0
+    assert resize >= 0
+    assert draw > 0
+    monkeypatch.setattr(dataset, "decode", lambda path: compute(0.05) or images.decode(path))
+    slow, same, *_ = measure_images(store, 32)
+    assert slow >= 0.05
+    assert same < 0.05
+
+
+def compute(seconds):
+    begun = time.process_time()
+    while time.process_time() - begun < seconds:
+        pass
+
+
+def test_time_that_other_programs_take_is_not_counted_on_processors():
+    def act():
+        compute(0.02)
+        time.sleep(0.1)
+
+    assert 0.02 <= fastest(act, patience=0.0) < 0.1
+    assert fastest(act, patience=0.0, on_cores=False) >= 0.12
 
 
 def test_what_is_written_can_be_read_and_every_key_has_its_figure():
-    found = suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05))
+    found = suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05, 0.001, 0.005, 0.01))
     own = {"root": "photos: mine", "source": {"annotations": "{split}.json"}}
     text = dataset_yaml(found, "yolo", own, "lightning-det inspect dataset=yolo")
     content = yaml.safe_load(text)
@@ -186,7 +275,7 @@ def test_the_measured_batch_is_one_to_learn_from():
 
 @pytest.mark.parametrize("own", [0.3, 0.9])
 def test_an_estimate_on_a_busy_machine_says_so(own, capsys):
-    print_suggestion(suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05, own)), (), [])
+    print_suggestion(suggestion_of(drone_like(), Speed(1.0, 0.3, 0.05, 0.001, 0.005, 0.01, own)), (), [])
     assert (SLOWED in " ".join(capsys.readouterr().out.split())) == (own < 0.5)
 
 

@@ -15,6 +15,7 @@ from support.json_files import edit
 from support.shared import made_once
 
 from lightning_det.evaluation.thresholds import Thresholds
+from lightning_det.runs.report_content import notes
 
 EVIL = '<script>document.title="run"</script>'
 SMALL = ("dataset.resolution=[48,64]", "dataset.anchor_sizes=[8,16,32]", "data.num_workers=0")
@@ -67,6 +68,13 @@ def test_the_report_has_the_figures_of_the_run(runs):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("best", "better"), [(float(np.float32(0.830851359)), False), (0.8309, True), (None, False)])
+def test_another_checkpoint_is_named_only_if_it_is_better(best, better):
+    """The first is the same figure in 32 bits, which is the larger number."""
+    metrics = {"steps": 9, "AP": 0.830851359, "best_AP": best}
+    assert ("is better" in " ".join(notes(metrics, "run", 9, None))) == better
+
+
 def test_a_class_name_never_runs(runs):
     for run in ("run", "eval"):
         document = report_of(runs / run)

@@ -66,7 +66,8 @@ def test_the_suggested_strategy_trains_and_joins_others(here):
 def test_two_strategies_for_one_slot_are_refused_by_the_names_they_stand_for(here):
     done = run("inspect", *SEARCHED, "strategy=[suggested,flip]", "hydra.run.dir=refused")
     assert done.code == 2
-    assert "flip and flip both set views.train.flip" in done.errors
+    assert "flip is in the list twice; name it once" in done.errors
+    assert "strategy=suggested stands for: leave out of yours what it has already" in done.errors
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes_root):
