@@ -62,7 +62,7 @@ class Collector(pl.Callback):
         """Keeps the detections of a batch."""
         self._seconds += time.perf_counter() - self._mark  # the device is done: detections are in memory
         self._parts.append(outputs)
-        self.pixels += len(batch) * batch.images.shape[-2:].numel()
+        self.pixels += outputs.pixels
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the detections of all ranks. Some ranks may have none."""

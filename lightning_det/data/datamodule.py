@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
+from lightning_det.data.following import Follow, Follower
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
 from lightning_det.system.workload import cores
@@ -170,6 +171,23 @@ class ViewData(pl.LightningDataModule):
         """
         batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
         return DataLoader(**self._content(store, batches, self.test_views, frames), **processes)
+
+    @property
+    def follow(self) -> Follow | None:
+        """Makes the batches that follow those of `val_dataloader`; None if none do."""
+        return self.follow_in(_require(self.val, "val"), self.frames)
+
+    def follow_in(self, store: AnnotationStore, frames: Callable[[int], Tensor] | None = None) -> Follow | None:
+        """Makes the batches that follow those of `inference_loader`; None if none do.
+
+        Args:
+            store: the images.
+            frames: see `ViewDataset`.
+        """
+        if not self.test_views.follows:
+            return None
+        dataset = ViewDataset(store, **self.visibility, frames=frames)
+        return Follower(store, self.test_views, self.test_batch_size, dataset)
 
     def _content(
         self,

@@ -249,23 +249,28 @@ class InferenceBatches(Sampler[list[Look]]):
     def __init__(self, store: AnnotationStore, planner: Planner, batch_size: int, rank: int = 0, ranks: int = 1):
         everything = plan_epoch(store, planner, None)
         looks = [look for look in everything if look.image % ranks == rank] or everything[:1]
-        groups: dict[tuple, list[Look]] = defaultdict(list)
-        for look in looks:
-            groups[look.view.level, look.view.size].append(look)
-        ordered = [look for _, group in sorted(groups.items()) for look in group]
-        self._batches: list[list[Look]] = []
-        for look in ordered:
-            last = self._batches[-1] if self._batches else []
-            if last and len(last) < batch_size and _fit_together(last[0], look):
-                last.append(look)
-            else:
-                self._batches.append([look])
+        self._batches = inference_batches(looks, batch_size)
 
     def __iter__(self) -> Iterator[list[Look]]:
         return iter(self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)
+
+
+def inference_batches(looks: Sequence[Look], size: int) -> list[list[Look]]:
+    """Groups looks into batches of at most ``size``, those of similar shape together."""
+    groups: dict[tuple, list[Look]] = defaultdict(list)
+    for look in looks:
+        groups[look.view.level, look.view.size].append(look)
+    batches: list[list[Look]] = []
+    for look in (look for _, group in sorted(groups.items()) for look in group):
+        last = batches[-1] if batches else []
+        if last and len(last) < size and _fit_together(last[0], look):
+            last.append(look)
+        else:
+            batches.append([look])
+    return batches
 
 
 def _fit_together(first: Look, second: Look) -> bool:
