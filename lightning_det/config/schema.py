@@ -191,6 +191,7 @@ class EvalConfig(Config):
 
     checkpoint: str = MISSING
     split: str = "val"
+    sweep_thresholds: Any = None
 
 
 @dataclass
