@@ -207,10 +207,8 @@ class Shapes:
     def _draw_window(self, rng: np.random.Generator) -> Box:
         """A window of the image's proportions, with `area` of its pixels, at a random place."""
         height, width = (max(4, round(side * self.area**0.5)) for side in self.shape)
-        x1, y1 = (
-            int(rng.integers(0, whole - side + 1))
-            for whole, side in zip(self.shape[::-1], (width, height), strict=True)
-        )
+        x1 = int(rng.integers(0, self.shape[1] - width + 1))
+        y1 = int(rng.integers(0, self.shape[0] - height + 1))
         return x1, y1, x1 + width, y1 + height
 
     def _find_room(self, rng: np.random.Generator, size: float, window: Box, taken: Sequence[Box]) -> Box | None:
