@@ -97,6 +97,13 @@ class FocusPyramid(Pyramid):
         ]
 
 
+def pyramid_pixels(resolutions: Sequence[Resolution], image: ImageRecord) -> int:
+    """Pixels of the whole pyramid of an image, of which AutoFocus looks at a part."""
+    window = (0, 0, image.width, image.height)
+    sizes = [View(scale_factor(image.width, image.height, r), window).size for r in resolutions]
+    return sum(height * width for height, width in sizes)
+
+
 def _to_image(chips: np.ndarray, view: View) -> np.ndarray:
     """Moves (k, 4) rectangles from pixels of a view to whole pixels of the original image."""
     x1, y1, x2, y2 = view.window

@@ -1,10 +1,12 @@
 """AutoFocus by the real commands: it looks at all, some or none of the finer levels, and says what it needs."""
 
+import re
 import shutil
 
 import pytest
 import torch
 from helpers import CHIPS, SMALL, annotations_of, read
+from PIL import Image
 from support.in_process import run
 from support.shared import made_once
 from torchvision.transforms.v2.functional import resize
@@ -77,6 +79,8 @@ def test_programs_find_what_the_commands_find(trained, tmp_path):
     )
     outcome = run("predict", f"checkpoint={trained}", *given, f"source={tmp_path}", f"hydra.run.dir={tmp_path}/out")
     assert outcome.code == 0, outcome.errors
+    (share,) = re.findall(r"looked at (\d+) % of the pixels of the whole pyramid", outcome.output)
+    assert 5 <= int(share) < 95
     predicted = read(tmp_path / "out/predictions.json")["images"]
     found = load(trained, score_threshold=0, overrides=given)(images)
     assert sum(map(len, found)) > 20
@@ -107,3 +111,28 @@ def test_a_detector_without_the_head_says_how_to_get_one(trained, tmp_path, shap
     )
     assert "all layers; AutoFocus's head starts fresh" in added.output
     assert load(tmp_path / "added").module.detector.focus is not None
+
+
+def test_a_sweep_draws_ap_against_cost(trained, tmp_path):
+    evaluate(trained, tmp_path / "sweep", *FOCUSED, "sweep_thresholds=[1,0.02]", "dataset.limit_val=3")
+    rows = read(tmp_path / "sweep/focus.json")
+    assert [row["name"] for row in rows] == ["whole pyramid", "above 0.02", "above 1", "single scale"]
+    pixels = [row["pixels"] for row in rows]
+    assert pixels[0] >= pixels[1] > pixels[2] == 3 * 64 * 64  # canvases are multiples of 32
+    assert pixels[3] == 3 * 96 * 128
+    assert all(row["seconds"] > 0 for row in rows)
+    assert Image.open(tmp_path / "sweep/focus.png").width > 900
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["sweep_thresholds=[0.1]"], "add test=[autofocus]"),
+        ([*FOCUSED, "sweep_thresholds=0.1"], "a list of probabilities"),
+        ([*FOCUSED, "sweep_thresholds=[0]"], "a list of probabilities"),
+    ],
+)
+def test_sweeps_that_mean_nothing_are_refused(trained, tmp_path, options, message):
+    outcome = run("eval", f"checkpoint={trained}", *PLAIN, *options, f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 2
+    assert message in outcome.errors
