@@ -1,6 +1,7 @@
 """LightningDataModules: for whole images at several scales, and for chips or tiles of one size."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -64,6 +65,7 @@ class ViewData(pl.LightningDataModule):
         self.seed = seed
         self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
+        self._follow: Follow | None = None
 
     @property
     def batch_size(self) -> int:
@@ -175,7 +177,9 @@ class ViewData(pl.LightningDataModule):
     @property
     def follow(self) -> Follow | None:
         """Makes the batches that follow those of `val_dataloader`; None if none do."""
-        return self.follow_in(_require(self.val, "val"), self.frames)
+        if self._follow is None:
+            self._follow = self.follow_in(_require(self.val, "val"), self.frames)
+        return self._follow
 
     def follow_in(self, store: AnnotationStore, frames: Callable[[int], Tensor] | None = None) -> Follow | None:
         """Makes the batches that follow those of `inference_loader`; None if none do.
@@ -186,8 +190,9 @@ class ViewData(pl.LightningDataModule):
         """
         if not self.test_views.follows:
             return None
-        dataset = ViewDataset(store, **self.visibility, frames=frames)
-        return Follower(store, self.test_views, self.test_batch_size, dataset)
+        # A reader of its own: that of the loader may be further in a video.
+        dataset = ViewDataset(store, **self.visibility, frames=copy(frames))
+        return Follower(self.test_views, self.test_batch_size, dataset)
 
     def _content(
         self,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
+from torch import Tensor
 
-from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.sampler import inference_batches
 from lightning_det.protocols.structures import Batch
@@ -20,22 +20,29 @@ further views of the same images."""
 class Follower:
     """Makes the batches of `Planner.follow`, in this process: which they are is known only after the batch before.
 
+    Images stay decoded until the next batch of views at the coarsest scale, since each may be looked at again at every
+    finer one.
+
     Args:
-        store: the images.
         planner: of the views of inference.
         batch_size: views per batch.
-        dataset: renders views of the images.
+        dataset: reads the images.
     """
 
-    def __init__(self, store: AnnotationStore, planner: Planner, batch_size: int, dataset: ViewDataset):
-        self.store = store
+    def __init__(self, planner: Planner, batch_size: int, dataset: ViewDataset):
+        self.store = dataset.store
         self.planner = planner
         self.batch_size = batch_size
-        self.dataset = dataset
         self.collate = Collate(planner.canvas)
+        self._read = dataset.pixels
+        self._decoded: dict[int, Tensor] = {}
+        self._dataset = ViewDataset(self.store, frames=self._pixels)
 
     def __call__(self, batch: Batch, probabilities: np.ndarray, stride: int) -> Iterator[Batch]:
         """Batches of the views that follow those of a batch, all of its images together; see `Follow`."""
+        assert batch.levels is not None, "Collate sets it"
+        if int(batch.levels.max()) == len(self.planner.scales.resolutions) - 1:
+            self._decoded.clear()
         looks: list[Look] = []
         rows = zip(batch.index.tolist(), _views(batch), probabilities, strict=True)
         for image, view, found in rows:
@@ -43,7 +50,12 @@ class Follower:
                 later = self.planner.follow(self.store.record(image), view, found, stride)
                 looks += [Look(image, v) for v in later]
         for group in inference_batches(looks, self.batch_size):
-            yield self.collate(self.dataset.__getitems__(group))
+            yield self.collate(self._dataset.__getitems__(group))
+
+    def _pixels(self, image: int) -> Tensor:
+        if image not in self._decoded:
+            self._decoded[image] = self._read(image)
+        return self._decoded[image]
 
 
 def _views(batch: Batch) -> Iterator[View]:
