@@ -20,7 +20,7 @@ from lightning_det.deployment.onnx import to_onnx
 from lightning_det.deployment.opsets import OPSETS, convert
 from lightning_det.deployment.parts import Candidates, WithNMS
 from lightning_det.deployment.verification import compare, differences
-from lightning_det.modules.module import Inference
+from lightning_det.modules.inference import Inference
 from lightning_det.ops.assignment import assign
 from lightning_det.protocols.detector import Detector
 from lightning_det.selection import HardNegativeSelector, RandomSelector

@@ -26,7 +26,8 @@ class Collector(pl.Callback):
         results: of the last validation, on every rank; None before the first one.
         pixels: of the views that this rank evaluated for it, padding included.
         image_seconds: time of inference per image on this rank: in the detector, and merging. Loading images does not
-            count; the first batch, which warms the device up, does. None before the first validation.
+            count, unless views follow from what was seen; the first batch, which warms the device up, does. None before
+            the first validation.
         seconds: that this rank took for it, from loading the images to merging their detections.
     """
 
@@ -62,7 +63,7 @@ class Collector(pl.Callback):
         """Keeps the detections of a batch."""
         self._seconds += time.perf_counter() - self._mark  # the device is done: detections are in memory
         self._parts.append(outputs)
-        self.pixels += len(batch) * batch.images.shape[-2:].numel()
+        self.pixels += outputs.pixels
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the detections of all ranks. Some ranks may have none."""

@@ -14,6 +14,7 @@ from lightning_det.config.trainer import build_loggers, build_trainer
 from lightning_det.evaluation.measurable import explain_undefined
 from lightning_det.runs.composition import run_folder, save_config
 from lightning_det.runs.evaluation_report import report_evaluation
+from lightning_det.runs.focus_sweep import check_sweep, sweep_focus
 from lightning_det.runs.restore import relabel, restore_detector
 from lightning_det.system.errors import ConfigError
 
@@ -28,6 +29,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
             "evaluates on so many"
         )
     settings, module = restore_detector(cfg)
+    check_sweep(cfg.sweep_thresholds, settings)
     folder = run_folder()
     save_config(settings, folder)
     store = relabel(usable_split(settings, cfg.split, settings.dataset.limit_val), module.labels)
@@ -42,6 +44,8 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     trainer.loggers = build_loggers(settings)
     with end_wandb_run(trainer):
         trainer.validate(module, datamodule=build_data(settings, None, store), verbose=False)
+        if cfg.sweep_thresholds is not None:
+            sweep_focus(cfg.sweep_thresholds, settings, module, store, folder)
         return report_evaluation(cfg, settings, trainer, evaluator, folder) if trainer.is_global_zero else {}
 
 

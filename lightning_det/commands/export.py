@@ -40,6 +40,7 @@ def export(cfg: DictConfig) -> None:
         # Torch would fix an open size that is one multiple in the example.
         height, width = (max(2, -(-side // granularity)) * granularity for side in (height, width))
     detector = module.detector.for_canvas((height, width)).eval()
+    detector.focus = None  # its results are no part of the graph
     with_nms = WithNMS(detector, inference, inference.per_view(height, width))
     part = with_nms if cfg.with_nms else Candidates(detector)
     part(torch.zeros(1, 3, height, width, dtype=torch.uint8), torch.tensor([[height, width]]))  # refuses early

@@ -15,7 +15,9 @@ from lightning_det.data.dataset import ViewDataset
 from lightning_det.data.inspection import damaged_images
 from lightning_det.data.opening import ImageError
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.detectors.focus import FocusHead
 from lightning_det.inspection.advice import print_suggestion
+from lightning_det.inspection.focus import look_perfectly
 from lightning_det.inspection.pictures import draw_page
 from lightning_det.inspection.probe import SIDE, Speed, measure_speed
 from lightning_det.inspection.proposal import make_suggestion
@@ -55,15 +57,25 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     tested = len(splits.stores.get("val", store))
     suggestion = make_suggestion(store, tested, detector, count, speed, data.reader(store), cfg.seed)
     report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
+    dataset = ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"])
+    focus = None
+    if data.test_views.follows and detector is not None and isinstance(detector.focus, FocusHead):
+        focus = look_perfectly(store, data.test_views, detector.focus)
+        report["focus"] = {"pixels_share": focus.share, "chips_per_image": focus.chips}
     write_json(folder / "inspect.json", report)
     title = f"object sizes, {cfg.split}; dashed: dataset.size_cuts"
     plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, title)
-    drawn = draw_page(
-        ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"]), looks, cfg.pictures
-    )
-    if drawn is not None:
-        Image.fromarray(drawn).save(folder / "views.png")
+    pages = {"views.png": looks} | ({"focus.png": focus.looks} if focus is not None else {})
+    for name, shown in pages.items():
+        drawn = draw_page(dataset, shown, cfg.pictures)
+        if drawn is not None:
+            Image.fromarray(drawn).save(folder / name)
     print_report(report, splits.problems, advised=cfg.write is None)
+    if focus is not None:
+        print(
+            f"autofocus: a head that knew every object would look at {100 * focus.share:.0f} % of the pixels of the "
+            f"pyramid, in {focus.chips:.2g} chips per image (focus.png)"
+        )
     if suggestion is not None:
         print_suggestion(suggestion, write_options(cfg, suggestion), splits.problems)
     elif cfg.write is not None:

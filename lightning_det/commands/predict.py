@@ -22,6 +22,7 @@ from lightning_det.runs.restore import restore_detector
 from lightning_det.runs.score_thresholds import shown_scores
 from lightning_det.runs.sources import Part, name_problems, read_source, sources_of
 from lightning_det.system.files import write_json
+from lightning_det.views.focus_pyramid import pyramid_pixels
 
 log = logging.getLogger("lightning_det")
 
@@ -58,5 +59,10 @@ def detect(settings: DictConfig, trainer: pl.Trainer, module: DetectionModule, p
     data = build_data(settings, None, part.store, part.video)
     parts: Any = trainer.predict(module, datamodule=data)
     # One rank has all views of an image, so they are merged before the exchange.
-    mine = Results.concatenate(parts).share(trainer.global_rank, trainer.world_size)
+    everything = Results.concatenate(parts)
+    mine = everything.share(trainer.global_rank, trainer.world_size)
+    if data.test_views.follows and trainer.is_global_zero:
+        resolutions = data.test_views.scales.resolutions
+        whole = sum(pyramid_pixels(resolutions, part.store.record(int(image))) for image in mine.seen)
+        log.info("looked at %.0f %% of the pixels of the whole pyramid", 100 * everything.pixels / whole)
     return Results.concatenate(gather_results(module.inference.merge_views(mine, part.store))).by_image()

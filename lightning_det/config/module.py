@@ -11,7 +11,8 @@ from lightning_det.checkpoint import keep_references
 from lightning_det.config.build import build
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.config.validation import resolve
-from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.modules.inference import Inference
+from lightning_det.modules.module import DetectionModule
 
 NORMALIZE = "lightning_det.detectors.Normalize"
 
@@ -45,6 +46,7 @@ def build_module(cfg: DictConfig, labels: LabelMap, learning: bool = True, resum
         num_classes=len(labels),
         **selectors,
     )
+    detector.focus = build(cfg.focus, "focus", backbone=backbone)
     test = {k: v for k, v in cfg.test.items() if k in Inference._fields}
     test |= {key: build(cfg.test.get(key), f"test.{key}") for key in ("merge", "vote")}
     return build(

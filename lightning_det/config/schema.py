@@ -62,6 +62,7 @@ class DatasetConfig:
     pyramid: Any = None
     snip: Any = None
     sniper: Any = None
+    focus: Any = None
     tiles: TilesConfig = field(default_factory=TilesConfig)
     anchor_sizes: list[float] = field(default_factory=list)
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
@@ -100,7 +101,7 @@ class SelectionConfig:
 
 @dataclass
 class TestConfig:
-    """Inference and evaluation, see `lightning_det.modules.module.Inference` and `evaluate`."""
+    """Inference and evaluation, see `lightning_det.modules.inference.Inference` and `evaluate`."""
 
     score_threshold: float = 0.01
     nms_iou: float = 0.5
@@ -132,6 +133,8 @@ class CapacityConfig:
     """Decoder layers of RT-DETR."""
     head: int = 1024
     """Width of the RoI head."""
+    focus: int = 256
+    """Width of AutoFocus's head."""
     roi: int = 7
     """Cells per side of a RoI."""
     rois: int = 512
@@ -164,6 +167,7 @@ class Config:
     weights: str | None = None
     resume: str | None = None
     proposals: str | None = None
+    focus: Any = None
     miner: MinerConfig = field(default_factory=MinerConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     data: Any = None
@@ -187,6 +191,7 @@ class EvalConfig(Config):
 
     checkpoint: str = MISSING
     split: str = "val"
+    sweep_thresholds: Any = None
 
 
 @dataclass

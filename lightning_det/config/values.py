@@ -70,6 +70,7 @@ RANGES = {
     "capacity.extra_maps": NOT_NEGATIVE,
     "capacity.head_convs": COUNT,
     "capacity.head": COUNT,
+    "capacity.focus": COUNT,
     "capacity.roi": COUNT,
     "capacity.rois": COUNT,
     "capacity.proposals_per_megapixel": RATE,

@@ -1,6 +1,7 @@
 """LightningDataModules: for whole images at several scales, and for chips or tiles of one size."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
+from lightning_det.data.following import Follow, Follower
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.memory import Reader, room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
@@ -67,6 +69,7 @@ class ViewData(pl.LightningDataModule):
         self.seed = seed
         self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
+        self._follow: Follow | None = None
 
     @property
     def batch_size(self) -> int:
@@ -185,6 +188,26 @@ class ViewData(pl.LightningDataModule):
         """How training reads the images of a store, where so many devices of this machine train."""
         workers = max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
         return Reader(workers, room_for(store, self.keep_megabytes, max(1, workers), devices))
+
+    @property
+    def follow(self) -> Follow | None:
+        """Makes the batches that follow those of `val_dataloader`; None if none do."""
+        if self._follow is None:
+            self._follow = self.follow_in(_require(self.val, "val"), self.frames)
+        return self._follow
+
+    def follow_in(self, store: AnnotationStore, frames: Callable[[int], Tensor] | None = None) -> Follow | None:
+        """Makes the batches that follow those of `inference_loader`; None if none do.
+
+        Args:
+            store: the images.
+            frames: see `ViewDataset`.
+        """
+        if not self.test_views.follows:
+            return None
+        # A reader of its own: that of the loader may be further in a video.
+        dataset = ViewDataset(store, **self.visibility, frames=copy(frames))
+        return Follower(self.test_views, self.test_batch_size, dataset)
 
     def _content(
         self,

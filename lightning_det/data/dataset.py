@@ -187,6 +187,8 @@ class Collate:
             index=torch.tensor([s.look.image for s in samples]),
             inner=torch.tensor([v.inner for v in views]),
             tiles=torch.tensor([v.tiles or (0, 0, 0) for v in views], dtype=torch.float32),
+            borders=torch.tensor([v.border for v in views], dtype=torch.float32),
+            levels=torch.tensor([v.level for v in views]),
             anchor_states=torch.from_numpy(anchor_states),
         )
 

@@ -53,6 +53,7 @@ class Shapes:
         objects: fewest and most objects per image.
         decoys: fewest and most look-alikes per image, which belong to no class.
         apart: whether objects are in one half of the image and look-alikes in the other.
+        area: share of the image, a window at a random place, that all objects and look-alikes lie in.
         seed: of the images; independent of the training's seed.
 
     Raises:
@@ -70,6 +71,7 @@ class Shapes:
         objects: Sequence[int] = (3, 8),
         decoys: Sequence[int] = (2, 4),
         apart: bool = False,
+        area: float = 1.0,
         seed: int = 0,
     ):
         if not 1 <= min(width, height) <= max(width, height) <= LARGEST_SIDE or min(train, val) < 0:
@@ -86,14 +88,18 @@ class Shapes:
             raise DatasetError(f"dataset.source.sizes must be (smallest, largest) with 4 <= smallest, got {sizes}")
         if not 0 <= objects[0] <= objects[1] or not 0 <= decoys[0] <= decoys[1]:
             raise DatasetError(f"dataset.source: objects and decoys are (fewest, most), got {objects} and {decoys}")
+        if not 0 < area <= 1:
+            raise DatasetError(f"dataset.source.area must be above 0 and at most 1, got {area}")
         self.counts = {"train": train, "val": val, "test": val}
         self.shape = (height, width)
         self.sizes = tuple(sizes)
         self.objects = tuple(objects)
         self.decoys = tuple(decoys)
         self.apart = apart
+        self.area = area
         self.seed = seed
-        described = json.dumps([VERSION, self.counts, self.shape, self.sizes, self.objects, self.decoys, apart, seed])
+        content: list[Any] = [VERSION, self.counts, self.shape, self.sizes, self.objects, self.decoys, apart, seed]
+        described = json.dumps(content if area == 1 else [*content, area])
         self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:8]
 
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
@@ -170,6 +176,8 @@ class Shapes:
         objects = int(rng.integers(self.objects[0], self.objects[1] + 1))
         decoys = int(rng.integers(self.decoys[0], self.decoys[1] + 1))
         left_is_object = bool(rng.integers(2))
+        window = (0, 0, width, height) if self.area == 1 else self._draw_window(rng)
+        middle = (window[0] + window[2]) // 2
         low, high = np.log(self.sizes)
         sizes = np.exp(rng.uniform(low, high, objects + decoys))
         taken: list[Box] = []
@@ -178,11 +186,10 @@ class Shapes:
         # Large plates first: later they would find no room, and sizes would not be log-uniform.
         for number in np.argsort(-sizes):
             is_object = number < objects
-            # Columns of the image that this plate may take.
-            span = (0, width)
+            x1, y1, x2, y2 = window
             if self.apart:
-                span = (0, width // 2) if is_object == left_is_object else (width // 2, width)
-            box = self._find_room(rng, sizes[number], span, taken)
+                x1, x2 = (x1, middle) if is_object == left_is_object else (middle, x2)
+            box = self._find_room(rng, sizes[number], (x1, y1, x2, y2), taken)
             if box is None:
                 continue
             taken.append(box)
@@ -197,16 +204,22 @@ class Shapes:
         canvas += rng.normal(0, 3, (height, width, 1))
         return canvas.clip(0, 255).astype(np.uint8), labels, boxes
 
-    def _find_room(
-        self, rng: np.random.Generator, size: float, span: tuple[int, int], taken: Sequence[Box]
-    ) -> Box | None:
-        """A free box for a plate of sqrt(width * height) ``size``; None after 40 tries."""
+    def _draw_window(self, rng: np.random.Generator) -> Box:
+        """A window of the image's proportions, with `area` of its pixels, at a random place."""
+        height, width = (max(4, round(side * self.area**0.5)) for side in self.shape)
+        x1 = int(rng.integers(0, self.shape[1] - width + 1))
+        y1 = int(rng.integers(0, self.shape[0] - height + 1))
+        return x1, y1, x1 + width, y1 + height
+
+    def _find_room(self, rng: np.random.Generator, size: float, window: Box, taken: Sequence[Box]) -> Box | None:
+        """A free box in a window for a plate of sqrt(width * height) ``size``; None after 40 tries."""
+        left, top, right, bottom = window
         stretch = np.exp(rng.uniform(-0.125, 0.125))
-        w = min(max(4, round(size * stretch)), span[1] - span[0])
-        h = min(max(4, round(size / stretch)), self.shape[0])
+        w = min(max(4, round(size * stretch)), right - left)
+        h = min(max(4, round(size / stretch)), bottom - top)
         for _ in range(40):
-            x1 = int(rng.integers(span[0], span[1] - w + 1))
-            y1 = int(rng.integers(0, self.shape[0] - h + 1))
+            x1 = int(rng.integers(left, right - w + 1))
+            y1 = int(rng.integers(top, bottom - h + 1))
             box = (x1, y1, x1 + w, y1 + h)
             if all(box[0] >= t[2] or t[0] >= box[2] or box[1] >= t[3] or t[1] >= box[3] for t in taken):
                 return box

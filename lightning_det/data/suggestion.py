@@ -5,6 +5,7 @@ reproduce them and are applied here to other images. Sizes of objects are sqrt(w
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil, floor, log, log10
 from typing import Any
 
@@ -71,6 +72,12 @@ LARGE = 95
 LONGER = 1.4
 """Long side of an object divided by its size: of a box of 2:1."""
 
+FOCUS = (5, 64, 90)
+"""AutoFocus's ``limits`` for COCO, of which the second is the size from which a coarse view suffices."""
+
+FOCUS_THRESHOLDS = (0.2, 0.02)
+"""AutoFocus's thresholds for COCO: at the finest scale, and at others."""
+
 CUTS = (32, 96)
 """COCO's borders of small, medium and large objects, pixels."""
 
@@ -82,7 +89,7 @@ PROPOSALS = (20, 100, 1000)
 
 
 def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: float = 16.0) -> dict[str, Any] | None:
-    """Suggests ``dataset.resolution``, ``dataset.pyramid``, ``dataset.snip``, ``dataset.sniper`` and ``dataset.tiles``.
+    """Suggests ``dataset.resolution``, ``pyramid``, ``snip``, ``sniper``, ``focus`` and ``tiles``.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
@@ -132,6 +139,7 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
             "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]],
             "test_ranges": test,
         },
+        "focus": suggest_focus(factors, size, [low for low, _ in test]),
         "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 
@@ -165,6 +173,25 @@ def suggest_tiles(sizes: np.ndarray, side: int, factor: float) -> dict[str, Any]
     side = max(side, min(2 * side, 32 * ceil(large / TILE_OVERLAP[1] / 32)))
     overlap = np.clip(ceil(20 * large / side) / 20, *TILE_OVERLAP)
     return {"size": side, "overlap": float(overlap)}
+
+
+def suggest_focus(factors: Sequence[float], size: int, lowest: Sequence[float]) -> dict[str, Any]:
+    """Suggests ``dataset.focus``, with AutoFocus's proportions.
+
+    Args:
+        factors: scales, finest first.
+        size: side of the chips of training, pixels of the view.
+        lowest: lower ends of the ranges of inference, original pixels, in the order of the scales.
+    """
+    pairs = list(pairwise(factors))
+    small = max([coarse * low for (_, coarse), low in zip(pairs, lowest[1:], strict=True)], default=FOCUS[1])
+    limits = [max(1, round(small * limit / FOCUS[1])) for limit in FOCUS]
+    return {
+        "limits": limits,
+        "thresholds": [FOCUS_THRESHOLDS[min(n, 1)] for n in range(len(pairs))],
+        "least": [16 * ceil(size * coarse / fine / 16) for fine, coarse in pairs],
+        "border": round_pleasantly(size / 32 / factors[-2]) if pairs else 0,
+    }
 
 
 def suggest_cuts(sizes: np.ndarray) -> list[int]:

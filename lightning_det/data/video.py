@@ -88,6 +88,12 @@ class Video:
     def __len__(self) -> int:
         return len(self.times)
 
+    def __copy__(self) -> "Video":
+        """The same video, read independently from the first frame on."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__ | {"_frames": iter(()), "_next": 0, "_pixels": None}
+        return other
+
     def __call__(self, number: int) -> Tensor:
         """Decodes frame ``number``, counted from 0.
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lightning_det.modules.module import Inference
+from lightning_det.modules.inference import Inference
 from lightning_det.protocols.detector import Detector
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_det.annotations import LabelMap
 from lightning_det.deployment.parts import Part
-from lightning_det.modules.module import Inference
+from lightning_det.modules.inference import Inference
 from lightning_det.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from lightning_det.detectors.cascade import CascadeHead
 from lightning_det.detectors.faster_rcnn import FasterRCNN
 from lightning_det.detectors.fcos import FCOS
+from lightning_det.detectors.focus import FocusHead
 from lightning_det.detectors.gated_pyramid import GatedPyramid
 from lightning_det.detectors.preprocess import Normalize
 from lightning_det.detectors.priors import Priors
@@ -22,6 +23,7 @@ __all__ = [
     "SSD",
     "CascadeHead",
     "FasterRCNN",
+    "FocusHead",
     "GatedPyramid",
     "Normalize",
     "Priors",

@@ -39,7 +39,8 @@ class Extractor(Detector):
         """Feature maps of (B, 3, H, W) uint8 images whose views measure ``sizes`` (B, 2) without padding."""
         images = pad(images)
         height, width = images.shape[-2:]
-        return Features(self.neck(self.backbone(self.preprocess(images, sizes))), (height, width))
+        maps = self.observe(self.backbone(self.preprocess(images, sizes)))
+        return Features(self.neck(maps), (height, width))
 
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone and neck."""

@@ -162,7 +162,8 @@ class RTDETR(Detector):
 
     def _predict(self, images: Tensor, sizes: Tensor) -> Queries:
         images = pad(images)
-        return self.network(self.backbone(self.preprocess(images, sizes))[self.skipped :], sizes)
+        maps = self.observe(self.backbone(self.preprocess(images, sizes)))
+        return self.network(maps[self.skipped :], sizes)
 
 
 def _find_first(strides: list[int], finest: int) -> int:

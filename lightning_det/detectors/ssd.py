@@ -111,7 +111,7 @@ class SSD(Detector):
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns priors (P, 4), class logits (B, P, 1 + classes) and box deltas (B, P, 4), float32."""
-        maps = self.backbone(self.preprocess(images, sizes))
+        maps = self.observe(self.backbone(self.preprocess(images, sizes)))
         if self.neck is not None:
             maps = self.neck(maps)
         normed = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]

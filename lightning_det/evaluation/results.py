@@ -32,6 +32,8 @@ class Results:
     """(n,) int64, positions of the evaluated images, with or without detections, ascending."""
     cut: np.ndarray = None  # type: ignore[assignment]  # __post_init__ replaces None
     """(N,) bool, whether a detection touches a border where its view cuts the image; by default none does."""
+    pixels: int = 0
+    """Of the views that the detector has seen, padding included; 0 once views are merged or rows selected."""
 
     def __post_init__(self) -> None:
         if self.cut is None:
@@ -51,6 +53,7 @@ class Results:
             np.concatenate([p.labels for p in parts]),
             np.unique(np.concatenate([p.seen for p in parts])),
             np.concatenate([p.cut for p in parts]),
+            sum(p.pixels for p in parts),
         )
 
     def share(self, rank: int, ranks: int) -> "Results":

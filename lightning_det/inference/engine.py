@@ -46,15 +46,17 @@ class Engine:
         store = store_of(pictures, self.module.labels)
         device = self.module.device
         kind = torch.float16 if device.type == "cuda" else torch.bfloat16
+        frames = Recent(pictures)
         batches = self.data.inference_loader(
             store,
-            Recent(pictures),
+            frames,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # torch's own one stays as it is: a loader draws a seed, used or not
         )
+        follow = self.data.follow_in(store, frames)
         self.module.eval()
         with torch.autocast(device.type, kind, enabled=self.half):
-            parts = [self.module.infer(batch.to(device, non_blocking=True)) for batch in batches]
+            parts = [self.module.infer(batch.to(device, non_blocking=True), follow) for batch in batches]
         return self.module.inference.merge_views(Results.concatenate(parts), store), store
 
 

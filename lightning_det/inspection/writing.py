@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_det.data.suggestion import CHIP, ENLARGED, LARGE, SINGLE_LARGEST, TEST_WIDER
+from lightning_det.data.suggestion import CHIP, ENLARGED, FOCUS, LARGE, SINGLE_LARGEST, TEST_WIDER
 from lightning_det.inspection.proposal import Suggestion
 
 
@@ -62,6 +62,12 @@ def comments(suggestion: Suggestion) -> dict[str, str]:
         "snip": "ranges of sizes that each scale learns from",
         "snip.sub_image": "side of the windows at the finest scale, pixels of the view",
         "sniper.stride": "distance of candidate chips, pixels of the view: a sixteenth of the size",
+        "focus": "autofocus",
+        "focus.limits": "pixels of the view: up to the second, objects are looked at closer; AutoFocus's "
+        f"{list(FOCUS)} in proportion to the ranges of sniper",
+        "focus.thresholds": "lowest probability of what is looked at, at the finest scale first: AutoFocus's for COCO",
+        "focus.least": "sides of what is looked at, pixels of the coarser view: a chip of sniper",
+        "focus.border": "detections so near to an inner border of it are dropped, original pixels",
         "tiles": f"tiles: small objects are seen at {wanted} with factor {figures.factor:.2g}, and the overlap holds "
         f"{LARGE} % of the objects; {costs['tiles']}",
         "sniper": f"chips around objects: {costs['sniper_no_negatives']}",

@@ -2,27 +2,31 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lightning_det.annotations.labels import LabelMap
-from lightning_det.annotations.store import AnnotationStore
-from lightning_det.evaluation.results import Merge, Results, Vote
-from lightning_det.merging.nms import NMS
+from lightning_det.data.following import Follow
+from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_rates
+from lightning_det.modules.inference import Inference, detect
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
-from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError, ImageError, UserError
-from lightning_det.views.view import boxes_to_image, touches_cut, whole_in_a_tile
+
+FOCUS_WEIGHTS = "detector.focus."
+
+NO_FOCUS = (
+    "test=[autofocus] needs a detector that was trained to find small objects in coarse views: train with "
+    "strategy=[...,autofocus], or add it to a trained one: weights=RUN 'strategy=[...,autofocus]'"
+)
 
 
 class TrainingData(Protocol):
@@ -33,54 +37,6 @@ class TrainingData(Protocol):
 
     def num_train_batches(self) -> int:
         """Batches per epoch on this rank."""
-
-
-PUBLISHED_VIEW = 1408 * 2016
-"""Pixels of the largest canvas in the published pyramids for COCO. Views up to this size have the published limit of
-detections."""
-
-
-class Inference(NamedTuple):
-    """How detections become results: the same in validation, evaluation and prediction."""
-
-    score_threshold: float = 0.01
-    """Detections need a greater score."""
-    nms_iou: float = 0.5
-    """NMS threshold per class within a view; 1 leaves duplicates to the merge."""
-    max_detections: int = 100
-    """Most detections per image; ``detections_per_megapixel`` raises it for large images."""
-    merge: Merge = NMS()
-    """Merges the views of an image."""
-    vote: Vote | None = None
-    """Moves boxes that the merge keeps by those that it removes; None: they stay."""
-    view_detections: int | None = None
-    """Most detections per view; None: as many as per image."""
-    passes: int = 1
-    """Number of times boxes are regressed; above 1 only for detectors with ``refines``."""
-    detections_per_megapixel: float | None = None
-    """Lowest limit per megapixel of images, and of views larger than `PUBLISHED_VIEW`: large ones hold more objects.
-
-    None: the limits above hold for all."""
-    fragments: float | None = 0.8
-    """A detection that a cut of the image touches is removed if an uncut detection covers this share of it; None: all
-    stay."""
-
-    def per_view(self, height: int, width: int) -> int:
-        """Most detections of views in a canvas of this size."""
-        count = self.view_detections or self.max_detections
-        return count if height * width <= PUBLISHED_VIEW else int(self._scale_limit(count, height * width))
-
-    def per_image(self, store: AnnotationStore) -> np.ndarray:
-        """(M,) int64, most detections of every image of a store."""
-        return self._scale_limit(self.max_detections, store.widths.astype(np.int64) * store.heights)
-
-    def _scale_limit(self, count: int, pixels: int | np.ndarray) -> np.ndarray:
-        rate = (self.detections_per_megapixel or 0.0) / 1e6
-        return np.maximum(count, np.ceil(rate * np.asarray(pixels)).astype(np.int64))
-
-    def merge_views(self, results: Results, store: AnnotationStore) -> Results:
-        """Merges the detections of views into detections of the images of a store."""
-        return results.merge_views(self.merge, self.per_image(store), self.vote, self.fragments)
 
 
 class DetectionModule(pl.LightningModule):
@@ -137,11 +93,15 @@ class DetectionModule(pl.LightningModule):
         self.save_hyperparameters({"settings": settings or {}, "labels": labels.to_dict()})
 
     def on_fit_start(self) -> None:
-        """Refuses settings that work on GPUs only.
+        """Refuses settings that do not work together.
 
         Raises:
-            ConfigError: several processes without GPUs cannot share the statistics of BatchNorm.
+            ConfigError: several processes without GPUs cannot share the statistics of BatchNorm; or views of validation
+                follow from what a head for it sees, and the detector has none.
         """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # a property that Lightning adds later
+        if data is not None and data.test_views.follows and self.detector.focus is None:
+            raise ConfigError(NO_FOCUS)
         shared = any(isinstance(m, nn.SyncBatchNorm) for m in self.detector.modules())
         if shared and self.trainer.world_size > 1 and self.device.type == "cpu":
             raise ConfigError(
@@ -162,6 +122,9 @@ class DetectionModule(pl.LightningModule):
             if store is None:  # a loop with loaders of its own
                 raise
             raise UserError(f"{store.path(error.image)}: {error.reason}") from None
+        head, logits = self.detector.focus, self.detector.observed()
+        if head is not None and logits is not None:
+            losses = losses | head.losses(logits, batch)
         total = torch.stack(list(losses.values())).sum()
         named = {keys.loss_term(name): value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))
@@ -171,35 +134,31 @@ class DetectionModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Results:  # type: ignore[override]  # Lightning takes any
         """Detections of the batch's views, in pixels of their images; callbacks collect and merge them."""
-        return self.infer(batch)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # a property that Lightning adds later
+        return self.infer(batch, data and data.follow)
 
     predict_step = validation_step
 
     @torch.no_grad()
-    def infer(self, batch: Batch) -> Results:
-        """Detects objects in views and keeps those whose size is in the view's valid range.
+    def infer(self, batch: Batch, follow: Follow | None = None) -> Results:
+        """Detects objects in views, and in the views that follow from them.
 
-        The range applies to the sizes of detections, not of proposals, in pixels of the original image. The lower bound
-        is exclusive, the upper inclusive (SNIP, section 6.1). Detections that a tile of the view shows whole are
-        removed too.
+        Args:
+            batch: on the device of the detector.
+            follow: makes the batches that follow a batch; None if none do.
+
+        Raises:
+            ConfigError: views follow from what a head for it sees, and the detector has none.
         """
-        settings = self.inference
-        most = settings.per_view(*batch.images.shape[-2:])
-        # In pixels of the view, and slightly wider: the exact range is applied below, in pixels of the image.
-        ranges = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
-        thresholds = settings.score_threshold, settings.nms_iou
-        found = self.detector(batch.images, batch.sizes, *thresholds, most, ranges, settings.passes)
-        boxes = boxes_to_image(found.boxes.float(), batch)
-        keep = found.valid & in_detection_range(boxes, batch.ranges) & ~whole_in_a_tile(boxes, batch)
-        images = batch.index[:, None].expand_as(keep)
-        return Results(
-            images[keep].cpu().numpy(),
-            boxes[keep].cpu().numpy(),
-            found.scores[keep].float().cpu().numpy(),
-            found.labels[keep].cpu().numpy(),
-            batch.index.unique().cpu().numpy(),
-            touches_cut(boxes, batch)[keep].cpu().numpy(),
-        )
+        found = detect(self.detector, batch, self.inference)
+        if follow is None:
+            return found
+        head, logits = self.detector.focus, self.detector.observed()
+        if head is None or logits is None:
+            raise ConfigError(NO_FOCUS)
+        later = follow(batch, head.probabilities(logits).float().cpu().numpy(), head.stride)
+        parts = [self.infer(b.to(batch.images.device, non_blocking=True), follow) for b in later]
+        return Results.concatenate([found, *parts])
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **arguments: Any) -> NoReturn:
@@ -236,6 +195,9 @@ class DetectionModule(pl.LightningModule):
         counter = "num_batches_tracked"
         weights = {name: tensor for name, tensor in weights.items() if not name.endswith(counter)}
         weights |= {name: tensor for name, tensor in mine.items() if name.endswith(counter)}
+        # AutoFocus's head may be added to a trained detector, and left out again.
+        fresh = {n: t for n, t in mine.items() if n.startswith(FOCUS_WEIGHTS) and n not in weights}
+        weights = {n: t for n, t in weights.items() if not n.startswith(FOCUS_WEIGHTS) or n in mine} | fresh
         wrong = self.find_mismatches(weights)
         if wrong:
             raise ValueError(
@@ -243,7 +205,8 @@ class DetectionModule(pl.LightningModule):
                 f"such as {', '.join(wrong[:3])}; give the same detector and backbone"
             )
         self.load_state_dict(weights)
-        return "all layers" if same else "the last layer starts fresh: its classes are others"
+        layers = "all layers" if same else "the last layer starts fresh: its classes are others"
+        return f"{layers}; AutoFocus's head starts fresh" if fresh else layers
 
     def find_mismatches(self, state_dict: Mapping[str, Tensor]) -> list[str]:
         """Names of tensors that are missing in the module or in a ``state_dict``, or differ in shape."""

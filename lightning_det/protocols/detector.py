@@ -41,6 +41,25 @@ class AnchorShapes(NamedTuple):
     """Position of the first centre along both axes, in strides."""
 
 
+class Focus(nn.Module):
+    """Type of the head that predicts where a closer look is worth its cost, see `Detector.focus`."""
+
+    stride: int
+    """Pixels of the view per cell."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of the backbone to logits (B, C, h, w)."""
+        raise NotImplementedError
+
+    def losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of a training batch, as in `Detector.losses`."""
+        raise NotImplementedError
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, h, w) probability that a cell is worth a closer look."""
+        raise NotImplementedError
+
+
 class Detector(nn.Module):
     """Turns batches of views into losses or detections; knows nothing of scale strategies, Lightning or Hydra.
 
@@ -74,6 +93,26 @@ class Detector(nn.Module):
 
     granularity: int = 1
     """Number of pixels whose multiples are the sides of images of an exported graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.focus: Focus | None = None
+        """A head that looks at the backbone's maps beside the detector, see `observe`."""
+        self._focus_logits: Tensor | None = None
+
+    def observe(self, maps: list[Tensor]) -> list[Tensor]:
+        """Lets the head `focus` read the backbone's maps, and returns them unchanged.
+
+        A detector calls it once per batch. Nothing else in a detector depends on the head.
+        """
+        if self.focus is not None:
+            self._focus_logits = self.focus(maps)
+        return maps
+
+    def observed(self) -> Tensor | None:
+        """Logits of `focus` for the last batch, once; None without such a head."""
+        logits, self._focus_logits = self._focus_logits, None
+        return logits
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a training batch, to be summed.

@@ -63,6 +63,10 @@ class Batch:
     """(B, 4) bool, whether the window cuts the image at its left, top, right and bottom; None: nowhere."""
     tiles: Tensor | None = None
     """(B, 3) float32, columns, rows and side of the tiles that also show the window, see `View`; 0 without tiles."""
+    borders: Tensor | None = None
+    """(B,) float32, see `View.border`; None: 0."""
+    levels: Tensor | None = None
+    """(B,) int64, number of the view's resolution in its pyramid; None: not known."""
     anchor_states: Tensor | None = None
     """(B, G) int64, values of `State`, for the anchors of a proposal network, from the view's ``anchor_range`` if it
     has one; None: equal to ``states``."""

@@ -24,7 +24,8 @@ from lightning_det.config.module import portable_settings
 from lightning_det.config.trainer import build_trainer
 from lightning_det.evaluation.results import Results
 from lightning_det.merging.nms import NMS
-from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.modules.inference import Inference
+from lightning_det.modules.module import DetectionModule
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.continuation import changed_settings, explain_restore_errors
 from lightning_det.runs.resume import is_unstarted

@@ -31,7 +31,7 @@ OF_TRAINING = ("optimizer", "schedule", "debug")
 
 SCHEMAS = {"eval": EvalConfig, "predict": PredictConfig, "load": LoadConfig, "export": ExportConfig}
 
-DETECTOR = ("backbone", "detector", "module", "views.test", "dataset.root")
+DETECTOR = ("backbone", "detector", "focus", "module", "views.test", "dataset.root")
 SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.passes")
 DETECTED = (
     *SHOWN,
@@ -60,7 +60,7 @@ UNREAD = (
     *(f"detector.rpn.{name}" for name in ("positive", "negative", "border")),
     *(f"backbone.{name}" for name in ("weights", "frozen_stages", "checkpointed")),
     *(f"module.{name}" for name in ("norm_weight_decay", "backbone_lr_scale", "backbone_weight_decay")),
-    *("module.reference_batch", "views.test.scales.warm_epochs"),
+    *("module.reference_batch", "views.test.scales.warm_epochs", "focus.limits"),
     *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time"),
     *("trainer.limit_train_batches", "trainer.overfit_batches", "trainer.check_val_every_n_epoch"),
     *("trainer.val_check_interval", "trainer.num_sanity_val_steps", "trainer.log_every_n_steps"),

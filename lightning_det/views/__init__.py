@@ -8,6 +8,7 @@ four steps, see `Step`: ``scales`` makes views of the whole image, ``windows`` c
 from lightning_det.views.chips import Chips
 from lightning_det.views.distort import Distort
 from lightning_det.views.flip import BothSides, RandomFlip
+from lightning_det.views.focus_pyramid import FocusPyramid
 from lightning_det.views.iou_crops import IoUCrops
 from lightning_det.views.large import LargeViews
 from lightning_det.views.planner import Planner
@@ -22,6 +23,7 @@ __all__ = [
     "BothSides",
     "Chips",
     "Distort",
+    "FocusPyramid",
     "IoUCrops",
     "LargeViews",
     "Planner",

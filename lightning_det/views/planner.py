@@ -66,6 +66,18 @@ class Planner:
             views = step(image, views, rng)
         return views
 
+    @property
+    def follows(self) -> bool:
+        """Whether views lead to further ones at inference, see `follow`."""
+        return self.scales.follows
+
+    def follow(self, image: ImageRecord, view: View, probabilities: np.ndarray, stride: int) -> list[View]:
+        """Plans further views of an image from what a detector has seen in one, see `Step.follow`."""
+        views = self.scales.follow(image, view, probabilities, stride)
+        for step in self.steps[1:]:
+            views = step(image, views, None)
+        return views
+
     def at(self, epoch: int) -> "Planner":
         """Returns the planner for an epoch of training, counted from 0: steps may depend on the epoch."""
         steps = (self.scales, self.windows, self.flip, self.distort)

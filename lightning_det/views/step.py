@@ -42,6 +42,9 @@ class Step(ABC):
     whole: bool = False
     """Whether it adds a view of the whole image, which shows the boxes of `count_larger`, to the views that cut it."""
 
+    follows: bool = False
+    """Whether views lead to further ones at inference, once a detector has seen them, see `follow`."""
+
     loses_boxes: bool = False
     """Whether some boxes may have no view that learns from them or shows them whole. If so, the methods below count
     them over the dataset once before a training, for the ``windows`` of a planner."""
@@ -58,6 +61,17 @@ class Step(ABC):
         Raises:
             ValueError: the step draws at random and ``rng`` is None.
         """
+
+    def follow(self, image: ImageRecord, view: View, probabilities: np.ndarray, stride: int) -> list[View]:
+        """Further views of an image, made of what a detector has seen in one; for the ``scales`` of a planner.
+
+        Args:
+            image: size of the image.
+            view: what was seen, not mirrored.
+            probabilities: (h, w) of the cells of a map, see `Focus`; cells in the padding are included.
+            stride: pixels of the view per cell.
+        """
+        return []
 
     def at(self, epoch: int) -> "Step":
         """Returns the step for an epoch of training, counted from 0. A different step is a new object."""

@@ -1,6 +1,8 @@
 """Fixed-size windows on a regular grid."""
 
 from itertools import product
+from operator import or_
+from typing import cast
 
 import numpy as np
 
@@ -90,6 +92,7 @@ class Tiles(Step):
         rows = starts(y2 - y1, side, self.overlap)
         tiles = []
         for y, x in product(rows, columns):
-            inner = (x > 0, y > 0, x1 + x + width < x2, y1 + y + height < y2)
+            cuts = (x > 0, y > 0, x1 + x + width < x2, y1 + y + height < y2)
+            inner = cast(tuple[bool, bool, bool, bool], tuple(map(or_, cuts, view.inner)))
             tiles.append(view._replace(window=(x1 + x, y1 + y, x1 + x + width, y1 + y + height), inner=inner))
         return tiles

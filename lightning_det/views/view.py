@@ -62,6 +62,8 @@ class View(NamedTuple):
     """The change of its colours, or None."""
     inner: tuple[bool, bool, bool, bool] = (False, False, False, False)
     """Whether the window cuts the image at its left, top, right and bottom: objects at such a border may be cut."""
+    border: float = 0.0
+    """Detections whose side is nearer than so many original pixels to such a border are removed, see `inner`."""
     tiles: tuple[int, int, int] | None = None
     """Number of columns and rows, and side in original pixels, of evenly spaced tiles that show the window at a finer
     scale. An object that one of them shows whole is detected in the tile, and not in this view."""
@@ -118,6 +120,17 @@ def touches_cut(boxes: Tensor, batch: Batch) -> Tensor:
     windows = batch.windows[:, None]
     margin = ((windows[..., 2:] - windows[..., :2]) * NEAR).repeat(1, 1, 2)
     return (((boxes - windows).abs() <= margin) & batch.inner[:, None]).any(dim=-1)
+
+
+def near_border(boxes: Tensor, batch: Batch) -> Tensor:
+    """Finds the (B, N, 4) boxes, in pixels of the original image, that `View.border` removes: (B, N) bool.
+
+    AutoFocus, section 3.3: what a chip cuts is detected by another chip or at another scale.
+    """
+    if batch.inner is None or batch.borders is None:
+        return torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
+    near = (boxes - batch.windows[:, None]).abs() < batch.borders[:, None, None]
+    return (near & batch.inner[:, None]).any(dim=-1)
 
 
 def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:

@@ -25,7 +25,7 @@ from lightning_det.config import CONF, read_option
 from lightning_det.config.module import build_module, portable_settings
 from lightning_det.config.parts import PARTS
 from lightning_det.config.schema import Config
-from lightning_det.modules.module import Inference
+from lightning_det.modules.inference import Inference
 from lightning_det.runs import overlay
 from lightning_det.runs.composition import validate_run
 from lightning_det.runs.restore import restore_detector

@@ -47,6 +47,22 @@ def test_plates_do_not_overlap():
                 assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 
 
+def test_area_keeps_objects_to_a_window_that_moves():
+    shapes = Shapes("unused", width=512, height=384, sizes=[8, 32], area=0.1)
+    extents = []
+    for number in range(30):
+        boxes = np.array(shapes.image(np.random.default_rng(number))[2])
+        extents.append([*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)])
+    extents = np.array(extents)
+    sides = extents[:, 2:] - extents[:, :2]
+    assert (sides <= [162, 122]).all()  # the square root of a tenth
+    assert (sides > 60).any()
+    assert np.ptp(extents[:, :2], axis=0).min() > 150
+    assert Shapes("unused", area=0.5).folder != Shapes("unused").folder
+    with pytest.raises(DatasetError, match="area"):
+        Shapes("unused", area=0.0)
+
+
 def test_apart_keeps_objects_to_one_half():
     shapes = Shapes("unused", apart=True)
     for i in range(20):

@@ -14,10 +14,13 @@ from PIL import Image
 from support.in_process import run
 from support.shared import made_once
 
-from lightning_det.annotations import DatasetError
+from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.data import video as video_module
+from lightning_det.data.datamodule import MultiScaleData
+from lightning_det.data.folder import without_boxes
 from lightning_det.data.video import Video, write_video
 from lightning_det.system.errors import UserError
+from lightning_det.views import FocusPyramid, Planner
 
 LOSSLESS = {"codec": "ffv1", "pix_fmt": "bgr0"}
 PNG = {"codec": "png", "pix_fmt": "rgb24"}
@@ -78,6 +81,29 @@ def test_frames_are_read_once_while_they_are_asked_for_in_order(tmp_path, monkey
         assert np.array_equal(video(number).permute(1, 2, 0), frames[number])
     assert len(opened) == 3
     assert video(4).data_ptr() != video(4).data_ptr()
+
+
+def test_views_that_follow_read_the_frames_once_more(tmp_path, monkeypatch):
+    """At every finer scale, while the loader is further in the video."""
+    frames = pictures()
+    video = Video(encode(tmp_path / "a.mkv", frames, **LOSSLESS))
+    opened, own = [], av.open
+    monkeypatch.setattr(av, "open", lambda *a, **k: opened.append(a) or own(*a, **k))
+    sides = np.full(len(frames), 96), np.full(len(frames), 128)
+    store = without_boxes(Path(), [str(n) for n in range(len(frames))], *sides[::-1], LabelMap(["square"], [1]))
+    planner = Planner(FocusPyramid([1.0, 0.5, 0.25], None, [0.0, 0.0], [16, 16]))
+    data = MultiScaleData(None, store, planner, planner, test_batch_size=5, num_workers=0, frames=video)
+
+    def seen(batch):
+        yield from zip(batch.levels.tolist(), batch.index.tolist(), batch.images, strict=True)
+        nothing = np.zeros((len(batch), 6, 8))
+        for later in data.follow(batch, nothing, 16):
+            yield from seen(later)
+
+    found = [view for batch in data.inference_loader(store, video) for view in seen(batch)]
+    assert sorted((level, image) for level, image, _ in found) == [(level, n) for level in range(3) for n in range(12)]
+    assert all(np.array_equal(p.permute(1, 2, 0), frames[n]) for level, n, p in found if level == 0)
+    assert len(opened) == 2
 
 
 def test_loader_processes_get_a_copy_of_their_own(tmp_path):

@@ -33,7 +33,8 @@ from lightning_det.detectors.rpn import Proposals
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import Constant, Cosine, MultiStep
 from lightning_det.modules.groups import GroupSettings, parameter_groups
-from lightning_det.modules.module import DetectionModule, Inference
+from lightning_det.modules.inference import Inference
+from lightning_det.modules.module import DetectionModule
 from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError, ImageError, UserError
