@@ -206,7 +206,7 @@ class ViewData(pl.LightningDataModule):
         if not self.test_views.follows:
             return None
         # A reader of its own: that of the loader may be further in a video.
-        dataset = ViewDataset(store, **self.visibility, frames=copy(frames))
+        dataset = ViewDataset(store, frames=copy(frames))
         return Follower(self.test_views, self.test_batch_size, dataset)
 
     def _content(
