@@ -26,9 +26,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 composing.install()
 probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 
+LONGEST = ("test_export.py", "test_commands.py", "test_interruptions.py")
+
 LARGER_COCO = os.environ.get("TINY_COCO_ROOT")
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "spine.json").read_text())
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long starts first: else one worker is left with it when the others are done."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.name not in LONGEST))
 
 
 def pytest_collection_finish():

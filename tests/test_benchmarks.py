@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import read, run_forked
-from support.spawning import fork_instead_of_spawn
+from support.spawning import prepare_benchmark
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def run_benchmark(tmp_path):
     def run(script, *arguments):
         file = tmp_path / "result.json"
         call = (BENCHMARKS / script, "--json", str(file), *map(str, arguments))
-        done = run_forked(*call, cwd=tmp_path, prepare=fork_instead_of_spawn)
+        done = run_forked(*call, cwd=tmp_path, prepare=prepare_benchmark)
         assert done.returncode == 0, done.stderr
         return read(file)
 

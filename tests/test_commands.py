@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ BRIEF = (
 )
 """Two steps on two views each, and a validation of two images: what a command does is the same as in a long run."""
 
+FEW = ("dataset.source.train=8", "dataset.source.val=2")
+"""Images for such a command, all of which mining would look at."""
+
 PLAIN = ("callbacks.report=null", "callbacks.pictures=null")
 """An evaluation without what takes longer than the rest of it."""
 
@@ -44,6 +48,12 @@ def run(command, *overrides, code=0):
     outcome = in_process.run(command, *overrides)
     assert outcome.code == code, outcome.output + outcome.errors
     return outcome.output if code == 0 else outcome.errors
+
+
+def evaluate(*overrides):
+    """The same of an evaluation, without its chart, which takes longer than the rest; one test looks at it."""
+    with mock.patch("lightning_det.runs.evaluation_report.save_png"):
+        return run("eval", *overrides, *PLAIN)
 
 
 def start(command, *overrides, code=0, cwd=None):
@@ -103,7 +113,8 @@ def test_train_leaves_everything_in_the_run_folder(trained):
 )
 def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, tmp_path):
     """An epoch has three steps."""
-    few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2"]
+    few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2", "callbacks.pictures=null"]
+    few += ["callbacks.selection=null"]
     limits = [f"trainer.max_steps={steps}", "trainer.max_epochs=-1", f"hydra.run.dir={tmp_path}"]
     output = run("train", *small, *few, *limits, *settings)
     assert ("the training ended at" in output) == (said is not None)
@@ -136,7 +147,7 @@ def test_eval_with_other_views(trained, tmp_path):
     for number, test in enumerate(("[multi_scale,flip]", "[tiles]")):
         out = tmp_path / str(number)
         given = [f"checkpoint={folder}", f"test={test}", "split=test", "dataset.limit_val=3"]
-        run("eval", *given, f"hydra.run.dir={out}", *PLAIN)
+        evaluate(*given, f"hydra.run.dir={out}")
         views = yaml.safe_load((out / "config.yaml").read_text())["views"]["test"]
         assert len(views["scales"]["resolutions"]) == (3 if number == 0 else 1)
         assert (views["windows"] is not None) == (number == 1)
@@ -177,12 +188,12 @@ def test_predict_one_image(trained, tmp_path):
 
 def test_resume_goes_on_where_training_stopped(small, trained, tmp_path):
     folder, _ = trained
-    run("train", *small, "trainer.max_epochs=5", f"resume={folder}", f"hydra.run.dir={tmp_path}")
+    run("train", *small, "trainer.max_epochs=4", f"resume={folder}", f"hydra.run.dir={tmp_path}")
     before, after = read(folder / "metrics.json"), read(tmp_path / "metrics.json")
-    assert after["epochs"] == 5
-    assert after["steps"] == before["steps"] // 3 * 5
+    assert after["epochs"] == 4
+    assert after["steps"] == before["steps"] // 3 * 4
     assert after["epoch_losses"][:3] == before["epoch_losses"]
-    assert len(after["epoch_losses"]) == 5
+    assert len(after["epoch_losses"]) == 4
 
 
 def test_a_used_folder_is_refused_and_nothing_in_it_changes(trained, small):
@@ -270,16 +281,18 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
     """One multirun; a job of each detector goes on and is evaluated with the bells and whistles."""
     # What only chips have belongs to one of the three strategies.
     chips = [o for o in CHIPS if not o.startswith("views.")]
+    rois = ["capacity.after_nms=[60,30]", "capacity.rois=16"]
     run(
         "train",
         "-m",
         "detector=faster_rcnn,rfcn",
         "strategy=random_sampling,ohem,[sniper,ohem]",
         "miner.epochs=1",
-        "capacity.rois=16",
+        *rois,
         *BRIEF,
         "trainer.log_every_n_steps=1",
         *small,
+        *FEW,
         *chips,
         f"hydra.sweep.dir={tmp_path}",
     )
@@ -299,20 +312,21 @@ def test_learning_strategies_times_detectors_train_resume_and_evaluate(small, tm
         options = ["strategy=ohem"] if job == 1 else ["strategy=[sniper,ohem]", "detector=rfcn", "miner.epochs=1"]
         first = read(tmp_path / str(job) / "metrics.json")
         more = [f"resume={tmp_path}/{job}", "trainer.max_epochs=2", f"hydra.run.dir={resumed}"]
-        run("train", *options, "capacity.rois=16", *BRIEF, *small, *chips, *more)
+        run("train", *options, *rois, *BRIEF, *small, *FEW, *chips, *more)
         again = read(resumed / "metrics.json")
         assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
         assert again["steps"] > first["steps"]
         test = ["test=[multi_scale,iterative,voting]", "dataset.limit_val=2", f"hydra.run.dir={tmp_path}/eval-{job}"]
-        run("eval", f"checkpoint={resumed}", *test, *PLAIN)
+        evaluate(f"checkpoint={resumed}", *test)
         assert np.isfinite(read(tmp_path / f"eval-{job}" / "metrics.json")["AP"])
 
 
 def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
     """Four networks from one command; one of them goes on and is evaluated."""
     network = ["detector=dsod", "backbone=dsod_tiny", "strategy=[single_scale,iou_crops,distort,flip]"]
+    network += ["backbone.blocks=[1,1,1,1]", *FEW]
     switches = ["backbone.stem=dsod,densenet", "backbone.prediction=dense,plain"]
-    run("train", "-m", *network, *switches, *BRIEF, *small, f"hydra.sweep.dir={tmp_path}")
+    run("train", "-m", *small, *network, *switches, *BRIEF, f"hydra.sweep.dir={tmp_path}")
     sizes = []
     for job in range(4):
         metrics = read(tmp_path / str(job) / "metrics.json")
@@ -322,17 +336,17 @@ def test_ablation_of_dsod_is_a_sweep(small, tmp_path):
         sizes.append(sum(w.numel() for w in weights.values()))
     assert len(set(sizes)) == 4
     more = ["backbone.stem=densenet", f"resume={tmp_path}/2", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/more"]
-    run("train", *network, *BRIEF, *small, *more)
+    run("train", *small, *network, *BRIEF, *more)
     first, again = read(tmp_path / "2/metrics.json"), read(tmp_path / "more/metrics.json")
     assert again["epoch_losses"][: len(first["epoch_losses"])] == first["epoch_losses"]
     assert again["steps"] > first["steps"]
     test = ["test=[multi_scale,soft_nms]", "dataset.limit_val=2", f"hydra.run.dir={tmp_path}/eval"]
-    run("eval", f"checkpoint={tmp_path}/more", *test, *PLAIN)
+    evaluate(f"checkpoint={tmp_path}/more", *test)
     assert np.isfinite(read(tmp_path / "eval/metrics.json")["AP"])
 
 
-FEW = ("capacity.after_nms=[60,30]", "capacity.rois=16")  # RoIs, for a network of full size
-FEW += ("capacity.head=64", "capacity.neck=32")
+LARGE = ("capacity.after_nms=[30,10]", "capacity.rois=8")  # few RoIs, for a network of full size
+LARGE += ("capacity.head=64", "capacity.neck=32", "callbacks.best=null")  # and one checkpoint
 GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.checkpointed=true")
 
 
@@ -340,21 +354,21 @@ GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.check
     "overrides",
     [
         ("detector=faster_rcnn_fpn", "strategy=[tiles,flip]", "views.train.windows.size=64"),
-        ("backbone=resnet18", "detector=faster_rcnn_fpn", "optimizer=sgd", "schedule=multistep", *FEW),
-        ("backbone=resnet18", "detector=faster_rcnn", "backbone.norm=group", *FEW),
-        ("backbone=mobilenet_v3_large", "detector=faster_rcnn_fpn", *FEW),
+        ("backbone=resnet18", "detector=faster_rcnn_fpn", "optimizer=sgd", "schedule=multistep", *LARGE),
+        ("backbone=resnet18", "detector=faster_rcnn", "backbone.norm=group", *LARGE),
+        ("backbone=mobilenet_v3_large", "detector=faster_rcnn_fpn", *LARGE),
         ("detector=faster_rcnn_fpn", "trainer.precision=bf16-mixed"),
-        ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false", *FEW),
+        ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false", *LARGE),
         ("strategy=[snip,flip]", "dataset.snip.sub_image=128", "views.train.scales.warm_epochs=[0,1]"),
         ("strategy=[snip,all_rois]", "detector=faster_rcnn_fpn", "dataset.snip.sub_image=128"),
         ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.rpn.border=8"),
         ("strategy=[sniper_no_negatives,flip]", "views.train.windows.labels=one_chip", "test=[single_scale,flip]"),
-        ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn", *FEW),
+        ("backbone=timm", "backbone.name=resnet10t", "detector=faster_rcnn_fpn", *LARGE),
         ("callbacks=[default,ema,early_stopping]", "trainer.accumulate_grad_batches=2", "module.reference_batch=16"),
         ("logger=tensorboard", "data.num_workers=1"),
         ("detector=faster_rcnn_fpn", "strategy=[ohem]", "capacity.rois=32", "test=[multi_scale,iterative,voting]"),
         ("detector=rfcn", "strategy=[ohem,flip]", "selection.rois.nms_iou=null", "test=[soft_nms,voting,flip]"),
-        ("detector=deformable_rfcn", "backbone=resnet18", "detector.deformable_convs=2", *FEW),
+        ("detector=deformable_rfcn", "backbone=resnet18", "detector.deformable_convs=2", *LARGE),
         ("detector=rfcn", "strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "test=[iterative]"),
         ("detector=ssd", "backbone=ssd_tiny", "strategy=[warp,iou_crops,distort,flip]", "test=[warp,flip]"),
         ("detector=dsod", "backbone=dsod_tiny", "strategy=[sniper_no_negatives,ohem]"),
@@ -364,44 +378,50 @@ GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.check
     ids=lambda overrides: " ".join(overrides),
 )
 def test_compositions_train_and_evaluate(small, tmp_path, overrides):
-    run("train", *small, *BRIEF, *overrides, f"hydra.run.dir={tmp_path}")
+    run("train", *small, *BRIEF, *FEW, *overrides, f"hydra.run.dir={tmp_path}")
     metrics = read(tmp_path / "metrics.json")
     assert metrics["steps"] > 0
     assert np.isfinite(metrics["loss"])
-    run("eval", f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1", *PLAIN)
+    evaluate(f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1")
     if "logger=tensorboard" in overrides:
         assert list((tmp_path / "tensorboard").glob("events*"))
 
 
 @pytest.fixture(scope="module")
-def mined(small, tmp_path_factory):
+def twelve(small):
+    """Images to mine in."""
+    return [*small, "dataset.source.train=12", "dataset.source.val=4"]
+
+
+@pytest.fixture(scope="module")
+def mined(twelve, tmp_path_factory):
     """A run of SNIPER that mined its negative chips."""
-    options = [*small, *CHIPS, "strategy=[sniper,flip]", "trainer.max_epochs=2"]
+    options = [*twelve, *CHIPS, "strategy=[sniper,flip]", "trainer.max_epochs=2"]
     return made_once(tmp_path_factory, "mined", lambda folder: run("train", *options, f"hydra.run.dir={folder}"))[0]
 
 
-def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
+def test_sniper_mines_trains_and_goes_on(twelve, mined, tmp_path):
     lines = (mined / "train.log").read_text().splitlines()
     order = [next(i for i, line in enumerate(lines) if word in line) for word in ("mining: 2 epochs", "epoch 1 of 2")]
     assert order == sorted(order)
     assert not (mined / "mining.ckpt").exists()
     with np.load(mined / "proposals.npz", allow_pickle=False) as file:
-        assert len(file["offsets"]) == 25
-        assert file["offsets"][-1] == len(file["boxes"]) == len(file["scores"]) > 24
+        assert len(file["offsets"]) == 13
+        assert file["offsets"][-1] == len(file["boxes"]) == len(file["scores"]) > 12
     settings = yaml.safe_load((mined / "config.yaml").read_text())
     assert settings["proposals"] == "auto"
     metrics = read(mined / "metrics.json")
     assert metrics["cost"]["pixels"] == metrics["cost"]["views"] * 64**2 > 0
     mining = metrics["mining"]
     assert 0 < mining["pixels"] == mining["views"] * 64**2  # two epochs of positive chips
-    assert mining["inference_pixels"] == 24 * (192 * 256 + 96 * 128 + 64 * 64)  # 48 is padded to 64
-    run("eval", f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval", *PLAIN)
+    assert mining["inference_pixels"] == 12 * (192 * 256 + 96 * 128 + 64 * 64)  # 48 is padded to 64
+    evaluate(f"checkpoint={mined}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
     evaluated = read(tmp_path / "eval/metrics.json")
-    assert evaluated["pixels"] == 8 * (192 * 256 + 96 * 128 + 64 * 64)
+    assert evaluated["pixels"] == 4 * (192 * 256 + 96 * 128 + 64 * 64)
     assert {k: evaluated[k] for k in FIGURES} == pytest.approx({k: read(mined / "metrics.json")[k] for k in FIGURES})
 
     more = ["strategy=[sniper,flip]", f"resume={mined}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/more"]
-    run("train", *small, *CHIPS, *more)
+    run("train", *twelve, *CHIPS, *more)
     assert read(tmp_path / "more/metrics.json")["epochs"] == 3
     assert not (tmp_path / "more/proposals.npz").exists()  # it goes on with the first run's
     more = read(tmp_path / "more/metrics.json")
@@ -410,26 +430,26 @@ def test_sniper_mines_trains_and_goes_on(small, mined, tmp_path):
     assert "mining" not in (tmp_path / "more/train.log").read_text()
 
 
-def test_proposals_serve_later_runs_and_are_refused_for_other_images(small, mined, tmp_path):
+def test_proposals_serve_later_runs_and_are_refused_for_other_images(twelve, mined, tmp_path):
     file = f"proposals={mined}/proposals.npz"
-    run("train", *small, *CHIPS, "strategy=sniper", file, *BRIEF, f"hydra.run.dir={tmp_path}/reuse")
+    run("train", *twelve, *CHIPS, "strategy=sniper", file, *BRIEF, f"hydra.run.dir={tmp_path}/reuse")
     assert "mining" not in (tmp_path / "reuse/train.log").read_text()
-    run("inspect", *small, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
+    run("inspect", *twelve, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/inspect")
     with_negatives = read(tmp_path / "inspect/inspect.json")
-    run("inspect", *small, *CHIPS[:-1], "strategy=sniper_no_negatives", f"hydra.run.dir={tmp_path}/positive")
+    run("inspect", *twelve, *CHIPS[:-1], "strategy=sniper_no_negatives", f"hydra.run.dir={tmp_path}/positive")
     positives = read(tmp_path / "positive/inspect.json")
     assert positives["views_per_image"] < with_negatives["views_per_image"] <= positives["views_per_image"] + 2
     assert positives["boxes_unlearned"] <= with_negatives["boxes"] - with_negatives["boxes_learned"]
-    other = [o if "source.train" not in o else "dataset.source.train=30" for o in small]
+    other = [o if "source.train" not in o else "dataset.source.train=30" for o in twelve]
     message = run("train", *other, *CHIPS, "strategy=sniper", file, f"hydra.run.dir={tmp_path}/other", code=1)
     assert "made for other images" in message
     assert "Traceback" not in message
 
 
-def test_mine_writes_the_file_that_train_would(small, mined, tmp_path):
+def test_mine_writes_the_file_that_train_would(twelve, mined, tmp_path):
     """Mining draws its own random numbers, so both make the same proposals."""
     output = start(
-        "mine", *small, *CHIPS, "strategy=[sniper,flip]", f"output={tmp_path}/p.npz", f"hydra.run.dir={tmp_path}/m"
+        "mine", *twelve, *CHIPS, "strategy=[sniper,flip]", f"output={tmp_path}/p.npz", f"hydra.run.dir={tmp_path}/m"
     )
     assert last_line(output) == tmp_path / "p.npz"
     with np.load(tmp_path / "p.npz") as one, np.load(mined / "proposals.npz") as two:
@@ -438,12 +458,12 @@ def test_mine_writes_the_file_that_train_would(small, mined, tmp_path):
             np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_a_run_that_was_interrupted_after_mining_goes_on(small, mined, tmp_path):
+def test_a_run_that_was_interrupted_after_mining_goes_on(twelve, mined, tmp_path):
     (tmp_path / "old").mkdir()
     for name in ("proposals.npz", "overrides.yaml"):
         shutil.copy(mined / name, tmp_path / "old")
     resume = ["strategy=sniper", f"resume={tmp_path}/old", *BRIEF, f"hydra.run.dir={tmp_path}/new"]
-    run("train", *small, *CHIPS, *resume)
+    run("train", *twelve, *CHIPS, *resume)
     assert "mining" not in (tmp_path / "new/train.log").read_text()
     assert read(tmp_path / "new/metrics.json")["epochs"] == 2  # as it was started with
 
@@ -521,7 +541,7 @@ def test_every_layout_from_inspection_to_prediction(layout, request, tmp_path, m
     given = [f"dataset={layout}", f"dataset.root={root}", "dataset.resolution=[96,128]"]
     run("inspect", *given, f"hydra.run.dir={tmp_path}/inspect")
     run("train", *given, *BRIEF, f"hydra.run.dir={tmp_path}/train")
-    run("eval", f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval", *PLAIN)
+    evaluate(f"checkpoint={tmp_path}/train", f"hydra.run.dir={tmp_path}/eval")
     ids = {d["category_id"] for d in read(tmp_path / "eval/detections.json")}
     assert ids <= ({7, 90} if layout == "coco" else {0, 1})
     run("predict", f"checkpoint={tmp_path}/train", f"source={root}", f"output={tmp_path}/out")
@@ -546,14 +566,14 @@ def test_bccd_experiment_runs_and_inspect_names_its_bad_boxes(bccd, tmp_path):
     assert sorted(Path(p["file"]).stem for p in problems) == ["BloodImage_00338", "BloodImage_00343"]
     run("train", "experiment=bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
     coarse = ("split=test", "views.test.scales.resolutions=[[60,80]]")
-    run("eval", f"checkpoint={tmp_path}/train", *coarse, f"hydra.run.dir={tmp_path}/eval", *PLAIN)
+    evaluate(f"checkpoint={tmp_path}/train", *coarse, f"hydra.run.dir={tmp_path}/eval")
     assert read(tmp_path / "eval/metrics.json")["images"] == 72
 
 
 def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
     run("train", "experiment=dsod_bccd", *BRIEF, f"hydra.run.dir={tmp_path}/train")
     few = ("split=test", "dataset.limit_val=3")
-    run("eval", f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval", *PLAIN)
+    evaluate(f"checkpoint={tmp_path}/train", *few, f"hydra.run.dir={tmp_path}/eval")
     assert read(tmp_path / "eval/metrics.json")["images"] == 3
 
 

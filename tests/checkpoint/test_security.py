@@ -46,6 +46,14 @@ def content(composed, made=[]):  # noqa: B006  once for all tests
     return copy.deepcopy(made[0])
 
 
+@pytest.fixture
+def module(composed, made=[]):  # noqa: B006  once for all tests, which load nothing into it
+    """A small detector to be trained."""
+    if not made:
+        made.append(build_module(validate_run(composed("train", *SSD)), LabelMap(["cat", "dog"])))
+    return made[0]
+
+
 def checkpoint(cfg):
     with torch.random.fork_rng():
         module = build_module(cfg, LabelMap(["cat", "dog"]))
@@ -540,9 +548,7 @@ def test_damaged_checkpoints_are_refused_or_do_no_harm(composed, content, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", list(DAMAGES)[-12 - 6 * len(ODD) : -6 * len(ODD)])
-def test_damaged_weights_are_refused(composed, content, tmp_path, change):
-    cfg = validate_run(composed("train", *SSD))
-    module = build_module(cfg, LabelMap(["cat", "dog"]))
+def test_damaged_weights_are_refused(module, content, tmp_path, change):
     DAMAGES[change](content)
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(UserError):
@@ -589,12 +595,11 @@ def test_cut_and_flipped_files(content, composed, tmp_path):
         ("old.pth", lambda f: torch.save({"w": torch.zeros(1)}, f, _use_new_zipfile_serialization=False)),
     ],
 )
-def test_files_of_other_kinds(composed, tmp_path, name, write):
+def test_files_of_other_kinds(module, tmp_path, name, write):
     write(tmp_path / name)
     with pytest.raises(UserError, match=name.split(".")[0]):
         load_checkpoint(tmp_path / name)
     if name != "folder":
-        module = build_module(validate_run(composed("train", *SSD)), LabelMap(["cat"]))
         with pytest.raises(UserError) as raised:
             load_weights(module, str(tmp_path / name))
         assert ("['model'] alone" in str(raised.value)) == (name == "model.pth")

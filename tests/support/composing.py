@@ -16,9 +16,11 @@ import omegaconf.base
 import omegaconf.omegaconf
 import yaml
 from hydra import compose
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
@@ -34,8 +36,12 @@ from lightning_det.config.own_options import own_folder
 Plugins.instance()  # imports the class that reads files once more
 FileConfigSource = SourcesRegistry.instance().resolve("file")
 _read, _mode = FileConfigSource.load_config, Hydra.get_mode
+_read_own = ImportlibResourcesConfigSource.load_config
 _create, _compute = config_loader_impl.create_defaults_list, ConfigLoaderImpl.compute_defaults_list
-_files: dict[tuple[str, str], bytes] = {}
+_map, _merge = defaults_list._create_interpolation_map, ConfigLoaderImpl._compose_config_from_defaults_list
+_files: dict[tuple[str, str, str], bytes] = {}
+_lists: dict[Any, DefaultsList] = {}
+_merged: dict[Any, DictConfig] = {}
 _last: list[Any] = [None, None]
 """Of the defaults list that was made last: what it is of, and itself."""
 _composed: dict[tuple[str, ...], tuple[DictConfig, tuple[Any, ...]]] = {}
@@ -43,13 +49,23 @@ _composed: dict[tuple[str, ...], tuple[DictConfig, tuple[Any, ...]]] = {}
 
 
 def _remembered_file(self: Any, config_path: str) -> Any:
-    """Parses each file of the package's config folder once per process and its forks."""
-    if self.path != str(CONF):
-        return _read(self, config_path)
-    key = (self.provider, config_path)
+    """Parses each file of the packages' config folders once per process and its forks."""
+    read = _read_own if isinstance(self, ImportlibResourcesConfigSource) else _read
+    if not _is_of_a_package(self):
+        return read(self, config_path)
+    key = (self.provider, self.path, config_path)
     if key not in _files:
-        _files[key] = pickle.dumps(_read(self, config_path))
+        _files[key] = pickle.dumps(read(self, config_path))
     return pickle.loads(_files[key])
+
+
+def _is_of_a_package(source: Any) -> bool:
+    """Whether what a source has stays the same: it is of this package, of Hydra's, or the registered schemas."""
+    return source.path == str(CONF) or source.scheme() in ("pkg", "structured")
+
+
+def _are_of_packages(repo: Any) -> bool:
+    return all(_is_of_a_package(source) for source in repo.get_sources())
 
 
 def _mode_if_set(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
@@ -63,9 +79,41 @@ def _recorded(repo: Any, config_name: str | None, overrides_list: list[Any], **s
     lines = [o.input_line for o in overrides_list]
     searched = [line for line in lines if line.startswith("hydra.searchpath")]
     task = [o.input_line for o in overrides_list if not o.is_hydra_override()]
-    made = _create(repo=repo, config_name=config_name, overrides_list=overrides_list, **settings)
+    made = _listed(repo, config_name, overrides_list, settings)
     _last[:] = (config_name, [*searched, *task], settings["skip_missing"]), made
     return made
+
+
+def _listed(repo: Any, config_name: str | None, given: list[Any], settings: dict[str, Any]) -> DefaultsList:
+    """Makes the defaults list of a choice of options once; values of keys do not change it."""
+    overrides = Overrides(repo=repo, overrides_list=given)
+    keys = {id(override) for override in overrides.config_overrides}
+    choices = tuple(o.input_line for o in given if id(o) not in keys and not o.is_sweep_override())
+    key = (config_name, choices, *settings.items())
+    if not _are_of_packages(repo):
+        return _create(repo=repo, config_name=config_name, overrides_list=given, **settings)
+    if key not in _lists:
+        _lists[key] = _create(repo=repo, config_name=config_name, overrides_list=given, **settings)
+    made = _lists[key]
+    for name in ("known_choices", "known_choices_per_group"):
+        getattr(overrides, name).update(getattr(made.overrides, name))
+    return DefaultsList(made.defaults, made.defaults_tree, overrides.config_overrides, overrides)
+
+
+def _map_if_used(overrides: Overrides, defaults_list: list[Any], self_added: bool) -> DictConfig | None:
+    """Makes the map of chosen options only for a list with interpolations, which alone reads it."""
+    used = any(default.is_interpolation() for default in defaults_list)
+    return _map(overrides, defaults_list, self_added) if used else None
+
+
+def _merged_once(self: Any, defaults: list[Any], repo: Any) -> DictConfig:
+    """Merges the files of a defaults list once, and copies the result."""
+    if not _are_of_packages(repo):
+        return _merge(self, defaults, repo)
+    key = tuple((d.config_path, d.package, d.is_self, d.primary) for d in defaults)
+    if key not in _merged:
+        _merged[key] = _merge(self, defaults, repo)
+    return copy.deepcopy(_merged[key])
 
 
 def _defaults_of_last(self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode) -> Any:
@@ -144,9 +192,11 @@ _parse = lru_cache(4096)(omegaconf.base.parse)
 
 def install() -> None:
     """Makes this process, and those forked from it, compose so."""
-    FileConfigSource.load_config = _remembered_file
+    FileConfigSource.load_config = ImportlibResourcesConfigSource.load_config = _remembered_file
     Hydra.get_mode = _mode_if_set
     config_loader_impl.create_defaults_list = _recorded
+    defaults_list._create_interpolation_map = _map_if_used
+    ConfigLoaderImpl._compose_config_from_defaults_list = _merged_once
     ConfigLoaderImpl.compute_defaults_list = _defaults_of_last
     omegaconf.omegaconf.get_omega_conf_dumper = lambda: Dumper
     Metadata.__deepcopy__ = _copied_metadata

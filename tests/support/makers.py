@@ -95,4 +95,8 @@ def vgg16_features(**_):
     """torchvision's VGG16 without its classifier, whose hundred million numbers take seconds to draw."""
     network = nn.Module()
     network.features = make_layers(cfgs["D"], batch_norm=False)
+    for layer in network.features:
+        if isinstance(layer, nn.Conv2d):  # as torchvision draws them
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
     return network

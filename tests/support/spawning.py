@@ -5,6 +5,10 @@ import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
+from torchvision import models
+
+from support.makers import vgg16_features
+
 
 class Process(ForkServerProcess):
     """A process with the environment of who makes it, as a spawned one has; a forked one has the server's."""
@@ -29,3 +33,9 @@ def fork_instead_of_spawn() -> None:
     """For `helpers.run_forked` to prepare a script with."""
     usual, instead = multiprocessing.get_context, Context()
     multiprocessing.get_context = lambda method=None: instead if method == "spawn" else usual(method)
+
+
+def prepare_benchmark() -> None:
+    """`fork_instead_of_spawn`, and VGG16 without its classifier, which no network keeps and which takes seconds."""
+    fork_instead_of_spawn()
+    models.vgg16 = models.detection.ssd.vgg16 = vgg16_features

@@ -23,6 +23,8 @@ register_schema()
 register_numbering()
 # Composing once reads the files of the config folder and warms the parser of overrides.
 initialize_config_dir(config_dir=str(CONF), version_base="1.3")
+for command in ("train", "eval", "predict"):  # and the same options need not be merged again
+    compose(command)
 compose("train", overrides=["debug=limit", "strategy=[sniper,flip]", "dataset.resolution=[96,128]"])
 GlobalHydra.instance().clear()
 # Checks of lists of options compose each one, which a process remembers.
