@@ -17,7 +17,7 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], images: int) -> Figure:
             ``seconds``.
         images: how many there were.
     """
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     known = [row for row in rows if row["AP"] is not None]
     focused = sorted((row for row in known if row["threshold"] is not None), key=lambda row: row["pixels"])
     panels = (("pixels", 1e6, "megapixels per image"), ("seconds", 1.0, "seconds per image"))
@@ -33,7 +33,7 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], images: int) -> Figure:
             plot.annotate(
                 row["name"],
                 place,
-                xytext=(-5 if right else 5, -11),
+                xytext=(-4 if right else 4, -12),
                 textcoords="offset points",
                 ha="right" if right else "left",
                 fontsize="small",
