@@ -19,12 +19,14 @@ UNSAID = ("root", "_target_")
 def evaluated_data(folder: Path) -> dict[str, str]:
     """Reads from a run folder what decides about the images and boxes of its evaluation: text by dotted key.
 
-    A file of another kind has none of these keys.
+    A folder without a configuration, or with a file of another kind, has none of these keys.
 
     Raises:
         UserError: the configuration cannot be read.
     """
     file = folder / "config.yaml"
+    if not file.exists():
+        return {}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

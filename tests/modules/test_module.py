@@ -602,7 +602,7 @@ class Oracle(DetectionModule):
         super().__init__(Stub(), LABELS)
         self.store = store
 
-    def infer(self, batch):
+    def infer(self, batch, follow=None):
         self.detector.found = lambda images, sizes: self.found(batch)
         return super().infer(batch)
 
@@ -742,7 +742,7 @@ def test_a_trainer_that_counts_batches_once_is_refused(store, tmp_path):
 
 def test_statistics_shared_by_processes_without_gpus_are_refused():
     class Trained(DetectionModule):
-        trainer = SimpleNamespace(world_size=2)
+        trainer = SimpleNamespace(world_size=2, datamodule=None)
 
     Trained(Stub(), LABELS).on_fit_start()
     shared = Trained(Stub(), LABELS)

@@ -28,6 +28,7 @@ EFFECTS = {
     "module": "built; its rates are the optimizer's",
     "backbone": "built, and refused by the names of weights that do not fit",
     "detector": "likewise; constants are no part of the weights: test_constants_are_no_part_of_the_weights",
+    "focus": "likewise",
     "capacity": "likewise",
     "selection": "built; without state",
     "dataset": "read anew; other classes are refused",
