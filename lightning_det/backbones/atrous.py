@@ -106,6 +106,11 @@ def deform(stage: nn.Module, count: int) -> nn.Module:
         for name, child in parent.named_children()
         if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1)
     ]
+    if count > 0 and not found:
+        raise ValueError(
+            f"deformable_convs={count}: this backbone has no last stage with convolutions to deform; take a ResNet, "
+            "such as backbone=resnet18, or detector.deformable_convs=0"
+        )
     if not 0 <= count <= len(found):
         raise ValueError(f"deformable_convs must be 0 to {len(found)} for this backbone, got {count}")
     for parent, name, conv in found[len(found) - count :]:

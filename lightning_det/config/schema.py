@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import II, MISSING, OmegaConf
 
 CONF = next(p / "conf" for p in Path(__file__).parents[1:3] if (p / "conf").is_dir())
 """The config folder: inside an installed wheel, or at the root of a checkout."""
@@ -143,8 +143,8 @@ class CapacityConfig:
     """(training, inference) proposals per map that enter NMS."""
     after_nms: list[int] = field(default_factory=lambda: [2000, 1000])
     """(training, inference) proposals per view that are kept after NMS."""
-    proposals_per_megapixel: float | None = None
-    """Minimum number of proposals per megapixel of a view at inference: the dataset's."""
+    proposals_per_megapixel: float | None = II("dataset.proposals_per_megapixel")
+    """Minimum number of proposals per megapixel of a view at inference and in mining."""
 
 
 @dataclass

@@ -80,9 +80,12 @@ def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: I
         selects = read_option(f"strategy/{name}").get("selection", {})
         if selects and not any(f"select_{kind}" in known for kind in selects):
             raise ConfigError(
-                f"strategy={name} selects {', '.join(selects)}, which detector {cfg['detector']['_target_']} has not"
+                f"strategy={name} selects {', '.join(selects)}, which detector {cfg['detector']['_target_']} has not; "
+                f"leave strategy={name} out, or take a detector that has them, such as detector=faster_rcnn"
             )
     for key in overridden:
         group, _, rest = key.partition(".")
         if group == "selection" and rest and f"select_{rest.split('.')[0]}" not in known:
-            raise ConfigError(f"{key}: detector {cfg['detector']['_target_']} has no {rest.split('.')[0]}")
+            raise ConfigError(
+                f"{key}: detector {cfg['detector']['_target_']} has no {rest.split('.')[0]}; leave it out"
+            )

@@ -44,9 +44,12 @@ class ProposalNetwork(Extractor):
         ranges: Tensor | None = None,
         passes: int = 1,
     ) -> Detections:
-        """Best proposals of views, see `Detector.forward`; NMS uses the threshold of the `RPN`, not ``nms_iou``."""
+        """Best proposals of views, see `Detector.forward`; NMS uses the threshold of the `RPN`, not ``nms_iou``.
+
+        The limits of the `RPN` grow to ``max_detections``: they are those of a detector that classifies its proposals.
+        """
         maps, canvas = self.features(images, sizes)
-        found = self.rpn.propose(self.rpn(maps, canvas), sizes, ranges, canvas)
+        found = self.rpn.propose(self.rpn(maps, canvas), sizes, ranges, canvas, max_detections)
         boxes, scores, valid = (x[:, :max_detections] for x in found)
         valid = valid & (scores > score_threshold)
         return Detections(boxes, scores * valid, torch.zeros_like(scores, dtype=torch.int64), valid)
@@ -75,7 +78,7 @@ class OneMap(nn.Module):
 def light_network(backbone: Backbone, preprocess: nn.Module, anchor_sizes: Sequence[float]) -> ProposalNetwork:
     """A proposal network for a detector without one: an `RPN` on the map of its backbone whose stride is nearest to 16.
 
-    It samples anchors and keeps proposals as Faster R-CNN does by default.
+    It samples anchors and keeps proposals as Faster R-CNN does on one map.
 
     Args:
         backbone: of the detector; it is shared, not copied.
@@ -88,7 +91,7 @@ def light_network(backbone: Backbone, preprocess: nn.Module, anchor_sizes: Seque
         [backbone.strides[number]],
         RandomSelector(256, 0.5),
         sizes=anchor_sizes,
-        before_nms=(2000, 1000),
-        after_nms=(2000, 1000),
+        before_nms=(12000, 6000),
+        after_nms=(2000, 300),
     )
     return ProposalNetwork(backbone, OneMap(number), rpn, preprocess)

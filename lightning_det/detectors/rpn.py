@@ -134,13 +134,14 @@ class RPN(nn.Module):
             [_per_anchor(x, 4).float() for x in deltas],
         )
 
-    def counts(self, canvas: tuple[int, int]) -> tuple[int, int]:
+    def counts(self, canvas: tuple[int, int], wanted: int = 0) -> tuple[int, int]:
         """Most proposals per map that enter NMS, and most per view after NMS; equal for all views of a batch.
 
         Args:
             canvas: (height, width) of the views with padding.
+            wanted: see `propose`.
         """
-        return (self.before_nms[0], self.after_nms[0]) if self.training else self._inference_counts(canvas)
+        return (self.before_nms[0], self.after_nms[0]) if self.training else self._inference_counts(canvas, wanted)
 
     def fix_counts(self, canvas: tuple[int, int]) -> None:
         """Makes the numbers of proposals at inference those of views of a (height, width), whatever views follow."""
@@ -148,11 +149,9 @@ class RPN(nn.Module):
         self.before_nms, self.after_nms = (self.before_nms[0], before), (self.after_nms[0], after)
         self.per_megapixel = None
 
-    def _inference_counts(self, canvas: tuple[int, int]) -> tuple[int, int]:
+    def _inference_counts(self, canvas: tuple[int, int], wanted: int = 0) -> tuple[int, int]:
         before, after = self.before_nms[1], self.after_nms[1]
-        if self.per_megapixel is None:
-            return before, after
-        grown = max(after, ceil(self.per_megapixel * canvas[0] * canvas[1] / 1e6))
+        grown = max(after, wanted, ceil((self.per_megapixel or 0.0) * canvas[0] * canvas[1] / 1e6))
         return ceil(before * grown / max(1, after)), grown
 
     @torch.no_grad()
@@ -162,6 +161,7 @@ class RPN(nn.Module):
         sizes: Tensor,
         ranges: Tensor | None = None,
         canvas: tuple[int, int] | None = None,
+        wanted: int = 0,
     ) -> Proposals:
         """Best proposals of every view.
 
@@ -171,8 +171,9 @@ class RPN(nn.Module):
             ranges: (B, 2) sizes, pixels of the view, outside which proposals are removed before the best are
                 picked: in training, only proposals that a view may learn from should fill the limits (SNIPER).
             canvas: (height, width) of the views with padding, see `counts`; None: ``per_megapixel`` has no effect.
+            wanted: lowest value of ``after_nms`` at inference; ``before_nms`` grows in proportion.
         """
-        before, after = self.counts(canvas or (0, 0))
+        before, after = self.counts(canvas or (0, 0), wanted)
         boxes, logits, groups = [], [], []
         for number, (anchors, logit, delta) in enumerate(zip(*predictions, strict=True)):
             if ranges is not None:

@@ -86,7 +86,10 @@ class DetectionModule(pl.LightningModule):
         if passes < 1:
             raise ValueError(f"test.passes must be at least 1, got {passes}")
         if passes > 1 and not detector.refines:
-            detector.lacks(f"more than one pass over its boxes (test.passes={passes})", "set test.passes=1")
+            detector.lacks(
+                f"more than one pass over its boxes (test.passes={passes})",
+                "leave test=iterative out, or set test.passes=1",
+            )
         self.groups = GroupSettings(norm_weight_decay, backbone_lr_scale, backbone_weight_decay)
         self.reference_batch = reference_batch
         # Plain data only: checkpoints must load with weights_only=True.

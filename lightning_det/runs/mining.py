@@ -47,6 +47,14 @@ LEARNED_AS = ("norm_weight_decay", "backbone_lr_scale", "backbone_weight_decay",
 """Settings of the module that also hold for the training of the proposal network."""
 
 
+class OfProposals(Inference):
+    """Inference whose limit per megapixel holds for views of every size, as that of a proposal network does."""
+
+    def per_view(self, height: int, width: int) -> int:
+        """Most proposals of views in a canvas of this size."""
+        return int(self._scale_limit(self.view_detections or 0, height * width))
+
+
 def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
     """The file that ``cfg.proposals`` names, which may not have been mined yet; None without proposals.
 
@@ -100,7 +108,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
             LabelMap(["object"]),
             optimizer=build(cfg.optimizer, "optimizer"),
             schedule=build(cfg.schedule, "schedule"),
-            inference=Inference(
+            inference=OfProposals(
                 -1.0,
                 1.0,
                 sys.maxsize,  # views have limits, images have none

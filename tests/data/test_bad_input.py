@@ -451,7 +451,7 @@ CASES = [
     ),
     Case(
         "strategy that the detector cannot follow",
-        ("strategy=all_rois selects rois, which detector", "has not"),
+        ("strategy=all_rois selects rois, which detector", "has not; leave strategy=all_rois out"),
         arguments=("detector=ssd", "backbone=ssd_tiny", "strategy=all_rois"),
         code=2,
     ),

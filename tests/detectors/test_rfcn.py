@@ -262,7 +262,7 @@ def test_deformable_layers_that_there_are_not_are_refused():
     stage, _ = torchvision_backbone("mobilenet_v3_large", "c4").roi_stage
     with pytest.raises(ValueError, match="without grouped convolutions"):
         deform(stage, 1)
-    with pytest.raises(ValueError, match="deformable_convs must be 0 to 0"):
+    with pytest.raises(ValueError, match="no last stage with convolutions to deform; take a ResNet"):
         detector(deformable_convs=1)
 
 

@@ -24,8 +24,11 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
 from lightning_det.annotations.store import AnnotationStore, ProposalSet
 from lightning_det.annotations.strings import Strings
+from lightning_det.config.module import build_module
 from lightning_det.data.shapes import Shapes
 from lightning_det.protocols.structures import State
+from lightning_det.runs import mining
+from lightning_det.runs.composition import validate_run
 from lightning_det.selection import AllSelector
 
 COUNTS = (3, 0, 5, 1)
@@ -491,7 +494,7 @@ def test_its_detections_are_the_proposals(form):
     with torch.no_grad():
         maps = model.features(batch.images, batch.sizes).maps
         expected = model.rpn.propose(model.rpn(maps, batch.images.shape[-2:]), batch.sizes)
-        found = network(batch.images, batch.sizes, score_threshold=-1.0)
+        found = network(batch.images, batch.sizes, score_threshold=-1.0, max_detections=50)
     # The capacity of the detector: 50.
     assert found.boxes.shape == (2, 50, 4)
     assert torch.equal(found.boxes, expected.boxes)
@@ -516,7 +519,7 @@ def test_views_of_one_shape_are_padded_as_by_the_detector(form):
     batch = make_batch(1, 300, 300)
     with torch.no_grad():
         (maps, canvas), expected = (m.features(batch.images, batch.sizes) for m in (network, model))
-        found = network(batch.images, batch.sizes, score_threshold=-1.0)
+        found = network(batch.images, batch.sizes, score_threshold=-1.0, max_detections=50)
         proposals = model.rpn.propose(model.rpn(*expected), batch.sizes, canvas=expected.canvas)
     assert canvas == expected.canvas == (320, 320)
     assert torch.equal(found.boxes, proposals.boxes)
@@ -564,3 +567,32 @@ def test_detectors_without_a_proposal_network_get_a_light_one(name):
     with torch.no_grad():
         found = network.eval()(batch.images, batch.sizes, max_detections=20)
     assert found.boxes.shape == (2, 20, 4)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "fcos"])
+def test_limits_grow_to_the_number_of_proposals_that_is_asked_for(name):
+    """The network of a detector keeps 40 of 200 candidates for the detector, a light one 300 of 6,000."""
+    network = DETECTORS[name]().proposer([8, 16, 24, 32]).eval()
+    network.rpn.nms_iou = 1.0  # every candidate stays
+    batch = make_batch(1, 320, 320)
+    anchors = 20 * 20 * network.rpn.anchors.per_cell[0]
+    counts = {"faster_rcnn": (40, 1200), "fcos": (300, 1200)}[name]
+    with torch.no_grad():
+        for count in (*counts, anchors):
+            found = network(batch.images, batch.sizes, score_threshold=-1.0, max_detections=count)
+            assert found.valid.sum() == count, count
+
+
+def test_numbers_of_proposals_in_the_settings_reach_the_network(composed, tmp_path, monkeypatch):
+    """The number per view holds for every detector, and that per megapixel for views of any size."""
+    made = []
+    monkeypatch.setattr(mining, "DetectionModule", lambda *_, inference, **__: made.append(inference) or (1 / 0))
+    for chosen in (["detector=faster_rcnn"], ["detector=fcos"]):
+        cfg = composed(
+            "train", *chosen, "strategy=[sniper]", "miner.proposals=1500", "dataset.proposals_per_megapixel=4000"
+        )
+        labels = LabelMap(["a"])
+        with pytest.raises(ZeroDivisionError):
+            mining.mine(validate_run(cfg), build_module(cfg, labels).detector, None, None, tmp_path / "proposals.npz")
+        assert made[-1].per_view(100, 100) == 1500
+        assert made[-1].per_view(1000, 1000) == 4000
