@@ -49,7 +49,7 @@ from lightning_det.runs.overlay import OF_THIS_RUN, READ, UNREAD  # noqa: E402
 from lightning_det.runs.restore import merged_settings, relabel  # noqa: E402
 from lightning_det.system.errors import explain_error  # noqa: E402
 
-COMBINATIONS = ("sniper,ohem", "snip,flip,ohem", "warp,iou_crops,distort,flip")
+COMBINATIONS = ("sniper,ohem", "snip,flip,ohem", "sniper_no_negatives,autofocus", "warp,iou_crops,distort,flip")
 """Lists of strategies that are tried beside the single ones."""
 
 BACKBONES = ("tiny", "resnet18")

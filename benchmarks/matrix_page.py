@@ -75,7 +75,7 @@ class Cell(NamedTuple):
 def cells(matrix: Matrix) -> dict[Cell, str | None]:
     """Outcomes by the cells of the tables, with placeholders in the messages.
 
-    A row of evaluations stands for all strategies, if these do not differ, else there is a row for each.
+    A row of evaluations stands for all strategies whose outcomes do not differ. The rows of others name them.
     """
     found: dict[Cell, str | None] = {}
     for strategy, outcomes in matrix.training.items():
@@ -93,13 +93,18 @@ def cells(matrix: Matrix) -> dict[Cell, str | None]:
 def _rows(
     test: str, by_strategy: Mapping[str, Mapping[str, str | None]]
 ) -> Iterator[tuple[str, Mapping[str, str | None]]]:
-    """The rows of a test option, each with outcomes by detector."""
-    detectors = list(next(iter(by_strategy.values())))
-    tried = {d: {row[d] for row in by_strategy.values()} - {None} for d in detectors}
-    if all(len(outcomes) <= 1 for outcomes in tried.values()):
-        yield test, {detector: next(iter(outcomes), None) for detector, outcomes in tried.items()}
-    else:
-        yield from ((f"{test} after {strategy}", outcomes) for strategy, outcomes in by_strategy.items())
+    """The rows of a test option, each with outcomes by detector, that of most strategies first."""
+    groups: list[tuple[list[str], dict[str, str | None]]] = []
+    for strategy, outcomes in by_strategy.items():
+        fits = [g for g in groups if all(None in (a, outcomes[d]) or a == outcomes[d] for d, a in g[1].items())]
+        names, known = fits[0] if fits else ([], dict.fromkeys(outcomes))
+        names.append(strategy)
+        known.update({d: outcome for d, outcome in outcomes.items() if outcome is not None})
+        if not fits:
+            groups.append((names, known))
+    groups.sort(key=lambda group: -len(group[0]))
+    for number, (names, known) in enumerate(groups):
+        yield (f"{test} after {' and '.join(names)}" if number else test), known
 
 
 def general(outcome: str | None, **names: str) -> str | None:
@@ -140,7 +145,8 @@ def write(matrix: Matrix, about: str, run: str) -> str:
         works=WORKS,
         others="".join(others),
         alone=ALONE,
-        merged="" if split else "What came of it was the same for the checkpoints of all strategies.",
+        merged="What came of it was the same for the checkpoints of all strategies"
+        + (", except those that rows name." if split else "."),
         training="\n".join(tables["Training"]),
         evaluation="\n".join(tables["Evaluation"]),
         exports="\n".join(tables["Export"]),
