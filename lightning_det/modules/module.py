@@ -24,7 +24,7 @@ from lightning_det.system.errors import ConfigError, ImageError, UserError
 FOCUS_WEIGHTS = "detector.focus."
 
 NO_FOCUS = (
-    "test=[autofocus] needs a detector that was trained to find small objects in coarse views: train with "
+    "test=[autofocus] needs a detector that was trained to find small objects in coarse views; train with "
     "strategy=[...,autofocus], or add it to a trained one: weights=RUN 'strategy=[...,autofocus]'"
 )
 
