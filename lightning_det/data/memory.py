@@ -9,7 +9,7 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.system.workload import available_memory
 
 MOST = 2_000_000_000
-"""Maximum bytes of the images that a loader keeps in all its processes, if no number is given."""
+"""Default maximum of the images that a loader keeps in all its processes, bytes."""
 
 SHARE = 8
 """They take at most one part in so many of the memory that is available."""

@@ -65,8 +65,8 @@ def comments(suggestion: Suggestion) -> dict[str, str]:
         "focus": "autofocus",
         "focus.limits": "pixels of the view: up to the second, objects are looked at closer; AutoFocus's "
         f"{list(FOCUS)} in proportion to the ranges of sniper",
-        "focus.thresholds": "lowest probability of what is looked at, at the finest scale first: AutoFocus's for COCO",
-        "focus.least": "sides of what is looked at, pixels of the coarser view: a chip of sniper",
+        "focus.thresholds": "lowest probability of a closer look, at the finest scale first: AutoFocus's for COCO",
+        "focus.least": "smallest side of a closer look, pixels of the coarser view: a chip of sniper",
         "focus.border": "detections so near to an inner border of it are dropped, original pixels",
         "tiles": f"tiles: small objects are seen at {wanted} with factor {figures.factor:.2g}, and the overlap holds "
         f"{LARGE} % of the objects; {costs['tiles']}",

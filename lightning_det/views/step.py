@@ -63,7 +63,7 @@ class Step(ABC):
         """
 
     def follow(self, image: ImageRecord, view: View, probabilities: np.ndarray, stride: int) -> list[View]:
-        """Further views of an image, made of what a detector has seen in one; for the ``scales`` of a planner.
+        """Plans further views of an image from the findings of a detector in one; for the ``scales`` of a planner.
 
         Args:
             image: size of the image.
