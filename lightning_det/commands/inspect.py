@@ -15,6 +15,7 @@ from lightning_det.data.dataset import ViewDataset
 from lightning_det.data.inspection import damaged_images
 from lightning_det.data.opening import ImageError
 from lightning_det.data.sampler import plan_epoch
+from lightning_det.data.trial import SAMPLE, sample
 from lightning_det.detectors.focus import FocusHead
 from lightning_det.inspection.advice import print_suggestion
 from lightning_det.inspection.focus import look_perfectly
@@ -57,16 +58,17 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     tested = len(splits.stores.get("val", store))
     suggestion = make_suggestion(store, tested, detector, count, speed, data.reader(store), cfg.seed)
     report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
-    dataset = ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"])
-    focus = None
-    if data.test_views.follows and detector is not None and isinstance(detector.focus, FocusHead):
-        focus = look_perfectly(store, data.test_views, detector.focus)
+    pages, focus = {"views.png": (store, looks)}, None
+    if len(store) and data.test_views.follows and detector is not None and isinstance(detector.focus, FocusHead):
+        sampled = sample(store, cfg.seed, SAMPLE)
+        focus = look_perfectly(sampled, data.test_views, detector.focus)
+        pages["focus.png"] = (sampled, focus.looks)
         report["focus"] = {"pixels_share": focus.share, "chips_per_image": focus.chips}
     write_json(folder / "inspect.json", report)
     title = f"object sizes, {cfg.split}; dashed: dataset.size_cuts"
     plot_sizes(sqrt_areas(store), folder / "sizes.png", cfg.dataset.size_cuts, title)
-    pages = {"views.png": looks} | ({"focus.png": focus.looks} if focus is not None else {})
-    for name, shown in pages.items():
+    for name, (images, shown) in pages.items():
+        dataset = ViewDataset(images, data.visibility["min_visible"], data.visibility["min_side"])
         drawn = draw_page(dataset, shown, cfg.pictures)
         if drawn is not None:
             Image.fromarray(drawn).save(folder / name)

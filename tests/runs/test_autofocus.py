@@ -136,3 +136,14 @@ def test_sweeps_that_mean_nothing_are_refused(trained, tmp_path, options, messag
     outcome = run("eval", f"checkpoint={trained}", *PLAIN, *options, f"hydra.run.dir={tmp_path}")
     assert outcome.code == 2
     assert message in outcome.errors
+
+
+def test_inspect_draws_what_a_perfect_head_would_look_at(tmp_path, shapes_root):
+    chosen = ("strategy=[sniper_no_negatives,autofocus]", f"dataset.root={shapes_root}", *FOCUSED)
+    outcome = run("inspect", *TRAINING[:-1], *chosen, f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 0, outcome.errors
+    focus = read(tmp_path / "inspect.json")["focus"]
+    assert 0.05 < focus["pixels_share"] <= 1
+    assert focus["chips_per_image"] > 0
+    assert f"would look at {100 * focus['pixels_share']:.0f} % of the pixels" in outcome.output
+    assert Image.open(tmp_path / "focus.png").width > 400
