@@ -13,7 +13,7 @@ from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.ops.boxes import clip, decode, encode_where, gather_boxes, sqrt_area
 from lightning_det.ops.largest import largest
-from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.nms import NMS
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.selector import Regions, Selector
@@ -109,7 +109,7 @@ class RPN(nn.Module):
         self.thresholds = {"positive": positive, "negative": negative, "ignore": ignore}
         self.before_nms = tuple(before_nms)
         self.after_nms = tuple(after_nms)
-        self.nms_iou = nms_iou
+        self.nms = NMS(nms_iou)
         self.min_size = min_size
         self.border = border
         self.per_megapixel = per_megapixel
@@ -189,7 +189,8 @@ class RPN(nn.Module):
         sides = box[..., 2:] - box[..., :2]
         logit = torch.cat(logits, dim=1)
         usable = (sides >= self.min_size).all(dim=-1) & score.isfinite() & (logit > -torch.inf)
-        index, valid = best_after_nms(box, score, torch.cat(groups, dim=1), usable, self.nms_iou, after)
+        lengths = [x.shape[1] for x in logits]
+        index, valid = self.nms(box, score, torch.cat(groups, dim=1), usable, after, lengths)
         return Proposals(gather_boxes(box, index), score.gather(1, index) * valid, valid)
 
     def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:

@@ -3,12 +3,13 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
-from lightning_det.ops.nms import best_after_nms
+from lightning_det.ops.nms import NMS
 from lightning_det.protocols.selector import Ranking, Regions, Selection, Selector
 
 
-class HardSelector(Selector):
+class HardSelector(Selector, nn.Module):
     """Keeps the regions of highest current loss (Shrivastava et al., CVPR 2016, section 4).
 
     Every labelled region is ranked by its classification plus box loss under the current weights. Overlapping
@@ -36,8 +37,9 @@ class HardSelector(Selector):
             raise ValueError(f"OHEM needs count >= 1 and nms_iou of 0 to 1 or null, got {count} and {nms_iou}")
         if ranking not in ("eval", "train"):
             raise ValueError(f"ranking must be eval or train, got {ranking!r}")
+        super().__init__()
         self.count = count
-        self.nms_iou = nms_iou
+        self.nms = None if nms_iou is None else NMS(nms_iou)
         self.per_label = per_label
         self.ranking = Ranking(ranking, count)
 
@@ -49,8 +51,8 @@ class HardSelector(Selector):
         # NaN ranks highest: it must reach the loss, where it stops the training.
         loss = torch.where(loss.isnan(), torch.inf, loss)
         usable = labels >= 0
-        if self.nms_iou is None:
+        if self.nms is None:
             top, index = loss.masked_fill(~usable, -torch.inf).topk(min(self.count, loss.shape[1]), dim=1)
             return Selection(index, top > -torch.inf)
         groups = labels.clamp(min=0) if self.per_label else torch.zeros_like(labels)
-        return Selection(*best_after_nms(regions.boxes, loss, groups, usable, self.nms_iou, self.count))
+        return Selection(*self.nms(regions.boxes, loss, groups, usable, self.count))

@@ -573,7 +573,7 @@ def test_detectors_without_a_proposal_network_get_a_light_one(name):
 def test_limits_grow_to_the_number_of_proposals_that_is_asked_for(name):
     """The network of a detector keeps 40 of 200 candidates for the detector, a light one 300 of 6,000."""
     network = DETECTORS[name]().proposer([8, 16, 24, 32]).eval()
-    network.rpn.nms_iou = 1.0  # every candidate stays
+    network.rpn.nms.iou_threshold = 1.0  # every candidate stays
     batch = make_batch(1, 320, 320)
     anchors = 20 * 20 * network.rpn.anchors.per_cell[0]
     counts = {"faster_rcnn": (40, 1200), "fcos": (300, 1200)}[name]

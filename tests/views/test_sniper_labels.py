@@ -21,6 +21,7 @@ from lightning_det.detectors.roi_head import BOX_WEIGHTS, candidates
 from lightning_det.detectors.rpn import RPN, Predictions, Proposals, within
 from lightning_det.modules.schedules import MultiStep
 from lightning_det.ops.boxes import decode, encode
+from lightning_det.ops.nms import NMS
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.selection import AllSelector, RandomSelector
 from lightning_det.selection.matching import BACKGROUND, SKIP, label_anchors, label_rois
@@ -529,7 +530,7 @@ def rpn_of(after, nms_iou=0.7):
     model = RPN.__new__(RPN)
     torch.nn.Module.__init__(model)
     model.before_nms, model.after_nms = (1000, 1000), (after, after)
-    model.nms_iou, model.min_size = nms_iou, 1e-3
+    model.nms, model.min_size = NMS(nms_iou), 1e-3
     return model
 
 
