@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from lightning_det.ops.roi_align_cpu import RoIAlignCPU
+from lightning_det.ops.roi_align_operator import align
 
 CANONICAL_SIZE = 224.0
 CANONICAL_STRIDE = 16
@@ -55,9 +55,13 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
     # In float32, as under autocast: half precision would move coordinates by parts of a cell.
-    learns = torch.is_grad_enabled() and pixels.requires_grad
-    align = RoIAlignCPU.apply if learns and pixels.device.type == "cpu" else _roi_align
-    return align(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
+    learns = pixels.device.type == "cpu" and torch.is_grad_enabled() and pixels.requires_grad
+    kernel = align if learns or _in_compiled_step() else _roi_align
+    return kernel(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
+
+
+def _in_compiled_step() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def _roi_align(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
@@ -91,7 +95,7 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
     """
     if len(maps) == 1:
         return Canvas(maps[0], tuple(strides), ((0, 0),))
-    framed = [F.pad(m, (1, 1, 1, 1), mode="replicate") for m in maps]
+    framed = [_frame(m) for m in maps]
     first, rest = framed[0], framed[1:]
     width = rest[0].shape[3]
     height = cast(int, torch.sym_max(first.shape[2], sum(m.shape[2] for m in rest)))  # the size is open in exports
@@ -102,3 +106,12 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
     column = torch.cat([F.pad(m, (0, width - m.shape[3], 0, 0)) for m in rest], dim=2)
     parts = [F.pad(m, (0, 0, 0, height - m.shape[2])) for m in (first, column)]
     return Canvas(torch.cat(parts, dim=3), tuple(strides), tuple(corners))
+
+
+def _frame(m: Tensor) -> Tensor:
+    """A map (B, C, h, w) with a border of one cell that repeats its edge, (B, C, h + 2, w + 2)."""
+    if not _in_compiled_step():
+        return F.pad(m, (1, 1, 1, 1), mode="replicate")
+    # What torch 2.14 tells compilers of the strides of that operator's gradient is wrong.
+    m = torch.cat([m[:, :, :1], m, m[:, :, -1:]], dim=2)
+    return torch.cat([m[..., :1], m, m[..., -1:]], dim=3)

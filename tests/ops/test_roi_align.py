@@ -1,4 +1,4 @@
-"""RoIAlign's gradient on the CPU is torchvision's."""
+"""RoIAlign as an operator of its own is torchvision's, gradient included."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_det.ops.roi_align_cpu import RoIAlignCPU
+from lightning_det.ops.roi_align_operator import align
 
 coordinate = st.floats(-9, 30, width=32)
 
@@ -23,7 +23,7 @@ def test_values_and_gradient_equal_torchvision(rows, size, samples):
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 3, 12, 17, generator=generator, dtype=torch.float32)
     mine, theirs = (maps.clone().requires_grad_() for _ in range(2))
-    found = RoIAlignCPU.apply(mine, rois, size, samples)
+    found = align(mine, rois, size, samples)
     expected = torchvision.ops.roi_align(theirs, rois, size, 1.0, samples, aligned=False)
     assert torch.equal(found, expected)
     weights = torch.randn(expected.shape, generator=generator)
@@ -34,7 +34,7 @@ def test_values_and_gradient_equal_torchvision(rows, size, samples):
 
 def test_gradient_has_the_memory_format_of_convolutions():
     maps = torch.randn(2, 8, 10, 10).to(memory_format=torch.channels_last).requires_grad_()
-    RoIAlignCPU.apply(maps, torch.tensor([[0.0, 1, 1, 8, 8]]), 7, 2).sum().backward()
+    align(maps, torch.tensor([[0.0, 1, 1, 8, 8]]), 7, 2).sum().backward()
     assert maps.grad.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -42,9 +42,17 @@ def test_gradient_has_the_memory_format_of_convolutions():
 def test_no_roi_and_low_precision(dtype):
     maps = torch.randn(1, 4, 8, 8, dtype=dtype, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        none = RoIAlignCPU.apply(maps, torch.zeros(0, 5, dtype=dtype), 3, 2)
-        some = RoIAlignCPU.apply(maps, torch.tensor([[0.0, 0, 0, 4, 4]], dtype=dtype), 3, 2)
+        none = align(maps, torch.zeros(0, 5, dtype=dtype), 3, 2)
+        some = align(maps, torch.tensor([[0.0, 0, 0, 4, 4]], dtype=dtype), 3, 2)
     assert none.shape == (0, 4, 3, 3)
     (none.sum() + some.sum()).backward()
     assert maps.grad.dtype == dtype
     assert float(maps.grad.sum()) == pytest.approx(4 * 9, rel=0.02)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_operator_says_the_truth_to_compilers(channels_last):
+    """Shapes, strides and gradient of the real operator are those that compilers assume."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    maps = torch.randn(2, 8, 10, 10).to(memory_format=layout).requires_grad_()
+    torch.library.opcheck(align, (maps, torch.tensor([[0.0, 1, 1, 8, 8], [1, 0, 2, 5, 5]]), 3, 2))
