@@ -21,8 +21,15 @@ FORMER = {"lightning_det.backbones.timm_backbone": "pretrained"}
 """Arguments that backbones had before ``weights``, by their part. They say nothing of a trained detector."""
 
 
-def drop_former(settings: dict[str, Any]) -> None:
-    """Removes the arguments in `FORMER` from the settings of a checkpoint."""
+COMPILED = {False: None, True: "parts"}
+"""Former values of ``module.compiled``, and what they are called now."""
+
+
+def update_former(settings: dict[str, Any]) -> None:
+    """Removes the arguments in `FORMER` from the settings of a checkpoint, and renames the values in `COMPILED`."""
+    module = settings.get("module")
+    if isinstance(module, dict) and isinstance(module.get("compiled"), bool):
+        module["compiled"] = COMPILED[module["compiled"]]
     backbone = settings.get("backbone")
     if isinstance(backbone, dict):
         backbone.pop(FORMER.get(str(backbone.get("_target_"))), None)

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_det.checkpoint.outdated import drop_former, refuse_outdated
+from lightning_det.checkpoint.outdated import refuse_outdated, update_former
 from lightning_det.checkpoint.outline import OutlineError, StoredTensor, outline
 from lightning_det.checkpoint.structure import check_own, check_weights, is_own
 from lightning_det.system.errors import UserError
@@ -71,7 +71,7 @@ def load_checkpoint(path: str | Path, prefer: str = "best") -> dict[str, Any]:
     file = checkpoint_file(path, prefer)
     content = read_checkpoint(file)
     refuse_outdated(content["hyper_parameters"]["settings"], file)
-    drop_former(content["hyper_parameters"]["settings"])
+    update_former(content["hyper_parameters"]["settings"])
     return content
 
 

@@ -14,6 +14,7 @@ from lightning_det.data.following import Follow, Follower
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.memory import Reader, room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
+from lightning_det.protocols.structures import STRIDE
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
 
@@ -38,6 +39,8 @@ class ViewData(pl.LightningDataModule):
     """
 
     grouping: Grouping
+    canvas_step: int = STRIDE
+    """Sides of the canvases of training batches are multiples of this, unless all views fit one canvas."""
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class ViewData(pl.LightningDataModule):
                 accumulate=trainer.accumulate_grad_batches,
             )
             reader = self.reader(store, trainer.num_devices)
-            content = self._content(store, batches, self.train_views, room=reader.room)
+            content = self._content(store, batches, self.train_views, room=reader.room, step=self.canvas_step)
             loader = TrainLoader(**content, **self._processes(reader))
             loader.trainer = trainer
             self._loaders["train"] = loader
@@ -139,7 +142,8 @@ class ViewData(pl.LightningDataModule):
         store = _require(self.train, "train")
         batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
         workers, room = self.reader(store)
-        return DataLoader(**self._content(store, batches, self.train_views, room=room), num_workers=workers)
+        content = self._content(store, batches, self.train_views, room=room, step=self.canvas_step)
+        return DataLoader(**content, num_workers=workers)
 
     def num_train_batches(self) -> int:
         """Batches per epoch and rank."""
@@ -216,12 +220,13 @@ class ViewData(pl.LightningDataModule):
         planner: Planner,
         frames: Callable[[int], Tensor] | None = None,
         room: int = 0,
+        step: int = STRIDE,
     ) -> dict[str, Any]:
         """Arguments of a loader that decide about its batches, and the bytes of images that it keeps."""
         return {
             "dataset": ViewDataset(store, **self.visibility, frames=frames, room=room),
             "batch_sampler": batches,
-            "collate_fn": Collate(planner.canvas),
+            "collate_fn": Collate(planner.canvas, step),
         }
 
     def _processes(self, reader: Reader) -> dict[str, Any]:
@@ -245,11 +250,19 @@ class MultiScaleData(ViewData):
 
     Args:
         same_pixels: see `ByLevel`.
+        canvas_step: sides of the canvases of training batches are multiples of this. Larger ones make fewer shapes, for
+            each of which ``module.compiled`` compiles anew, and more padding.
         **arguments: see `ViewData`.
+
+    Raises:
+        ValueError: the step is no multiple of the strides of feature maps.
     """
 
-    def __init__(self, *args: Any, same_pixels: bool = False, **arguments: Any):
+    def __init__(self, *args: Any, same_pixels: bool = False, canvas_step: int = STRIDE, **arguments: Any):
         super().__init__(*args, **arguments)
+        if canvas_step < 1 or canvas_step % STRIDE:
+            raise ValueError(f"data.canvas_step must be a multiple of {STRIDE}, got {canvas_step}")
+        self.canvas_step = canvas_step
         self.grouping = ByLevel(same_pixels)
 
 

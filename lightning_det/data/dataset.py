@@ -150,17 +150,18 @@ class Collate:
     """Pads samples to one canvas and one number of boxes.
 
     Args:
-        canvas: side of a square canvas, or (height, width) of all views; None: the smallest multiple of `STRIDE` that
-            the batch fits in.
+        canvas: side of a square canvas, or (height, width) of all views; None: the smallest that the batch fits in.
+        step: of sides where ``canvas`` is None, a multiple of `STRIDE`.
     """
 
-    def __init__(self, canvas: int | tuple[int, int] | None = None):
+    def __init__(self, canvas: int | tuple[int, int] | None = None, step: int = STRIDE):
+        self.step = step
         self.canvas = [_round_up(canvas, STRIDE)] * 2 if isinstance(canvas, int) else canvas
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Makes the batch."""
         sizes = [s.look.view.size for s in samples]
-        height, width = self.canvas or (_round_up(max(side), STRIDE) for side in zip(*sizes, strict=True))
+        height, width = self.canvas or (_round_up(max(side), self.step) for side in zip(*sizes, strict=True))
         count = _round_up(max(1, *(len(s.targets.labels) for s in samples), 1), BOX_PADDING)
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = np.zeros((len(samples), count, 4), np.float32)

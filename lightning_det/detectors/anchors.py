@@ -23,8 +23,14 @@ class Anchors(nn.Module):
             raise ValueError(f"anchors need positive sizes per map and positive ratios, got {sizes} and {ratios}")
         self.sizes = [list(s) for s in sizes]
         self.ratios = list(ratios)
-        self.cells = [_cell_anchors(s, ratios) for s in sizes]
+        for number, own in enumerate(sizes):
+            self.register_buffer(f"cell{number}", _cell_anchors(own, ratios), persistent=False)
         self._cache: dict[tuple[object, ...], list[Tensor]] = {}
+
+    @property
+    def cells(self) -> list[Tensor]:
+        """Anchors (n, 4) of a cell of each map, around its top left corner."""
+        return [self.get_buffer(f"cell{number}") for number in range(len(self.sizes))]
 
     @property
     def per_cell(self) -> list[int]:
@@ -43,7 +49,7 @@ class Anchors(nn.Module):
     def forward(self, image_size: tuple[int, int], maps: Sequence[Tensor]) -> list[Tensor]:
         """Anchors (h * w * per_cell, 4) of every map (B, C, h, w), ordered by row, column, and anchor of a cell."""
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
-        if torch.compiler.is_exporting():  # the graph computes them, since sizes are open
+        if torch.compiler.is_compiling():  # the graph computes them: a cache would change under it
             return self._grids(image_size, shapes, maps[0].device)
         key = (tuple(image_size), shapes, maps[0].device)
         if key not in self._cache:
@@ -55,7 +61,8 @@ class Anchors(nn.Module):
     def _grids(
         self, image_size: tuple[int, int], shapes: Sequence[tuple[int, int]], device: torch.device
     ) -> list[Tensor]:
-        return [_grid(cell.to(device), shape, image_size) for cell, shape in zip(self.cells, shapes, strict=True)]
+        cells = (cell.to(device).float() for cell in self.cells)  # a detector in half precision has anchors in single
+        return [_grid(cell, shape, image_size) for cell, shape in zip(cells, shapes, strict=True)]
 
 
 def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

@@ -1,6 +1,8 @@
 """The LightningModule that trains and runs any detector."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import ceil
 from typing import Any, NoReturn, Protocol
 
@@ -8,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.data.following import Follow
@@ -17,9 +20,14 @@ from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_
 from lightning_det.modules.inference import Inference, detect
 from lightning_det.modules.rates import Rates, keep_settings
 from lightning_det.modules.schedules import Schedule
+from lightning_det.modules.step import Compiled, CompiledStep, keep_gradients, step_losses
+from lightning_det.ops.nms import read_unsettled
+from lightning_det.ops.nms_rounds import ROUNDS
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import ConfigError, ImageError, UserError
+
+log = logging.getLogger("lightning_det")
 
 FOCUS_WEIGHTS = "detector.focus."
 
@@ -55,7 +63,8 @@ class DetectionModule(pl.LightningModule):
         backbone_lr_scale: learning rate of the backbone, relative to that of the rest.
         backbone_weight_decay: weight decay of the backbone's weights; None takes the optimizer's.
         channels_last: memory format of convolutions; faster on CPU and GPU.
-        compiled: whether backbone, neck and heads are compiled.
+        compiled: ``parts`` compiles backbone, neck and heads; ``step`` compiles the losses of a training step as one
+            graph, see `CompiledStep`; None compiles nothing.
     """
 
     def __init__(
@@ -71,13 +80,14 @@ class DetectionModule(pl.LightningModule):
         backbone_lr_scale: float = 1.0,
         backbone_weight_decay: float | None = None,
         channels_last: bool = True,
-        compiled: bool = False,
+        compiled: Compiled | None = None,
     ):
         super().__init__()
         self.detector: Detector = detector.to(memory_format=torch.channels_last) if channels_last else detector
         self.compiled = compiled
-        if compiled:
+        if compiled == "parts":
             self.detector.compile_parts()
+        self._losses = CompiledStep(detector) if compiled == "step" else partial(step_losses, detector)
         self.labels = labels
         self.optimizer = optimizer
         self.schedule = schedule
@@ -119,21 +129,37 @@ class DetectionModule(pl.LightningModule):
             UserError: the detector cannot learn from an image, which the message names.
         """
         try:
-            losses = self.detector.losses(batch)
+            losses = self._losses(batch)
         except ImageError as error:
             store = self.trainer.datamodule and self.trainer.datamodule.train  # type: ignore[attr-defined]  # added later
             if store is None:  # a loop with loaders of its own
                 raise
             raise UserError(f"{store.path(error.image)}: {error.reason}") from None
-        head, logits = self.detector.focus, self.detector.observed()
-        if head is not None and logits is not None:
-            losses = losses | head.losses(logits, batch)
         total = torch.stack(list(losses.values())).sum()
         named = {keys.loss_term(name): value.detach() for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch))
         self.log(keys.LOSS, total.detach(), prog_bar=True, batch_size=len(batch))
         # Lightning divides "loss" by the accumulated batches; callbacks read the undivided value.
         return {"loss": total, keys.LOSS: total.detach()} | named
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Removes gradients, or zeroes them where CUDA graphs would overwrite those of an accumulation window."""
+        if self.compiled == "step" and self.device.type == "cuda" and self.trainer.accumulate_grad_batches > 1:
+            keep_gradients(self.detector.parameters())
+        else:
+            optimizer.zero_grad()
+
+    def on_train_epoch_end(self) -> None:
+        """Says if NMS without waiting was not exact."""
+        unsettled = read_unsettled(self.detector)
+        if unsettled and self.trainer.is_global_zero:
+            log.warning(
+                "epoch %d: NMS stopped after %d rounds in %d steps, before it was exact: a few of their proposals are "
+                "duplicates, or missing. Detections are not affected",
+                self.current_epoch + 1,
+                ROUNDS,
+                unsettled,
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Results:  # type: ignore[override]  # Lightning takes any
         """Detections of the batch's views, in pixels of their images; callbacks collect and merge them."""

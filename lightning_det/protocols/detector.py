@@ -94,6 +94,9 @@ class Detector(nn.Module):
     granularity: int = 1
     """Number of pixels whose multiples are the sides of images of an exported graph."""
 
+    not_one_graph: str = ""
+    """Why `losses` cannot be compiled as one graph, as a sentence without a full stop; empty if it can."""
+
     def __init__(self) -> None:
         super().__init__()
         self.focus: Focus | None = None

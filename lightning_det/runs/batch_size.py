@@ -108,7 +108,7 @@ def find_batch_size(cfg: DictConfig, store: AnnotationStore, folder: Path) -> tu
         RuntimeError: not even one view fits.
     """
     cfg = cfg.copy()
-    cfg.module.compiled = False  # every size would be compiled anew
+    cfg.module.compiled = None  # every size would be compiled anew
     with isolate_rng():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         trainer = build_trainer(cfg, folder, learning=False)

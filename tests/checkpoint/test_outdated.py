@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_det.checkpoint.outdated import drop_former, is_outdated, refuse_outdated
+from lightning_det.checkpoint.outdated import is_outdated, refuse_outdated, update_former
 from lightning_det.system.errors import UserError
 
 NOW = {
@@ -42,9 +42,17 @@ def test_present_settings_and_parts_of_the_user_pass(change):
 def test_arguments_without_effect_on_a_trained_detector_are_dropped():
     backbone = {"_target_": "lightning_det.backbones.timm_backbone", "name": "resnet10t"}
     settings = {"backbone": backbone | {"pretrained": True}}
-    drop_former(settings)
+    update_former(settings)
     assert settings == {"backbone": backbone}
     others = {"backbone": {"_target_": "mine.net", "pretrained": True}}
-    drop_former(others)
+    update_former(others)
     assert others["backbone"]["pretrained"]
-    drop_former({"backbone": None})
+    update_former({"backbone": None})
+
+
+@pytest.mark.parametrize(("before", "now"), [(False, None), (True, "parts"), ("step", "step"), (None, None)])
+def test_compilation_is_carried_over_under_its_present_name(before, now):
+    settings = {"module": {"compiled": before}}
+    update_former(settings)
+    assert settings == {"module": {"compiled": now}}
+    update_former({"module": None})
