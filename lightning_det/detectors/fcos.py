@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
-from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.dense import HEAD_CONVS, DenseDetector, group_norm
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
-from lightning_det.ops.boxes import gather_boxes
+from lightning_det.ops.boxes import gather_boxes, giou_loss
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import BACKGROUND
@@ -109,7 +108,7 @@ class FCOS(DenseDetector):
         # Points without an object get a box around them, since a loss on padding may be NaN, and NaN * 0 is NaN.
         around = torch.cat([points.places - 1, points.places + 1], dim=1)
         boxes = torch.where(is_object[..., None], gather_boxes(batch.boxes, index), around)
-        box = generalized_box_iou_loss(found.boxes, boxes) * is_object
+        box = giou_loss(found.boxes, boxes) * is_object
         targets = centre_ness(distances_to_sides(points.places, boxes))
         centre = F.binary_cross_entropy_with_logits(found.centre, targets, reduction="none") * is_object
         count = mean_count(is_object.sum())

@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.dense import HEAD_CONVS, DenseDetector, group_norm
 from lightning_det.detectors.reach import stack_shapes
 from lightning_det.detectors.retina_pyramid import RetinaPyramid
-from lightning_det.ops.boxes import decode, encode_where, gather_boxes
+from lightning_det.ops.boxes import decode, encode_where, gather_boxes, giou_loss
 from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.structures import Batch
@@ -137,7 +136,7 @@ class RetinaNet(DenseDetector):
             return F.l1_loss(deltas, targets, reduction="none").sum(dim=-1) * is_object
         # An anchor without an object is compared with itself, since a loss on padding may be NaN, and NaN * 0 is NaN.
         found = decode(anchors, deltas)
-        return generalized_box_iou_loss(found, torch.where(is_object[..., None], boxes, anchors)) * is_object
+        return giou_loss(found, torch.where(is_object[..., None], boxes, anchors)) * is_object
 
 
 def _octaves(sizes: Sequence[float]) -> list[list[float]]:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from lightning_det.ops.assignment import TooManyRowsError, assign
-from lightning_det.ops.boxes import intersections
+from lightning_det.ops.boxes import giou_loss, intersections
 from lightning_det.protocols.structures import Batch, State
 from lightning_det.system.errors import ImageError
 
@@ -137,7 +136,7 @@ def set_losses(queries: Queries, sizes: Tensor, truth: Truth) -> Losses:
     # A box without a query is compared with what it got instead: a loss on padding may be NaN, and NaN * 0 is NaN.
     target_boxes = torch.where(valid[..., None], truth.boxes, own_boxes.detach())
     target_shares = torch.where(valid[..., None], truth.shares.to(own_shares), own_shares.detach())
-    giou = generalized_box_iou_loss(own_boxes, target_boxes) * valid
+    giou = giou_loss(own_boxes, target_boxes) * valid
     l1 = F.l1_loss(own_shares, target_shares, reduction="none").sum(dim=-1) * valid
     carries = queries.usable & ~_hidden(boxes.detach(), truth)
     carries = _put(carries, query, query >= 0, valid)

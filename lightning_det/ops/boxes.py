@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOG_RATIO = math.log(1000.0 / 16)
@@ -51,6 +52,22 @@ def intersections(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor
     return width * height, (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1)
 
 
+def giou_loss(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
+    """1 - GIoU (...) of boxes (..., 4) in pairs (Rezatofighi et al., CVPR 2019).
+
+    It is torchvision's ``generalized_box_iou_loss`` to the bit, but does not index by a mask, for which the host would
+    wait for the device.
+    """
+    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    sides = torch.where((high > low).all(dim=-1, keepdim=True), high - low, 0.0)
+    common = sides[..., 0] * sides[..., 1]
+    first, second = ((b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, others))
+    union = first + second - common
+    hull = torch.maximum(boxes[..., 2:], others[..., 2:]) - torch.minimum(boxes[..., :2], others[..., :2])
+    whole = hull[..., 0] * hull[..., 1]
+    return 1 - (common / (union + eps) - (whole - union) / (whole + eps))
+
+
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Clips (B, N, 4) boxes to their images, whose (B, 2) ``sizes`` are (height, width)."""
     # A list as an index would be copied to the device, and the host would wait for the copy.
@@ -79,8 +96,7 @@ def encode_where(mask: Tensor, references: Tensor, boxes: Tensor, weights: tuple
 
     Masking the result would not do: padding has no area, so its targets are NaN, and NaN times 0 is NaN.
     """
-    unit = boxes.new_zeros(4)
-    unit[2:] = 1
+    unit = F.pad(boxes.new_ones(2), (2, 0))
     mask = mask[..., None]
     return encode(torch.where(mask, references, unit), torch.where(mask, boxes, unit), weights)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_det.ops.boxes import intersections
+from lightning_det.ops.greedy import match_greedily
 from lightning_det.protocols.selector import Ranking, Regions, Selection, Selector
 from lightning_det.protocols.structures import State
 from lightning_det.selection.matching import BACKGROUND, CHUNK, SKIP, match
@@ -57,8 +58,7 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     """Gives every box one prior of its own, greedily: the remaining pair of highest IoU is assigned first.
 
     Ties go to the first prior. Only the G best priors of a box can matter, since other boxes take at most G - 1 of
-    them; no more than `RIVALS` are considered. The loop runs once per padded box, on small tensors, and does not wait
-    for the device.
+    them; no more than `RIVALS` are considered.
 
     Args:
         priors: (P, 4).
@@ -68,7 +68,7 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     Returns:
         (B, P) int64, the box of each prior, or -1.
     """
-    batch, count = usable.shape
+    count = usable.shape[1]
     best = min(count, len(priors), RIVALS)
     # Priors inside or around a box tie, and the order of ties in topk depends on the device.
     order = torch.arange(len(priors), device=boxes.device, dtype=torch.float64) * EQUAL
@@ -80,15 +80,7 @@ def assign_best(priors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
         top = (iou.double() - order).topk(best, dim=2)
         values.append(top.values)
         places.append(top.indices)
-    value, place = torch.cat(values, dim=1).flatten(1), torch.cat(places, dim=1).flatten(1)
-    owner = torch.arange(count, device=boxes.device).repeat_interleave(best)
-    given = torch.full((batch, len(priors)), -1, dtype=torch.int64, device=boxes.device)
-    for _ in range(count):
-        highest, pair = value.max(dim=1, keepdim=True)
-        prior, box = place.gather(1, pair), owner[pair]
-        given.scatter_(1, prior, torch.where(highest > LEAST, box, given.gather(1, prior)))
-        value = value.masked_fill((place == prior) | (owner == box), 0.0)
-    return given
+    return match_greedily(torch.cat(values, dim=1), torch.cat(places, dim=1), len(priors), LEAST)
 
 
 class HardNegativeSelector(Selector):

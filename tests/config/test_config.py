@@ -282,7 +282,8 @@ VIEWS = "lightning_det.views."
         ({"_target_": f"{VIEWS}Pyramid", "resolutions": [["a", 2]]}, r"x\.resolutions: must be a list of"),
         ({"_target_": f"{VIEWS}Pyramid", "valid_ranges": [[0, "big"]]}, r"a list of a list of a number or null"),
         ({"_target_": "lightning_det.modules.Cosine", "unit": "days"}, "must be epochs or steps, got 'days'"),
-        ({"_target_": "lightning_det.modules.DetectionModule", "compiled": "yes"}, "must be true or false"),
+        ({"_target_": "lightning_det.modules.DetectionModule", "channels_last": "yes"}, "must be true or false"),
+        ({"_target_": "lightning_det.modules.DetectionModule", "compiled": True}, "must be parts or step or null"),
         (
             {"_target_": "lightning_det.data.datamodule.ChipData", "batch_size": "x"},
             r"x\.batch_size: must be an integer",

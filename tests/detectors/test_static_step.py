@@ -1,10 +1,13 @@
 """A training step has the same operations at every batch size, none of which waits for the data."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers import make_batch
-from support.all_detectors import DETECTORS
+from support.all_detectors import CLASSES, DETECTORS
 from support.dispatched import DYNAMIC, Count
+from support.fake_gpu import losses_on_gpu
 from support.makers import CASCADE, c4, fpn
 
 from lightning_det.backbones import tiny_backbone
@@ -61,6 +64,17 @@ def test_nothing_waits_for_the_data_but_nms(form):
     assert names["lightning_det.nms_mask.default"] == (form not in DENSE)
     # Indices by a boolean mask would be dynamic as well: they show up as nonzero.
     assert not any("nonzero" in n for n in names)
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n != "rtdetr"])
+def test_nothing_on_a_gpu_waits_for_the_data(name):
+    """NMS included, with the operators that a GPU would run, which are as many for every batch."""
+    found = {
+        count: losses_on_gpu(DETECTORS[name], partial(make_batch, count, 96, 128, classes=CLASSES)) for count in (2, 8)
+    }
+    assert found[2].names == found[8].names
+    assert found[8].mixed == {}
+    assert not any("nms" in operator for operator in found[8].names)
 
 
 @pytest.mark.slow

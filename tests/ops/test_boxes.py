@@ -84,3 +84,21 @@ def test_gather_boxes():
     picked = ops.gather_boxes(boxes, torch.tensor([[2, 0], [1, 1]]))
     assert np.array_equal(picked[0].numpy(), boxes[0, [2, 0]].numpy())
     assert np.array_equal(picked[1].numpy(), boxes[1, [1, 1]].numpy())
+
+
+@given(box_list, st.data())
+def test_giou_loss_equals_torchvision(boxes, data):
+    others = torch.tensor(data.draw(st.lists(box, min_size=len(boxes), max_size=len(boxes))), dtype=torch.float32)
+    others[::3] = boxes[::3]  # some pairs are equal
+    mine, theirs = (boxes.clone().requires_grad_() for _ in range(2))
+    found, expected = ops.giou_loss(mine, others), torchvision.ops.generalized_box_iou_loss(theirs, others)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_giou_loss_of_boxes_apart():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 2]])
+    others = torch.tensor([[3.0, 0, 4, 1], [2, 0, 4, 2], [0, 0, 2, 2]])
+    torch.testing.assert_close(ops.giou_loss(boxes, others), torch.tensor([1 + 0.5, 1.0, 0.0]))
