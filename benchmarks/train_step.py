@@ -7,7 +7,7 @@ machine affects both alike. The result is the median ratio of neighbouring steps
 
     python benchmarks/train_step.py                                              # CPU, fp32
     python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16
-    python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile
+    python benchmarks/train_step.py --batch 16 --size 512 512 --device cuda --precision bf16 --compile step
     python benchmarks/train_step.py --detector retinanet
     python benchmarks/train_step.py --detector ssd
     python benchmarks/train_step.py --detector ssd --batch 32 --device cuda --precision bf16
@@ -41,6 +41,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 
 from lightning_det.backbones import torchvision_backbone
 from lightning_det.detectors.torchvision_weights import load_torchvision, load_torchvision_ssd
+from lightning_det.modules.step import CompiledStep
 from lightning_det.protocols.structures import Batch, State
 from lightning_det.selection import HardSelector, RandomSelector
 
@@ -159,10 +160,11 @@ def arms(options: argparse.Namespace, names: Sequence[str]) -> dict:
 
     def ours(model):
         model = model.to(options.device, memory_format=torch.channels_last).train()
-        if options.compile:
+        if options.compile == "parts":
             model.compile_parts()
             torch._dynamo.config.cache_size_limit = 64
-        return steps_of(model, lambda: model.losses(batch), *how)
+        losses = CompiledStep(model) if options.compile == "step" else model.losses
+        return steps_of(model, lambda: losses(batch), *how)
 
     if options.compare == "ohem":
         select = {"random sampling": RandomSelector(options.rois, 0.25), "OHEM": HardSelector(options.rois)}
@@ -293,7 +295,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--compile", action="store_true", help="compile our backbone, neck and heads")
+    parser.add_argument(
+        "--compile", choices=["parts", "step"], help="compile our backbone, neck and heads, or our step"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
@@ -316,7 +320,8 @@ def main() -> None:
     result = compare(options)
     print(
         f"{'vgg16' if options.detector == 'ssd' else options.backbone} {options.detector}, batch {options.batch}, "
-        f"{' x '.join(map(str, options.size))}, {options.precision}{', compiled' if options.compile else ''}; "
+        f"{' x '.join(map(str, options.size))}, {options.precision}"
+        f"{f', {options.compile} compiled' if options.compile else ''}; "
         f"{hardware(options.device, options.threads)}; "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}; {date.today()}\n"
     )

@@ -6,12 +6,14 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import CHIPS, SMALL, make_batch
 from support.all_detectors import CLASSES, DETECTORS, RANDOM
 from support.all_detectors import SMALL as SMALL_PARTS
 from support.makers import fpn
 from support.modules import LABELS, Stub, data_of, trainer_in
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_det import compose
 from lightning_det.backbones import tiny_backbone
@@ -75,6 +77,15 @@ def pyramid():
 @pytest.mark.slow
 def test_the_compiler_computes_the_same():
     compare(pyramid, "inductor", 1e-5)
+
+
+def test_sums_over_ranks_are_part_of_the_graph():
+    """Two ranks, of which this is one; what the other one sends is nothing."""
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        compare(DETECTORS["proposals"], "eager", 1e-6)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow
