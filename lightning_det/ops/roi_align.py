@@ -55,8 +55,8 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
     # In float32, as under autocast: half precision would move coordinates by parts of a cell.
-    learns = pixels.device.type == "cpu" and torch.is_grad_enabled() and pixels.requires_grad
-    kernel = align if learns or _in_compiled_step() else _roi_align
+    own = _in_compiled_step() or (pixels.device.type == "cpu" and not torch.compiler.is_exporting())
+    kernel = align if own else _roi_align
     return kernel(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
 
 
