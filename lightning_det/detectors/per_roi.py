@@ -18,6 +18,8 @@ class TwoFC(nn.Module):
         width: outputs of both layers.
     """
 
+    cpu_chunk = None
+
     def __init__(self, channels: int, size: int, width: int = 1024):
         super().__init__()
         self.size = size
@@ -39,6 +41,8 @@ class Stage(nn.Module):
         size: cells per side of the RoI features that enter the stage.
     """
 
+    cpu_chunk = 32
+
     def __init__(self, stage: nn.Module, width: int, size: int = 14):
         super().__init__()
         self.stage = stage
@@ -54,7 +58,7 @@ class PerRoI(Predictor):
     """Crops every RoI from the feature maps, then classifies it and regresses a box per class or one for all.
 
     Args:
-        trunk: RoI features (N, C, s, s) to (N, width); has ``size`` s and ``width``.
+        trunk: RoI features (N, C, s, s) to (N, width); has ``size`` s, ``width`` and ``cpu_chunk``.
         num_classes: object classes, background not counted.
         strides: pixels of the view per cell of each feature map that RoIs are read from, finest first.
         class_agnostic: whether one box serves all classes.
@@ -66,6 +70,7 @@ class PerRoI(Predictor):
     def __init__(self, trunk: TwoFC | Stage, num_classes: int, strides: Sequence[int], class_agnostic: bool = False):
         super().__init__()
         self.trunk: TwoFC | Stage = trunk
+        self.cpu_chunk = trunk.cpu_chunk
         self.num_classes = num_classes
         self.strides = list(strides)
         self.class_agnostic = class_agnostic

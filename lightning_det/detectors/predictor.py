@@ -11,6 +11,10 @@ class Predictor(nn.Module):
     per_roi: bool = False
     """Whether all layers run on every RoI, so that memory grows with the number of RoIs, and `shared` has no layers."""
 
+    cpu_chunk: int | None = None
+    """RoIs of a batch that best go through the layers at a time on a CPU without gradient: their maps fit into its
+    cache. None: the more, the better."""
+
     class_agnostic: bool = False
     """Whether one regression of a RoI's box serves all classes."""
 

@@ -122,13 +122,23 @@ class RoIHead(SecondStage):
     @torch.no_grad()
     def _rank(self, ranking: Ranking, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Ranked:
         """Current losses and deltas of every RoI, without gradient."""
-        # RoIs take little memory if no layers run on every RoI.
-        chunk = ranking.keeps if ranking.keeps is not None and self.predictor.per_roi else rois.shape[1]
+        chunk = self._rank_chunk(ranking, rois)
         parts = zip(*(x.split(chunk, dim=1) for x in (rois, labels, boxes)), strict=True)
         with ranking_mode(self.predictor, ranking.mode):
             judged = [self._judge(shared, *part) for part in parts]
         classification, box, deltas = (torch.cat(x, dim=1) for x in zip(*judged, strict=True))
         return Ranked(classification + box, deltas)
+
+    def _rank_chunk(self, ranking: Ranking, rois: Tensor) -> int:
+        """How many of the (B, R, 4) RoIs of each view are ranked at a time."""
+        views, count = rois.shape[:2]
+        if ranking.keeps is None or not self.predictor.per_roi:  # RoIs take little memory if no layers run on every RoI
+            return count
+        best = self.predictor.cpu_chunk
+        # Batch statistics would be those of other RoIs, and a graph would grow.
+        if best is None or rois.device.type != "cpu" or ranking.mode == "train" or torch.compiler.is_compiling():
+            return ranking.keeps
+        return min(ranking.keeps, max(1, best // views))
 
     def _judge(self, shared: Any, rois: Tensor, labels: Tensor, boxes: Tensor) -> Judged:
         """Losses and deltas of RoIs with these labels, whose objects have these boxes (B, R, 4)."""
