@@ -12,7 +12,8 @@ from lightning_det.annotations.labels import name_of
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.callbacks.evaluation import Evaluator
-from lightning_det.data.images import decode
+from lightning_det.data.resizing import for_picture
+from lightning_det.data.windows import open_pixels
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 from lightning_det.plotting.boxes import draw_boxes, side_by_side
@@ -81,15 +82,16 @@ def publish(trainer: pl.Trainer, folder: Path, name: str, pictures: Sequence[np.
 def draw_comparison(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> np.ndarray:
     """Draws the ground truth and the detections of an image side by side, (h, w, 3) uint8, above a colour key.
 
-    Ignored regions are grey and dashed. Small images are enlarged by an integer factor, so there is room for captions.
+    Ignored regions are grey and dashed. Small images are enlarged by an integer factor, so there is room for captions;
+    huge ones are shrunk.
     """
-    pixels = decode(store.path(image)).permute(1, 2, 0).numpy()
+    pixels, shrunk = for_picture(open_pixels(store.path(image)))
     enlarge = max(1, LEGIBLE // max(pixels.shape[:2]))
-    pixels = pixels.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    pixels, scale = pixels.repeat(enlarge, axis=0).repeat(enlarge, axis=1), shrunk * enlarge
     record, names = store.record(image), store.label_map.names
     truth = draw_boxes(
         pixels,
-        record.boxes * enlarge,
+        record.boxes * scale,
         [name_of(label, names) for label in record.labels],
         [GREY if i else class_colour(label) for label, i in zip(record.labels, record.ignored, strict=True)],
         dashed=record.ignored.tolist(),
@@ -99,7 +101,7 @@ def draw_comparison(store: AnnotationStore, results: Results, image: int, score_
     rows = rows[np.argsort(-results.scores[rows], kind="stable")]
     labels = results.labels[rows]
     captions = [f"{names[label]} {score:.2f}" for label, score in zip(labels, results.scores[rows], strict=True)]
-    found = draw_boxes(pixels, results.boxes[rows] * enlarge, captions, [class_colour(label) for label in labels])
+    found = draw_boxes(pixels, results.boxes[rows] * scale, captions, [class_colour(label) for label in labels])
     drawn = side_by_side(truth, found, (f"ground truth: {store.files[image]}", f"detections above {score_threshold:g}"))
     return with_key(drawn, _key(record, labels, names))
 

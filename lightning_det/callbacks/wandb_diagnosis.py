@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_det.callbacks.wandb_boxes import boxes_of, image_with_boxes
-from lightning_det.data.images import decode
+from lightning_det.data.resizing import for_picture
+from lightning_det.data.windows import open_pixels
 from lightning_det.evaluation.diagnosis import BACKGROUND, Diagnosis
 from lightning_det.evaluation.figures import Evaluation
 from lightning_det.evaluation.outcomes import Outcome
@@ -96,9 +97,10 @@ def error_image(diagnosis: Diagnosis, position: int) -> "wandb.Image":
     store, results, names = diagnosis.store, diagnosis.results, diagnosis.evaluation.names
     image = int(results.seen[position])
     rows, missed = diagnosis.of_image(image)
-    groups = {"missed": boxes_of(store.boxes[missed], store.labels[missed], names)}
+    pixels, scale = for_picture(open_pixels(store.path(image)))
+    groups = {"missed": boxes_of(store.boxes[missed] * scale, store.labels[missed], names)}
     for name, kind in KINDS.items():
         some = rows[diagnosis.found.kinds[rows] == kind]
-        groups[name] = boxes_of(results.boxes[some], results.labels[some], names, results.scores[some])
+        groups[name] = boxes_of(results.boxes[some] * scale, results.labels[some], names, results.scores[some])
     caption = f"{store.files[image]}: {diagnosis.describe(position)}"
-    return image_with_boxes(decode(store.path(image)).permute(1, 2, 0).numpy(), groups, names, caption)
+    return image_with_boxes(pixels, groups, names, caption)

@@ -11,7 +11,8 @@ from lightning_det.callbacks.access import find_callback, module_of, train_store
 from lightning_det.callbacks.evaluation import Evaluator
 from lightning_det.callbacks.wandb_boxes import boxes_of, image_with_boxes
 from lightning_det.callbacks.wandb_diagnosis import diagnosis_media, pr_curves
-from lightning_det.data.images import decode
+from lightning_det.data.resizing import for_picture
+from lightning_det.data.windows import open_pixels
 from lightning_det.evaluation.diagnosis import Diagnosis
 from lightning_det.evaluation.figures import Evaluation
 from lightning_det.evaluation.results import Results
@@ -88,14 +89,15 @@ def class_table(evaluation: Evaluation) -> "wandb.Table":
 def predictions(store: AnnotationStore, results: Results, image: int, score_threshold: float) -> "wandb.Image":
     """An image with its detections, ground truth and ignored regions as groups of boxes."""
     names, record = store.label_map.names, store.record(image)
+    pixels, scale = for_picture(open_pixels(store.path(image)))
     rows = [row for row in results.of_image(image) if results.scores[row] >= score_threshold]
     truth, ignored = ~record.ignored, record.ignored
     groups = {
-        "predictions": boxes_of(results.boxes[rows], results.labels[rows], names, results.scores[rows]),
-        "ground_truth": boxes_of(record.boxes[truth], record.labels[truth], names),
-        "ignored": boxes_of(record.boxes[ignored], record.labels[ignored], names),
+        "predictions": boxes_of(results.boxes[rows] * scale, results.labels[rows], names, results.scores[rows]),
+        "ground_truth": boxes_of(record.boxes[truth] * scale, record.labels[truth], names),
+        "ignored": boxes_of(record.boxes[ignored] * scale, record.labels[ignored], names),
     }
-    return image_with_boxes(decode(store.path(image)).permute(1, 2, 0).numpy(), groups, names, store.files[image])
+    return image_with_boxes(pixels, groups, names, store.files[image])
 
 
 def view_image(batch: Batch, view: int, store: AnnotationStore, names: Sequence[str]) -> "wandb.Image":

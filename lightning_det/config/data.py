@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 from omegaconf import DictConfig
-from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, DatasetError, NoSplitError, Problem
 from lightning_det.annotations.labels import check_names
@@ -14,6 +13,7 @@ from lightning_det.config.build import build
 from lightning_det.config.reading import HOLD_OUT, choose, hold_out, read_folders
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.splits import find_misspelt
+from lightning_det.data.windows import Pixels
 from lightning_det.system.errors import ConfigError
 from lightning_det.views import Planner
 from lightning_det.views.resolution import scale_factor
@@ -137,7 +137,7 @@ def build_data(
     cfg: DictConfig,
     train: AnnotationStore | None,
     val: AnnotationStore | None,
-    frames: Callable[[int], Tensor] | None = None,
+    frames: Callable[[int], Pixels] | None = None,
 ) -> ViewData:
     """Builds the data module with its planners.
 

@@ -14,7 +14,7 @@ from lightning_det.data.cache import Annotations, read_cached
 from lightning_det.data.coco_files import find_annotations, find_file, find_images, image_folders
 from lightning_det.data.coco_records import CocoFile
 from lightning_det.data.headers import sizes_of
-from lightning_det.data.images import size_fault
+from lightning_det.data.sizes import size_fault
 
 
 class Coco:

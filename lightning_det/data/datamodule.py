@@ -5,15 +5,15 @@ from copy import copy
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.following import Follow, Follower
 from lightning_det.data.loader import TrainLoader
-from lightning_det.data.memory import Reader, room_for
+from lightning_det.data.memory import Reader, decoders, room_for
 from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
+from lightning_det.data.windows import Pixels
 from lightning_det.protocols.structures import STRIDE
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
@@ -30,7 +30,8 @@ class ViewData(pl.LightningDataModule):
         batch_size: training views per batch and device; ``auto`` stands for a number that is yet to be found, and
             makes no batches.
         test_batch_size: views per batch and device at inference.
-        num_workers: loader processes; None takes up to 8 of the cores that training leaves over.
+        num_workers: loader processes; None takes up to 8 of the cores that training leaves over, fewer if images are so
+            large that memory cannot hold one for each.
         keep_megabytes: decoded images that the processes of a loader keep in memory; None: see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
@@ -55,7 +56,7 @@ class ViewData(pl.LightningDataModule):
         min_visible: float = 0.5,
         min_side: float = 1.0,
         seed: int = 0,
-        frames: Callable[[int], Tensor] | None = None,
+        frames: Callable[[int], Pixels] | None = None,
     ):
         super().__init__()
         if (batch_size != "auto" and batch_size < 1) or test_batch_size < 1:
@@ -169,7 +170,7 @@ class ViewData(pl.LightningDataModule):
     def inference_loader(
         self,
         store: AnnotationStore,
-        frames: Callable[[int], Tensor] | None = None,
+        frames: Callable[[int], Pixels] | None = None,
         rank: int = 0,
         ranks: int = 1,
         room: int = 0,
@@ -190,7 +191,9 @@ class ViewData(pl.LightningDataModule):
 
     def reader(self, store: AnnotationStore, devices: int = 1) -> Reader:
         """How training reads the images of a store, where so many devices of this machine train."""
-        workers = max(0, min(8, cores() // devices - 2)) if self.num_workers is None else self.num_workers
+        workers = self.num_workers
+        if workers is None:
+            workers = min(max(0, min(8, cores() // devices - 2)), decoders(store, devices))
         return Reader(workers, room_for(store, self.keep_megabytes, max(1, workers), devices))
 
     @property
@@ -200,7 +203,7 @@ class ViewData(pl.LightningDataModule):
             self._follow = self.follow_in(_require(self.val, "val"), self.frames)
         return self._follow
 
-    def follow_in(self, store: AnnotationStore, frames: Callable[[int], Tensor] | None = None) -> Follow | None:
+    def follow_in(self, store: AnnotationStore, frames: Callable[[int], Pixels] | None = None) -> Follow | None:
         """Makes the batches that follow those of `inference_loader`; None if none do.
 
         Args:
@@ -218,7 +221,7 @@ class ViewData(pl.LightningDataModule):
         store: AnnotationStore,
         batches: Sampler[list[Look]],
         planner: Planner,
-        frames: Callable[[int], Tensor] | None = None,
+        frames: Callable[[int], Pixels] | None = None,
         room: int = 0,
         step: int = STRIDE,
     ) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as tvf
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.colours import distort
-from lightning_det.data.images import decode, size_fault
 from lightning_det.data.memory import ImageMemory
 from lightning_det.data.opening import ImageError
+from lightning_det.data.resizing import resize_part
+from lightning_det.data.sizes import size_fault
+from lightning_det.data.windows import Pixels, open_pixels
 from lightning_det.protocols.structures import STRIDE, Batch, State
 from lightning_det.views.targets import Targets, targets
 from lightning_det.views.view import View
@@ -64,7 +65,7 @@ class ViewDataset(Dataset):
         store: AnnotationStore,
         min_visible: float = 0.5,
         min_side: float = 1.0,
-        frames: Callable[[int], Tensor] | None = None,
+        frames: Callable[[int], Pixels] | None = None,
         room: int = 0,
     ):
         self.store = store
@@ -87,8 +88,8 @@ class ViewDataset(Dataset):
             self.memory.keep(decoded, looks[-1].image)
         return samples
 
-    def pixels(self, image: int) -> Tensor:
-        """Decoded image (3, H, W) uint8.
+    def pixels(self, image: int) -> Pixels:
+        """Image (3, H, W) uint8, decoded, or to be read part by part.
 
         Raises:
             ImageError: the file is missing or damaged, or its size is not the annotated one.
@@ -97,7 +98,7 @@ class ViewDataset(Dataset):
             return self.frames(image)
         path = self.store.path(image)
         try:
-            pixels = decode(path)
+            pixels = open_pixels(path)
         except ImageError as error:
             raise ImageError(f"{error}; {REMEDY}") from error
         annotated = (int(self.store.widths[image]), int(self.store.heights[image]))
@@ -107,8 +108,8 @@ class ViewDataset(Dataset):
         return pixels
 
 
-def render(pixels: Tensor, view: View) -> Tensor:
-    """Renders a view (3, h, w) uint8 of its image (3, H, W) uint8.
+def render(pixels: Pixels, view: View) -> Tensor:
+    """Renders a view (3, h, w) uint8 of its image (3, H, W) uint8. Only pixels of its window are read.
 
     Colours are changed after resizing, when there are fewer pixels. Pixels outside the image have the colour `OUTSIDE`.
     """
@@ -117,16 +118,15 @@ def render(pixels: Tensor, view: View) -> Tensor:
     left, right = (min(max(x, 0), width) for x in (x1, x2))
     top, bottom = (min(max(y, 0), height) for y in (y1, y2))
     columns, rows = _span(left, right, x1, x2, view.size[1]), _span(top, bottom, y1, y2, view.size[0])
-    part = pixels[:, top:bottom, left:right]
-    shape = [rows.stop - rows.start, columns.stop - columns.start]
-    if part.numel() and min(shape):
-        if list(part.shape[1:]) != shape:
-            part = tvf.resize(part, shape, antialias=True)
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    part = torch.zeros(3, 0, 0, dtype=torch.uint8)
+    if top < bottom and left < right and min(shape) > 0:
+        part = resize_part(pixels, slice(top, bottom), slice(left, right), shape)
         if view.distortion is not None:
             part = distort(part, view.distortion)
-    if tuple(shape) != view.size:
+    if shape != view.size:
         whole = torch.tensor(OUTSIDE, dtype=torch.uint8)[:, None, None].repeat(1, *view.size)
-        if part.numel() and min(shape):
+        if part.numel():
             whole[:, rows, columns] = part
         part = whole
     return part.flip(2) if view.flip else part

@@ -9,7 +9,7 @@ from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
-from lightning_det.data.images import check_all, decoded_size
+from lightning_det.data.sizes import check_all, decoded_size
 from lightning_det.data.sources import Found
 
 

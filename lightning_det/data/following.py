@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
-from torch import Tensor
 
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.sampler import similar_together
+from lightning_det.data.windows import Pixels
 from lightning_det.protocols.structures import Batch
 from lightning_det.views.planner import Planner
 from lightning_det.views.view import View
@@ -35,7 +35,7 @@ class Follower:
         self.batch_size = batch_size
         self.collate = Collate(planner.canvas)
         self._read = dataset.pixels
-        self._decoded: dict[int, Tensor] = {}
+        self._decoded: dict[int, Pixels] = {}
         self._dataset = ViewDataset(self.store, frames=self._pixels)
 
     def __call__(self, batch: Batch, probabilities: np.ndarray, stride: int) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ class Follower:
         for group in similar_together(looks, self.batch_size):
             yield self.collate(self._dataset.__getitems__(group))
 
-    def _pixels(self, image: int) -> Tensor:
+    def _pixels(self, image: int) -> Pixels:
         if image not in self._decoded:
             self._decoded[image] = self._read(image)
         return self._decoded[image]

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.strings import Strings
 from lightning_det.data.cache import cache_key, load_cached, save_cached
-from lightning_det.data.images import check_all, image_size
+from lightning_det.data.sizes import check_all, image_size
 from lightning_det.system.files import in_threads
 
 FEWEST = 5000

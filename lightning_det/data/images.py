@@ -1,11 +1,8 @@
 """Image files to RGB tensors."""
 
 import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +11,20 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from lightning_det.annotations.problems import IMAGE_LEFT_OUT, Problem
 from lightning_det.data.opening import ImageError, check_pixels, check_regular, error_text, open_image, read_bytes
 from lightning_det.data.orientation import apply_orientation, read_orientation, swaps_sides
 from lightning_det.data.png import is_complete
 from lightning_det.system.errors import out_of_memory
-from lightning_det.system.workload import progress
 
 LARGE = 2**24
-"""Images with at least this many pixels are checked one at a time. Eight smaller ones at once need a gigabyte."""
+"""Images with at least this many pixels are decoded with few copies, and checked one at a time: eight smaller ones at
+once need a gigabyte."""
 
-_one_large = threading.Lock()
+BAND = 1024
+"""Rows of a large image that are converted at once."""
 
 JPEG_END = b"\xff\xd9"
 """Marker near the end of a JPEG file that is not cut off."""
-
-
-Result = TypeVar("Result")
 
 
 class Header(NamedTuple):
@@ -55,7 +49,8 @@ def decode(path: Path) -> Tensor:
 
     Exif orientation is applied; grey, CMYK, palette and transparent images become RGB, 16 bits become 8. The first of
     several pictures in a file (animations, pages) is taken. JPEG is decoded by torchvision (twice as fast as Pillow
-    on large files), everything else by Pillow.
+    on large files), everything else by Pillow. Images of `LARGE` pixels and more stay in the order in which they were
+    decoded, channels last, because a copy could exceed memory.
 
     Args:
         path: the file.
@@ -110,12 +105,21 @@ def _load(image: Image.Image) -> tuple[np.ndarray, int]:
     image.load()
     if image.format == "TIFF":
         orientation = read_orientation(image)  # newer versions of Pillow turn it while loading
-    return np.asarray(_to_rgb(image)).transpose(2, 0, 1), orientation
+    width, height = image.size
+    if width * height < LARGE or image.mode.startswith("I"):
+        return np.asarray(_to_rgb(image)).transpose(2, 0, 1), orientation
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, BAND):  # Pillow's own conversion needs two copies more
+        bottom = min(top + BAND, height)
+        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom))))
+    return pixels.transpose(2, 0, 1), orientation
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> Tensor:
     """Pixels as they are displayed, in memory of their own."""
-    return torch.from_numpy(np.require(apply_orientation(pixels, orientation), requirements=["C", "W"]))
+    turned = apply_orientation(pixels, orientation)
+    large = turned[0].size >= LARGE and min(turned.strides) > 0  # torch has no negative strides
+    return torch.from_numpy(np.require(turned, requirements=["W"] if large else ["C", "W"]))
 
 
 def header(path: Path) -> Header:
@@ -137,93 +141,6 @@ def header(path: Path) -> Header:
         said = error.strerror if isinstance(error, OSError) else None
         reason = said or f"damaged image ({error_text(error)})"
         raise ImageError(f"{path}: {reason}") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Reads the (width, height) of an image file, as it is displayed, from its header.
-
-    A JPEG file without an end marker, or a PNG file with a wrong checksum, is decoded: it may be damaged or merely
-    unusual.
-
-    Raises:
-        ImageError: the file is missing, cut off or damaged, or `open_image` refuses it.
-    """
-    found = header(path)
-    return found.size if found.complete else decoded_size(path)
-
-
-def decoded_size(path: Path) -> tuple[int, int]:
-    """Decodes an image to find damage; returns its (width, height).
-
-    Threads decode images of `LARGE` pixels and more one at a time.
-
-    Raises:
-        ImageError: see `decode`.
-    """
-
-    def size() -> tuple[int, int]:
-        _, height, width = decode(path).shape
-        return width, height
-
-    width, height = header(path).stored
-    if width * height < LARGE:
-        return size()
-    # A new thread reuses the memory of the previous one; each thread of a pool would keep its freed memory.
-    with _one_large, ThreadPoolExecutor(1) as pool:
-        return pool.submit(size).result()
-
-
-def size_fault(path: Path, annotated: tuple[int, int], size: tuple[int, int], name: str = "it") -> str:
-    """Says why an image does not have the size that its annotations state.
-
-    Args:
-        path: the file.
-        annotated: (width, height) that the annotations state.
-        size: (width, height) of the image as it is displayed.
-        name: word for the image in the message.
-    """
-    stated, real = (" x ".join(map(str, s)) for s in (annotated, size))
-    reason = f"annotated as {stated}, but {name} is {real}"
-    try:
-        found = header(path)
-    except ImageError:
-        return reason
-    if found.size != tuple(size) or found.stored != tuple(annotated) or found.orientation == 1:
-        return reason
-    return (
-        f"{reason} as it is seen: it is stored as {stated} and turned by its Exif orientation {found.orientation}, so "
-        "the annotations seem to be for the unturned pixels. Annotate it as it is seen, or take the orientation out "
-        "of the file (exiftool -Orientation= FILE), which leaves its pixels as they are annotated"
-    )
-
-
-def check_all(
-    paths: Sequence[Path], function: Callable[[Path], Result], description: str, threads: int = 8
-) -> tuple[list[Result | None], dict[int, Problem]]:
-    """Runs a function on many image files, in threads, with a progress bar.
-
-    Args:
-        paths: the files.
-        function: reads an image file; raises `ImageError` for a bad file.
-        description: of the progress bar.
-        threads: number of files that are read at once.
-
-    Returns:
-        A result for each file (None for a bad one), and the problem of every bad file by its position.
-    """
-    problems: dict[int, Problem] = {}
-
-    def attempt(number: int, path: Path) -> Result | None:
-        try:
-            return function(path)
-        except ImageError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            problems[number] = Problem(str(path), "", reason, IMAGE_LEFT_OUT)
-            return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(attempt, range(len(paths)), paths, chunksize=64)
-        return list(progress(results, description, len(paths))), dict(sorted(problems.items()))
 
 
 def _is_complete(kind: str | None, file: IO[bytes]) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 from lightning_det.annotations.problems import Problem
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
-from lightning_det.data.images import check_all, decoded_size, size_fault
 from lightning_det.data.opening import ImageError
+from lightning_det.data.sizes import check_all, decoded_size, size_fault
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.system.workload import progress
 from lightning_det.views import Planner, Step, View

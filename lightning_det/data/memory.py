@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from torch import Tensor
-
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.windows import Pixels
 from lightning_det.system.workload import available_memory
 
 MOST = 2_000_000_000
@@ -13,6 +12,9 @@ MOST = 2_000_000_000
 
 SHARE = 8
 """They take at most one part in so many of the memory that is available."""
+
+COPIES = 3
+"""Memory that decoding an image takes at most, in sizes of the decoded image."""
 
 WORTHWHILE = 8
 """Where less than one part in so many of a split fits, nothing is kept: it would save hardly any decoding."""
@@ -40,20 +42,20 @@ class ImageMemory:
 
     def __init__(self, room: int):
         self._room = room
-        self._kept: dict[int, Tensor] = {}
-        self._last: dict[int, Tensor] = {}
+        self._kept: dict[int, Pixels] = {}
+        self._last: dict[int, Pixels] = {}
 
-    def recall(self, images: Iterable[int]) -> dict[int, Tensor]:
+    def recall(self, images: Iterable[int]) -> dict[int, Pixels]:
         """Returns those of some images that are kept, (3, H, W) uint8; forgets the last one unless it is asked for."""
         wanted = set(images)
         self._last = {image: pixels for image, pixels in self._last.items() if image in wanted}
         return self._last | {image: self._kept[image] for image in wanted if image in self._kept}
 
-    def keep(self, images: Mapping[int, Tensor], last: int) -> None:
+    def keep(self, images: Mapping[int, Pixels], last: int) -> None:
         """Keeps what fits.
 
         Args:
-            images: decoded, (3, H, W) uint8 each.
+            images: (3, H, W) uint8 each. One that is read part by part counts as if it were decoded.
             last: the one of them that is needed next, if any is.
         """
         for image, pixels in images.items():
@@ -76,6 +78,17 @@ def room_for(store: AnnotationStore, megabytes: float | None, processes: int = 1
         return int(1e6 * megabytes / processes)
     room = min(MOST, available_memory() // SHARE) // loaders // processes
     return room if WORTHWHILE * room >= decoded_bytes(store) else 0
+
+
+def decoders(store: AnnotationStore, loaders: int = 1) -> int:
+    """Returns how many processes can decode the largest image of a store at once in half of the memory available.
+
+    Args:
+        store: the images.
+        loaders: see `room_for`.
+    """
+    largest = 3 * int((store.widths.astype(int) * store.heights).max(initial=1))
+    return available_memory() // 2 // loaders // (COPIES * largest)
 
 
 def decoded_bytes(store: AnnotationStore) -> int:

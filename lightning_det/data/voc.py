@@ -18,7 +18,7 @@ from lightning_det.annotations.problems import (
 )
 from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.images import check_all, image_size, size_fault
+from lightning_det.data.sizes import check_all, image_size, size_fault
 from lightning_det.data.text import lines_of, splits_of
 from lightning_det.data.voc_files import WHOLE, VocFiles, has_flag, holds_voc, lists_of
 from lightning_det.data.voc_records import Object, annotated_size, objects_of, parse

@@ -10,8 +10,8 @@ import numpy as np
 from lightning_det.annotations.problems import IMAGE_LEFT_OUT, MENTION_LEFT_OUT, DatasetError, Problem
 from lightning_det.annotations.raw import RawAnnotations
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.data.images import check_all, image_size
 from lightning_det.data.opening import SUFFIXES
+from lightning_det.data.sizes import check_all, image_size
 from lightning_det.data.text import is_file_name, lines_of, splits_of
 from lightning_det.data.yolo_description import Description, read_description
 from lightning_det.data.yolo_labels import Label, LabelFiles, read_labels

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lightning_det.annotations.labels import LabelMap
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.folder import without_boxes
+from lightning_det.data.windows import Pixels
 from lightning_det.evaluation.results import Results
 from lightning_det.inference.pictures import Picture
 from lightning_det.modules.module import DetectionModule
@@ -65,9 +65,9 @@ class Recent:
 
     def __init__(self, pictures: Sequence[Picture]):
         self.pictures = pictures
-        self._pixels: OrderedDict[int, Tensor] = OrderedDict()
+        self._pixels: OrderedDict[int, Pixels] = OrderedDict()
 
-    def __call__(self, number: int) -> Tensor:
+    def __call__(self, number: int) -> Pixels:
         """Pixels (3, H, W) uint8 of an image."""
         if number not in self._pixels:
             self._pixels[number] = self.pictures[number].read()

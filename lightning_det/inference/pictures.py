@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_det.data.images import decode, from_pillow, image_size
+from lightning_det.data.images import from_pillow
 from lightning_det.data.opening import ImageError
+from lightning_det.data.sizes import image_size
+from lightning_det.data.windows import Pixels, open_pixels
 
 ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
 """A file; an array (H, W, 3) uint8 RGB, where (H, W) and (H, W, 1) are grey and (H, W, 4) is RGBA; a tensor
@@ -32,12 +34,12 @@ class Picture(NamedTuple):
     width: int
     """Pixels, as it is displayed."""
     height: int
-    read: Callable[[], Tensor]
-    """Makes the pixels, (3, H, W) uint8 RGB, in memory of their own."""
+    read: Callable[[], Pixels]
+    """Makes the pixels, (3, H, W) uint8 RGB, in memory of their own; large files may be read part by part."""
 
     def kept(self) -> "Picture":
         """The same with its pixels in memory, whatever becomes of their source."""
-        pixels = self.read()
+        pixels = self.read()[:, :, :]
         return self._replace(read=lambda: pixels)
 
     def without_pixels(self) -> "Picture":
@@ -79,8 +81,8 @@ def _of_file(path: Path) -> Picture:
         raise ImageError(f"{path}: a folder; give its images, such as sorted(Path({str(path)!r}).glob('*.jpg'))")
     width, height = image_size(path)
 
-    def read() -> Tensor:
-        pixels = decode(path)
+    def read() -> Pixels:
+        pixels = open_pixels(path)
         if pixels.shape[1:] != (height, width):
             raise ImageError(f"{path}: changed while it was read; let it be written to its end first")
         return pixels

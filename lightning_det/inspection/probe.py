@@ -101,7 +101,7 @@ def measure_images(store: AnnotationStore, side: int) -> tuple[float, float, flo
     """
     positions = np.linspace(0, len(store) - 1, min(len(store), IMAGES)).round().astype(int).tolist()
     decode, cut, resize = np.mean([_loading(store, position, side) for position in positions], axis=0).tolist()
-    pixels = ViewDataset(store).pixels(positions[0]).permute(1, 2, 0).numpy()
+    pixels = ViewDataset(store).pixels(positions[0])[:, :, :].permute(1, 2, 0).numpy()
     image = Image.fromarray(np.concatenate([pixels, pixels], axis=1))
     draw = fastest(lambda: image.save(BytesIO(), "PNG", compress_level=COMPRESSION), patience=0.0)
     return decode, cut, resize, draw

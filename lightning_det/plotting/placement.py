@@ -1,9 +1,43 @@
 """Finds places for labels where they hide no object."""
 
+from collections import defaultdict
+
 import numpy as np
 
 INSIDE = 3.0
 """A label may lie inside its own box if the box is this many times as wide and as high as it."""
+
+CELL = 64
+"""Side of the cells by which `Neighbours` finds boxes, pixels."""
+
+MOST_CELLS = 64
+"""A box in more cells is a neighbour of all places."""
+
+
+class Neighbours:
+    """Boxes by their place: only those near a label have to be compared with it."""
+
+    def __init__(self) -> None:
+        self._everywhere: list[int] = []
+        self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def add(self, number: int, box: np.ndarray) -> None:
+        """Adds a box ``xyxy`` under a number."""
+        cells = _cells(box)
+        for cell in cells if len(cells) <= MOST_CELLS else []:
+            self._cells[cell].append(number)
+        if len(cells) > MOST_CELLS:
+            self._everywhere.append(number)
+
+    def near(self, boxes: np.ndarray) -> list[int]:
+        """Returns the numbers, in order, of all boxes that may overlap any of ``boxes`` (k, 4)."""
+        area = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+        return sorted({number for cell in _cells(area) for number in self._cells.get(cell, ())}.union(self._everywhere))
+
+
+def _cells(box: np.ndarray) -> list[tuple[int, int]]:
+    x1, y1, x2, y2 = (int(value // CELL) for value in box)
+    return [(x, y) for x in range(x1, x2 + 1) for y in range(y1, y2 + 1)]
 
 
 def place_labels(
@@ -26,20 +60,28 @@ def place_labels(
     """
     obstacles = boxes.astype(float)
     placed: list[tuple[int, int] | None] = []
-    taken = np.zeros((0, 4))
+    taken: list[np.ndarray] = []
+    objects, captions = Neighbours(), Neighbours()
+    for number, box in enumerate(obstacles):
+        objects.add(number, box)
     for number, (box, size) in enumerate(zip(boxes, sizes, strict=True)):
         if not wanted[number]:
             placed.append(None)
             continue
         labels, inside = _candidates(box, size, canvas)
-        others = np.delete(obstacles, number, axis=0)
+        if len(labels) == 0:
+            placed.append(None)
+            continue
+        others = obstacles[[near for near in objects.near(labels) if near != number]]
         enclosing = (others[:, :2] <= box[:2]).all(axis=1) & (others[:, 2:] >= box[2:]).all(axis=1)
         hit = _overlap(labels, others) & ~(inside[:, None] & enclosing[None])
-        free = ~hit.any(axis=1) & ~_overlap(labels, taken).any(axis=1)
-        choice = int(free.argmax()) if free.any() else 0 if force and len(labels) else None
+        before = np.array([taken[near] for near in captions.near(labels)]).reshape(-1, 4)
+        free = ~hit.any(axis=1) & ~_overlap(labels, before).any(axis=1)
+        choice = int(free.argmax()) if free.any() else 0 if force else None
         placed.append(None if choice is None else (int(labels[choice, 0]), int(labels[choice, 1])))
         if choice is not None:
-            taken = np.concatenate([taken, labels[choice, None]])
+            captions.add(len(taken), labels[choice])
+            taken.append(labels[choice])
     return placed
 
 

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from lightning_det.annotations import LabelMap
+from lightning_det.data.resizing import HUGE, for_picture
 from lightning_det.data.video import write_video
+from lightning_det.data.windows import Pixels
 from lightning_det.evaluation.results import Results
 from lightning_det.plotting.boxes import LabelMode
 from lightning_det.plotting.colours import class_colour
@@ -42,7 +44,8 @@ class Drawing:
     labels: LabelMode
     """See `draw_boxes`."""
     scale: float | None
-    """Factor by which pictures are enlarged; None: so that small objects can be seen, see `enlargement`."""
+    """Factor by which pictures are resized; None: so that small objects can be seen, see `enlargement`, and huge
+    pictures can be opened, see `for_picture`."""
 
     @classmethod
     def of(cls, cfg: DictConfig, folder: Path) -> "Drawing":
@@ -129,7 +132,7 @@ def write_drawings(source: Source, shown: Sequence[Results], labels: LabelMap, d
             _draw_video(part, results, labels, drawing, next(stems))
             continue
         for number in progress(range(len(part.store)), "drawing", len(part.store), threshold=10):
-            pixels = part.pixels(number).permute(1, 2, 0).numpy()
+            pixels = part.pixels(number)
             stem, rows = next(stems), _rows(results, number)
             suffix = ".jpg" if Path(part.store.files[number]).suffix.lower() in JPEGS else ".png"
             if drawing.crops:
@@ -148,7 +151,7 @@ def _draw_video(part: Part, results: Results, labels: LabelMap, drawing: Drawing
 
     def frames() -> Iterator[np.ndarray]:
         for number in progress(range(len(video)), f"drawing {video.path.name}", len(video), threshold=10):
-            pixels, rows = video(number).permute(1, 2, 0).numpy(), _rows(results, number)
+            pixels, rows = video(number), _rows(results, number)
             if drawing.crops:
                 place = drawing.folder / "crops" / f"{stem}_frame{number:06d}"
                 _write_crops(pixels, results, rows, labels, place, ".png")
@@ -168,7 +171,7 @@ def _rows(results: Results, image: int) -> np.ndarray:
 
 
 def _draw(
-    pixels: np.ndarray,
+    pixels: Pixels,
     results: Results,
     rows: np.ndarray,
     labels: LabelMap,
@@ -178,21 +181,27 @@ def _draw(
 ) -> np.ndarray:
     boxes = results.boxes[rows].astype(float)
     scale = drawing.scale if scale is None else scale
-    scale = enlargement(boxes, (pixels.shape[1], pixels.shape[0])) if scale is None else scale
-    objects = boxes, results.labels[rows], labels.names, results.scores[rows]
-    return draw_objects(pixels, *objects, drawing.labels, scale, key)
+    size = pixels.shape[2], pixels.shape[1]
+    if scale is None and size[0] * size[1] < HUGE:
+        scale = enlargement(boxes, size)
+    picture, shrunk = for_picture(pixels, None if scale is None else min(1.0, scale))
+    objects = boxes * shrunk, results.labels[rows], labels.names, results.scores[rows]
+    return draw_objects(picture, *objects, drawing.labels, max(1.0, scale or 1.0), key)
 
 
 def _write_crops(
-    pixels: np.ndarray, results: Results, rows: np.ndarray, labels: LabelMap, place: Path, suffix: str
+    pixels: Pixels, results: Results, rows: np.ndarray, labels: LabelMap, place: Path, suffix: str
 ) -> None:
     """Writes ``IMAGE_CLASS_NUMBER.jpg`` or ``.png`` per detection; 1 is the one with the highest score."""
-    height, width = pixels.shape[:2]
+    height, width = pixels.shape[1:]
     for number, row in enumerate(rows, 1):
         x1, y1 = (int(v) for v in np.clip(np.floor(results.boxes[row, :2]), 0, [width - 1, height - 1]))
         x2, y2 = (int(v) for v in np.clip(np.ceil(results.boxes[row, 2:]), [x1 + 1, y1 + 1], [width, height]))
         name = re.sub(r"[^\w.-]+", "-", labels.names[results.labels[row]])[:60].strip("-.") or "object"
-        save(pixels[y1:y2, x1:x2], place.with_name(f"{place.name}_{name}_{number:03d}{suffix}"))
+        save(
+            pixels[:, y1:y2, x1:x2].permute(1, 2, 0).numpy(),
+            place.with_name(f"{place.name}_{name}_{number:03d}{suffix}"),
+        )
 
 
 def save(picture: np.ndarray, file: Path) -> None:

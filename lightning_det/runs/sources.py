@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from lightning_det.annotations import AnnotationStore, LabelMap, Problem
 from lightning_det.data.folder import read_images, without_boxes
-from lightning_det.data.images import decode
 from lightning_det.data.sources import find_files
 from lightning_det.data.video import Video
+from lightning_det.data.windows import Pixels, open_pixels
 from lightning_det.system.errors import UserError, printable
 
 LEFT_OUT = "video left out"
@@ -30,9 +29,9 @@ class Part(NamedTuple):
     video: Video | None
     """Reads the frames if the images are those of a video."""
 
-    def pixels(self, number: int) -> Tensor:
-        """Decodes an image or a frame, (3, H, W) uint8."""
-        return decode(self.store.path(number)) if self.video is None else self.video(number)
+    def pixels(self, number: int) -> Pixels:
+        """Reads an image or a frame, (3, H, W) uint8."""
+        return open_pixels(self.store.path(number)) if self.video is None else self.video(number)
 
 
 class Source(NamedTuple):

@@ -179,7 +179,7 @@ def coco(coco_folder):
 
 def test_an_image_is_decoded_once_per_batch(coco, monkeypatch):
     decoded = []
-    monkeypatch.setattr(dataset, "decode", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(dataset, "open_pixels", lambda path: decoded.append(path.name) or decode(path))
     looks = plan_epoch(coco, Planner(Pyramid([2.0]), Tiles(64)), None)
     assert len(looks) > 2 * len(coco)
     samples = ViewDataset(coco).__getitems__(looks)

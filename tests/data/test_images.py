@@ -15,11 +15,12 @@ from support.folders import read_folder
 
 import lightning_det
 from lightning_det.annotations import LabelMap
-from lightning_det.data import images, opening
-from lightning_det.data.images import decode, decoded_size, image_size
+from lightning_det.data import images, opening, sizes
+from lightning_det.data.images import decode
 from lightning_det.data.inspection import damaged_images
 from lightning_det.data.opening import ImageError
 from lightning_det.data.orientation import ORIENTATION
+from lightning_det.data.sizes import decoded_size, image_size
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +300,8 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch):
-    monkeypatch.setattr(images, "decode", Watched())
-    return images.decode
+    monkeypatch.setattr(sizes, "decode", Watched())
+    return sizes.decode
 
 
 def many(folder, picture, suffix="png", more=b"", count=24):
@@ -313,7 +314,7 @@ def many(folder, picture, suffix="png", more=b"", count=24):
 @pytest.mark.parametrize(("large", "most"), [(64 * 48, 1), (64 * 48 + 1, 8)])
 def test_checks_decode_large_images_one_at_a_time(tmp_path, picture, monkeypatch, watched, large, most):
     many(tmp_path, picture)
-    monkeypatch.setattr(images, "LARGE", large)
+    monkeypatch.setattr(sizes, "LARGE", large)
     store, _ = read_folder(tmp_path, LabelMap(["a"]))
     assert len(store) == 24
     assert damaged_images(store) == []
@@ -323,9 +324,9 @@ def test_checks_decode_large_images_one_at_a_time(tmp_path, picture, monkeypatch
 
 def test_headers_without_an_end_are_decoded_one_at_a_time_too(tmp_path, picture, monkeypatch, watched):
     many(tmp_path, picture, "jpg", bytes(1000))
-    monkeypatch.setattr(images, "LARGE", 64 * 48)
-    sizes, problems = images.check_all(sorted(tmp_path.iterdir()), image_size, "")
-    assert (set(sizes), problems) == ({(64, 48)}, {})
+    monkeypatch.setattr(sizes, "LARGE", 64 * 48)
+    found, problems = sizes.check_all(sorted(tmp_path.iterdir()), image_size, "")
+    assert (set(found), problems) == ({(64, 48)}, {})
     assert (len(watched.names), watched.most) == (24, 1)
 
 
@@ -333,9 +334,9 @@ def test_large_images_that_are_damaged_do_not_stop_the_others(tmp_path, picture,
     many(tmp_path, picture, count=5)
     content = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(images, "LARGE", 1)
-    sizes, problems = images.check_all(sorted(tmp_path.iterdir()), decoded_size, "")
-    assert [size for size in sizes if size] == [(64, 48)] * 4
+    monkeypatch.setattr(sizes, "LARGE", 1)
+    found, problems = sizes.check_all(sorted(tmp_path.iterdir()), decoded_size, "")
+    assert [size for size in found if size] == [(64, 48)] * 4
     assert list(problems) == [2]
 
 

@@ -18,8 +18,8 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.annotations.strings import Strings
 from lightning_det.data import cache, headers
 from lightning_det.data.coco import Coco
-from lightning_det.data.images import image_size
 from lightning_det.data.orientation import ORIENTATION
+from lightning_det.data.sizes import image_size
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
 

@@ -1,0 +1,69 @@
+"""Parts of images at another size."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from lightning_det.data.windows import ROWS, Pixels
+
+HUGE = 2**26
+"""Parts of at least this many pixels are shrunk in two steps and band by band, or a copy would not fit into memory."""
+
+GAP = 2
+"""The second of the two steps shrinks at least by this factor."""
+
+
+def resize_part(pixels: Pixels, rows: slice, columns: slice, shape: tuple[int, int]) -> Tensor:
+    """Returns a part of an image at another size, antialiased, bilinear.
+
+    Huge parts are first averaged over blocks of whole pixels: ``reducing_gap=2`` of Pillow's `Image.resize`, whose
+    result this is.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        rows: of the part, within the image.
+        columns: likewise.
+        shape: (height, width) of the result.
+
+    Returns:
+        (3, *shape) uint8.
+    """
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    factor = max(1, height // (shape[0] * GAP)), max(1, width // (shape[1] * GAP))
+    if height * width >= HUGE and factor != (1, 1):
+        return _resize_huge(pixels, rows, columns, shape, factor)
+    part = pixels[:, rows, columns].contiguous()
+    return part if (height, width) == shape else tvf.resize(part, list(shape), antialias=True)
+
+
+def for_picture(pixels: Pixels, scale: float | None = None) -> tuple[np.ndarray, float]:
+    """Returns an image to draw on, shrunk if it is huge: other programs could hardly open the picture.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        scale: at most 1: factor of its size; None: 1, or what leaves `HUGE` pixels.
+
+    Returns:
+        (h, w, 3) uint8 and the factor by which it was resized.
+    """
+    height, width = pixels.shape[1:]
+    scale = min(1.0, (HUGE / (height * width)) ** 0.5) if scale is None else scale
+    shape = max(1, round(scale * height)), max(1, round(scale * width))
+    return resize_part(pixels, slice(0, height), slice(0, width), shape).permute(1, 2, 0).numpy(), scale
+
+
+def _resize_huge(
+    pixels: Pixels, rows: slice, columns: slice, shape: tuple[int, int], factor: tuple[int, int]
+) -> Tensor:
+    """Averages blocks of ``factor`` (rows, columns) pixels, then resizes."""
+    down, across = factor
+    step = down * max(1, ROWS // down)
+    bands = []
+    for top in range(rows.start, rows.stop, step):
+        band = pixels[:, top : min(top + step, rows.stop), columns].permute(1, 2, 0).contiguous().numpy()
+        bands.append(np.asarray(Image.fromarray(band).reduce((across, down))))
+    box = 0, 0, (columns.stop - columns.start) / across, (rows.stop - rows.start) / down
+    small = Image.fromarray(np.concatenate(bands)).resize(shape[::-1], Image.Resampling.BILINEAR, box)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
