@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Sampler
@@ -107,6 +107,11 @@ class ViewData(pl.LightningDataModule):
         if stage == "fit" and every != 1:
             raise ValueError("the trainer needs reload_dataloaders_every_n_epochs=1: epochs differ in length")
         self._loaders.clear()
+
+    def teardown(self, stage: str) -> None:
+        """Frees the decoded images that loaders keep, for what comes after; Lightning may keep the loaders."""
+        for loader in self._loaders.values():
+            cast(ViewDataset, loader.dataset).memory.clear()
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the current epoch, whose views are planned anew.

@@ -51,6 +51,12 @@ class ImageMemory:
         self._last = {image: pixels for image, pixels in self._last.items() if image in wanted}
         return self._last | {image: self._kept[image] for image in wanted if image in self._kept}
 
+    def clear(self) -> None:
+        """Forgets all images; there is as much room as at first."""
+        self._room += sum(pixels.nbytes for pixels in self._kept.values())
+        self._kept.clear()
+        self._last.clear()
+
     def keep(self, images: Mapping[int, Pixels], last: int) -> None:
         """Keeps what fits.
 

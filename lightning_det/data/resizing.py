@@ -1,5 +1,7 @@
 """Parts of images at another size."""
 
+from math import ceil
+
 import numpy as np
 import torch
 from PIL import Image
@@ -43,27 +45,39 @@ def for_picture(pixels: Pixels, scale: float | None = None) -> tuple[np.ndarray,
 
     Args:
         pixels: (3, H, W) uint8.
-        scale: at most 1: factor of its size; None: 1, or what leaves `HUGE` pixels.
+        scale: at most 1: factor of its size; None: 1, or one divided by the smallest number that leaves at most
+            `HUGE` pixels.
 
     Returns:
         (h, w, 3) uint8 and the factor by which it was resized.
     """
     height, width = pixels.shape[1:]
-    scale = min(1.0, (HUGE / (height * width)) ** 0.5) if scale is None else scale
+    rows, columns = slice(0, height), slice(0, width)
+    if scale is None:
+        factor = ceil((height * width / HUGE) ** 0.5)
+        if factor > 1:
+            return _average(pixels, rows, columns, (factor, factor)), 1 / factor
+        scale = 1.0
     shape = max(1, round(scale * height)), max(1, round(scale * width))
-    return resize_part(pixels, slice(0, height), slice(0, width), shape).permute(1, 2, 0).numpy(), scale
+    return resize_part(pixels, rows, columns, shape).permute(1, 2, 0).numpy(), scale
 
 
 def _resize_huge(
     pixels: Pixels, rows: slice, columns: slice, shape: tuple[int, int], factor: tuple[int, int]
 ) -> Tensor:
     """Averages blocks of ``factor`` (rows, columns) pixels, then resizes."""
+    box = 0, 0, (columns.stop - columns.start) / factor[1], (rows.stop - rows.start) / factor[0]
+    averaged = Image.fromarray(_average(pixels, rows, columns, factor))
+    small = averaged.resize(shape[::-1], Image.Resampling.BILINEAR, box)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+def _average(pixels: Pixels, rows: slice, columns: slice, factor: tuple[int, int]) -> np.ndarray:
+    """Averages blocks of ``factor`` (rows, columns) pixels of a part, band by band; returns (h, w, 3) uint8."""
     down, across = factor
     step = down * max(1, ROWS // down)
     bands = []
     for top in range(rows.start, rows.stop, step):
         band = pixels[:, top : min(top + step, rows.stop), columns].permute(1, 2, 0).contiguous().numpy()
         bands.append(np.asarray(Image.fromarray(band).reduce((across, down))))
-    box = 0, 0, (columns.stop - columns.start) / across, (rows.stop - rows.start) / down
-    small = Image.fromarray(np.concatenate(bands)).resize(shape[::-1], Image.Resampling.BILINEAR, box)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+    return np.concatenate(bands)

@@ -76,8 +76,8 @@ def say_counts(
     parts += [f"{_count(total - images, 'frame')} of {_count(videos, 'video')}"] * (videos > 0)
     left_out = f", {len(source.problems)} left out" * bool(source.problems)
     log.info(
-        "%s%s, %.2g s per image; %d detections are shown: %s; predictions.json has all %d",
-        *(" and ".join(parts), left_out, seconds / total, counts.sum(), listed, sum(map(len, results))),
+        "%s%s, %g s per image; %d detections are shown: %s; predictions.json has all %d",
+        *(" and ".join(parts), left_out, float(f"{seconds / total:.2g}"), counts.sum(), listed, sum(map(len, results))),
     )
 
 

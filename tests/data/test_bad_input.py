@@ -667,7 +667,7 @@ def killed(arguments: list[str]) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "decode", die)
+        patch.setattr(dataset, "open_pixels", die)
         return run("train", *arguments)
 
 

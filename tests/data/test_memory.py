@@ -10,7 +10,7 @@ from lightning_det.data import dataset, memory
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import ChipData
 from lightning_det.data.images import decode
-from lightning_det.data.memory import MOST, ImageMemory, decoded_bytes, room_for
+from lightning_det.data.memory import MOST, ImageMemory, decoded_bytes, decoders, room_for
 from lightning_det.views import Planner, Pyramid, RandomFlip, Tiles
 from lightning_det.views.distort import Distort
 
@@ -26,7 +26,7 @@ def coco(coco_folder):
 def decoded(monkeypatch):
     """Names of the files that were decoded so far."""
     names = []
-    monkeypatch.setattr(dataset, "decode", lambda path: names.append(path.name) or decode(path))
+    monkeypatch.setattr(dataset, "open_pixels", lambda path: names.append(path.name) or decode(path))
     return names
 
 
@@ -90,3 +90,23 @@ def test_what_is_kept_depends_on_memory_and_is_shared_out(monkeypatch):
     assert room_for(store, 0) == 0
     monkeypatch.setattr(memory, "available_memory", lambda: 1000 * GB)
     assert room_for(store, None) == MOST
+
+
+def test_images_that_were_kept_make_room_again():
+    pixels = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    kept = ImageMemory(pixels.nbytes)
+    kept.keep({0: pixels, 1: pixels}, last=1)
+    assert set(kept.recall([0, 1])) == {0, 1}
+    kept.clear()
+    assert kept.recall([0, 1]) == {}
+    kept.keep({2: pixels}, last=2)
+    kept.recall([3])
+    assert set(kept.recall([2])) == {2}  # kept for good
+
+
+def test_no_more_processes_decode_than_memory_has_room_for(monkeypatch):
+    store = make_store([(100, 50), (1000, 1000)], [[], []])
+    for gigabytes, expected in ((1.8e-2, 1), (1.7e-2, 0), (9e-2, 5)):
+        monkeypatch.setattr("lightning_det.data.memory.available_memory", lambda size=gigabytes: int(1e9 * size))
+        assert decoders(store) == expected
+    assert decoders(store, loaders=2) == 2

@@ -17,7 +17,7 @@ from lightning_det.data import images, sizes, windows
 from lightning_det.data.dataset import render
 from lightning_det.data.images import decode
 from lightning_det.data.opening import ImageError
-from lightning_det.data.resizing import HUGE, resize_part
+from lightning_det.data.resizing import HUGE, for_picture, resize_part
 from lightning_det.data.sizes import decoded_size
 from lightning_det.data.windows import TiffWindows, open_pixels, open_windows
 from lightning_det.views.view import View
@@ -42,7 +42,7 @@ def write(path: Path, bands: np.ndarray, **profile: object) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         shape = {"width": width, "height": height, "count": count, "dtype": bands.dtype}
-        with rasterio.open(path, "w", driver="GTiff", **shape, **profile) as file:
+        with rasterio.open(path, "w", **{"driver": "GTiff"} | shape | profile) as file:
             file.write(bands)
     return path
 
@@ -219,3 +219,35 @@ def test_shrinking_in_two_steps_changes_little():
         twice = resize_part(pixels, slice(0, 600), slice(0, 800), (75, 100))
     assert HUGE > 5e7
     assert (once.int() - twice.int()).abs().max() <= 2
+
+
+def test_pictures_of_huge_images_are_shrunk_by_a_whole_number(monkeypatch):
+    pixels = torch.from_numpy(noise(3, 101, 67))
+    picture, scale = for_picture(pixels)
+    assert scale == 1
+    assert np.array_equal(picture, pixels.permute(1, 2, 0).numpy())
+    monkeypatch.setattr("lightning_det.data.resizing.HUGE", 101 * 67 // 5)
+    picture, scale = for_picture(pixels)
+    assert scale == 1 / 3
+    assert picture.shape == (34, 23, 3)
+    block = pixels[:, 30:33, 60:63].double().mean(dim=(1, 2)).numpy()
+    assert np.abs(picture[10, 20] - block).max() < 1
+    half, scale = for_picture(pixels, 0.5)
+    assert (half.shape, scale) == ((50, 34, 3), 0.5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "LA", "transparent colour", "16 bits", "interlaced"])
+def test_large_png_files_have_the_same_pixels(tmp_path, monkeypatch, mode):
+    path, content = tmp_path / "image.png", noise(HEIGHT, WIDTH, 4)
+    image = Image.fromarray(content, "RGBA")
+    if mode == "transparent colour":
+        image.convert("RGB").save(path, transparency=(1, 2, 3))
+    elif mode == "16 bits":
+        write(path, noise(3, HEIGHT, WIDTH, high=65536, kind=np.uint16), driver="PNG")
+    elif mode == "interlaced":
+        write(path, noise(3, HEIGHT, WIDTH), driver="PNG", interlace="ON")
+    else:
+        image.convert(mode).save(path)
+    large = decode(path)
+    monkeypatch.setattr(images, "LARGE", 10**9)
+    assert torch.equal(large, decode(path))

@@ -229,7 +229,7 @@ def test_loading_is_measured_on_the_images_of_the_dataset(coco_folder, monkeypat
     assert cut > 0
     assert resize >= 0
     assert draw > 0
-    monkeypatch.setattr(dataset, "decode", lambda path: compute(0.05) or images.decode(path))
+    monkeypatch.setattr(dataset, "open_pixels", lambda path: compute(0.05) or images.decode(path))
     slow, same, *_ = measure_images(store, 32)
     assert slow >= 0.05
     assert same < 0.05
