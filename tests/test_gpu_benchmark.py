@@ -1,0 +1,49 @@
+"""The benchmark for GPUs, as far as it runs without one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import gpu
+
+from lightning_det.data.coco import Coco
+
+
+def test_arms_are_those_that_the_case_has():
+    assert gpu.CASES["fpn"].without_absent(gpu.ARMS) == list(gpu.ARMS)
+    assert gpu.CASES["ssd"].without_absent(gpu.ARMS) == ["torchvision", "eager", "parts", "step"]
+    assert gpu.CASES["chips"].without_absent(["torchvision", "step"]) == ["step"]
+
+
+def test_photographs_are_a_dataset():
+    with gpu.photographs(3, (320, 256)) as root:
+        store, problems = Coco(str(root)).read("train2017")
+    assert (len(store), len(store.boxes), problems) == (3, 24, [])
+
+
+@pytest.mark.slow
+def test_figures_of_arms_and_errors_become_rows(monkeypatch):
+    start = gpu.start
+
+    def fail_once(case, name, *arguments):
+        if name == "parts":
+            raise RuntimeError("out of memory | at once\nmore")
+        return start(case, name, *arguments)
+
+    monkeypatch.setattr(gpu, "start", fail_once)
+    found = gpu.run_case(gpu.CASES["smoke"], ["torchvision", "eager", "parts"], "cpu", pairs=2)
+    assert found["eager"]["ratio"] > 0
+    assert found["eager"]["images_per_second"] == pytest.approx(1 / found["eager"]["seconds"])
+    lines = gpu.lines_of(gpu.CASES["smoke"], found)
+    assert {line.count("|") for line in [*gpu.HEADER.split("\n"), *lines]} == {13}
+    assert any("out of memory / at once" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_waiting_for_data_is_a_share_of_the_time():
+    found = gpu.data_wait(gpu.CASES["smoke"]._replace(backbone="resnet18"), "cpu", images=3, steps=1)
+    assert 0 < found["wait_share"] < 1
+    assert found["images_per_second"] > 0
