@@ -39,7 +39,7 @@ SHORT = (
     "callbacks.throughput=null",  # how fast it was is never the same
     "data.num_workers=0",
     *("capacity.head=16", "capacity.rois=16"),  # a checkpoint of every step is written
-    "capacity.after_nms=[30,30]",
+    *("capacity.before_nms=[100,50]", "capacity.after_nms=[30,30]"),
 )
 """Six steps an epoch, each with a checkpoint and a line in the log."""
 
