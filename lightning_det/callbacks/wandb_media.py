@@ -67,7 +67,7 @@ class WandbMedia(pl.Callback):
         """Evaluates the last validation by octaves of object size, which validations leave out, and diagnoses it."""
         evaluator = find_callback(trainer, Evaluator)
         # A run that was resumed after its last validation has no results.
-        if evaluator is not None and evaluator.results is not None:
+        if evaluator is not None and evaluator.results is not None and logs_to_wandb(trainer):
             log_diagnosis(trainer, evaluator.diagnose(val_store(trainer)))
 
 

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from support.shared import made_once
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_det.backbones.contract import IMAGENET
-from lightning_det.callbacks import WandbLog
+from lightning_det.callbacks import Evaluator, WandbLog, WandbMedia
 from lightning_det.callbacks.wandb_workspace import STAGES, describe, make_workspace, panel_keys
 from lightning_det.commands.dashboard import dashboard
 from lightning_det.system.errors import ConfigError, UserError
@@ -493,3 +494,11 @@ def test_wandb_is_imported_by_those_who_log_to_it(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+def test_nothing_is_evaluated_once_more_for_no_logger():
+    evaluator = Evaluator()
+    evaluator.results = "of a validation"
+    with mock.patch.object(Evaluator, "diagnose") as diagnose:
+        WandbMedia().on_train_end(SimpleNamespace(callbacks=[evaluator], loggers=[], is_global_zero=True), None)
+    diagnose.assert_not_called()
