@@ -35,8 +35,12 @@ IMAGES = (
 )
 """Generated images that a command trains on in seconds."""
 
-SMALL = (*IMAGES, "callbacks.report=null", "callbacks.pictures.count=1", "callbacks.selection.count=1")
-"""The same with few pictures and without a report at the end, which take as long as a short training."""
+SMALL = (
+    *IMAGES,
+    *("callbacks.report=null", "callbacks.pictures.count=1", "callbacks.selection.count=1"),
+    "capacity.before_nms=[300,100]",
+)
+"""The same with few pictures, without a report at the end, and with few proposals; each takes as long as the steps."""
 
 TINY = (
     *("dataset.source.val=2", "dataset.source.width=64", "dataset.source.height=48"),
