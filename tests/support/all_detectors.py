@@ -14,6 +14,7 @@ from lightning_det.selection import AllSelector, HardNegativeSelector, HardSelec
 from support import makers
 
 VIEWS, CLASSES = 6, 6
+CANVAS = (64, 96)
 RANDOM = (RandomSelector(64, 0.5), RandomSelector(16, 0.25))
 SMALL = {"head_width": 32, "before_nms": (200, 200), "after_nms": (40, 40)}
 
@@ -94,12 +95,12 @@ def batches():
     """Joint batches by name; ranks take as many views of them each, in order."""
     made = {}
     for name, counts in BOXES.items():
-        made[name] = make_batch(VIEWS, 96, 128, boxes=16, padded=16, classes=CLASSES)
+        made[name] = make_batch(VIEWS, *CANVAS, boxes=16, padded=16, classes=CLASSES)
         states = torch.where(torch.arange(16) < torch.tensor(counts)[:, None], State.VALID, State.PADDING)
         made[name].states = made[name].anchor_states = states
     # In a crowd that fills the view no region carries loss: the count of the first half is 0, or that of all.
     for name, views in (("crowds", VIEWS // 2), ("nothing but crowds", VIEWS)):
-        made[name] = make_batch(VIEWS, 96, 128, boxes=5, padded=16, classes=CLASSES)
+        made[name] = make_batch(VIEWS, *CANVAS, boxes=5, padded=16, classes=CLASSES)
         made[name].states[:views] = State.PADDING
         made[name].states[:views, 0] = State.IGNORED
         made[name].boxes[:views, 0] = torch.tensor([-500.0, -500.0, 700.0, 700.0])
