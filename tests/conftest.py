@@ -23,6 +23,7 @@ from lightning_det.runs.numbering import register_numbering
 # it. Two processes with two threads each on two cores wait for each other most of the time.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+gc.disable()  # until everything is imported, see `pytest_collection_finish`
 composing.install()
 probe.PATIENCE, probe.BATCH = 0.0, 2  # of `inspect`, which measures the machine for seconds
 
@@ -39,9 +40,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported is no garbage: from here on nothing looks for some in it."""
+    """What was imported is no garbage: nothing looks for some in it, here on the way or later."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

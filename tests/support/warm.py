@@ -3,6 +3,8 @@
 It never computes anything: torch's threads do not survive a fork.
 """
 
+import gc
+
 import matplotlib.pyplot  # noqa: F401
 import pycocotools.cocoeval  # noqa: F401
 from hydra import compose, initialize_config_dir
@@ -30,3 +32,4 @@ GlobalHydra.instance().clear()
 # Checks of lists of options compose each one, which a process remembers.
 for option in ("single_scale", "flip", "sniper_no_negatives", "ohem"):
     read_option(f"strategy/{option}")
+gc.set_threshold(10_000, 20, 100)  # as in `conftest`; it holds for those that are forked too
