@@ -183,9 +183,10 @@ def resumed(shapes_root, tmp_path_factory, environment):
 def train_and_resume(shapes_root, environment, folder):
     folder.mkdir()
     options = [f"dataset.root={shapes_root}", *IMAGES, *(o for o in CHIPS if not o.startswith("views."))]
-    options += ["strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "trainer.log_every_n_steps=1"]
+    options += ["strategy=[sniper_no_negatives,ohem]", "capacity.rois=16", "capacity.before_nms=[300,100]"]
     options += [
         "trainer.max_epochs=3",
+        "trainer.log_every_n_steps=1",
         "dataset.limit=8",
         "data.num_workers=0",
         "logger=wandb",
@@ -227,7 +228,8 @@ def swept(shapes_root, tmp_path_factory, environment):
 def sweep_rates(shapes_root, environment, folder):
     sweep = ["-m", "optimizer.lr=0.001,1e30", "logger=wandb", f"hydra.sweep.dir={folder}/lr"]
     small = [f"dataset.root={shapes_root}", *IMAGES, "debug=limit", "data.num_workers=0", "trainer.log_every_n_steps=1"]
-    done = run_forked("train", *sweep, *small, "detector=ssd", "backbone=ssd_tiny", env=environment)
+    small += ["detector=ssd", "backbone=ssd_tiny", "callbacks.report=null"]
+    done = run_forked("train", *sweep, *small, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
 
 
