@@ -712,13 +712,14 @@ def test_every_key_beside_a_checkpoint_takes_effect_or_is_refused(composed, cont
     """All leaves of the settings: what is given changes what the command goes by, or is refused by name."""
     cfg = composed(command, "checkpoint=x", *COMMANDS[command])
     plain = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    given = OmegaConf.create(plain)
     own = {*plain} - {"trainer", *OmegaConf.structured(Config)}
     saved = overlay.complete(content["hyper_parameters"]["settings"])
-    before = overlay.overlay_settings(saved, OmegaConf.create(plain), [])
+    before = overlay.overlay_settings(saved, given, [])
     split = "val" if command == "eval" else None
 
     def overlaid(key):
-        changed = OmegaConf.create(plain)
+        changed = copy.deepcopy(given)
         OmegaConf.update(changed, key, "CHANGED", merge=False)
         return overlay.overlay_settings(saved, changed, [key])
 
