@@ -270,6 +270,7 @@ def test_a_wait_of_the_host_alone_is_none(clock, monkeypatch):
     assert wait.seconds == 5
 
 
+@pytest.mark.slow
 def test_peak_memory_grows():
     before = peak_memory(torch.device("cpu"))
     kept = torch.ones(max(25_000_000, before // 4 + 25_000_000))  # as large as all that was ever resident, and more

@@ -27,7 +27,7 @@ def step_with_room_for(most, tried):
     return step
 
 
-@pytest.mark.parametrize(("most", "found"), [(1, 1), (5, 4), (7, 6), (100, 40)])
+@pytest.mark.parametrize(("most", "found"), [(1, 1), (5, 4), (7, 6), pytest.param(100, 40, marks=pytest.mark.slow)])
 def test_the_largest_that_fits(most, found):
     tried = []
     assert largest_that_fits(step_with_room_for(most, tried), sizes_up_to(40)) == found

@@ -50,6 +50,7 @@ def test_both_options_are_written_with_what_the_user_set(here, folder, shapes_ro
     assert "met by no anchor" not in folder[1]
 
 
+@pytest.mark.slow
 def test_the_suggested_strategy_trains_and_joins_others(here):
     recommended = json.loads((here / "first/inspect.json").read_text())["suggestion"]["recommended"]
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
