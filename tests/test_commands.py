@@ -130,11 +130,15 @@ def test_checkpoints_hold_plain_data(trained):
 
 def test_eval_repeats_the_figures_of_training(trained, tmp_path):
     folder, _ = trained
-    output = start("eval", f"checkpoint={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}")
+    given = [f"checkpoint={folder}/checkpoints/last.ckpt", "test.metric=voc"]
+    output = start("eval", *given, f"hydra.run.dir={tmp_path}")
     assert last_line(output) == tmp_path
     metrics, before = read(tmp_path / "metrics.json"), read(folder / "metrics.json")
     assert {k: metrics[k] for k in FIGURES} == pytest.approx({k: before[k] for k in FIGURES}, abs=1e-6)
     assert list(metrics["per_class"]) == ["bar-h", "bar-v", "plus", "cross", "ring", "triangle"]
+    assert metrics["voc_AP50"] == pytest.approx(np.mean([row["voc_AP50"] for row in metrics["per_class"].values()]))
+    assert metrics["voc_AP50"] == pytest.approx(metrics["AP50"], abs=0.05)
+    assert "voc_AP50</th>" in (tmp_path / "report.html").read_text()
     assert sum(row["boxes"] for row in metrics["ap_by_size"]) == sum(r["boxes"] for r in metrics["per_class"].values())
     assert Image.open(tmp_path / "ap_by_size.png").size[0] > 300
     detections = read(tmp_path / "detections.json")

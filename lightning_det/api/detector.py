@@ -102,7 +102,7 @@ class LoadedDetector:
             truths: images with the boxes and class names of their objects, each a `Truth` or a tuple.
 
         Returns:
-            COCO's figures: ``figures()``, ``per_class()`` and ``table()``.
+            COCO's figures and others: ``figures()``, ``per_class()`` and ``table()``.
 
         Raises:
             DatasetError: a class that the detector does not know, or boxes that are none.
@@ -126,8 +126,8 @@ class LoadedDetector:
             sizes += [picture.without_pixels() for picture in group]
         store = annotated(store_of(sizes, self.module.labels), given)
         most = int(self.module.inference.per_image(store).max(initial=self.settings.test.max_detections))
-        cuts, backend = tuple(self.settings.dataset.size_cuts), self.settings.test.backend
-        return evaluate(store, Results.concatenate(parts), cuts, most, backend=backend)
+        cuts, test = tuple(self.settings.dataset.size_cuts), self.settings.test
+        return evaluate(store, Results.concatenate(parts), cuts, most, backend=test.backend, metric=test.metric)
 
     def _groups(self, images: Iterable[ImageLike]) -> Iterator[list[Picture]]:
         """Images in groups that are detected in at once."""

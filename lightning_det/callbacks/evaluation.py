@@ -13,7 +13,7 @@ from lightning_det.callbacks.access import find_callback, module_of, val_store
 from lightning_det.evaluation.best_scores import best_thresholds
 from lightning_det.evaluation.coco import Backend, evaluate
 from lightning_det.evaluation.diagnosis import Diagnosis, diagnose
-from lightning_det.evaluation.figures import COCO_CUTS, Evaluation
+from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, Metric
 from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 from lightning_det.protocols.structures import Batch
@@ -86,6 +86,7 @@ class Evaluator(Collector):
         size_cuts: see `evaluate`.
         max_detections: see `evaluate`. Where inference allows more for large images, all of them count.
         backend: see `evaluate`.
+        metric: see `evaluate`.
 
     Attributes:
         evaluation: the last evaluation of this process.
@@ -101,11 +102,13 @@ class Evaluator(Collector):
         size_cuts: Sequence[float] = COCO_CUTS,
         max_detections: int = 100,
         backend: Backend = "pycocotools",
+        metric: Metric | None = None,
     ):
         super().__init__()
         self.max_detections = self.counted = max_detections
         self.size_cuts = tuple(size_cuts)
         self.backend = backend
+        self.metric: Metric | None = metric
         self.evaluation: Evaluation | None = None
         self.report: dict[str, Any] = {}
         self._diagnosis: Diagnosis | None = None
@@ -116,7 +119,7 @@ class Evaluator(Collector):
         store, results = val_store(trainer), self.results
         assert results is not None, "the collector has made them"
         self.counted = int(module_of(pl_module).inference.per_image(store).max(initial=self.max_detections))
-        self.evaluation = evaluate(store, results, self.size_cuts, self.counted, backend=self.backend)
+        self.evaluation = self._evaluate(store, results)
         if not trainer.sanity_checking:
             figures = self.evaluation.figures()
             defined = {keys.validation(k): v for k, v in figures.items() if v is not None}
@@ -141,9 +144,12 @@ class Evaluator(Collector):
         if results is None:
             raise RuntimeError("the validation has left no detections")
         if self._diagnosis is None or self._diagnosis.results is not results:
-            full = evaluate(store, results, self.size_cuts, self.counted, curve=True, backend=self.backend)
+            full = self._evaluate(store, results, curve=True)
             self._diagnosis = diagnose(store, results, full, measured_on)
         return self._diagnosis
+
+    def _evaluate(self, store: AnnotationStore, results: Results, curve: bool = False) -> Evaluation:
+        return evaluate(store, results, self.size_cuts, self.counted, curve, self.backend, self.metric)
 
     def state_dict(self) -> dict[str, Any]:
         """The state for checkpoints."""

@@ -38,7 +38,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         log.warning("dataset.%s: %s, so there is nothing to measure and AP is undefined", cfg.split, reason)
 
     test, cuts = settings.test, tuple(settings.dataset.size_cuts)
-    evaluator = Evaluator(cuts, test.max_detections, test.backend)
+    evaluator = Evaluator(cuts, test.max_detections, test.backend, test.metric)
     trainer = build_trainer(settings, folder, learning=False)
     trainer.callbacks += [evaluator, *media_callbacks(settings, folder)]  # type: ignore[attr-defined]  # set late
     trainer.loggers = build_loggers(settings)

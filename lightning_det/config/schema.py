@@ -70,6 +70,8 @@ class DatasetConfig:
     proposals_per_megapixel: float | None = 100.0
     """Minimum number of proposals per megapixel of a view at inference; null: only ``capacity.after_nms`` applies."""
     size_cuts: list[float] = field(default_factory=list)
+    metric: str | None = None
+    """VOC's metric, ``voc07`` or ``voc``, that is computed beside COCO's figures; ``test.metric`` refers to it."""
 
 
 @dataclass
@@ -113,6 +115,7 @@ class TestConfig:
     merge: Any = None
     vote: Any = None
     backend: str = "pycocotools"
+    metric: str | None = II("dataset.metric")
 
 
 @dataclass

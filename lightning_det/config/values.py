@@ -8,6 +8,7 @@ constructor would refuse by a name that the user does not know. `contradictions`
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lightning_det.evaluation.figures import METRICS
 from lightning_det.system.errors import ConfigError
 from lightning_det.views.resolution import check_resolution
 
@@ -106,7 +107,12 @@ PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.rpn.before_nms",
 TEXTS = ("trainer.val_check_interval",)
 """Keys whose value may also be a text."""
 
-BACKENDS = ("pycocotools", "faster-coco-eval")
+CHOICES = {
+    "test.backend": ("pycocotools", "faster-coco-eval"),
+    "dataset.metric": METRICS,  # before the key that refers to it
+    "test.metric": METRICS,
+}
+"""Texts by dotted key. Null is always valid."""
 
 
 def check_values(cfg: Mapping[str, Any]) -> None:
@@ -126,9 +132,9 @@ def check_values(cfg: Mapping[str, Any]) -> None:
     classes = _at(cfg, "dataset.classes")
     if classes is not None and (not classes or len(set(classes)) < len(classes)):
         raise ConfigError(f"dataset.classes must be names of classes, each once, or null for all, got {classes}")
-    backend = _at(cfg, "test.backend")
-    if backend is not None and backend not in BACKENDS:
-        raise ConfigError(f"test.backend must be {' or '.join(BACKENDS)}, got {backend!r}")
+    for key, choices in CHOICES.items():
+        if (choice := _at(cfg, key)) is not None and choice not in choices:
+            raise ConfigError(f"{key} must be {' or '.join(choices)}, got {choice!r}")
 
 
 def _check_ranges(cfg: Mapping[str, Any]) -> None:

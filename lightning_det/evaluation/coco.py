@@ -11,10 +11,11 @@ import numpy as np
 
 from lightning_det.annotations.labels import ANY_CLASS
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, detection_limits, size_ranges
+from lightning_det.evaluation.figures import COCO_CUTS, Evaluation, Metric, detection_limits, size_ranges, voc_figure
 from lightning_det.evaluation.matches import IOU, Matches, from_faster_coco_eval, from_pycocotools
 from lightning_det.evaluation.measurable import count_boxes
 from lightning_det.evaluation.results import Results
+from lightning_det.evaluation.voc import voc_average_precision
 
 log = logging.getLogger("lightning_det")
 
@@ -31,6 +32,7 @@ def evaluate(
     max_detections: int = 100,
     curve: bool = False,
     backend: Backend = "pycocotools",
+    metric: Metric | None = None,
 ) -> Evaluation:
     """Compares detections with annotations, as COCO does, on the images that were evaluated.
 
@@ -43,11 +45,12 @@ def evaluate(
         size_cuts: bounds between small, medium and large objects, sqrt(area) in pixels.
         max_detections: most detections per image that count.
         curve: whether to evaluate every octave of object size as well.
-        backend: the implementation; both give the same figures.
+        backend: the implementation of COCO's figures; both give the same.
+        metric: of VOC, computed beside COCO's.
 
     Raises:
         ImportError: the backend is not installed.
-        ValueError: there is no such backend.
+        ValueError: there is no such backend or metric.
     """
     if len(results) >= MANY:
         log.info("computing AP of %d detections in %d images, which takes a while", len(results), len(results.seen))
@@ -66,17 +69,31 @@ def evaluate(
         run.params.maxDets = list(limits)
         run.evaluate()
         run.accumulate()
-        matches = _matches(run, rows, store, results, backend)
-    return Evaluation(
         # faster-coco-eval returns another array type of the same shape.
-        np.asarray(run.eval["precision"]),
-        np.asarray(run.eval["recall"]),
+        precision, recall = np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
+        matches = _matches(run, rows, store, results, backend)
+        agnostic = _all_classes_as_one(run)
+    return Evaluation(
+        precision,
+        recall,
         count_boxes(store, results.seen, areas),
         ranges,
         limits,
         store.label_map.names,
         matches,
+        agnostic,
+        {} if metric is None else {voc_figure(metric): voc_average_precision(store, results, metric)},
     )
+
+
+def _all_classes_as_one(run: Any) -> np.ndarray:
+    """Evaluates once more without the classes: (T, R) precision of the objects of all sizes."""
+    run.params.useCats = 0
+    run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+    run.params.maxDets = run.params.maxDets[-1:]
+    run.evaluate()
+    run.accumulate()
+    return np.asarray(run.eval["precision"])[:, :, 0, 0, 0]
 
 
 def _matches(run: Any, rows: np.ndarray, store: AnnotationStore, results: Results, backend: Backend) -> Matches:
@@ -89,13 +106,13 @@ def _matches(run: Any, rows: np.ndarray, store: AnnotationStore, results: Result
         every = max(1, len(run.params.areaRng) * images)
         first = (part for start in range(0, len(run.evalImgs), every) for part in run.evalImgs[start : start + images])
         return from_pycocotools(first, rows, len(results))
-    figures = run.eval
+    thresholds = run.params.iouThrs
     run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
     run.params.iouThrs = np.array([IOU])
     run.evaluate()
     run.accumulate()
-    pairs, run.eval = run.eval["matched"], figures
-    return from_faster_coco_eval(pairs, rows, store.ignored, len(results))
+    run.params.iouThrs = thresholds
+    return from_faster_coco_eval(run.eval["matched"], rows, store.ignored, len(results))
 
 
 def octaves(areas: np.ndarray) -> list[tuple[float, float]]:

@@ -7,8 +7,13 @@ from typing import Any
 
 import mpmath
 
+from lightning_det.evaluation.figures import AGNOSTIC, METRICS, voc_figure
+
 FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
 """COCO's figures that tables show."""
+
+OTHERS = (*AGNOSTIC, *map(voc_figure, METRICS))
+"""Figures beside them that tables show where a run has them."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class RunRecord:
     """Name that the run shares with runs of other seeds, and with no others."""
     seed: int
     figures: Mapping[str, float]
-    """COCO's figures, 0 to 1, without undefined ones, which earlier versions recorded as -1."""
+    """COCO's figures and others, 0 to 1, without undefined ones, which earlier versions recorded as -1."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """AP of every class."""
     curve: Sequence[Mapping[str, float]] = ()
@@ -127,6 +132,12 @@ def different_data(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
         if len(values) > 1:
             lines.append(f"{key}: " + "; ".join(f"{value} in {', '.join(rows)}" for value, rows in values.items()))
     return lines
+
+
+def known_figures(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of `FIGURES`, and of those of `OTHERS` that some group of `compare_runs` has."""
+    groups = list(groups)
+    return [*FIGURES, *(name for name in OTHERS if any(name in group["figures"] for group in groups))]
 
 
 def training_pixels(group: Mapping[str, Any]) -> float:

@@ -41,8 +41,8 @@ class Diagnosis:
         """A row for every class with boxes or detections.
 
         Returns:
-            ``class``, ``boxes``, ``AP``, ``AP50``; ``threshold``, and ``precision``, ``recall`` and ``F1`` there; and
-            ``measured``, False if the threshold is not the class's own because it has too few boxes.
+            ``class`` and what `Evaluation.per_class` says of it; ``threshold``, and ``precision``, ``recall`` and
+            ``F1`` there; and ``measured``, False if the threshold is not the class's own because it has too few boxes.
         """
         right = np.diag(self.confusion)[:-1]
         objects, detected = self.confusion[:-1].sum(axis=1), self.confusion[:, :-1].sum(axis=0)
@@ -52,7 +52,7 @@ class Diagnosis:
                 rows.append(
                     {
                         "class": name,
-                        **{key: figures[key] for key in ("boxes", "AP", "AP50")},
+                        **figures,
                         "threshold": float(self.limits[k]),
                         "precision": _share(right[k], detected[k]),
                         "recall": _share(right[k], objects[k]),

@@ -1,8 +1,8 @@
-"""COCO's figures of one evaluation: precision and recall by class, object size and number of detections."""
+"""The figures of one evaluation: COCO's, by class, object size and number of detections, and those beside them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,14 @@ ALL = "all classes"
 
 COCO_CUTS = (32.0, 96.0)
 """COCO's bounds between small, medium and large objects, sqrt(area) in pixels."""
+
+AGNOSTIC = ("AP_class_agnostic", "AP50_class_agnostic")
+"""AP and AP50 of all classes as one."""
+
+Metric = Literal["voc07", "voc"]
+"""VOC's average precision: the mean of 11 points, as until 2009, or the area under the curve, as since 2010."""
+
+METRICS: tuple[Metric, ...] = ("voc07", "voc")
 
 
 @dataclass
@@ -36,6 +44,11 @@ class Evaluation:
     """Names of the classes."""
     matches: Matches
     """Which detection has found which object at IoU 0.5."""
+    agnostic: np.ndarray
+    """(T, R) float64, precision of all classes as one, of objects of all sizes; -1 if undefined. A second detection of
+    an object is a false alarm, also if it has another class."""
+    voc: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(K,) float64 by name of the figure: VOC's AP of every class, see `voc_average_precision`; -1 if undefined."""
 
     def ap(self, iou: float | None = None, size_range: int = 0, label: int | None = None) -> float | None:
         """Average precision.
@@ -60,15 +73,21 @@ class Evaluation:
         return _mean(self.recall[:, :, size_range, limit])
 
     def figures(self) -> dict[str, float | None]:
-        """COCO's twelve figures by the names of `figure_names`, 0 to 1."""
+        """COCO's twelve figures and those beside them, by the names of `figure_names`, 0 to 1."""
         precisions = [self.ap(), self.ap(0.5), self.ap(0.75), *(self.ap(size_range=a) for a in (1, 2, 3))]
         recalls = [*(self.ar(limit=m) for m in (0, 1, 2)), *(self.ar(a) for a in (1, 2, 3))]
-        return dict(zip(figure_names(self.max_detections[-1]), [*precisions, *recalls], strict=True))
+        agnostic = [_mean(self.agnostic), _mean(self.agnostic[0])]
+        figures = dict(zip(figure_names(self.max_detections[-1]), [*precisions, *recalls, *agnostic], strict=True))
+        return figures | {name: _mean(ap) for name, ap in self.voc.items()}
 
     def per_class(self) -> dict[str, dict[str, float | None]]:
-        """``AP``, ``AP50`` and number of ``boxes`` of every class by name."""
+        """``AP``, ``AP50``, VOC's AP if it is computed, and number of ``boxes`` of every class by name."""
         return {
-            name: {"AP": self.ap(label=k), "AP50": self.ap(0.5, label=k), "boxes": int(self.counts[k, 0])}
+            name: {
+                **{"AP": self.ap(label=k), "AP50": self.ap(0.5, label=k)},
+                **{figure: _mean(ap[[k]]) for figure, ap in self.voc.items()},
+                "boxes": int(self.counts[k, 0]),
+            }
             for k, name in enumerate(self.names)
         }
 
@@ -111,29 +130,40 @@ class Evaluation:
         ]
 
     def table(self) -> str:
-        """Formats COCO's table of the twelve figures, with the size ranges in use."""
+        """Formats COCO's table of the twelve figures, with the size ranges in use, and a line for each other figure."""
         (_, small), (_, medium) = self.ranges[1], self.ranges[2]
         sizes = {"small": f"< {small:g} px", "medium": f"{small:g}-{medium:g} px", "large": f"> {medium:g} px"}
+        others = {
+            **dict.fromkeys(AGNOSTIC, "all classes as one"),
+            "voc07_AP50": "VOC until 2009: 11 points",
+            "voc_AP50": "VOC since 2010: area",
+        }
         lines = []
         for name, value in self.figures().items():
-            kind = "Average Precision" if name.startswith("AP") else "Average Recall"
-            iou = {"AP50": "0.50     ", "AP75": "0.75     "}.get(name, "0.50:0.95")
+            kind = "Average Recall" if name.startswith("AR") else "Average Precision"
+            iou = "0.50     " if "AP50" in name else "0.75     " if name == "AP75" else "0.50:0.95"
             size = next((f"{s:6} ({text})" for s, text in sizes.items() if name.endswith(s)), "all")
             limit = name[2:] if kind == "Average Recall" and name[2:].isdigit() else self.max_detections[-1]
-            figure = format_figure(value)
-            lines.append(f" {kind:17} @[ IoU={iou} | size={size:20} | maxDets={limit:>3} ] = {figure:>6}  {name}")
+            of = f"{others[name]:35}" if name in others else f"size={size:20} | maxDets={limit:>3}"
+            lines.append(f" {kind:17} @[ IoU={iou} | {of} ] = {format_figure(value):>6}  {name}")
         return "\n".join(lines)
 
 
-def figure_names(max_detections: int) -> list[str]:
-    """Names of COCO's twelve figures for a limit of detections per image.
+def voc_figure(metric: Metric) -> str:
+    """Name of a metric's figure."""
+    return f"{metric}_AP50"
+
+
+def figure_names(max_detections: int, metric: Metric | None = None) -> list[str]:
+    """Names of COCO's twelve figures for a limit of detections per image, of `AGNOSTIC`, and of a metric of VOC.
 
     Average precision: ``AP`` over IoU thresholds 0.5 to 0.95, ``AP50``, ``AP75``, ``AP_small``, ``AP_medium`` and
     ``AP_large``. Average recall: ``AR1``, ``AR10``, ``AR100`` by the limits of detections, and ``AR_small`` and so on.
     """
     sizes = ("small", "medium", "large")
     names = ["AP", "AP50", "AP75", *(f"AP_{size}" for size in sizes)]
-    return names + [f"AR{number}" for number in detection_limits(max_detections)] + [f"AR_{size}" for size in sizes]
+    names += [f"AR{number}" for number in detection_limits(max_detections)] + [f"AR_{size}" for size in sizes]
+    return [*names, *AGNOSTIC, *([] if metric is None else [voc_figure(metric)])]
 
 
 def detection_limits(max_detections: int) -> tuple[int, int, int]:

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_det.annotations.store import AnnotationStore
-from lightning_det.evaluation.figures import figure_names, size_ranges
+from lightning_det.evaluation.figures import Metric, figure_names, size_ranges
 
 
 def undefined_figures(
-    store: AnnotationStore, size_cuts: Sequence[float], max_detections: int, seen: np.ndarray | None = None
+    store: AnnotationStore,
+    size_cuts: Sequence[float],
+    max_detections: int,
+    seen: np.ndarray | None = None,
+    metric: Metric | None = None,
 ) -> list[str]:
     """Lists the names of the figures that are undefined on a set of images.
 
@@ -18,11 +22,13 @@ def undefined_figures(
         size_cuts: bounds between small, medium and large objects, sqrt(area) in pixels.
         max_detections: most detections per image that count.
         seen: positions of the evaluated images; None: all images.
+        metric: of VOC, whose figure is measured too.
     """
     seen = np.arange(len(store)) if seen is None else seen
     counts = count_boxes(store, seen, [(low**2, high**2) for low, high in size_ranges(size_cuts)]).sum(axis=0)
     empty = dict(zip(("", "_small", "_medium", "_large"), counts == 0, strict=True))
-    return [name for name in figure_names(max_detections) if empty[name[name.find("_") :] if "_" in name else ""]]
+    names = figure_names(max_detections, metric)
+    return [name for name in names if next((none for size, none in reversed(empty.items()) if name.endswith(size)))]
 
 
 def explain_undefined(store: AnnotationStore, seen: np.ndarray | None = None) -> str:

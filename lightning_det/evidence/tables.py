@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_det.evaluation.comparison import FIGURES
+from lightning_det.evaluation.comparison import FIGURES, known_figures
 from lightning_det.system.errors import one_line, printable
 
 COST = ("Mpixels", "s", "GB", "ms/image")
@@ -15,14 +15,14 @@ COST = ("Mpixels", "s", "GB", "ms/image")
 OTHER_DATA = "These runs were not evaluated on the same data. Their figures do not compare where this matters:"
 
 
-def tables(result: Mapping[str, Any], names: Sequence[str] = FIGURES) -> list[str]:
+def tables(result: Mapping[str, Any]) -> list[str]:
     """Makes Markdown tables of the groups: figures and cost, gains over the baseline, and gains by class.
 
     Args:
         result: see `compare_runs`.
-        names: of the figures.
     """
     groups = result["groups"]
+    names = known_figures(groups)
     rows = [
         [str(n), cell(g["name"]), str(len(g["seeds"])), *(value(g["figures"].get(f)) for f in names), *cost(g["cost"])]
         for n, g in enumerate(groups)
@@ -92,14 +92,18 @@ def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
     """
     sizes = [name.replace("AP_", "") for name in FIGURES]
     table = Table("", "seeds", *sizes, title="percent, mean ± deviation over seeds")
-    costs = Table("", *COST, title="cost")  # a table of its own: side by side they need more than 80 columns
+    # Tables of their own: side by side they need more than 80 columns.
+    costs = Table("", *COST, title="cost")
+    others = known_figures(result["groups"])[len(FIGURES) :]
+    further = Table("", *others)
     for number, group in enumerate(result["groups"]):
         figures = [value(group["figures"].get(f)) for f in FIGURES]
         table.add_row(str(number), str(len(group["seeds"])), *figures)
+        further.add_row(str(number), *(value(group["figures"].get(f)) for f in others))
         costs.add_row(str(number), *cost(group["cost"]))
     for number, group in enumerate(result["groups"]):
         print(f"{number}: {one_line(group['name'])}")
-    Console().print(table, costs)
+    Console().print(table, *([further] if others else []), costs)
     for number, group in enumerate(result["groups"]):
         if "AP" in group.get("gain", {}):
             difference = group["gain"]["AP"]

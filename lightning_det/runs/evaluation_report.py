@@ -68,15 +68,15 @@ def report_evaluation(
 def print_tables(evaluation: Evaluation) -> None:
     """Prints AP by class and by size, and COCO's table."""
     console = Console()
-    classes = Table("class", "boxes", "AP", "AP50", title="AP by class")
+    shown = ["AP", "AP50", *evaluation.voc]
+    classes = Table("class", "boxes", *shown, title="AP by class")
     for name, figures in evaluation.per_class().items():
         if figures["boxes"]:
             # As text: a name may look like rich's markup, or like one of its emojis.
             classes.add_row(
                 Text(one_line(name, LONGEST)),
                 str(figures["boxes"]),
-                format_figure(figures["AP"]),
-                format_figure(figures["AP50"]),
+                *(format_figure(figures[name]) for name in shown),
             )
     sizes = Table("sqrt(area), px", "boxes", "AP", "AP50", title="AP by object size")
     for row in evaluation.curve():

@@ -41,14 +41,14 @@ DETECTED = (
 FOUND = (*DETECTED, "data.num_workers", "data.keep_megabytes", "trainer")
 EVALUATED = (
     *("dataset.source", "dataset.holdout", "dataset.classes", "dataset.other_classes", "dataset.on_bad"),
-    *("dataset.limit_val", "dataset.size_cuts", "test.backend", "logger"),
+    *("dataset.limit_val", "dataset.size_cuts", "test.backend", "test.metric", "logger"),
     *("callbacks.pictures", "callbacks.report", "callbacks.wandb"),
 )
 
 READ = {
     "eval": (*DETECTOR, *FOUND, *EVALUATED),
     "predict": (*DETECTOR, *FOUND),
-    "load": (*DETECTOR, *DETECTED, "dataset.size_cuts", "test.backend"),
+    "load": (*DETECTOR, *DETECTED, "dataset.size_cuts", "test.backend", "test.metric"),
     "export": (*DETECTOR, *SHOWN),
 }
 """Keys that the commands read, in addition to the keys that these refer to."""

@@ -61,7 +61,7 @@ def check_monitors(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the callback's key and the figures that are logged.
     """
-    known = [keys.validation(name) for name in figure_names(cfg.test.max_detections)]
+    known = [keys.validation(name) for name in figure_names(cfg.test.max_detections, cfg.test.metric)]
     every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
     never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
     for name, monitor in monitored_figures(cfg).items():
@@ -136,7 +136,7 @@ def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) ->
 
 def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray | None) -> None:
     """Refuses early stopping by a figure that will be undefined, and warns about other callbacks that monitor one."""
-    figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images)
+    figures = undefined_figures(val, cfg.dataset.size_cuts, cfg.test.max_detections, images, cfg.test.metric)
     missing = [keys.validation(name) for name in figures]
     watching = {name: monitor for name, monitor in monitored_figures(cfg).items() if monitor in missing}
     reason = explain_undefined(val, images)

@@ -13,6 +13,9 @@ from lightning_det.runs.layout import METRICS, OVERRIDES, STATUS
 from lightning_det.runs.resume import override_key, recorded_overrides
 from lightning_det.system.errors import UserError
 
+FIGURES = ("AP", "AR", "voc")
+"""What the names of figures begin with."""
+
 IGNORED_KEYS = ("seed", "checkpoint", "resume")
 """Overrides that are not part of the name of a run, because its repetitions differ in them."""
 
@@ -87,7 +90,7 @@ def read_run(folder: Path, name: str, seed: int) -> RunRecord:
     return RunRecord(
         name,
         seed,
-        {k: v for k, v in metrics.items() if k.startswith(("AP", "AR")) and isinstance(v, float) and _is_number(v)},
+        {k: v for k, v in metrics.items() if k.startswith(FIGURES) and isinstance(v, float) and _is_number(v)},
         {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
         metrics.get("ap_by_size", []),
         cost,

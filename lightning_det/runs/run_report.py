@@ -26,7 +26,11 @@ from lightning_det.system.files import atomic_write
 SIDE = 960
 """Longest side of the photographs, pixels."""
 
-HEADLINE = {"AP": "AP", "AP50": "AP50", "AP_small": "AP small", "AP_medium": "AP medium", "AP_large": "AP large"}
+HEADLINE = {
+    **{"AP": "AP", "AP50": "AP50", "AP_small": "AP small", "AP_medium": "AP medium", "AP_large": "AP large"},
+    **{"AP_class_agnostic": "AP, classes as one", "voc07_AP50": "AP50, VOC 07", "voc_AP50": "AP50, VOC"},
+}
+"""Figures at the top, and their names there."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def write_report(run: Run, settings: Report) -> None:
 
 
 def headline(figures: Mapping[str, float | None]) -> list[Fact]:
-    """COCO's most important figures, without undefined ones except AP itself."""
+    """The most important figures, without undefined ones except AP itself."""
     known = {name: figures.get(key) for key, name in HEADLINE.items() if key in figures}
     return [Fact(name, format_figure(value)) for name, value in known.items() if value is not None or name == "AP"]
 

@@ -372,6 +372,8 @@ CONTRADICTIONS = [
     ({"dataset.sniper.scales": [3.0, 1.667, 512]}, r"dataset\.sniper\.scales: .*\[-1, 512\]"),
     ({"dataset.sniper.pyramid": [1400, 800]}, r"dataset\.sniper\.pyramid: .*if pixels were meant"),
     ({"test.backend": "coco"}, r"test\.backend must be pycocotools or faster-coco-eval, got 'coco'"),
+    ({"test.metric": "voc12"}, r"test\.metric must be voc07 or voc, got 'voc12'"),
+    ({"dataset.metric": "coco"}, r"dataset\.metric must be voc07 or voc, got 'coco'"),
 ]
 
 SENSE = [
@@ -385,6 +387,7 @@ SENSE = [
     {"dataset.resolution": 8, "dataset.pyramid": None, "dataset.sniper.scales": [1.0, [-1, 512]]},
     {"dataset.size_cuts": [10.5, 11]},
     {"test.backend": "faster-coco-eval"},
+    {"test.metric": "voc"},
 ]
 
 

@@ -15,6 +15,7 @@ from support.scenes import make_results, make_store, scene
 
 from lightning_det.data.coco import Coco
 from lightning_det.evaluation.coco import evaluate, octaves
+from lightning_det.evaluation.figures import AGNOSTIC
 from lightning_det.evaluation.files import coco_results, write_coco_results
 from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.evaluation.results import Results
@@ -40,7 +41,7 @@ def made_scene(tmp_path_factory):
     return scene(tmp_path_factory.mktemp("scene"))
 
 
-def pycocotools_of_files(store, results, folder, size_cuts=None):
+def pycocotools_of_files(store, results, folder, size_cuts=None, use_classes=True):
     """What someone gets who writes COCO files and calls pycocotools."""
     annotations = [
         {
@@ -69,6 +70,7 @@ def pycocotools_of_files(store, results, folder, size_cuts=None):
         if size_cuts is not None:
             small, large = (cut**2 for cut in size_cuts)
             run.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
+        run.params.useCats = use_classes
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -81,17 +83,23 @@ def test_the_twelve_figures_are_those_of_pycocotools(scene, tmp_path):
     expected = pycocotools_of_files(store, results, tmp_path).stats
     assert 0.05 < figures["AP"] < 0.95
     assert min(figures.values()) > 0
-    np.testing.assert_allclose(list(figures.values()), expected, atol=1e-12)
+    np.testing.assert_allclose(list(figures.values())[:12], expected, atol=1e-12)
     names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100"]
-    assert list(figures) == [*names, "AR_small", "AR_medium", "AR_large"]
+    assert list(figures) == [*names, "AR_small", "AR_medium", "AR_large", *AGNOSTIC]
+
+
+def test_all_classes_as_one_are_those_of_pycocotools(scene, tmp_path):
+    store, results = scene
+    figures = evaluate(store, results, curve=True).figures()
+    run = pycocotools_of_files(store, results, tmp_path, use_classes=False)
+    np.testing.assert_allclose([figures[name] for name in AGNOSTIC], run.stats[:2], atol=1e-12)
 
 
 def test_size_cuts_move_the_sizes(scene, tmp_path):
     store, results = scene
     figures = evaluate(store, results, size_cuts=(16, 50)).figures()
-    np.testing.assert_allclose(
-        list(figures.values()), pycocotools_of_files(store, results, tmp_path, (16, 50)).stats, atol=1e-12
-    )
+    expected = pycocotools_of_files(store, results, tmp_path, (16, 50)).stats
+    np.testing.assert_allclose(list(figures.values())[:12], expected, atol=1e-12)
     usual = evaluate(store, results).figures()
     moved = {name for name in figures if figures[name] != usual[name]}
     assert moved == {f"{kind}_{size}" for kind in ("AP", "AR") for size in ("small", "medium", "large")}
@@ -226,7 +234,7 @@ def test_nothing_to_measure_is_undefined(tmp_path, backend):
     for results in (make_results([], [0, 1]), make_results([(0, 0, 0, 10, 10, 0, 0.9)], [0, 1]), Results()):
         evaluation = evaluate(empty, results, curve=True, backend=backend)
         assert set(evaluation.figures().values()) == {None}
-        assert evaluation.table().count("= undefined") == 12
+        assert evaluation.table().count("= undefined") == 14
         assert evaluation.curve() == []
     crowds = make_store(tmp_path, [[(0, 0, 50, 50, 0, 1)]])
     figures = evaluate(crowds, make_results([(0, 0, 0, 50, 50, 0, 0.9)], [0]), backend=backend).figures()
@@ -251,7 +259,7 @@ def test_undefined_figures_are_known_before(tmp_path):
 def test_no_detections_are_zero(tmp_path, backend):
     store = make_store(tmp_path, [[(0, 0, 20, 20, 0, 0)], []])
     figures = evaluate(store, make_results([], [0, 1]), backend=backend).figures()
-    measured = {"AP", "AP50", "AP75", "AP_small", "AR1", "AR10", "AR100", "AR_small"}
+    measured = {"AP", "AP50", "AP75", "AP_small", "AR1", "AR10", "AR100", "AR_small", *AGNOSTIC}
     assert {name: figures[name] for name in measured} == dict.fromkeys(measured, 0.0)
     assert {figures[name] for name in figures.keys() - measured} == {None}  # no medium, no large box
 
@@ -315,13 +323,13 @@ def test_the_table_says_which_sizes_it_means(scene):
     store, results = scene
     evaluation = evaluate(store, results, size_cuts=(20, 56), max_detections=50)
     lines = evaluation.table().splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 14
     for line, (name, value) in zip(lines, evaluation.figures().items(), strict=True):
         assert line.endswith(f"{value:6.3f}  {name}")
     sizes = {"small": "< 20 px", "medium": "20-56 px", "large": "> 56 px"}
     for size, text in sizes.items():
         assert sum(size in line and text in line for line in lines) == 2
-    assert [line.split("maxDets=")[1].split()[0] for line in lines] == ["50"] * 6 + ["1", "10"] + ["50"] * 4
+    assert [line.split("maxDets=")[1].split()[0] for line in lines[:12]] == ["50"] * 6 + ["1", "10"] + ["50"] * 4
     assert "IoU=0.50 " in lines[1]
     assert "IoU=0.75 " in lines[2]
 

@@ -106,6 +106,16 @@ def test_seeds_of_a_sweep_are_folded(tmp_path):
     assert read_runs([tmp_path / "2", tmp_path / "2"])[0][0].name == "dataset=coco strategy=[snip]"
 
 
+def test_figures_beside_cocos_are_shown_where_a_run_has_them(tmp_path):
+    make(tmp_path / "0", "a=0", AP_class_agnostic=0.75, voc07_AP50=0.875)
+    make(tmp_path / "1", "a=1")
+    head, _, first, second = tables(compare_runs(read_runs([tmp_path])[0]))[0].splitlines()
+    assert "| AP_class_agnostic | voc07_AP50 |" in head
+    assert "| 75.0 | 87.5 |" in first
+    assert "| - | - |" in second
+    assert "voc" not in tables(compare_runs(read_runs([tmp_path / "1"])[0]))[0]
+
+
 def test_options_in_another_order_are_the_same(tmp_path):
     for name, *options in (("0", "a=1", "b=2"), ("1", "b=2", "a=1"), ("2", "a=3")):
         make(tmp_path / name, *options, seed=int(name))

@@ -626,7 +626,7 @@ class Oracle(DetectionModule):
 def test_figures_do_not_depend_on_the_batches(store, tmp_path, flip):
     seen = []
     for size in (1, 2, 3, 8):
-        evaluator = Evaluator(size_cuts=(10, 16))
+        evaluator = Evaluator(size_cuts=(10, 16), metric="voc07")
         trainer = trainer_in(tmp_path, callbacks=[evaluator])
         trainer.validate(Oracle(store), datamodule=data_of(store, test_batch_size=size, flip=flip), verbose=False)
         figures = evaluator.evaluation.figures()
