@@ -69,6 +69,11 @@ def bccd():
     return _named(os.environ.get("BCCD_ROOT"), "BCCD_ROOT does not name the folder of the blood cell images")
 
 
+@pytest.fixture(scope="session")
+def drone():
+    return _named(os.environ.get("DRONE_ROOT"), "DRONE_ROOT does not name the folder of the aerial photographs")
+
+
 def _named(root, otherwise):
     if not root:
         pytest.skip(otherwise)
@@ -89,7 +94,7 @@ def shapes_root(tmp_path_factory):
 @pytest.fixture
 def composed(monkeypatch, tmp_path):
     """Composes as a command would: ``composed("train", "seed=1")``."""
-    for variable in ("BCCD_ROOT", "TINY_COCO_ROOT"):
+    for variable in ("BCCD_ROOT", "DRONE_ROOT", "TINY_COCO_ROOT"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     register_schema()
     register_numbering()

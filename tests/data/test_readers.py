@@ -1,5 +1,6 @@
 """COCO, VOC and YOLO annotations, in order and out of order."""
 
+import json
 import os
 import shutil
 from contextlib import suppress
@@ -697,6 +698,18 @@ def test_bccd_names_its_two_bad_boxes(bccd):
         ("BloodImage_00338.xml", "object 13 (RBC)"),
         ("BloodImage_00343.xml", "object 4 (RBC)"),
     }
+
+
+def test_drone_photographs_are_in_order(drone):
+    """The splits share no place."""
+    places = []
+    for split, images, boxes in (("train2017", 87, 2565), ("val2017", 35, 1032)):
+        store, problems = Coco(str(drone)).read(split)
+        assert (len(store), store.num_boxes, problems) == (images, boxes, [])
+        assert store.label_map.names == ("car", "truck", "bus", "minibus", "cyclist")
+        content = json.loads((drone / f"annotations/instances_{split}.json").read_text())
+        places.append({image["sequence"] for image in content["images"]} - {"photo"})
+    assert places[0].isdisjoint(places[1])
 
 
 @pytest.mark.parametrize(("name", "counts"), [("tiny_coco", (12, 15)), ("larger_coco", None)])

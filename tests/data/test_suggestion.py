@@ -18,9 +18,10 @@ from support.sizes import DRONE, coco_like, drone_like, make_store, of_store, ra
 
 from lightning_det.config import ConfigError, read_option
 from lightning_det.config.data import check_order
+from lightning_det.data.coco import Coco
 from lightning_det.data.inspection import coverage
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import round_pleasantly, suggest
+from lightning_det.data.suggestion import round_pleasantly, suggest, suggest_cuts
 from lightning_det.data.trial import try_out
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles, View, Warp
 from lightning_det.views.resolution import scale_factor
@@ -227,6 +228,14 @@ def test_every_box_has_a_scale_or_counts_as_an_orphan(width, height, logarithms,
     thick = (store.boxes[:, 2:] - store.boxes[:, :2]).min(axis=1) >= 2
     if (long_side < 1.8 * np.sqrt(store.areas)).all() and thick.all():  # no aspect beyond 3.2
         assert orphans == 0
+
+
+def test_drone_has_what_is_suggested(drone, composed):
+    store, _ = Coco(str(drone)).read("train2017")
+    sizes = np.sqrt((store.boxes[:, 2:] - store.boxes[:, :2]).prod(axis=1))
+    found = suggest(sizes, store.widths, store.heights, stride=8.0) | {"size_cuts": suggest_cuts(sizes)}
+    dataset = OmegaConf.to_container(composed("train", "dataset=drone").dataset)
+    assert {key: dataset[key] for key in found} == found
 
 
 def test_a_suggestion_is_tried_by_planning_its_views():
