@@ -51,7 +51,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     file = None if cfg.proposals == "auto" else proposals_file(cfg, folder)
     inspected = with_proposals(store, file)
     data = build_data(cfg, inspected, None)
-    looks = plan_epoch(inspected, data.train_views, cfg.seed)
+    looks = plan_epoch(inspected, data.train_views, cfg.seed, balance=data.balance)
     detector = untrained_detector(cfg, store.label_map)
     anchors = measure_anchors(store, data, detector, count, cfg.seed, own_priors(cfg))
     speed = probe(cfg, detector, store, data)

@@ -60,6 +60,7 @@ RANGES = {
     "trainer.log_every_n_steps": COUNT,
     "data.num_workers": Range("at least 0, or null", 0),
     "data.keep_megabytes": Range("at least 0 and finite, or null", 0, open_high=True),
+    "data.repeat_threshold": Range("above 0 and at most 1, or null", 0, 1, open_low=True),
     "data.min_visible": SHARE,
     "data.min_side": NOT_NEGATIVE,
     "dataset.holdout": Range("above 0 and below 1, or null", 0, 1, open_low=True, open_high=True),

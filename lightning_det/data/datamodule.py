@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.balance import Balance
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.following import Follow, Follower
 from lightning_det.data.loader import TrainLoader
@@ -37,6 +38,7 @@ class ViewData(pl.LightningDataModule):
         min_side: see `targets`.
         seed: of the views drawn in training.
         frames: see `ViewDataset`; of the images to detect objects in.
+        repeat_threshold: of `Balance`; None repeats no views.
     """
 
     grouping: Grouping
@@ -57,6 +59,7 @@ class ViewData(pl.LightningDataModule):
         min_side: float = 1.0,
         seed: int = 0,
         frames: Callable[[int], Pixels] | None = None,
+        repeat_threshold: float | None = None,
     ):
         super().__init__()
         if (batch_size != "auto" and batch_size < 1) or test_batch_size < 1:
@@ -70,6 +73,7 @@ class ViewData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.keep_megabytes = keep_megabytes
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
+        self.balance = None if repeat_threshold is None else Balance(repeat_threshold, min_visible, min_side)
         self.seed = seed
         self.frames = frames
         self._loaders: dict[str, DataLoader] = {}
@@ -131,6 +135,7 @@ class ViewData(pl.LightningDataModule):
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
                 accumulate=trainer.accumulate_grad_batches,
+                balance=self.balance,
             )
             reader = self.reader(store, trainer.num_devices)
             content = self._content(store, batches, self.train_views, room=reader.room, step=self.canvas_step)
@@ -146,7 +151,8 @@ class ViewData(pl.LightningDataModule):
             epoch: decides, with the seed, which views are drawn.
         """
         store = _require(self.train, "train")
-        batches = TrainBatches(store, self.train_views, self.batch_size, self.grouping, self.seed, epoch=lambda: epoch)
+        plan = (store, self.train_views, self.batch_size, self.grouping, self.seed)
+        batches = TrainBatches(*plan, epoch=lambda: epoch, balance=self.balance)
         workers, room = self.reader(store)
         content = self._content(store, batches, self.train_views, room=room, step=self.canvas_step)
         return DataLoader(**content, num_workers=workers)

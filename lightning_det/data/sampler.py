@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from lightning_det.annotations.store import AnnotationStore
+from lightning_det.data.balance import Balance
 from lightning_det.data.dataset import Look
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.workload import progress
@@ -16,7 +17,12 @@ from lightning_det.views.view import View
 
 
 def plan_epoch(
-    store: AnnotationStore, planner: Planner, seed: int | None, epoch: int = 0, rendered: bool = True
+    store: AnnotationStore,
+    planner: Planner,
+    seed: int | None,
+    epoch: int = 0,
+    rendered: bool = True,
+    balance: Balance | None = None,
 ) -> list[Look]:
     """Plans all looks of one epoch, image by image.
 
@@ -29,6 +35,7 @@ def plan_epoch(
         seed: of training; None plans for inference.
         epoch: number of the epoch.
         rendered: whether the views will be rendered; False if they are only counted.
+        balance: repeats some views, at the end of the list; only in training.
 
     Raises:
         ConfigError: a view that will be rendered is larger than `LARGEST_VIEW`.
@@ -41,6 +48,11 @@ def plan_epoch(
         if rendered:
             _check_size(store, image, views)
         looks += [Look(image, view) for view in views]
+    if balance is not None and seed is not None:
+        further = balance.repeat(store, planner, looks, seed, epoch)
+        for look in further:
+            _check_size(store, look.image, [look.view])
+        looks += further
     return looks
 
 
@@ -182,6 +194,7 @@ class TrainBatches(Sampler[list[Look]]):
         accumulate: batches per optimizer step. Some batches are repeated, so that their number is a multiple of
             ranks x accumulate. Then all ranks get the same number, and no accumulation window is incomplete;
             Lightning would not scale the loss of an incomplete one.
+        balance: repeats views of rare classes.
     """
 
     def __init__(
@@ -195,6 +208,7 @@ class TrainBatches(Sampler[list[Look]]):
         rank: int = 0,
         ranks: int = 1,
         accumulate: int = 1,
+        balance: Balance | None = None,
     ):
         self.store = store
         self.planner = planner
@@ -205,6 +219,7 @@ class TrainBatches(Sampler[list[Look]]):
         self.rank = rank
         self.ranks = ranks
         self.accumulate = accumulate
+        self.balance = balance
         self._planned: tuple[int, list[list[Look]]] | None = None
         self._start = (-1, 0)
 
@@ -216,7 +231,7 @@ class TrainBatches(Sampler[list[Look]]):
         """The current epoch's batches of this rank."""
         epoch = self.epoch()
         if self._planned is None or self._planned[0] != epoch:
-            looks = plan_epoch(self.store, self.planner, self.seed, epoch)
+            looks = plan_epoch(self.store, self.planner, self.seed, epoch, balance=self.balance)
             # A separate generator: no image has this number.
             rng = np.random.default_rng((self.seed, epoch, len(self.store)))
             made = self.grouping(looks, self.batch_size, rng)

@@ -1,4 +1,4 @@
-"""Names classes that are too rare in the evaluated images for their figures to mean much."""
+"""Names classes that are too rare: for their figures to mean much, or to be learned as well as the others."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,12 @@ from lightning_det.system.errors import one_line
 
 NAMED = 5
 """Maximum number of classes that are named."""
+
+
+LEARNED = 100
+"""A class with fewer boxes to learn from, and with less than `SHARE` of those of the most frequent one, is rare."""
+
+SHARE = 0.1
 
 
 def rare_classes(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -20,11 +26,35 @@ def rare_classes(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
         A sentence; empty without such classes.
     """
     boxes = {name: int(row["boxes"] or 0) for name, row in per_class.items()}
-    rare = [f"{one_line(name, LONGEST)} {count}" for name, count in boxes.items() if 0 < count < FEWEST]
+    rare = {name: count for name, count in boxes.items() if 0 < count < FEWEST}
     if not rare:
         return ""
-    more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
     return (
         f"AP is the mean over {sum(map(bool, boxes.values()))} classes. Some have fewer than {FEWEST} objects in these "
-        f"images ({', '.join(rare[:NAMED])}{more}), so look at AP by class too."
+        f"images ({_listed(rare)}), so look at AP by class too."
     )
+
+
+def rarely_learned(boxes: Mapping[str, int]) -> str:
+    """Says which classes have so few boxes beside the others that a training hardly meets them, and the remedy.
+
+    Args:
+        boxes: number of boxes to learn from, by class.
+
+    Returns:
+        A sentence; empty without such classes.
+    """
+    limit = min(LEARNED, SHARE * max(boxes.values(), default=0))
+    rare = {name: count for name, count in sorted(boxes.items(), key=lambda item: item[1]) if 0 < count < limit}
+    if not rare:
+        return ""
+    return (
+        f"some classes have few boxes beside the others ({_listed(rare)}); strategy=[...,class_balanced] shows views "
+        "of rare classes more often"
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """Lists classes with their counts, `NAMED` at most."""
+    named = ", ".join(f"{one_line(name, LONGEST)} {count}" for name, count in list(counts.items())[:NAMED])
+    return f"{named} and {len(counts) - NAMED} more" if len(counts) > NAMED else named

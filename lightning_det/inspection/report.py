@@ -12,6 +12,7 @@ from lightning_det.data.dataset import Look
 from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
+from lightning_det.evaluation.rare_classes import rarely_learned
 from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.splits import Splits
 from lightning_det.protocols.detector import Detector
@@ -43,6 +44,7 @@ def make_report(
         **coverage(store, looks, **data.visibility),
         "boxes_valid_at_no_scale": count_orphans(store, data.train_views),
         "boxes_without_chip": count_unlearned(store, data.train_views),
+        "rare_classes": "" if data.balance is not None else rarely_learned(splits.statistics[split]["classes"]),
         "larger_than_tiles": larger_than_tiles(store, data.train_views),
         **anchors,
         "suggestion": None if suggestion is None else suggestion.to_dict(),

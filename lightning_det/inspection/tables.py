@@ -62,6 +62,8 @@ def print_statistics(console: Console, report: dict[str, Any]) -> None:
     most = ", ".join(f"{one_line(name, LONGEST)} {count}" for name, count in classes[:SHOWN_CLASSES])
     more = f" and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
     console.print(table, Text(f"classes: {most}{more}"))
+    if report["rare_classes"]:
+        log.warning("%s", report["rare_classes"])
 
 
 def print_views(console: Console, report: dict[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 import logging
 
+import numpy as np
 from omegaconf import DictConfig
 
 from lightning_det.annotations import AnnotationStore
+from lightning_det.annotations.labels import LONGEST
 from lightning_det.config.module import own_priors
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
@@ -12,8 +14,12 @@ from lightning_det.data.inspection import count_orphans, count_unlearned, larger
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.protocols.detector import Detector
+from lightning_det.system.errors import one_line
 
 log = logging.getLogger("lightning_det")
+
+NAMED = 10
+"""Maximum number of classes that a line names."""
 
 
 def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> None:
@@ -37,6 +43,39 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
         log.warning("train: %s", larger)
     if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
+
+
+def report_repetitions(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> None:
+    """Logs how many views ``data.repeat_threshold`` adds to the first epoch, and which classes they show.
+
+    Args:
+        cfg: the whole configuration.
+        store: images to learn from.
+        data: plans their views.
+    """
+    if data.balance is None:
+        return
+    looks = plan_epoch(store, data.train_views, cfg.seed)
+    further = data.balance.repeat(store, data.train_views.at(0), looks, cfg.seed, 0)
+    before, added = data.balance.count(store, looks), data.balance.count(store, further)
+    rare = np.flatnonzero(before < data.balance.threshold * len(looks))
+    shown = sorted(rare[before[rare] > 0].tolist(), key=lambda label: before[label])
+    if not shown:
+        log.warning(
+            "train: every class is in at least %g of the %d views, so none is repeated; raise data.repeat_threshold",
+            data.balance.threshold,
+            len(looks),
+        )
+        return
+    names = store.label_map.names
+    counts = [f"{one_line(names[k], LONGEST)} {before[k]} -> {before[k] + added[k]}" for k in shown[:NAMED]]
+    log.info(
+        "train: an epoch has %d views, and about %d more that repeat rare classes; views by class: %s%s",
+        len(looks),
+        len(further),
+        ", ".join(counts),
+        f" and {len(shown) - NAMED} more" if len(shown) > NAMED else "",
+    )
 
 
 def report_anchors(cfg: DictConfig, detector: Detector, store: AnnotationStore, data: ViewData) -> None:

@@ -184,6 +184,8 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     if "progress" in cfg.callbacks:
         cfg.callbacks.progress.update({"validation": "proposing", "epochs": "mining"})
     cfg.views.test.scales.valid_ranges = None
+    if "repeat_threshold" in cfg.data:
+        cfg.data.repeat_threshold = None  # it learns one class
     return cfg
 
 

@@ -45,7 +45,8 @@ class Trial:
         self.data = data
         self.store = store
         self.dataset = ViewDataset(store, data.visibility["min_visible"], data.visibility["min_side"])
-        epochs = [plan_epoch(store, data.train_views, data.seed, e) for e in range(DRAWS if len(store) < FEW else 1)]
+        numbers = range(DRAWS if len(store) < FEW else 1)
+        epochs = [plan_epoch(store, data.train_views, data.seed, e, balance=data.balance) for e in numbers]
         self.views = len(epochs[0])
         """Number of views in an epoch."""
         self.looks = [look for looks in epochs for look in looks]

@@ -1,6 +1,6 @@
 """Classes with few objects are named where AP is printed."""
 
-from lightning_det.evaluation.rare_classes import rare_classes
+from lightning_det.evaluation.rare_classes import rare_classes, rarely_learned
 
 
 def figures(**boxes):
@@ -20,3 +20,12 @@ def test_long_lists_end():
 def test_nothing_is_said_where_every_class_has_enough():
     assert rare_classes(figures(car=10, truck=300, cyclist=0)) == ""
     assert rare_classes({}) == ""
+
+
+def test_classes_that_a_training_hardly_meets_are_named():
+    said = rarely_learned({"car": 2429, "bus": 76, "truck": 3, "cyclist": 0})
+    assert "(truck 3, bus 76); strategy=[...,class_balanced]" in said
+    assert rarely_learned({"car": 2429, "bus": 100, "cyclist": 0}) == ""  # enough of them
+    assert rarely_learned({"car": 90, "bus": 9}) == ""  # not much rarer than the rest
+    assert rarely_learned({"car": 91, "bus": 9}) != ""
+    assert rarely_learned({}) == ""
