@@ -20,9 +20,6 @@ from lightning_det.protocols.selector import Regions, Selector
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import label_anchors
 
-BOX_BETA = 1.0 / 9
-"""Where smooth L1 turns from quadratic to linear: sigma = 3 of py-faster-rcnn."""
-
 
 class Proposals(NamedTuple):
     """``P`` proposals per view, best first."""
@@ -66,6 +63,8 @@ class RPN(nn.Module):
             more objects; ``before_nms`` grows in proportion. None: the limits above hold for all views.
         border: how far anchors may reach beyond the view (or into its padding), pixels of the view. Anchors that reach
             further carry no loss and cannot be the best of a box. None: no limit, as in torchvision; SNIPER uses 32.
+        box_beta: box error from which smooth L1 is linear: 1/9 is sigma = 3 of py-faster-rcnn; SNIPER's code has 1.
+        box_weight: factor of the box loss; SNIPER's code has 3.
 
     Raises:
         ValueError: the sizes do not fit the maps, thresholds are not in order, or the selector ranks by loss.
@@ -87,6 +86,8 @@ class RPN(nn.Module):
         min_size: float = 1e-3,
         border: float | None = None,
         per_megapixel: float | None = None,
+        box_beta: float = 1.0 / 9,
+        box_weight: float = 1.0,
     ):
         super().__init__()
         if len(strides) not in (1, len(sizes)):
@@ -112,6 +113,8 @@ class RPN(nn.Module):
         self.nms = NMS(nms_iou)
         self.min_size = min_size
         self.border = border
+        self.box_beta = box_beta
+        self.box_weight = box_weight
         self.per_megapixel = per_megapixel
 
     def anchor_shapes(
@@ -207,11 +210,11 @@ class RPN(nn.Module):
         reference = anchors[index]
         boxes = gather_boxes(batch.boxes, matched.gather(1, index))
         targets = encode_where(is_object, reference, boxes)
-        error = F.smooth_l1_loss(gather_boxes(deltas, index), targets, beta=BOX_BETA, reduction="none").sum(dim=-1)
+        error = F.smooth_l1_loss(gather_boxes(deltas, index), targets, beta=self.box_beta, reduction="none").sum(dim=-1)
         count = mean_count(chosen.sum())
         return {
             "rpn_objectness": (objectness * chosen).sum() / count,
-            "rpn_box": (error * (chosen & is_object)).sum() / count,
+            "rpn_box": self.box_weight * (error * (chosen & is_object)).sum() / count,
         }
 
 

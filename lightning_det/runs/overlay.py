@@ -57,7 +57,7 @@ UNREAD = (
     *(f"detector.{name}" for name in ("box_beta", "box_weight")),
     *(f"detector.roi_head.{name}" for name in ("box_beta", "positive", "loss_weights")),
     *(f"detector.{name}" for name in ("box_loss", "alpha", "gamma", "prior", "positive", "negative")),
-    *(f"detector.rpn.{name}" for name in ("positive", "negative", "border")),
+    *(f"detector.rpn.{name}" for name in ("positive", "negative", "border", "box_beta", "box_weight")),
     *(f"backbone.{name}" for name in ("weights", "frozen_stages", "checkpointed")),
     *(f"module.{name}" for name in ("norm_weight_decay", "backbone_lr_scale", "backbone_weight_decay")),
     *("module.reference_batch", "views.test.scales.warm_epochs", "focus.limits"),

@@ -43,6 +43,25 @@ def test_every_mixture_of_states_trains(form, states):
         assert torch.isfinite(parameter.grad).all(), name
 
 
+def test_beta_and_weight_of_the_proposals_box_loss():
+    """The gradient of smooth L1 is weight * clamp(error / beta, -1, 1)."""
+    model = detector(select=(TakeAll(), TakeAll()))
+    batch = make_batch(2, 96, 128, boxes=3, padded=3)
+    maps, canvas = model.features(batch.images, batch.sizes)
+    predictions = model.rpn(maps, canvas)
+    slopes = {}
+    for beta, weight in ((1 / 9, 1.0), (1.0, 3.0)):
+        model.rpn.box_beta, model.rpn.box_weight = beta, weight
+        deltas = [d.detach().requires_grad_() for d in predictions.deltas]
+        model.rpn.losses(predictions._replace(deltas=deltas), batch)["rpn_box"].backward()
+        slopes[beta] = deltas[0].grad
+    usual = slopes[1 / 9] / slopes[1 / 9].abs().max()  # some box errors are above 1/9
+    errors = slopes[1.0] / slopes[1 / 9].abs().max() / 3  # cut off at 1
+    assert 1 / 9 < errors.abs().max() <= 1 + 1e-5
+    torch.testing.assert_close(usual, (9 * errors).clamp(-1, 1))
+    assert ((usual.abs() > 0) & (usual.abs() < 0.99)).sum() > 5
+
+
 @pytest.mark.parametrize("form", ["c4", "pyramid"])
 def test_large_views_have_more_proposals(form):
     model = detector(form).eval()

@@ -77,6 +77,26 @@ def test_published_rates_of_dsod_in_epochs(composed):
     assert total == pytest.approx(100_000, rel=1e-3)
 
 
+def test_published_rates_of_sniper_in_epochs(composed):
+    """A published epoch shows images and mirror images, in 11,000 steps of 128 chips: two epochs here."""
+    golden = {0: 0.004, 1100: 0.12, 58629: 0.12, 58630: 0.012, 76999: 0.012}  # 8 GPUs add their gradients: 8 x 0.015
+    cfg = composed("train", "experiment=sniper_r101_coco")
+    assert (cfg.data.batch_size, cfg.module.reference_batch, cfg.trainer.max_epochs) == (16, 16, 2 * 7)
+    assert cfg.miner.epochs == 2 * 2
+    schedule = MultiStep(cfg.schedule.milestones, warmup=cfg.schedule.warmup, start=cfg.schedule.start)
+    rates = [8 * cfg.optimizer.lr * schedule(step, 5500, 77_000) for step in golden]
+    assert rates == pytest.approx(list(golden.values()), rel=1e-2)
+
+
+def test_published_losses_of_sniper(composed):
+    cfg = composed("train", "experiment=sniper_r101_coco")
+    rpn = cfg.detector.rpn
+    assert (rpn.box_beta, rpn.box_weight, rpn.min_size, rpn.border) == (1, 3, 3, 32)
+    assert (rpn.positive, rpn.negative, cfg.detector.roi_head.box_beta) == (0.5, 0.4, 1)
+    assert cfg.detector.class_agnostic
+    assert cfg.selection.rois._target_.endswith("AllSelector")
+
+
 def test_cosine_falls_from_one_to_final():
     schedule = Cosine(final=0.2)
     factors = [schedule(step, 10, 80) for step in range(81)]
