@@ -31,7 +31,7 @@ class RunRecord:
     """AP by octaves of object size, see `Evaluation.curve`; empty if not measured."""
     cost: Mapping[str, float] = field(default_factory=dict)
     """Cost as far as known: of the training ``pixels``, ``mining_pixels``, ``seconds`` and ``memory_GB``; of inference
-    ``image_seconds``, the time per image."""
+    ``image_seconds``, the time per image, and ``test_pixels``, those of all its views."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Settings that decide about the images and boxes of its evaluation, as far as known."""
 

@@ -76,6 +76,8 @@ class Experiment:
     needs: str | None = None
     """Environment variable with the dataset's folder. If it is not set, the experiment is left out."""
     bars: Sequence[Bar] = ()
+    figures: Sequence[str] = ()
+    """Further figures that its tables show."""
 
     def training(self, arm: str, seed: int, budget: str, folder: Path) -> list[str]:
         """Makes the overrides of an arm's training.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_det.evaluation.comparison import FIGURES, RunRecord, compare_runs, training_pixels
 from lightning_det.evidence.execution import command_line
-from lightning_det.evidence.tables import cell, cost, gain, markdown, value
+from lightning_det.evidence.tables import TEST_COST, cell, cost, gain, inference_cost, markdown, value
 from lightning_det.plotting.comparison import plot_cost, plot_sizes
 from lightning_det.system.errors import UserError
 
@@ -63,8 +63,11 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     spent = [training_pixels(group) for group in groups]
     differ = max(spent) > 1.1 * min(spent)  # otherwise a plot would not show more than the table
     drawn = differ and plot_cost(groups, folder / f"{name}-pixels.png", record["title"])
-    rows = [_row(group, record) for group in groups]
-    gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in FIGURES)] for g in groups if "gain" in g]
+    tested = plot_cost(groups, folder / f"{name}-test_pixels.png", record["title"], tested=True)
+    figures = [*FIGURES, *record.get("figures", ())]
+    costs = ["Mpixels", "s", *(TEST_COST if tested else ())]
+    rows = [_row(group, record, figures, tested) for group in groups]
+    gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in figures)] for g in groups if "gain" in g]
     hours = record["process_seconds"] / 3600
     options = [f"claim={record['claim']}", f"experiments=[{record['experiment']}]", f"budget={record['budget']}"]
     if record["seeds"] != list(range(3)):
@@ -75,22 +78,24 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
         f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
         f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
         f"side. `{_line('claims', options)}`",
-        markdown(["arm, tested with", "steps", *FIGURES, "Mpixels", "s"], rows),
+        markdown(["arm, tested with", "steps", *figures, *costs], rows),
         f"Gained over *{cell(record['baseline'])}*:",
-        markdown(["arm, tested with", *FIGURES], gains),
+        markdown(["arm, tested with", *figures], gains),
         *(f"- {verdict(bar, groups)}" for bar in record["bars"]),
         f"![AP by size](claims/{name}-sizes.png)",
         f"![AP against pixels](claims/{name}-pixels.png)" if drawn else "",
+        f"![AP against pixels of inference](claims/{name}-test_pixels.png)" if tested else "",
         _commands(record),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _row(group: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """Makes the cells of a group in the table of an experiment."""
+def _row(group: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[str], tested: bool) -> list[str]:
+    """Makes the cells of a group in the table of an experiment, with the cost of inference if ``tested``."""
     steps = record["steps"][group["name"].split(", ")[0]]
-    figures = [value(group["figures"].get(f)) for f in FIGURES]
-    return [cell(group["name"]), str(steps), *figures, *cost(group["cost"])[:2]]
+    values = [value(group["figures"].get(f)) for f in figures]
+    costs = [*cost(group["cost"])[:2], *(inference_cost(group["cost"]) if tested else ())]
+    return [cell(group["name"]), str(steps), *values, *costs]
 
 
 def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:

@@ -79,6 +79,7 @@ def make_record(
         "process_seconds": round(seconds),
         "jobs": labels["jobs"],
         "baseline": experiment.baseline,
+        "figures": list(experiment.figures),
         "bars": [asdict(bar) for bar in experiment.bars],
         "trainings": {arm: experiment.training(arm, 0, budget, Path("RUNS")) for arm in experiment.arms},
         "evaluations": {row: [*shared, *given] for row, given in tests.items()},

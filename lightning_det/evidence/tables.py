@@ -12,6 +12,9 @@ from lightning_det.system.errors import one_line, printable
 COST = ("Mpixels", "s", "GB", "ms/image")
 """Million training pixels plus those of mining, seconds of training steps, peak memory; inference per image."""
 
+TEST_COST = ("Mpixels tested", "ms/image", "GB")
+"""Million pixels of the views of inference, its time per image, and the peak memory of training."""
+
 OTHER_DATA = "These runs were not evaluated on the same data. Their figures do not compare where this matters:"
 
 
@@ -72,6 +75,11 @@ def gain(difference: Mapping[str, Any] | None) -> str:
     if difference["low"] is None:
         return text
     return f"{text} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+
+
+def inference_cost(spreads: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Formats `TEST_COST`; ``-`` for what is not known."""
+    return [value(spreads.get("test_pixels"), 1e-6, 0), cost(spreads)[-1], cost(spreads)[-2]]
 
 
 def cost(spreads: Mapping[str, Mapping[str, float]]) -> list[str]:

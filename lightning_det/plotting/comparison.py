@@ -51,18 +51,19 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
     _finish(figure, axes, file, title)
 
 
-def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> bool:
+def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "", tested: bool = False) -> bool:
     """Plots AP against training pixels, mining included, with standard deviations over seeds.
 
     Args:
         groups: of `compare_runs`.
         file: PNG to write.
         title: of the plot.
+        tested: against the pixels of inference instead.
 
     Returns:
         Whether a plot was written: the pixels of a group must be known.
     """
-    known = [g for g in groups if "pixels" in g["cost"] and "AP" in g["figures"]]
+    known = [g for g in groups if ("test_pixels" if tested else "pixels") in g["cost"] and "AP" in g["figures"]]
     if not known:
         return False
     figure, axes = _figure()
@@ -70,7 +71,7 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
         ap = group["figures"]["AP"]
         bar = 100 * (ap["std"] or 0)
         axes.errorbar(
-            [training_pixels(group) / 1e6],
+            [(group["cost"]["test_pixels"]["mean"] if tested else training_pixels(group)) / 1e6],
             [100 * ap["mean"]],
             [bar],
             marker="o",
@@ -80,7 +81,7 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") 
     axes.set_xscale("log")
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_formatter(LogFormatter())  # 80, not 8 x 10^1
-    axes.set_xlabel("million training pixels, mining included")
+    axes.set_xlabel("million pixels of inference" if tested else "million training pixels, mining included")
     axes.set_ylabel("AP")
     _finish(figure, axes, file, title)
     return True

@@ -1,7 +1,7 @@
 """Reads the figures of finished runs of `train`, of its sweeps and of `eval`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +83,35 @@ def read_run(folder: Path, name: str, seed: int) -> RunRecord:
     training = _training(folder, metrics)
     trained = _metrics(training) if (training / METRICS).exists() else {}
     # What the training cost, and what the evaluation at hand did.
-    own = {"image_seconds": metrics.get("cost", {}).get("image_seconds")}
+    own = {"image_seconds": metrics.get("cost", {}).get("image_seconds"), "test_pixels": metrics.get("pixels")}
     cost = {name: number for name, number in (trained.get("cost", {}) | own).items() if _is_number(number)}
     if mining := trained.get("mining"):
         cost["mining_pixels"] = mining.get("pixels", 0) + mining.get("inference_pixels", 0)
+    figures = metrics | largest_class(metrics.get("per_class", {}))
     return RunRecord(
         name,
         seed,
-        {k: v for k, v in metrics.items() if k.startswith(FIGURES) and isinstance(v, float) and _is_number(v)},
+        {k: v for k, v in figures.items() if k.startswith(FIGURES) and isinstance(v, float) and _is_number(v)},
         {label: row["AP"] for label, row in metrics.get("per_class", {}).items() if row["AP"] is not None},
         metrics.get("ap_by_size", []),
         cost,
         evaluated_data(folder),
     )
+
+
+def largest_class(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Figures of the class with the most boxes, ``AP_largest_class`` and ``AP50_largest_class``.
+
+    Where most classes have a handful of boxes, these say more than the mean over classes.
+
+    Args:
+        per_class: see `Evaluation.per_class`; empty if it is not known how many boxes there are.
+    """
+    rows = [row for row in per_class.values() if row.get("boxes")]
+    if not rows:
+        return {}
+    most = max(rows, key=lambda row: row["boxes"])
+    return {f"{name}_largest_class": most.get(name) for name in ("AP", "AP50")}
 
 
 def _run_folders(path: Path) -> list[Path]:

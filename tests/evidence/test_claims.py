@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import SMALL, read, run_forked
 from omegaconf import OmegaConf
@@ -11,11 +12,13 @@ from support import in_process
 
 from lightning_det.commands import claims
 from lightning_det.config import CONF, validate
+from lightning_det.config.data import build_data, usable_split
+from lightning_det.data.sampler import TrainBatches
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.evidence import execution, records
 from lightning_det.evidence.execution import run_experiment
 from lightning_det.evidence.experiments import Arm, Budget, Experiment, parse_experiment, table_rows, training_folder
-from lightning_det.evidence.pages import page, verdict
+from lightning_det.evidence.pages import page, section, verdict
 from lightning_det.runs.composition import overridden_keys
 from lightning_det.system.errors import ConfigError, UserError
 
@@ -27,6 +30,9 @@ CLAIMS = {
     for name, node in content.items()
 }
 ARMS = [(name, arm) for name, made in CLAIMS.items() for arm in made.arms]
+
+MEGAPIXEL = 1_000_000
+"""The canvas of protocols whose images differ in size."""
 
 
 @pytest.fixture
@@ -44,6 +50,8 @@ def test_arms_are_trainings_and_evaluations(checked, name, arm):
     assert cfg.trainer.max_steps * made.arms[arm].canvases == pytest.approx(
         made.arms[arm].share * made.budgets["laptop"].canvases, abs=made.arms[arm].canvases / 2
     )
+    if made.canvas == MEGAPIXEL:
+        return
     height, width = cfg.dataset.resolution
     assert made.canvas == height * width
     # What its batches hold, chips or whole images, is what the protocol says they do.
@@ -67,6 +75,23 @@ def pixels_of(cfg):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "arm"), [(n, a) for n, a in ARMS if n in ("drone faster_rcnn", "drone parts")])
+def test_steps_on_images_of_mixed_size_have_the_pixels_of_the_protocol(drone, checked, name, arm):
+    """Padding included, on average over an epoch; all arms then have equal pixels."""
+    made = CLAIMS[name]
+    cfg = checked("train", [*made.training(arm, 0, "laptop", Path("runs")), f"dataset.root={drone}"])
+    data = build_data(cfg, usable_split(cfg, "train"), None)
+    store, canvas = data.train, data.train_views.canvas
+
+    def pixels(batch):
+        sides = [(canvas, canvas)] if canvas else [look.view.size for look in batch]
+        return len(batch) * int(np.prod([-(-max(side) // 32) * 32 for side in zip(*sides, strict=True)]))
+
+    batches = TrainBatches(store, data.train_views, data.batch_size, data.grouping, 0).batches()
+    assert made.canvas * made.arms[arm].canvases == pytest.approx(np.mean([pixels(b) for b in batches]), rel=0.03)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
 def test_gpu_budgets_compose(checked, name):
     made = CLAIMS[name]
@@ -74,6 +99,8 @@ def test_gpu_budgets_compose(checked, name):
     cfg = checked("train", made.training(arm, 0, "gpu", Path("runs")))
     evaluated = checked("eval", ["checkpoint=x", *made.budgets["gpu"].tests])
     assert cfg.trainer.accelerator == evaluated.trainer.accelerator == "gpu"
+    if made.canvas == MEGAPIXEL:
+        return
     canvas = cfg.dataset.resolution[0] * cfg.dataset.resolution[1]
     assert made.arms[arm].canvases * made.budgets["gpu"].batch == pytest.approx(pixels_of(cfg) / canvas)
 
@@ -332,3 +359,37 @@ def test_the_command(shapes_root, tmp_path):
     broken = run_forked(*call, "seeds=[5]", f"{node}.settings=['optimizer.lr=-1']")
     assert broken.returncode == 1
     assert "start-5: train has ended with 2: error: " in broken.stderr
+
+
+def test_the_page_has_the_figures_that_a_protocol_names_and_the_cost_of_inference(tmp_path):
+    def section_of(**cost):
+        runs = [
+            RunRecord(
+                f"{arm}, t", 0, {"AP": ap, "AP_largest_class": ap + 0.25}, cost={"pixels": 8e6, "seconds": 9, **cost}
+            )
+            for arm, ap in (("one", 0.25), ("two", 0.5))
+        ]
+        made = small(arms={name: Arm([], 1, 8.0, {"t": []}) for name in ("one", "two")}, figures=["AP_largest_class"])
+        record = {
+            **{"claim": "c", "experiment": "e", "budget": "laptop", "seeds": [0], "date": "d", "hardware": "h"},
+            **{"title": made.title, "equal": made.equal, "baseline": made.baseline, "figures": list(made.figures)},
+            **{
+                "process_seconds": 1,
+                "jobs": 1,
+                "bars": [],
+                "trainings": {},
+                "evaluations": {},
+                "steps": {"one": 1, "two": 1},
+            },
+            "runs": [vars(run) for run in runs],
+        }
+        return section(record, tmp_path)
+
+    text = section_of(test_pixels=5e6, image_seconds=0.5, memory_GB=2.0)
+    assert "| AP_large | AP_largest_class | Mpixels | s | Mpixels tested | ms/image | GB |" in text
+    assert "| two, t | 1 | 50.0 | - | - | - | - | 75.0 | 8 | 9 | 5 | 500.0 | 2.0 |" in text
+    assert "| two, t | +25.0 | - | - | - | - | +25.0 |" in text
+    assert (tmp_path / "c-e-laptop-test_pixels.png").exists()
+    earlier = section_of()
+    assert "| AP_large | AP_largest_class | Mpixels | s |\n" in earlier
+    assert "test_pixels" not in earlier

@@ -15,7 +15,7 @@ from lightning_det.compare import gather_folders
 from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
 from lightning_det.evidence.tables import OTHER_DATA, print_tables, tables
 from lightning_det.plotting.comparison import CLASSES, plot_classes, plot_cost, plot_sizes
-from lightning_det.runs.results import read_runs
+from lightning_det.runs.results import read_run, read_runs
 from lightning_det.system.errors import UserError
 
 VALUES = st.dictionaries(st.integers(0, 5), st.floats(0, 1), min_size=1)
@@ -313,3 +313,12 @@ def test_the_command(tmp_path):
     nothing = in_process.run("compare")
     assert nothing.code == 2
     assert "error: nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS..." in nothing.errors
+
+
+def test_the_largest_class_and_the_pixels_of_inference_are_recorded(tmp_path):
+    rows = {"truck": {"AP": 0.9, "AP50": 1.0, "boxes": 2}, "car": {"AP": 0.25, "AP50": 0.5, "boxes": 970}}
+    folder = make(tmp_path / "0", "a=0", per_class=rows, pixels=5_000_000)
+    run = read_run(folder, "a", 0)
+    assert (run.figures["AP_largest_class"], run.figures["AP50_largest_class"]) == (0.25, 0.5)
+    assert run.cost["test_pixels"] == 5_000_000
+    assert not any("largest_class" in name for name in read_run(make(tmp_path / "1", "a=1"), "b", 0).figures)
