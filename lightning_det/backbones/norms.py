@@ -148,7 +148,11 @@ def _is_norm_then_layers(norm: _BatchNorm) -> bool:
     # The forward of a subclass is known by its output only. The input is not random, to leave generators alone.
     norm = deepcopy(norm).eval()
     like = next(norm.parameters(recurse=False), norm.running_mean)
-    x = torch.linspace(-3, 3, 32 * norm.num_features).to(like if like is not None else torch.float32)
+    if like is not None and like.is_meta:  # without memory there is no output: any values serve
+        norm = norm.to_empty(device="cpu")
+        norm.reset_parameters()
+        like = next(norm.parameters(recurse=False), norm.running_mean)
+    x = torch.linspace(-3, 3, 32 * norm.num_features, device="cpu").to(like if like is not None else torch.float32)
     x = x.reshape(2, 4, 4, norm.num_features).permute(0, 3, 1, 2).contiguous()
     expected = F.batch_norm(
         x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.running_mean is None, 0.0, norm.eps
