@@ -168,12 +168,12 @@ SNIPER has two negative chips per image on top, the most that an epoch has.
 ## Other limits
 At {high} of the peak. A core loads {given.loaded / 1e6:g} megapixels of views per second
 ([measured](../benchmarks/results/loader.md) on small photographs; larger ones take longer to decode). Gradients have
-32 bits and go round a ring, at {wire} between machines. DDP overlaps the exchange with the backward pass, so shares
-well below 100 % cost little.
+32 bits and go round a ring, at {wire}
+between machines. DDP overlaps the exchange with the backward pass, so shares well below 100 % cost little.
 """,
         *limit_table(recipes, given),
         """
 Where more cores are needed than a machine has, the loader sets the pace.
 """,
     ]
-    return "\n".join(part.rstrip("\n") for part in parts) + "\n"
+    return "\n".join(parts)
