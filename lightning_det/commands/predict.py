@@ -14,6 +14,7 @@ from lightning_det.config.trainer import build_trainer
 from lightning_det.data.sources import PREDICTIONS
 from lightning_det.evaluation.results import Results
 from lightning_det.modules.module import DetectionModule
+from lightning_det.protocols.structures import STRIDE
 from lightning_det.runs.coco_output import Ids, write_coco
 from lightning_det.runs.composition import run_folder
 from lightning_det.runs.drawings import Drawing, check_drawing, write_drawings
@@ -63,6 +64,6 @@ def detect(settings: DictConfig, trainer: pl.Trainer, module: DetectionModule, p
     mine = everything.share(trainer.global_rank, trainer.world_size)
     if data.test_views.follows and trainer.is_global_zero:
         resolutions = data.test_views.scales.resolutions
-        whole = sum(pyramid_pixels(resolutions, part.store.record(int(image))) for image in mine.seen)
+        whole = sum(pyramid_pixels(resolutions, part.store.record(int(image)), STRIDE) for image in mine.seen)
         log.info("looked at %.0f %% of the pixels of the whole pyramid", 100 * everything.pixels / whole)
     return Results.concatenate(gather_results(module.inference.merge_views(mine, part.store))).by_image()

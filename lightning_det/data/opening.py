@@ -8,6 +8,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from lightning_det.system.errors import UserError
 
@@ -21,6 +22,9 @@ MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I",
 
 MAX_PIXELS = 2**29
 """Larger images (23,000 x 23,000) are refused before memory is allocated for them: cut them into parts."""
+
+STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
+"""Tags of TIFF: where the pixels are in the file, and how many bytes they take there."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit would warn at 89 million
 
@@ -67,6 +71,8 @@ def check_pixels(image: Image.Image, name: str | Path) -> None:
     unbounded = _unbounded_type(image)
     if unbounded is not None:
         raise ImageError(f"{name}: {unbounded}, of which nobody says what is white; convert it to 8 or 16 bits")
+    if isinstance(image, TiffImageFile) and _has_holes(image):
+        raise ImageError(f"{name}: a sparse TIFF, parts of which were never written; copy it with SPARSE_OK=FALSE")
     if image.mode not in MODES:
         raise ImageError(f"{name}: pixels of kind {image.mode}; convert it to RGB")
     if image.size[0] * image.size[1] > MAX_PIXELS:
@@ -102,6 +108,13 @@ def check_regular(path: Path) -> None:
 def error_text(error: Exception) -> str:
     """Returns the message of an error without torchvision's source location, or its type if it has no message."""
     return re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
+
+
+def _has_holes(image: TiffImageFile) -> bool:
+    """Whether strips or tiles of a TIFF were never written. Pillow would show other bytes of the file there."""
+    values = [image.tag_v2.get(tag, ()) for tag in (STRIP_OFFSETS, TILE_OFFSETS, STRIP_BYTES, TILE_BYTES)]
+    # Of files with a single strip, some old ones leave its length open.
+    return any(0 in found for found in values[:2]) or any(0 in found and len(found) > 1 for found in values[2:])
 
 
 def _unbounded_type(image: Image.Image) -> str | None:

@@ -34,8 +34,9 @@ def resize_part(pixels: Pixels, rows: slice, columns: slice, shape: tuple[int, i
     """
     height, width = rows.stop - rows.start, columns.stop - columns.start
     factor = max(1, height // (shape[0] * GAP)), max(1, width // (shape[1] * GAP))
-    if height * width >= HUGE and factor != (1, 1):
-        return _resize_huge(pixels, rows, columns, shape, factor)
+    huge = height * width >= HUGE and factor != (1, 1)
+    if huge or shape == (1, 1):  # of which torch fails an assertion
+        return _resize_averaged(pixels, rows, columns, shape, factor if huge else (1, 1))
     part = pixels[:, rows, columns].contiguous()
     return part if (height, width) == shape else tvf.resize(part, list(shape), antialias=True)
 
@@ -62,7 +63,7 @@ def for_picture(pixels: Pixels, scale: float | None = None) -> tuple[np.ndarray,
     return resize_part(pixels, rows, columns, shape).permute(1, 2, 0).numpy(), scale
 
 
-def _resize_huge(
+def _resize_averaged(
     pixels: Pixels, rows: slice, columns: slice, shape: tuple[int, int], factor: tuple[int, int]
 ) -> Tensor:
     """Averages blocks of ``factor`` (rows, columns) pixels, then resizes."""

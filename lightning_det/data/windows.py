@@ -1,5 +1,6 @@
 """Pixels of images that are read part by part, so that large ones need not fit into memory."""
 
+import logging
 import os
 import warnings
 from importlib.util import find_spec
@@ -143,6 +144,7 @@ def _is_plain(image: Image.Image) -> bool:
 def _open(path: Path) -> Any:
     import rasterio
 
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what it logs are the causes of its errors
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # no place on Earth is needed
         return rasterio.open(path.resolve(), driver="GTiff")
@@ -156,5 +158,5 @@ def _has_small_blocks(windows: TiffWindows) -> bool:
         with rasterio.Env(**GDAL), _open(windows.path) as file:
             plain = file.dtypes[0] == "uint8" and (file.height, file.width) == windows.shape[1:]
             return plain and int(np.prod(file.block_shapes[0])) < LARGE
-    except rasterio.errors.RasterioError:  # Pillow may read it, or says what is wrong
+    except (rasterio.errors.RasterioError, UnicodeError):  # Pillow may read it, or says what is wrong
         return False

@@ -23,11 +23,12 @@ class Neighbours:
 
     def add(self, number: int, box: np.ndarray) -> None:
         """Adds a box ``xyxy`` under a number."""
-        cells = _cells(box)
-        for cell in cells if len(cells) <= MOST_CELLS else []:
-            self._cells[cell].append(number)
-        if len(cells) > MOST_CELLS:
+        x1, y1, x2, y2 = box // CELL
+        if (x2 - x1 + 1) * (y2 - y1 + 1) > MOST_CELLS:
             self._everywhere.append(number)
+            return
+        for cell in _cells(box):
+            self._cells[cell].append(number)
 
     def near(self, boxes: np.ndarray) -> list[int]:
         """Returns the numbers, in order, of all boxes that may overlap any of ``boxes`` (k, 4)."""

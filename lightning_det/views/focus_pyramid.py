@@ -1,6 +1,7 @@
 """AutoFocus at inference (Najibi, Singh and Davis, ICCV 2019): a pyramid whose finer levels show chosen parts only."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class FocusPyramid(Pyramid):
                     f"views: autofocus needs a pyramid of at least two resolutions, and one of {name} for every one "
                     f"but the coarsest; got {len(resolutions)} resolutions and {name} {list(given)}"
                 )
-        if min(thresholds) < 0 or min(least) < 1 or dilation < 1 or dilation % 2 == 0 or border < 0:
+        if not all(t >= 0 for t in thresholds) or min(least) < 1 or dilation < 1 or dilation % 2 == 0 or border < 0:
             raise ValueError(
                 f"views: autofocus needs thresholds >= 0, least sides >= 1, an odd dilation and a border >= 0, got "
                 f"{list(thresholds)}, {list(least)}, {dilation} and {border}"
@@ -97,11 +98,17 @@ class FocusPyramid(Pyramid):
         ]
 
 
-def pyramid_pixels(resolutions: Sequence[Resolution], image: ImageRecord) -> int:
-    """Pixels of the whole pyramid of an image, of which AutoFocus looks at a part."""
+def pyramid_pixels(resolutions: Sequence[Resolution], image: ImageRecord, multiple: int = 1) -> int:
+    """Pixels of the whole pyramid of an image, of which AutoFocus looks at a part.
+
+    Args:
+        resolutions: of the pyramid.
+        image: the image.
+        multiple: of pixels, that the sides of a canvas are padded to.
+    """
     window = (0, 0, image.width, image.height)
     sizes = [View(scale_factor(image.width, image.height, r), window).size for r in resolutions]
-    return sum(height * width for height, width in sizes)
+    return sum(prod(-(-side // multiple) * multiple for side in size) for size in sizes)
 
 
 def _to_image(chips: np.ndarray, view: View) -> np.ndarray:

@@ -18,7 +18,7 @@ from lightning_det.data.dataset import render
 from lightning_det.data.images import decode
 from lightning_det.data.opening import ImageError
 from lightning_det.data.resizing import HUGE, for_picture, resize_part
-from lightning_det.data.sizes import decoded_size
+from lightning_det.data.sizes import decoded_size, image_size
 from lightning_det.data.windows import TiffWindows, open_pixels, open_windows
 from lightning_det.views.view import View
 
@@ -251,3 +251,38 @@ def test_large_png_files_have_the_same_pixels(tmp_path, monkeypatch, mode):
     large = decode(path)
     monkeypatch.setattr(images, "LARGE", 10**9)
     assert torch.equal(large, decode(path))
+
+
+@pytest.mark.parametrize("compress", [None, "deflate"])
+@pytest.mark.parametrize("large", [True, False])
+def test_files_with_holes_are_refused(tmp_path, monkeypatch, compress, large):
+    """Pillow reads other bytes there, GDAL zeros."""
+    path = tmp_path / "image.tif"
+    profile = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 3, "dtype": "uint8", "sparse_ok": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile, **TILES, compress=compress) as file:
+            file.write(noise(3, 16, 32), window=((16, 32), (32, 64)))
+    if not large:
+        monkeypatch.setattr(windows, "LARGE", 10**9)
+    for read in (open_pixels, decode, image_size):
+        with pytest.raises(ImageError, match=r"image\.tif: a sparse TIFF"):
+            read(path)
+
+
+def test_a_name_that_is_no_text_is_left_to_pillow(tmp_path):
+    path = rgb(tmp_path / "image.tif", **TILES)
+    odd = path.rename(tmp_path / b"\xff.tif".decode(errors="surrogateescape"))
+    assert open_windows(odd) is None
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 7), (300, 1), (1, 1)])
+def test_a_view_of_one_pixel_is_a_mean(size):
+    height, width = size
+    pixels = torch.from_numpy(noise(3, *size))
+    found = resize_part(pixels, slice(0, height), slice(0, width), (1, 1))
+    assert found.shape == (3, 1, 1)
+    if max(size) <= 2:
+        assert (found.flatten().double() - pixels.double().mean(dim=(1, 2))).abs().max() < 1
+    corner = render(torch.full((3, 300, 300), 9, dtype=torch.uint8), View(0.5, (298, 298, 428, 428)))
+    assert corner[:, 0, 0].tolist() == [9, 9, 9]

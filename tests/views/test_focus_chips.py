@@ -232,6 +232,7 @@ def test_golden_border_rule(case):
         ({"thresholds": [0.1]}, "one of thresholds for every one"),
         ({"least": [100, 100, 100]}, "one of least for every one"),
         ({"thresholds": [-0.1, 0.1]}, "thresholds >= 0"),
+        ({"thresholds": [float("nan"), 0.1]}, "thresholds >= 0"),
         ({"dilation": 2}, "odd dilation"),
         ({"border": -1.0}, "border >= 0"),
     ],
