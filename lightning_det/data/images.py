@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from lightning_det.data.opening import ImageError, check_pixels, check_regular, error_text, open_image, read_bytes
+from lightning_det.data.opening import ImageError, check_pixels, error_text, open_image, opened, read_bytes
 from lightning_det.data.orientation import apply_orientation, read_orientation, swaps_sides
 from lightning_det.data.png import is_complete
 from lightning_det.system.errors import out_of_memory
@@ -143,19 +143,10 @@ def header(path: Path) -> Header:
     Raises:
         ImageError: the file is missing, or `open_image` refuses it.
     """
-    check_regular(path)
-    try:
-        with path.open("rb") as file:
-            image = open_image(path, file)
-            # Newer versions of Pillow swap a TIFF's sides according to its orientation, older ones do not.
-            stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-            return Header(stored, read_orientation(image), _is_complete(image.format, file))
-    except ImageError:
-        raise
-    except Exception as error:
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = said or f"damaged image ({error_text(error)})"
-        raise ImageError(f"{path}: {reason}") from error
+    with opened(path) as (image, file):
+        # Newer versions of Pillow swap a TIFF's sides according to its orientation, older ones do not.
+        stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
+        return Header(stored, read_orientation(image), _is_complete(image.format, file))
 
 
 def _is_complete(kind: str | None, file: IO[bytes]) -> bool:

@@ -3,6 +3,8 @@
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -56,6 +58,24 @@ def open_image(path: Path, source: bytes | IO[bytes]) -> ImageFile:
         raise ImageError(f"{path}: damaged image ({error_text(error)})") from error
     check_pixels(image, path)
     return image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[ImageFile, IO[bytes]]]:
+    """Opens an image file without decoding its pixels, for as long as the context lasts.
+
+    Raises:
+        ImageError: the file is missing, `open_image` refuses it, or what is done in the context fails on its content.
+    """
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            yield open_image(path, file), file
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise errors of many kinds for damaged data
+        said = error.strerror if isinstance(error, OSError) else None
+        raise ImageError(f"{path}: {said or f'damaged image ({error_text(error)})'}") from error
 
 
 def check_pixels(image: Image.Image, name: str | Path) -> None:

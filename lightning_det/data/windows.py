@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from lightning_det.data.images import LARGE, decode
-from lightning_det.data.opening import ImageError, check_regular, error_text, open_image
+from lightning_det.data.opening import ImageError, error_text, opened
 from lightning_det.data.orientation import read_orientation
 
 CACHE = 256
@@ -121,16 +121,11 @@ def open_windows(path: Path) -> TiffWindows | None:
     Raises:
         ImageError: the file is missing, or `open_image` refuses it.
     """
-    check_regular(path)
-    try:
-        with path.open("rb") as file:
-            image = open_image(path, file)
-            size = image.size
-            if size[0] * size[1] < LARGE or not _is_plain(image) or find_spec("rasterio") is None:
-                return None
-            windows = TiffWindows(path, size, 1 if image.mode == "L" else 3)
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from error
+    with opened(path) as (image, _):
+        size = image.size
+        if size[0] * size[1] < LARGE or not _is_plain(image) or find_spec("rasterio") is None:
+            return None
+        windows = TiffWindows(path, size, 1 if image.mode == "L" else 3)
     return windows if _has_small_blocks(windows) else None
 
 

@@ -33,9 +33,7 @@ def check_sweep(given: Any, settings: DictConfig) -> None:
         return
     numbers = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
     if not numbers or not all(isinstance(t, int | float) and not isinstance(t, bool) and 0 < t <= 1 for t in given):
-        raise ConfigError(
-            f"sweep_thresholds={given}: a list of probabilities above 0, up to 1, such as [0.02,0.1,0.3]"
-        )
+        raise ConfigError(f"sweep_thresholds={given}: a list of probabilities above 0, up to 1, such as [0.02,0.1,0.3]")
     if not build_planner(settings, "test").follows:
         raise ConfigError("sweep_thresholds are thresholds of AutoFocus: add test=[autofocus]")
 

@@ -14,7 +14,7 @@ from lightning_det.runs.resume import override_key, recorded_overrides
 from lightning_det.system.errors import UserError
 
 FIGURES = ("AP", "AR", "voc")
-"""What the names of figures begin with."""
+"""Beginnings of the names of figures."""
 
 IGNORED_KEYS = ("seed", "checkpoint", "resume")
 """Overrides that are not part of the name of a run, because its repetitions differ in them."""
