@@ -38,9 +38,10 @@ IMAGES = (
 SMALL = (
     *IMAGES,
     *("callbacks.report=null", "callbacks.pictures.count=1", "callbacks.selection.count=1"),
-    "capacity.before_nms=[300,100]",
+    "capacity.before_nms=[300,1000]",
 )
-"""The same with few pictures, without a report at the end, and with few proposals; each takes as long as the steps."""
+"""The same with few pictures, without a report at the end, and with few proposals to learn from; each takes as long
+as the steps."""
 
 TINY = (
     *("dataset.source.val=2", "dataset.source.width=64", "dataset.source.height=48"),

@@ -362,7 +362,7 @@ GROUP_NORM = ("backbone.norm=group", "detector.head_norm=group", "backbone.check
         ("backbone=resnet18", "detector=faster_rcnn", "backbone.norm=group", *LARGE),
         ("backbone=mobilenet_v3_large", "detector=faster_rcnn_fpn", *LARGE),
         ("detector=faster_rcnn_fpn", "trainer.precision=bf16-mixed"),
-        ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=false", *LARGE),
+        ("backbone=convnext_tiny", "detector=faster_rcnn_fpn", "module.compiled=null", *LARGE),
         ("strategy=[snip,flip]", "dataset.snip.sub_image=128", "views.train.scales.warm_epochs=[0,1]"),
         ("strategy=[snip,all_rois]", "detector=faster_rcnn_fpn", "dataset.snip.sub_image=128"),
         ("strategy=[sniper_no_negatives,flip,all_rois]", "detector=faster_rcnn_fpn", "detector.rpn.border=8"),

@@ -24,7 +24,7 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], images: int) -> Figure:
     for plot, (key, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         cost = [row[key] / images / unit for row in focused]
         plot.plot(cost, [row["AP"] for row in focused], "o-", color=BLUE, markersize=4)
-        for row in known:
+        for number, row in enumerate(sorted(known, key=lambda row: row[key])):
             place = (row[key] / images / unit, row["AP"])
             if row["threshold"] is None:
                 plot.plot(*place, "s", color=INK, markersize=5)
@@ -33,12 +33,13 @@ def draw_cost(rows: Sequence[Mapping[str, Any]], images: int) -> Figure:
             plot.annotate(
                 row["name"],
                 place,
-                xytext=(-4 if right else 4, -12),
+                xytext=(-4 if right else 4, -12 if number % 2 else 6),  # neighbours at different heights
                 textcoords="offset points",
                 ha="right" if right else "left",
                 fontsize="small",
             )
         plot.set(xlabel=label)
+        plot.margins(y=0.12)
         plot.set_xlim(left=0)
         plot.set_ylim(bottom=0)
         plot.grid(alpha=0.25)

@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import NamedTuple
 
+from lightning_det.runs import sweep
+
 
 class Outcome(NamedTuple):
     code: int
@@ -26,4 +28,6 @@ def run(command: str, *arguments: str) -> Outcome:
         code = end.code
     finally:
         sys.argv, logging.root.handlers[:] = before
+        sweep.BEFORE.clear()  # a process has one sweep, whose table every later command would print
+        sweep.JOBS.clear()
     return Outcome(code, output.getvalue(), errors.getvalue())
