@@ -113,7 +113,8 @@ class ViewData(pl.LightningDataModule):
         self._loaders.clear()
 
     def teardown(self, stage: str) -> None:
-        """Frees the decoded images that loaders keep, for what comes after; Lightning may keep the loaders."""
+        """Frees the decoded images that loaders and `follow` keep; Lightning may keep the loaders themselves."""
+        self._follow = None
         for loader in self._loaders.values():
             cast(ViewDataset, loader.dataset).memory.clear()
 

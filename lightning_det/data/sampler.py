@@ -50,7 +50,7 @@ def plan_epoch(
         looks += [Look(image, view) for view in views]
     if balance is not None and seed is not None:
         further = balance.repeat(store, planner, looks, seed, epoch)
-        for look in further:
+        for look in further if rendered else ():
             _check_size(store, look.image, [look.view])
         looks += further
     return looks
