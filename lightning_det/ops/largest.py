@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_det.ops.tracing import is_exporting
+
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Finds the largest values of each row.
@@ -17,7 +19,7 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         depends on the image's shape. There, results have the length ``count``, and are -inf after the first N.
     """
     length = values.shape[1]
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         top, index = values.topk(min(count, length), dim=1)
         return top, index
     top, index = F.pad(values, (0, count), value=-torch.inf).topk(count, dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_det.ops.largest import largest
 from lightning_det.ops.nms_rounds import join_groups, split_groups, suppress_in_rounds
+from lightning_det.ops.tracing import is_compiling
 
 MOST_PAIRS = 2**31
 """Pairs of boxes of a batch up to which they are compared at once; each takes a byte. With more, the kernel is used."""
@@ -149,8 +150,7 @@ def read_unsettled(network: nn.Module) -> int:
 
 def _kernel_suits(boxes: Tensor) -> bool:
     """Whether the kernel is the better choice: for a CPU without compilation, and for exported graphs."""
-    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    return boxes.device.type == "cpu" and not compiling
+    return boxes.device.type == "cpu" and not is_compiling()
 
 
 def _exact_mask(
