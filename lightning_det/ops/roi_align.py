@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor
 
 from lightning_det.ops.roi_align_operator import align
+from lightning_det.ops.tracing import is_compiling, is_exporting
 
 CANONICAL_SIZE = 224.0
 CANONICAL_STRIDE = 16
@@ -54,14 +55,9 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
+    kernel = _roi_align if is_exporting() else align
     # In float32, as under autocast: half precision would move coordinates by parts of a cell.
-    own = _in_compiled_step() or (pixels.device.type == "cpu" and not torch.compiler.is_exporting())
-    kernel = align if own else _roi_align
     return kernel(pixels.float(), indexed.float(), size, samples).to(pixels.dtype)
-
-
-def _in_compiled_step() -> bool:
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def _roi_align(pixels: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
@@ -98,7 +94,8 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
     framed = [_frame(m) for m in maps]
     first, rest = framed[0], framed[1:]
     width = rest[0].shape[3]
-    height = cast(int, torch.sym_max(first.shape[2], sum(m.shape[2] for m in rest)))  # the size is open in exports
+    heights = first.shape[2], sum(m.shape[2] for m in rest)
+    height = cast(int, torch.sym_max(*heights)) if is_exporting() else max(heights)  # the size is open in exports
     corners, row = [(1, 1)], 1
     for m in rest:
         corners.append((first.shape[3] + 1, row))
@@ -110,7 +107,7 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
 
 def _frame(m: Tensor) -> Tensor:
     """A map (B, C, h, w) with a border of one cell that repeats its edge, (B, C, h + 2, w + 2)."""
-    if not _in_compiled_step():
+    if not is_compiling():
         return F.pad(m, (1, 1, 1, 1), mode="replicate")
     # What torch 2.14 tells compilers of the strides of that operator's gradient is wrong.
     m = torch.cat([m[:, :, :1], m, m[:, :, -1:]], dim=2)
