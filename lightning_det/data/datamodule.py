@@ -19,6 +19,9 @@ from lightning_det.protocols.structures import STRIDE
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
 
+MOST_WORKERS = 16
+"""Loader processes, unless more are asked for: each takes memory, and time to start."""
+
 
 class ViewData(pl.LightningDataModule):
     """Base of both data modules; use one of them.
@@ -31,8 +34,8 @@ class ViewData(pl.LightningDataModule):
         batch_size: training views per batch and device; ``auto`` stands for a number that is yet to be found, and
             makes no batches.
         test_batch_size: views per batch and device at inference.
-        num_workers: loader processes; None takes up to 8 of the cores that training leaves over, fewer if images are so
-            large that memory cannot hold one for each.
+        num_workers: loader processes; None takes up to `MOST_WORKERS` of the cores that training leaves over, fewer if
+            images are so large that memory cannot hold one for each.
         keep_megabytes: decoded images that the processes of a loader keep in memory; None: see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
@@ -205,7 +208,7 @@ class ViewData(pl.LightningDataModule):
         """How training reads the images of a store, where so many devices of this machine train."""
         workers = self.num_workers
         if workers is None:
-            workers = min(max(0, min(8, cores() // devices - 2)), decoders(store, devices))
+            workers = min(max(0, min(MOST_WORKERS, cores() // devices - 2)), decoders(store, devices))
         return Reader(workers, room_for(store, self.keep_megabytes, max(1, workers), devices))
 
     @property

@@ -126,9 +126,15 @@ def keep_gradients(parameters: Iterable[Tensor]) -> None:
 
     Otherwise the first gradient would lie in the memory of a CUDA graph, which its next run writes into.
     """
+    kept = []
     for parameter in parameters:
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().zero_()
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.detach()
+            kept.append(parameter.grad)
+        elif parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    if kept:
+        torch._foreach_zero_(kept)
 
 
 def _graphs() -> int:
