@@ -4,26 +4,34 @@
     python benchmarks/gpu.py --cases retinanet ssd --minutes 5   # some of them
     python benchmarks/gpu.py --device cpu --cases smoke          # tries the script without a GPU
 
-`tests/test_cuda.py` runs first; nothing is measured if it fails. Then the arms of a case take turns of a step each, on
-the same random images and boxes, in bfloat16, with the same fused SGD: torchvision as it is and with `torch.compile`,
+`tests/test_cuda.py` runs first; nothing is measured if it fails. Then all cases are compiled at the same time, in
+processes of their own, and measured one after the other. The arms of a case take turns of a step each, on the same
+random images and boxes, in bfloat16, with the same fused SGD: torchvision as it is and with `torch.compile`,
 ours operator by operator, with ``module.compiled=parts`` and ``=step``. A row of the table is written when its case is
 done, so an interrupted run leaves rows; an arm that fails leaves its error. `torch.compile` breaks torchvision's
-detectors into many graphs and takes minutes, so only the first case has that arm. The last line is of a loader of
-JPEG files: the share of time in which the device waits for data.
+detectors into many graphs and takes minutes, so only the first case has that arm. The last lines are of trainings by
+the real command on chips of JPEG files: how long the device waits for data.
 """
 
 import argparse
+import csv
 import json
+import multiprocessing
+import os
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
+from multiprocessing import Queue
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
-from typing import NamedTuple
+from threading import BrokenBarrierError
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,14 +42,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import CLASSES, DENSE, hardware, make_batch, make_detector, make_pair, measure
 
-from lightning_det.api.training import compose
-from lightning_det.modules.step import CompiledStep, keep_gradients, step_losses
+from lightning_det.modules.step import CompiledStep, step_losses
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection import RandomSelector
 
 ROOT = Path(__file__).resolve().parents[1]
 
 ARMS = ("torchvision", "torchvision compiled", "eager", "parts", "step")
+COMPILED = ("torchvision compiled", "parts", "step")
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense operations per second in bfloat16 by a part of the device's name (NVIDIA's data sheets)."""
@@ -78,12 +86,12 @@ class Case(NamedTuple):
 
 CASES = {
     "fpn": Case("Faster R-CNN R50-FPN", "fpn", "resnet50", 16, (512, 512), True),
-    "fpn64": Case("Faster R-CNN R50-FPN", "fpn", "resnet50", 64, (512, 512)),
-    "fpn800": Case("Faster R-CNN R50-FPN", "fpn", "resnet50", 8, (800, 1344)),
     "retinanet": Case("RetinaNet R50-FPN", "retinanet", "resnet50", 16, (512, 512)),
     "chips": Case("Faster R-CNN R101-C4, chips", "c4", "resnet101", 16, (512, 512)),
     "ssd": Case("SSD300", "ssd", "vgg16", 32, (300, 300)),
     "dsod": Case("DSOD300", "dsod", "dsod", 32, (300, 300)),
+    "fpn800": Case("Faster R-CNN R50-FPN", "fpn", "resnet50", 8, (800, 1344)),
+    "fpn64": Case("Faster R-CNN R50-FPN", "fpn", "resnet50", 64, (512, 512)),  # last: the memory of the others is free
     "smoke": Case("Faster R-CNN R18-FPN", "fpn", "resnet18", 1, (64, 64)),
 }
 
@@ -94,7 +102,7 @@ class Arm(NamedTuple):
     step: Callable[[], torch.Tensor]
     """Takes one and returns its loss."""
     compiled_in: float
-    """Seconds that the first step took longer than the second."""
+    """Seconds that the first step took longer than the fourth."""
 
 
 def take_steps(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]], device: str) -> Callable:
@@ -103,8 +111,8 @@ def take_steps(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]], 
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
 
     def step() -> torch.Tensor:
-        keep_gradients(parameters)
-        with torch.autocast(device, torch.bfloat16):
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):  # bfloat16 takes minutes on a CPU
             total = sum(losses().values())
         total.backward()
         optimizer.step()
@@ -126,7 +134,7 @@ def models(case: Case) -> tuple[nn.Module | None, nn.Module]:
 
 
 def start(case: Case, name: str, batch: Batch, device: str) -> Arm:
-    """Makes an arm and takes its first two steps."""
+    """Makes an arm and takes its first steps."""
     reference, ours = models(case)
     if name.startswith("torchvision"):
         model = reference.to(device).train()
@@ -142,8 +150,8 @@ def start(case: Case, name: str, batch: Batch, device: str) -> Arm:
         call = CompiledStep(model) if name == "step" else lambda batch: step_losses(model, batch)
         step = take_steps(model, lambda: call(batch), device)
     with torch._dynamo.config.patch(recompile_limit=64):
-        first_step, second_step = (measure(step, device)[0] for _ in range(2))
-    return Arm(step, max(0.0, first_step - second_step))
+        times = [measure(step, device)[0] for _ in range(4)]  # CUDA graphs are recorded in the second and third
+    return Arm(step, max(0.0, times[0] - times[-1]))
 
 
 def count_operations(case: Case, batch: Batch, device: str) -> int:
@@ -154,14 +162,22 @@ def count_operations(case: Case, batch: Batch, device: str) -> int:
     return counter.get_total_flops()
 
 
-def profile(step: Callable) -> dict[str, int]:
-    """Counts what a step asks of the driver, and the kernels that run."""
+def profile(step: Callable) -> dict[str, Any]:
+    """Counts what a step asks of the driver, and the kernels that run, whose time is in milliseconds."""
     step()
     torch.cuda.synchronize()
     with torch.profiler.profile() as profiler:
         step()
     events = list(profiler.events())
+    sums: dict[str, list[float]] = {}
+    for event in events:
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            total = sums.setdefault(event.name[:120], [0.0, 0])
+            total[0], total[1] = total[0] + event.time_range.elapsed_us() / 1e3, total[1] + 1
+    longest = sorted(sums.items(), key=lambda item: -item[1][0])[:40]
     return {
+        "busy": sum(total for total, _ in sums.values()),
+        "longest": [[name, round(total, 3), number] for name, (total, number) in longest],
         "launches": sum(event.name in LAUNCHES for event in events),
         "kernels": sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events),
         # The profiler waits once itself, when it ends.
@@ -169,26 +185,38 @@ def profile(step: Callable) -> dict[str, int]:
     }
 
 
-def run_case(case: Case, arms: Sequence[str], device: str, pairs: int) -> dict[str, dict]:
-    """Figures of a case by arm; of an arm that fails, its error."""
+def compile_case(case: Case, arms: Sequence[str], device: str) -> tuple[Batch, dict[str, Arm], dict[str, dict]]:
+    """Starts the compiled arms of a case; returns its batch, these arms, and the errors of those that failed."""
     batch = make_batch(case.batch, *case.size, boxes=8, device=device)
-    operations = count_operations(case, batch, device)
+    started, failed = start_arms(case, [name for name in case.without_absent(arms) if name in COMPILED], batch, device)
+    return batch, started, failed
+
+
+def start_arms(case: Case, arms: Sequence[str], batch: Batch, device: str) -> tuple[dict[str, Arm], dict[str, dict]]:
+    """Starts some arms of a case; returns them, and the errors of those that failed."""
     started: dict[str, Arm] = {}
-    found: dict[str, dict] = {}
-    for name in case.without_absent(arms):
+    failed: dict[str, dict] = {}
+    for name in arms:
         try:
             started[name] = start(case, name, batch, device)
         except Exception as error:  # out of memory, or nothing that torch compiles: the other arms go on
-            found[name] = {"error": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+            failed[name] = {"error": (str(error).splitlines() or [type(error).__name__])[0][:200]}
         if device == "cuda":
             torch.cuda.empty_cache()
-    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in started}
+    return started, failed
+
+
+def measure_arms(case: Case, arms: dict[str, Arm], batch: Batch, device: str, pairs: int) -> dict[str, dict]:
+    """Figures of the arms of a case, which take turns."""
+    operations = count_operations(case, batch, device)
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for number in range(pairs):
-        for name in list(started)[:: 1 if number % 2 else -1]:
-            rows[name].append(measure(started[name].step, device))
+        for name in list(arms)[:: 1 if number % 2 else -1]:
+            rows[name].append(measure(arms[name].step, device))
     peak = next((value for part, value in PEAKS.items() if device == "cuda" and part in hardware(device, 1)), None)
     base = [seconds for seconds, _ in rows.get("torchvision", [])]
-    for name, arm in started.items():
+    found = {}
+    for name, arm in arms.items():
         times = [seconds for seconds, _ in rows[name]]
         seconds = statistics.median(times)
         found[name] = {
@@ -197,11 +225,39 @@ def run_case(case: Case, arms: Sequence[str], device: str, pairs: int) -> dict[s
             "megapixels_per_second": case.batch * case.size[0] * case.size[1] / seconds / 1e6,
             "share_of_peak": None if peak is None else operations / seconds / peak,
             "ratio": statistics.median(b / a for a, b in zip(base, times, strict=True)) if base else None,
-            "peak_gib": max(memory for _, memory in rows[name]),
+            # CUDA graphs keep their memory between steps.
+            "peak_gib": None if name == "step" else max(memory for _, memory in rows[name]),
             "compiled_in": arm.compiled_in,
             **(profile(arm.step) if device == "cuda" else {}),
         }
     return found
+
+
+class Turns(NamedTuple):
+    """When the processes of the cases may measure."""
+
+    all_compiled: Barrier
+    """Compilers slow down whoever measures beside them."""
+    mine: Event
+    """The case before this one is done."""
+    next: Event
+
+
+def run_case(
+    name: str, arms: Sequence[str], device: str, pairs: int, turns: Turns, results: "Queue[tuple[str, dict]]"
+) -> None:
+    """Puts the name and the figures of a case by arm into ``results``; of an arm that fails, its error."""
+    case = CASES[name]
+    try:
+        batch, started, failed = compile_case(case, arms, device)
+        with suppress(BrokenBarrierError):  # a case has failed
+            turns.all_compiled.wait()
+        turns.mine.wait()
+        others, broken = start_arms(case, [n for n in case.without_absent(arms) if n not in COMPILED], batch, device)
+        figures = failed | broken | measure_arms(case, others | started, batch, device, pairs)
+        results.put((name, {n: figures[n] for n in arms if n in figures}))
+    finally:
+        turns.next.set()
 
 
 def lines_of(case: Case, found: dict[str, dict]) -> list[str]:
@@ -253,41 +309,32 @@ def photographs(count: int, size: tuple[int, int]) -> Iterator[Path]:
         yield root
 
 
-def data_wait(case: Case, device: str, images: int, steps: int) -> dict[str, float]:
-    """Trains Faster R-CNN on SNIPER's chips of JPEG files, with the backbone and the batch of a case.
+def data_wait(case: Case, compiled: str, device: str, images: int, steps: int) -> dict[str, float]:
+    """Trains Faster R-CNN on SNIPER's chips of JPEG files by the real command, with a case's backbone and batch.
 
-    Returns the share of the time that steps wait for their batch, and the chips per second.
+    No decoded image is kept, as if there were too many for that.
+
+    Returns:
+        ``wait_share`` of the time in which the device waits for data, ``images_per_second`` (chips), both of the second
+        half of the steps.
     """
     backbone = case.backbone if case.backbone.startswith("resnet") else "resnet50"
-    with photographs(images, (1280, 960)) as root:
-        parts = compose(
-            [
-                *("dataset=coco", f"dataset.root={root}", "detector=faster_rcnn_fpn", f"backbone={backbone}"),
-                *("backbone.weights=null", "backbone.norm=batch", "strategy=[sniper_no_negatives,flip]"),
-                *(f"data.batch_size={case.batch}", f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}"),
-            ]
-        )
-        detector = parts.module.detector.to(device, memory_format=torch.channels_last).train()
-        current: list[Batch] = []
-        step = take_steps(detector, lambda: step_losses(detector, current[0]), device)
-        waiting, total, done, epoch = 0.0, 0.0, -3, 0  # the first three steps are not counted
-        while done < steps:
-            batches = iter(parts.datamodule.epoch_loader(epoch))
-            epoch += 1
-            while done < steps:
-                start = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                waited = time.perf_counter() - start
-                current[:] = [batch.to(device, non_blocking=True)]
-                step()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                done += 1
-                if done > 0:
-                    waiting, total = waiting + waited, total + time.perf_counter() - start
-    return {"wait_share": waiting / total, "images_per_second": case.batch * steps / total}
+    with photographs(images, (1280, 960)) as root, tempfile.TemporaryDirectory() as run:
+        options = [
+            *("dataset=coco", f"dataset.root={root}", "detector=faster_rcnn_fpn", f"backbone={backbone}"),
+            *("backbone.weights=null", "backbone.norm=batch", "strategy=[sniper_no_negatives,flip]"),
+            *(f"trainer={'gpu' if device == 'cuda' else 'default'}", f"module.compiled={compiled}"),
+            *(f"data.batch_size={case.batch}", "data.keep_megabytes=0"),
+            *(f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"),
+            *("trainer.log_every_n_steps=10", f"hydra.run.dir={run}/run"),
+        ]
+        subprocess.run([sys.executable, "-m", "lightning_det.train", *options], check=True)
+        with open(f"{run}/run/metrics.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["train/data_wait"] and int(row["step"]) >= steps // 2]
+    return {
+        "wait_share": statistics.fmean(float(row["train/data_wait"]) for row in rows),
+        "images_per_second": statistics.harmonic_mean([float(row["train/views_per_s"]) for row in rows]),
+    }
 
 
 def parse() -> argparse.Namespace:
@@ -297,9 +344,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--pairs", type=int, default=10, help="measured steps per arm, in turns")
-    parser.add_argument("--minutes", type=float, default=10.0, help="no case begins later")
-    parser.add_argument("--images", type=int, default=256, help="JPEG files of the loader's table; 0 leaves it out")
-    parser.add_argument("--steps", type=int, default=40, help="of the loader's table")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all cases")
+    parser.add_argument("--images", type=int, default=256, help="JPEG files of the trainings; 0 leaves them out")
+    parser.add_argument("--steps", type=int, default=100, help="of the trainings")
+    parser.add_argument("--untested", action="store_true", help="leave the tests out")
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks/results/gpu.md")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
@@ -308,10 +356,37 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def all_cases(options: argparse.Namespace, end: float) -> Iterator[tuple[str, dict[str, dict]]]:
+    """Runs each case in a process of its own, until a time; yields the names and figures of those that are done."""
+    context = multiprocessing.get_context("spawn")
+    compilers = max(1, len(os.sched_getaffinity(0)) // len(options.cases))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compilers))
+    all_compiled, results = context.Barrier(len(options.cases)), context.Queue()
+    events = [context.Event() for _ in range(len(options.cases) + 1)]
+    events[0].set()
+    cases = []
+    for name, *mine in zip(options.cases, events, events[1:], strict=False):
+        given = (name, options.arms, options.device, options.pairs, Turns(all_compiled, *mine), results)
+        cases.append(context.Process(target=run_case, args=given, daemon=True))
+        cases[-1].start()
+    alive = True
+    while alive and time.monotonic() < end:
+        alive = any(case.is_alive() for case in cases)
+        with suppress(queue.Empty):
+            while True:
+                yield results.get(timeout=1.0)
+        for case, after in zip(cases, events[1:], strict=True):
+            if case.exitcode:  # whoever waits for it would wait for ever
+                all_compiled.abort()
+                after.set()
+    for case in cases:
+        case.terminate()
+
+
 def main() -> None:
     """Tests, measures and writes the table."""
     options, begin = parse(), time.monotonic()
-    if options.device == "cuda":
+    if options.device == "cuda" and not options.untested:
         subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_cuda.py")], check=True)
     place = f"{hardware(options.device, torch.get_num_threads())}; torch {torch.__version__}"
     intro = f"{place}, torchvision {torchvision.__version__}; {date.today()}; `python benchmarks/gpu.py`, bfloat16"
@@ -323,20 +398,23 @@ def main() -> None:
             file.writelines(f"{line}\n" for line in lines)
 
     say("# Training steps on a GPU", "", intro, "", *HEADER.split("\n"))
-    late = []
-    for name in options.cases:
-        if time.monotonic() - begin > 60 * options.minutes:
-            late.append(name)
-            continue
-        found["cases"][name] = run_case(CASES[name], options.arms, options.device, options.pairs)
-        say(*lines_of(CASES[name], found["cases"][name]))
+    for name, figures in all_cases(options, begin + 60 * options.minutes):
+        found["cases"][name] = figures
+        say(*lines_of(CASES[name], figures))
+    late = [name for name in options.cases if name not in found["cases"]]
     if late:
-        say("", f"Not measured within {options.minutes:g} minutes: {', '.join(late)} (`--cases` measures them alone).")
+        say("", f"Failed, or not measured in time: {', '.join(late)} (`--cases` measures them alone).")
     if options.images:
-        found["loader"] = data_wait(CASES[options.cases[0]], options.device, options.images, options.steps)
-        share, rate = 100 * found["loader"]["wait_share"], found["loader"]["images_per_second"]
-        trained = f"Faster R-CNN FPN with the first case's backbone and batch, eager: {rate:.0f} chips / s"
-        say("", f"Chips of JPEG files of 1280 x 960. {trained}; {share:.1f} % of the time waits for data.")
+        say(
+            "",
+            "Trainings of Faster R-CNN FPN with the first case's backbone and batch, on chips of JPEG files:",
+        )
+        say("", "| module.compiled | chips / s | of the time waits for data |", "|---|---:|---:|")
+    for compiled in ("null", "step") if options.images else ():
+        trained = data_wait(CASES[options.cases[0]], compiled, options.device, options.images, options.steps)
+        found.setdefault("trainings", {})[compiled] = trained
+        share, rate = trained["wait_share"], trained["images_per_second"]
+        say(f"| {compiled} | {rate:.0f} | {100 * share:.1f} % |")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
