@@ -11,6 +11,7 @@ from lightning_det.data.dataset import Collate
 from lightning_det.deployment.opsets import OPSETS, WRITTEN, convert
 from lightning_det.deployment.parts import Part
 from lightning_det.deployment.translations import translations
+from lightning_det.ops.tracing import exporting
 from lightning_det.protocols.structures import STRIDE, ImageRecord
 from lightning_det.system.errors import UserError
 from lightning_det.views.planner import Planner
@@ -54,7 +55,7 @@ def to_onnx(part: Part, height: int, width: int, dynamic: bool = True, opset: in
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
     for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(chatty).setLevel(logging.ERROR)  # `convert` reports what matters
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), exporting():
         warnings.simplefilter("ignore")  # from inside torch
         try:
             program = torch.onnx.export(
