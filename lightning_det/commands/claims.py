@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from lightning_det.evidence.execution import run_experiment
 from lightning_det.evidence.experiments import select_experiments
 from lightning_det.evidence.pages import page
-from lightning_det.evidence.records import make_record, read_record
+from lightning_det.evidence.records import check_protocol, make_record, read_record, with_earlier
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import atomic_write, write_json
 
@@ -32,10 +32,13 @@ def claims(cfg: DictConfig) -> None:
         home = (folder / claim / name).resolve()
         file = docs / "claims" / f"{claim}-{name}-{cfg.budget}.json"
         before = read_record(file, list(cfg.settings))
-        runs = run_experiment(experiment, seeds, cfg.budget, home, cfg.jobs)
+        if cfg.add:
+            check_protocol(before, experiment, cfg.budget, file)
+        wanted = [seed for seed in seeds if not (cfg.add and seed in before.get("seeds", []))]
+        runs = run_experiment(experiment, wanted, cfg.budget, home, cfg.jobs)
         labels = {"claim": claim, "experiment": name, "settings": list(cfg.settings), "jobs": cfg.jobs}
-        record = make_record(experiment, runs, seeds, home, budget=cfg.budget, labels=labels, before=before)
-        write_json(file, record)
+        record = make_record(experiment, runs, wanted, home, budget=cfg.budget, labels=labels, before=before)
+        write_json(file, with_earlier(record, before) if cfg.add and before else record)
     with atomic_write(docs / "claims.md") as stream:
         stream.write(page(docs / "claims"))
     print(docs / "claims.md")

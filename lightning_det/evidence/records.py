@@ -61,8 +61,6 @@ def make_record(
         before: the record of an earlier start. If the figures are the same, its day, machine and jobs are kept.
     """
     arms = [arm for arm in experiment.arms if experiment.arms[arm].tests]
-    shared = experiment.budgets[budget].tests
-    tests = {f"{arm}, {test}": given for arm in arms for test, given in experiment.arms[arm].tests.items()}
     folders = [training_folder(home, arm, seed) for arm in experiment.arms for seed in seeds]
     seconds = sum(elapsed_seconds(f.parent) for folder in folders for f in folder.rglob(ELAPSED))
     record = {
@@ -81,15 +79,61 @@ def make_record(
         "baseline": experiment.baseline,
         "figures": list(experiment.figures),
         "bars": [asdict(bar) for bar in experiment.bars],
-        "trainings": {arm: experiment.training(arm, 0, budget, Path("RUNS")) for arm in experiment.arms},
-        "evaluations": {row: [*shared, *given] for row, given in tests.items()},
+        **_protocol(experiment, budget),
         # Without folders of this machine; the protocol names the data.
         "runs": [{key: value for key, value in asdict(run).items() if key != "data"} for run in runs],
-        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms},
+        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms} if seeds else before["steps"],
     }
     if record["runs"] == before.get("runs"):
         record |= {key: before[key] for key in ("date", "hardware", "jobs")}
     return record
+
+
+def _protocol(experiment: Experiment, budget: str) -> dict[str, dict[str, list[str]]]:
+    """The overrides of an experiment's trainings and evaluations, for records."""
+    shared = experiment.budgets[budget].tests
+    return {
+        "trainings": {arm: experiment.training(arm, 0, budget, Path("RUNS")) for arm in experiment.arms},
+        "evaluations": {
+            f"{arm}, {test}": [*shared, *given]
+            for arm, content in experiment.arms.items()
+            for test, given in content.tests.items()
+        },
+    }
+
+
+def check_protocol(record: Mapping[str, Any], experiment: Experiment, budget: str, file: Path) -> None:
+    """Checks that seeds can be added to a record, which may be empty.
+
+    Args:
+        record: see `read_record`.
+        experiment: its current protocol.
+        budget: of the new runs.
+        file: of the record, for the message.
+
+    Raises:
+        ConfigError: the protocol has changed, or the machine is another one, since the record was made.
+    """
+    if not record:
+        return
+    now = _protocol(experiment, budget) | {"hardware": hardware()}
+    changed = [name for name, value in now.items() if record[name] != value]
+    if changed:
+        raise ConfigError(
+            f"add=true: {file} has other {', '.join(changed)} than a run has now; without add=true, all seeds run"
+        )
+
+
+def with_earlier(record: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of further seeds, together with an earlier one of the same protocol."""
+    if not record["seeds"]:
+        return dict(before)
+    seeds = sorted({*before["seeds"], *record["seeds"]})
+    kept = [run for run in before["runs"] if run["seed"] not in record["seeds"]]
+    rows = list(record["evaluations"])
+    runs = sorted([*kept, *record["runs"]], key=lambda run: (rows.index(run["name"]), run["seed"]))
+    seconds = before["process_seconds"] + record["process_seconds"]
+    return record | {"seeds": seeds, "runs": runs, "process_seconds": seconds}
 
 
 def _steps(folder: Path) -> int:

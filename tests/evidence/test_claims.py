@@ -223,6 +223,7 @@ def asked(tmp_path):
     node = {"title": "t", "equal": "pixels", "canvas": 1, "budgets": {"laptop": {"canvases": 2}}}
     node |= {"arms": {"one": arm, "two": arm}, "baseline": "one, t"}
     given = {"protocols": {"c": {"e": node}}, "seeds": 1, "budget": "laptop", "experiments": None, "jobs": 1}
+    given["add"] = False
     return OmegaConf.create(given | {"folder": f"{tmp_path}/runs", "docs": f"{tmp_path}/docs", "settings": []})
 
 
@@ -262,6 +263,32 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
         OmegaConf.merge(asked, {"settings": ["a=1"], "folder": f"{tmp_path}/others", "docs": f"{tmp_path}/o"})
     )
     assert """'settings=["a=1"]'`""" in (tmp_path / "o/claims.md").read_text()
+
+
+def test_seeds_are_added_to_a_record_whose_runs_are_gone(commands, monkeypatch, asked, tmp_path):
+    called, fake = commands
+    file = tmp_path / "docs/claims/c-e-laptop.json"
+    monkeypatch.setattr(records, "_steps", lambda folder: 2)
+    monkeypatch.setattr(records, "elapsed_seconds", lambda folder: 10.0)
+    claims.claims(OmegaConf.merge(asked, {"add": True}))
+    (tmp_path / "runs").rename(tmp_path / "gone")
+    called.clear()
+    fake.AP = 0.7
+    added = OmegaConf.merge(asked, {"add": True, "seeds": 2})
+    claims.claims(added)
+    assert {folder for name, folder, _ in called if name == "train"} == {"one-1", "two-1"}
+    record = read(file)
+    assert record["seeds"] == [0, 1]
+    rows = [("one, t", 0, 0.5), ("one, t", 1, 0.7), ("two, t", 0, 0.5), ("two, t", 1, 0.7)]
+    assert [(run["name"], run["seed"], run["figures"]["AP"]) for run in record["runs"]] == rows
+    claims.claims(added)
+    assert read(file) == record
+    monkeypatch.setattr(records, "hardware", lambda: "another machine")
+    with pytest.raises(ConfigError, match="has other hardware than a run has now"):
+        claims.claims(added)
+    changed = {"protocols": {"c": {"e": {"arms": {"one": {"settings": ["z=1"]}}}}}}
+    with pytest.raises(ConfigError, match="has other trainings, hardware than"):
+        claims.claims(OmegaConf.merge(added, changed))
 
 
 def test_a_failure_does_not_stop_the_others(commands, tmp_path):
