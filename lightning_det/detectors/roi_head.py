@@ -98,15 +98,14 @@ class RoIHead(SecondStage):
         """`losses`, and the deltas of proposals, with which a cascade goes on; see `shared`."""
         rois, usable = candidates(proposals, batch)
         labels, matched, ious = label_rois(rois, usable, batch.boxes, batch.labels, batch.states, **self.thresholds)
-        boxes = gather_boxes(batch.boxes, matched)
-        ranking = self.select.ranking
-        ranked = None if ranking is None else self._rank(ranking, shared, rois, labels, boxes)
+        ranking, ranked = self.select.ranking, None
+        if ranking is not None:
+            ranked = self._rank(ranking, shared, rois, labels, gather_boxes(batch.boxes, matched))
         current = None if ranked is None else ranked.losses
         index, chosen = self.select(Regions(rois, labels, ious, current))
         known = None if current is None else current.masked_fill(labels < 0, torch.nan)
-        rois, boxes = gather_boxes(rois, index), gather_boxes(boxes, index)
-        labels, matched = labels.gather(1, index), matched.gather(1, index)
-        judged = self._judge(shared, rois, labels, boxes)
+        rois, labels, matched = gather_boxes(rois, index), labels.gather(1, index), matched.gather(1, index)
+        judged = self._judge(shared, rois, labels, gather_boxes(batch.boxes, matched))
         total = (judged.classification + judged.box).detach()
         count = mean_count(chosen.sum())
         losses = {

@@ -63,7 +63,9 @@ class CompiledStep:
         self.detector = detector
         self.graphs = 0
         # Random numbers are those of the operators, so what is selected does not depend on the compilation.
-        inductor = {"fallback_random": True, "triton.cudagraphs": True}
+        inductor: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": True}
+        if torch.__version__ < "2.14":
+            inductor["cpp.simdlen"] = 1  # the vectorised code that torch 2.11 makes for CPUs reads other RoIs' labels
         options: Any = inductor if backend == "inductor" else None
         self._losses: Callable[[Detector, Batch], dict[str, Tensor]] = torch.compile(
             step_losses, fullgraph=True, dynamic=False, backend=backend, options=options
