@@ -277,7 +277,7 @@ def lines_of(case: Case, found: dict[str, dict]) -> list[str]:
             "-" if ratio is None else f"{ratio:.2f}",
             f"{figures['peak_gib']:.1f}" if figures["peak_gib"] else "-",
             *(str(figures.get(key, "-")) for key in ("launches", "kernels", "waits")),
-            f"{figures['compiled_in']:.0f}",
+            f"{figures['compiled_in']:.0f}" if name in COMPILED else "-",
         ]
         lines.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
     return lines
@@ -326,7 +326,7 @@ def data_wait(case: Case, compiled: str, device: str, images: int, steps: int) -
             *(f"trainer={'gpu' if device == 'cuda' else 'default'}", f"module.compiled={compiled}"),
             *(f"data.batch_size={case.batch}", "data.keep_megabytes=0"),
             *(f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"),
-            *("trainer.log_every_n_steps=10", f"hydra.run.dir={run}/run"),
+            *(f"trainer.log_every_n_steps={max(1, steps // 10)}", f"hydra.run.dir={run}/run"),
         ]
         subprocess.run([sys.executable, "-m", "lightning_det.train", *options], check=True)
         with open(f"{run}/run/metrics.csv", newline="") as file:

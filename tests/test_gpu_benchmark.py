@@ -1,7 +1,11 @@
 """The benchmark for GPUs, as far as it runs without one."""
 
+import argparse
 import sys
+import time
 from pathlib import Path
+from queue import Queue
+from threading import Barrier, Event
 
 import pytest
 
@@ -34,7 +38,11 @@ def test_figures_of_arms_and_errors_become_rows(monkeypatch):
         return start(case, name, *arguments)
 
     monkeypatch.setattr(gpu, "start", fail_once)
-    found = gpu.run_case(gpu.CASES["smoke"], ["torchvision", "eager", "parts"], "cpu", pairs=2)
+    turns, results = gpu.Turns(Barrier(1), Event(), Event()), Queue()
+    turns.mine.set()
+    gpu.run_case("smoke", ["torchvision", "eager", "parts"], "cpu", 2, turns, results)
+    name, found = results.get_nowait()
+    assert (name, list(found), turns.next.is_set()) == ("smoke", ["torchvision", "eager", "parts"], True)
     assert found["eager"]["ratio"] > 0
     assert found["eager"]["images_per_second"] == pytest.approx(1 / found["eager"]["seconds"])
     lines = gpu.lines_of(gpu.CASES["smoke"], found)
@@ -43,7 +51,15 @@ def test_figures_of_arms_and_errors_become_rows(monkeypatch):
 
 
 @pytest.mark.slow
+def test_cases_run_in_processes_and_one_that_breaks_does_not_hold_the_others_up(monkeypatch):
+    monkeypatch.setitem(gpu.CASES, "unknown", gpu.CASES["smoke"])  # the new processes do not have it
+    options = argparse.Namespace(cases=["unknown", "smoke"], arms=["eager"], device="cpu", pairs=1)
+    done = list(gpu.all_cases(options, time.monotonic() + 300))
+    assert [(name, list(found)) for name, found in done] == [("smoke", ["eager"])]
+
+
+@pytest.mark.slow
 def test_waiting_for_data_is_a_share_of_the_time():
-    found = gpu.data_wait(gpu.CASES["smoke"]._replace(backbone="resnet18"), "cpu", images=3, steps=1)
+    found = gpu.data_wait(gpu.CASES["smoke"]._replace(backbone="resnet18"), "null", "cpu", images=3, steps=2)
     assert 0 < found["wait_share"] < 1
     assert found["images_per_second"] > 0
