@@ -13,6 +13,7 @@ from lightning_det.annotations.problems import Problem
 from lightning_det.data import dataset, images
 from lightning_det.data.coco import Coco
 from lightning_det.data.memory import Reader
+from lightning_det.data.voc import Voc
 from lightning_det.inspection.advice import SLOWED, next_command, print_suggestion
 from lightning_det.inspection.costs import Cost, Pass, epoch_costs
 from lightning_det.inspection.duration import AROUND, MINUTES, estimate
@@ -180,6 +181,12 @@ def test_the_time_of_decoding_and_validation_is_part_of_the_announced_minutes(de
 
 def suggestion_of(store, speed=None):
     return make_suggestion(store, 10, None, 5, speed, Reader(), 0)
+
+
+def test_photographs_get_what_docs_choosing_says(drone, bccd):
+    cars, cells = Coco(str(drone)).read("train2017")[0], Voc(str(bccd)).read("train")[0]
+    assert suggestion_of(cars).recommended.strategy == ("sniper_no_negatives", "flip")
+    assert suggestion_of(cells).recommended.strategy == ("single_scale", "flip")
 
 
 def test_real_sizes_get_the_strategies_that_suit_them():
