@@ -16,6 +16,9 @@ SIZES = ("AP_small", "AP_medium", "AP_large")
 CLASSES = 40
 """Maximum number of classes in a plot; those with the largest differences are shown."""
 
+MARKERS = "os^Dv"
+"""Of the first ten groups, the next ten ...; there are ten colours."""
+
 
 def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "") -> None:
     """Plots AP against object size, with standard deviations over seeds.
@@ -43,9 +46,8 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
         # Shifted a little, so error bars do not overlap.
         where = [k + width * (number - (len(groups) - 1) / 2) for k in range(len(points))]
         bars = [100 * (p["std"] or 0) for p in points]
-        axes.errorbar(
-            where, [100 * p["mean"] for p in points], bars, marker="o", capsize=2, label=_short(group["name"])
-        )
+        means, label = [100 * p["mean"] for p in points], _short(group["name"])
+        axes.errorbar(where, means, bars, marker=_marker(number), capsize=2, label=label)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_ylabel("AP")
     _finish(figure, axes, file, title)
@@ -67,14 +69,14 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "", 
     if not known:
         return False
     figure, axes = _figure()
-    for group in known:
+    for number, group in enumerate(known):
         ap = group["figures"]["AP"]
         bar = 100 * (ap["std"] or 0)
         axes.errorbar(
             [(group["cost"]["test_pixels"]["mean"] if tested else training_pixels(group)) / 1e6],
             [100 * ap["mean"]],
             [bar],
-            marker="o",
+            marker=_marker(number),
             capsize=3,
             label=_short(group["name"]),
         )
@@ -85,6 +87,11 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "", 
     axes.set_ylabel("AP")
     _finish(figure, axes, file, title)
     return True
+
+
+def _marker(number: int) -> str:
+    """The marker of a group by its position."""
+    return MARKERS[number // 10 % len(MARKERS)]
 
 
 def plot_classes(groups: Sequence[Mapping[str, Any]], baseline: str, file: Path, title: str = "") -> bool:
