@@ -16,7 +16,7 @@ ROWS = 512
 """Boxes that are compared with all others at a time, which bounds the memory where operations are not fused."""
 
 BITS = 32
-"""Pairs of boxes per number, see `pack_bits`: a round reads an eighth of what a byte per pair would take."""
+"""Pairs of boxes in a number, see `pack_bits`. With a byte for each pair, a round would read eight times as much."""
 
 
 def suppress_in_rounds(

@@ -33,7 +33,7 @@ def align(canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
     """
     channels, height, width = canvas.shape[1:]
     on_gpu = canvas.device.type != "cpu"
-    if on_gpu and not _has_kernels():
+    if on_gpu and not _has_kernels(canvas.device):
         cells = torchvision.ops.roi_align(canvas, rois, size, 1.0, samples, aligned=False)
         return cells.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     index, weight = taps(rois.to(torch.promote_types(rois.dtype, torch.float32)), height, width, size, samples)
@@ -47,9 +47,10 @@ def align(canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
     return cells.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
 
 
-def _has_kernels() -> bool:
-    """Whether a GPU computes sparse products here: not without Triton, and not where results must not vary."""
-    return find_spec("triton") is not None and not torch.are_deterministic_algorithms_enabled()
+def _has_kernels(device: torch.device) -> bool:
+    """Whether a device has kernels for sparse products here: not without Triton, nor where results must not vary."""
+    wanted = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    return wanted and find_spec("triton") is not None
 
 
 @align.register_fake
@@ -62,7 +63,7 @@ def gradient_of_canvas(gradient: Tensor, rois: Tensor, shape: list[int], size: i
     """The gradient of `align`'s canvas of a (B, C, H, W) ``shape``, in channels-last format, by that of its result."""
     batch, channels, height, width = shape
     on_gpu = gradient.device.type != "cpu"
-    if on_gpu and not _has_kernels():
+    if on_gpu and not _has_kernels(gradient.device):
         numbers = (1.0, size, size, batch, channels, height, width, samples, False)
         pixels = torch.ops.torchvision._roi_align_backward(gradient, rois, *numbers)
         return pixels.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
