@@ -14,7 +14,6 @@ the real command on chips of JPEG files: how long the device waits for data.
 """
 
 import argparse
-import csv
 import json
 import multiprocessing
 import os
@@ -22,10 +21,9 @@ import queue
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from multiprocessing import Queue
 from multiprocessing.synchronize import Barrier, Event
@@ -33,10 +31,9 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torchvision
-from PIL import Image
+from gpu_training import data_wait
 from published import dsod300
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +42,7 @@ from train_step import CLASSES, DENSE, hardware, make_batch, make_detector, make
 from lightning_det.modules.step import CompiledStep, step_losses
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection import RandomSelector
+from lightning_det.system.workload import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -185,13 +183,6 @@ def profile(step: Callable) -> dict[str, Any]:
     }
 
 
-def compile_case(case: Case, arms: Sequence[str], device: str) -> tuple[Batch, dict[str, Arm], dict[str, dict]]:
-    """Starts the compiled arms of a case; returns its batch, these arms, and the errors of those that failed."""
-    batch = make_batch(case.batch, *case.size, boxes=8, device=device)
-    started, failed = start_arms(case, [name for name in case.without_absent(arms) if name in COMPILED], batch, device)
-    return batch, started, failed
-
-
 def start_arms(case: Case, arms: Sequence[str], batch: Batch, device: str) -> tuple[dict[str, Arm], dict[str, dict]]:
     """Starts some arms of a case; returns them, and the errors of those that failed."""
     started: dict[str, Arm] = {}
@@ -248,12 +239,14 @@ def run_case(
 ) -> None:
     """Puts the name and the figures of a case by arm into ``results``; of an arm that fails, its error."""
     case = CASES[name]
+    present = case.without_absent(arms)
     try:
-        batch, started, failed = compile_case(case, arms, device)
+        batch = make_batch(case.batch, *case.size, boxes=8, device=device)
+        started, failed = start_arms(case, [n for n in present if n in COMPILED], batch, device)
         with suppress(BrokenBarrierError):  # a case has failed
             turns.all_compiled.wait()
         turns.mine.wait()
-        others, broken = start_arms(case, [n for n in case.without_absent(arms) if n not in COMPILED], batch, device)
+        others, broken = start_arms(case, [n for n in present if n not in COMPILED], batch, device)
         figures = failed | broken | measure_arms(case, others | started, batch, device, pairs)
         results.put((name, {n: figures[n] for n in arms if n in figures}))
     finally:
@@ -283,60 +276,6 @@ def lines_of(case: Case, found: dict[str, dict]) -> list[str]:
     return lines
 
 
-@contextmanager
-def photographs(count: int, size: tuple[int, int]) -> Iterator[Path]:
-    """A folder in COCO's layout with smooth random JPEG files of (width, height), eight boxes each."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for split in ("train2017", "val2017", "annotations"):
-            (root / split).mkdir()
-        images, boxes = [], []
-        for number in range(count):
-            noise = Image.fromarray(rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8))
-            noise.resize(size, Image.Resampling.BICUBIC).save(root / "train2017" / f"{number}.jpg", quality=90)
-            images.append({"id": number, "file_name": f"{number}.jpg", "width": size[0], "height": size[1]})
-            for x, y, side in zip(
-                *rng.uniform(0, 0.8, (2, 8)) * np.array([size]).T, rng.uniform(16, 160, 8), strict=True
-            ):
-                box = [float(x), float(y), float(min(side, size[0] - x)), float(min(side, size[1] - y))]
-                boxes.append({"id": len(boxes), "image_id": number, "category_id": 1, "bbox": box, "iscrowd": 0})
-        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "object"}]}
-        for split in ("train2017", "val2017"):
-            (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-        for file in (root / "train2017").iterdir():
-            (root / "val2017" / file.name).symlink_to(file)
-        yield root
-
-
-def data_wait(case: Case, compiled: str, device: str, images: int, steps: int) -> dict[str, float]:
-    """Trains Faster R-CNN on SNIPER's chips of JPEG files by the real command, with a case's backbone and batch.
-
-    No decoded image is kept, as if there were too many for that.
-
-    Returns:
-        ``wait_share`` of the time in which the device waits for data, ``images_per_second`` (chips), both of the second
-        half of the steps.
-    """
-    backbone = case.backbone if case.backbone.startswith("resnet") else "resnet50"
-    with photographs(images, (1280, 960)) as root, tempfile.TemporaryDirectory() as run:
-        options = [
-            *("dataset=coco", f"dataset.root={root}", "detector=faster_rcnn_fpn", f"backbone={backbone}"),
-            *("backbone.weights=null", "backbone.norm=batch", "strategy=[sniper_no_negatives,flip]"),
-            *(f"trainer={'gpu' if device == 'cuda' else 'default'}", f"module.compiled={compiled}"),
-            *(f"data.batch_size={case.batch}", "data.keep_megabytes=0"),
-            *(f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0"),
-            *(f"trainer.log_every_n_steps={max(1, steps // 10)}", f"hydra.run.dir={run}/run"),
-        ]
-        subprocess.run([sys.executable, "-m", "lightning_det.train", *options], check=True)
-        with open(f"{run}/run/metrics.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["train/data_wait"] and int(row["step"]) >= steps // 2]
-    return {
-        "wait_share": statistics.fmean(float(row["train/data_wait"]) for row in rows),
-        "images_per_second": statistics.harmonic_mean([float(row["train/views_per_s"]) for row in rows]),
-    }
-
-
 def parse() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -359,7 +298,7 @@ def parse() -> argparse.Namespace:
 def all_cases(options: argparse.Namespace, end: float) -> Iterator[tuple[str, dict[str, dict]]]:
     """Runs each case in a process of its own, until a time; yields the names and figures of those that are done."""
     context = multiprocessing.get_context("spawn")
-    compilers = max(1, len(os.sched_getaffinity(0)) // len(options.cases))
+    compilers = max(1, cores() // len(options.cases))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(compilers))
     all_compiled, results = context.Barrier(len(options.cases)), context.Queue()
     events = [context.Event() for _ in range(len(options.cases) + 1)]
@@ -411,7 +350,9 @@ def main() -> None:
         )
         say("", "| module.compiled | chips / s | of the time waits for data |", "|---|---:|---:|")
     for compiled in ("null", "step") if options.images else ():
-        trained = data_wait(CASES[options.cases[0]], compiled, options.device, options.images, options.steps)
+        case = CASES[options.cases[0]]
+        backbone = case.backbone if case.backbone.startswith("resnet") else "resnet50"
+        trained = data_wait(backbone, case.batch, compiled, options.device, options.images, options.steps)
         found.setdefault("trainings", {})[compiled] = trained
         share, rate = trained["wait_share"], trained["images_per_second"]
         say(f"| {compiled} | {rate:.0f} | {100 * share:.1f} % |")

@@ -55,7 +55,7 @@ def computed(name, device):
 def test_losses_and_gradients_are_those_of_the_cpu(name):
     expected = computed(name, "cpu")
     # Samples of bins that are not shifted yet lie on pixels, where the slope depends on the side that rounding chooses.
-    tolerance = 1e-4 if "deformable" in name else 1e-9
+    tolerance = 1e-5 if "deformable" in name else 1e-9
     for kind, (losses, gradient) in computed(name, "cuda").items():
         torch.testing.assert_close(losses, expected[kind][0], rtol=1e-9, atol=1e-9, msg=lambda m, k=kind: f"{k}: {m}")
         largest = float(expected[kind][1].abs().max())
@@ -113,7 +113,10 @@ def test_a_compiled_step_learns_what_the_step_learns(name):
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = DETECTORS[name]().cuda().to(memory_format=torch.channels_last)
-    batches = [make_batch(4, 96, 128, classes=CLASSES, seed=seed).to("cuda") for seed in range(4)]
+    # Priors that contain a box, or lie in it, overlap it equally, and rounding chooses the best: not for these boxes.
+    drawn = {"count": 2, "boxes": 1, "seeds": (3, 7, 19, 22)} if name == "ssd" else {"count": 4, "seeds": range(4)}
+    seeds = drawn.pop("seeds")
+    batches = [make_batch(height=96, width=128, classes=CLASSES, seed=seed, **drawn).to("cuda") for seed in seeds]
     found = {}
     with torch.backends.cudnn.flags(allow_tf32=False):
         for kind, losses in (("eager", lambda batch: step_losses(model, batch)), ("compiled", CompiledStep(model))):
@@ -128,12 +131,10 @@ def test_a_compiled_step_learns_what_the_step_learns(name):
                 values = {f"{n} {k}": v.detach() for n, step in enumerate(steps) for k, v in step.items()}
                 gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
                 found[kind].append((values, gradient.clone()))
-    # A small box overlaps all priors that contain it equally: rounding chooses the best one.
-    ties = 5 if name == "ssd" else 1
     for (values, gradient), (expected, slope) in zip(found["compiled"], found["eager"], strict=True):
-        torch.testing.assert_close(values, expected, rtol=1e-3 * ties, atol=1e-4)
+        torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-4)
         # A ReLU that rounding switches changes single values; memory that is written over changes all of them.
-        assert float((gradient - slope).norm()) < 0.05 * ties * float(slope.norm())
+        assert float((gradient - slope).norm()) < 0.05 * float(slope.norm())
 
 
 def test_waits_are_those_of_the_device():

@@ -12,6 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
+import gpu_training
 
 from lightning_det.data.coco import Coco
 
@@ -23,7 +24,7 @@ def test_arms_are_those_that_the_case_has():
 
 
 def test_photographs_are_a_dataset():
-    with gpu.photographs(3, (320, 256)) as root:
+    with gpu_training.photographs(3, (320, 256)) as root:
         store, problems = Coco(str(root)).read("train2017")
     assert (len(store), len(store.boxes), problems) == (3, 24, [])
 
@@ -60,6 +61,6 @@ def test_cases_run_in_processes_and_one_that_breaks_does_not_hold_the_others_up(
 
 @pytest.mark.slow
 def test_waiting_for_data_is_a_share_of_the_time():
-    found = gpu.data_wait(gpu.CASES["smoke"]._replace(backbone="resnet18"), "null", "cpu", images=3, steps=2)
+    found = gpu_training.data_wait("resnet18", 1, "null", "cpu", images=3, steps=2)
     assert 0 < found["wait_share"] < 1
     assert found["images_per_second"] > 0
