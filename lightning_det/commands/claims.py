@@ -35,6 +35,8 @@ def claims(cfg: DictConfig) -> None:
         if cfg.add:
             check_protocol(before, experiment, cfg.budget, file)
         wanted = [seed for seed in seeds if not (cfg.add and seed in before.get("seeds", []))]
+        if not wanted:
+            continue
         runs = run_experiment(experiment, wanted, cfg.budget, home, cfg.jobs)
         labels = {"claim": claim, "experiment": name, "settings": list(cfg.settings), "jobs": cfg.jobs}
         record = make_record(experiment, runs, wanted, home, budget=cfg.budget, labels=labels, before=before)

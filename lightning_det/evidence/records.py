@@ -82,7 +82,7 @@ def make_record(
         **_protocol(experiment, budget),
         # Without folders of this machine; the protocol names the data.
         "runs": [{key: value for key, value in asdict(run).items() if key != "data"} for run in runs],
-        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms} if seeds else before["steps"],
+        "steps": {arm: _steps(training_folder(home, arm, seeds[0])) for arm in arms},
     }
     if record["runs"] == before.get("runs"):
         record |= {key: before[key] for key in ("date", "hardware", "jobs")}
@@ -126,8 +126,6 @@ def check_protocol(record: Mapping[str, Any], experiment: Experiment, budget: st
 
 def with_earlier(record: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """A record of further seeds, together with an earlier one of the same protocol."""
-    if not record["seeds"]:
-        return dict(before)
     seeds = sorted({*before["seeds"], *record["seeds"]})
     kept = [run for run in before["runs"] if run["seed"] not in record["seeds"]]
     rows = list(record["evaluations"])

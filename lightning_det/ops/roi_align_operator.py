@@ -36,7 +36,7 @@ def align(canvas: Tensor, rois: Tensor, size: int, samples: int) -> Tensor:
     if on_gpu and not _has_kernels(canvas.device):
         cells = torchvision.ops.roi_align(canvas, rois, size, 1.0, samples, aligned=False)
         return cells.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    index, weight = taps(rois.to(torch.promote_types(rois.dtype, torch.float32)), height, width, size, samples)
+    index, weight = taps(rois, height, width, size, samples)
     pixels, weight = canvas.permute(0, 2, 3, 1).reshape(-1, channels), weight.to(canvas.dtype)
     if on_gpu:
         from lightning_det.ops.weighted_rows import sum_rows
@@ -67,7 +67,7 @@ def gradient_of_canvas(gradient: Tensor, rois: Tensor, shape: list[int], size: i
         numbers = (1.0, size, size, batch, channels, height, width, samples, False)
         pixels = torch.ops.torchvision._roi_align_backward(gradient, rois, *numbers)
         return pixels.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    index, weight = taps(rois.to(torch.promote_types(rois.dtype, torch.float32)), height, width, size, samples)
+    index, weight = taps(rois, height, width, size, samples)
     per_cell = gradient.to(weight.dtype).permute(0, 2, 3, 1).reshape(-1, channels)
     count = batch * height * width
     if on_gpu:
@@ -107,7 +107,7 @@ def taps(rois: Tensor, height: int, width: int, size: int, samples: int) -> tupl
     """Finds the pixels that every output cell reads, and their weights.
 
     Args:
-        rois: (N, 5) float32, image number and ``xyxy`` in pixels of the map.
+        rois: (N, 5) float, image number and ``xyxy`` in pixels of the map; half precision is raised to float32.
         height: of the map.
         width: of the map.
         size: cells per side.
@@ -116,6 +116,7 @@ def taps(rois: Tensor, height: int, width: int, size: int, samples: int) -> tupl
     Returns:
         Positions in the flattened (B, H, W) and weights, both (N * size * size, T) with T = (2 * samples) ** 2.
     """
+    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
     x, weight_x = _axis(rois[:, 1], rois[:, 3], width, size, samples)
     y, weight_y = _axis(rois[:, 2], rois[:, 4], height, size, samples)
     image = rois[:, 0].to(torch.int64)[:, None, None, None, None]
