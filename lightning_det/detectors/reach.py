@@ -13,8 +13,8 @@ MET = 0.5
 CANDIDATES = 20
 """Number of smallest sizes that `fit_sizes` tries."""
 
-RATIOS = np.linspace(1.25, 2.25, 9)
-"""Ratios of neighbouring sizes that `fit_sizes` tries."""
+RATIOS = np.linspace(1.25, 1 / MET, 7)
+"""Ratios of neighbouring sizes that `fit_sizes` tries; above ``1 / MET``, neither would meet a square between them."""
 
 LOWER_LIMITS = (2.0, 4.0)
 """Bounds of the lower limit of a map with points, in its strides. FCOS has 4; below 2, boxes would have few points."""

@@ -120,6 +120,14 @@ def test_as_many_sizes_are_fitted_as_the_detector_has():
     assert min(abs(s - 40) for s in fit_sizes(detector(), squares(40))) < 12
 
 
+def test_fitted_sizes_leave_no_gap():
+    """Sizes of 18, 40 and 90 cover a wider range, but hardly met the cars of 26 pixels between them."""
+    boxes = np.concatenate([squares(side, 20) for side in np.geomspace(10, 600, 30)])
+    sizes = fit_sizes(detector(), boxes)
+    between = np.concatenate([squares(side, 20) for side in np.geomspace(sizes[0], sizes[-1], 60)])
+    assert (best_ious(between, detector(sizes=sizes).anchor_shapes()) >= 0.48).all()
+
+
 @pytest.mark.slow
 def test_coco_gets_about_the_published_anchors():
     store = coco_like(1400)
