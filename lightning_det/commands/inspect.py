@@ -29,7 +29,7 @@ from lightning_det.plotting.curves import plot_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.composition import run_folder, save_config, validate_run
 from lightning_det.runs.mining import proposals_file, with_proposals
-from lightning_det.runs.suggested_options import check_name, write_options
+from lightning_det.runs.suggested_options import check_name, repeated_options, write_options
 from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import write_json
 
@@ -79,7 +79,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
             f"pyramid, in {focus.chips:.2g} chips per image (focus.png)"
         )
     if suggestion is not None:
-        print_suggestion(suggestion, write_options(cfg, suggestion), splits.problems)
+        print_suggestion(suggestion, write_options(cfg, suggestion), splits.problems, repeated_options())
     elif cfg.write is not None:
         raise ConfigError(f"write={cfg.write}: {cfg.split} has no boxes, so there is nothing to suggest")
     print(folder)

@@ -38,7 +38,7 @@ OVERLAP = (0.4, 0.8)
 """Lower end of a range divided by the upper end of the finer one: at the finest scales, and at the coarsest."""
 
 FEW = 0.02
-"""A scale for a smaller share of the boxes is left out."""
+"""A scale for a smaller share of the boxes is left out; of SNIPER's chips also the coarsest."""
 
 TEST_WIDER = (0.75, 1.15)
 """Ends of the ranges of inference divided by those of training: sizes of detections are inexact."""
@@ -110,11 +110,6 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
     small = max(1e-3, float(np.percentile(sizes, SMALL)))
     factors = scale_factors(sizes, size, long, seen / small)
     ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
-    anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
-    test = [
-        [round_pleasantly(low * TEST_WIDER[0]), -1 if high == -1 else round_pleasantly(high * TEST_WIDER[1])]
-        for low, high in ranges
-    ]
     smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
     mixed = largest >= MIXED[2] * smallest
     wanted = single_factor(sizes, long, stride)
@@ -123,23 +118,25 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
     fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
     coarsest = _resolution(SNIP_COARSEST * factors[-1], short, long)
     pyramid = [*fine, coarsest]
+    # A scale without chips learns nothing, not even what background is: tested there, a detector finds large objects
+    # everywhere. SNIP's whole images show it background.
+    last = slice(-1 if fine and (sizes >= ranges[-1][0]).mean() < FEW else None)
+    of_chips = [*ranges[last][:-1], [ranges[last][-1][0], -1]]
     # A single resolution shows objects of all sizes; windows would cut the large ones.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
         "resolution": _two_digits(single) if mixed else _resolution(single, short, long),
         "pyramid": pyramid,
-        "snip": {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": test, "sub_image": window},
+        "snip": _all_ranges(ranges) | {"sub_image": window},
         "sniper": {
             "size": size,
-            "scales": [*factors[:-1], [-1, size]],
-            "valid_ranges": ranges,
-            "anchor_ranges": anchors,
+            "scales": [*factors[:-1], [-1, size]][last],
             "stride": size // 16,
             "min_side": float(max(4, round(size / 50))),
-            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]],
-            "test_ranges": test,
+            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]][last],
+            **_all_ranges(of_chips),
         },
-        "focus": suggest_focus(factors, size, [low for low, _ in test]),
+        "focus": suggest_focus(factors[last], size, [low for low, _ in test_ranges(of_chips)]),
         "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 
@@ -249,6 +246,19 @@ def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
     shares = np.linspace(*OVERLAP, len(ends)) if len(ends) > 1 else [np.mean(OVERLAP)]
     lows = [round_pleasantly(share * end) for share, end in zip(shares, ends, strict=False)]
     return [list(pair) for pair in zip([0, *lows], [*ends, -1], strict=True)]
+
+
+def test_ranges(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Makes the ranges of inference, which are wider than those of training."""
+    return [
+        [round_pleasantly(low * TEST_WIDER[0]), -1 if high == -1 else round_pleasantly(high * TEST_WIDER[1])]
+        for low, high in ranges
+    ]
+
+
+def _all_ranges(ranges: list[list[int]]) -> dict[str, Any]:
+    anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
+    return {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": test_ranges(ranges)}
 
 
 def round_pleasantly(value: float) -> int:

@@ -1,4 +1,4 @@
-"""Names classes that are too rare: for their figures to mean much, or to be learned as well as the others."""
+"""Names classes whose figures mean little, that are too rare to be learned as well as the others, or hardly learned."""
 
 from collections.abc import Mapping
 
@@ -14,6 +14,9 @@ LEARNED = 100
 """A class with fewer boxes to learn from, and with less than `SHARE` of those of the most frequent one, is rare."""
 
 SHARE = 0.1
+
+POOR = (0.2, 0.3)
+"""A class with a lower AP50, or with a lower F1 at its best threshold, counts as hardly learned."""
 
 
 def rare_classes(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -54,7 +57,26 @@ def rarely_learned(boxes: Mapping[str, int]) -> str:
     )
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    """Lists classes with their counts, `NAMED` at most."""
+def hardly_learned(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Says which classes a detector hardly finds, although there are enough objects to tell.
+
+    Args:
+        per_class: figures by class: ``AP50`` and the number of ``boxes``.
+
+    Returns:
+        A sentence; empty without such classes.
+    """
+    poor = {
+        name: f"AP50 {ap50:.2f}"
+        for name, row in per_class.items()
+        if (row["boxes"] or 0) >= FEWEST and (ap50 := row["AP50"] or 0.0) < POOR[0]
+    }
+    if not poor:
+        return ""
+    return f"Hardly learned: {_listed(poor)}. Train longer, or look at the images and labels of these classes."
+
+
+def _listed(counts: Mapping[str, object]) -> str:
+    """Lists classes with their counts or figures, `NAMED` at most."""
     named = ", ".join(f"{one_line(name, LONGEST)} {count}" for name, count in list(counts.items())[:NAMED])
     return f"{named} and {len(counts) - NAMED} more" if len(counts) > NAMED else named

@@ -29,13 +29,16 @@ SLOWED = (
 SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
 
 
-def print_suggestion(suggestion: Suggestion, written: Sequence[Path], problems: Sequence[Problem]) -> None:
+def print_suggestion(
+    suggestion: Suggestion, written: Sequence[Path], problems: Sequence[Problem], repeated: str = ""
+) -> None:
     """Prints a suggestion.
 
     Args:
         suggestion: what to print.
         written: files that hold it; empty if it was not written, so that it is printed as yaml.
         problems: of the dataset; the next command says how to train without the records that they stop it at.
+        repeated: options for the next commands, such as the detector that the suggestion is for, with a leading space.
     """
     console = Console()
     print_scales(console, suggestion)
@@ -56,8 +59,9 @@ def print_suggestion(suggestion: Suggestion, written: Sequence[Path], problems: 
         print(f"written: {relative(file)}")
     if written:
         name = written[0].stem
-        print(f"look: lightning-det inspect dataset={name} strategy=suggested  # draws what the detector will see")
-        print(f"next: {next_command(name, problems)}")
+        look = f"lightning-det inspect dataset={name} strategy=suggested{repeated}"
+        print(f"look: {look}  # draws what the detector will see")
+        print(f"next: {next_command(name, problems, repeated)}")
 
 
 def relative(file: Path) -> Path:
@@ -65,11 +69,11 @@ def relative(file: Path) -> Path:
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
-def next_command(name: str, problems: Sequence[Problem]) -> str:
+def next_command(name: str, problems: Sequence[Problem], repeated: str = "") -> str:
     """Returns the command that trains on an option of ``dataset`` as suggested, whatever records are broken."""
     stops = any(not p.harmless and p.action != UNUSABLE for p in problems)
     without = " dataset.on_bad=skip  # without the records listed above" if stops else ""
-    return f"lightning-det train dataset={name} strategy=suggested{without}"
+    return f"lightning-det train dataset={name} strategy=suggested{repeated}{without}"
 
 
 def print_scales(console: Console, suggestion: Suggestion) -> None:

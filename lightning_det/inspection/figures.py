@@ -38,7 +38,7 @@ class Figures:
     finest: float
     """Finest scale of chips, at which small objects are seen well."""
     scales: int
-    """Number of SNIPER's scales; 1: the image in one chip shows small objects well."""
+    """Number of SNIP's scales; 1: the image in one chip shows small objects well."""
     object_tiles: float
     """Share of the tiles that show a part of a box."""
     costs: Mapping[str, Cost]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from math import ceil
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,8 @@ class Speed(NamedTuple):
     draw: float
     """Writing of a picture that shows an image twice: with its objects and with detections."""
     own: float = 1.0
-    """Seconds of processors that the training got per second: below 1 if other programs slowed it down."""
+    """Share of the time that the training wanted processors in which it had them: below 1 if other programs slowed it
+    down."""
 
 
 def measure_speed(detector: Detector, store: AnnotationStore, side: int, device: str = "cpu") -> Speed:
@@ -81,9 +83,9 @@ def measure_speed(detector: Detector, store: AnnotationStore, side: int, device:
         _finish(device)
 
     detector.train()
-    begun = time.perf_counter(), time.process_time()
+    begun = time.perf_counter(), time.process_time(), seconds_in_queue()
     trained = fastest(step, PATIENCE, device == "cpu")
-    own = (time.process_time() - begun[1]) / (time.perf_counter() - begun[0]) if device == "cpu" else 1.0
+    own = own_share(*begun) if device == "cpu" else 1.0
     detector.eval()
     tested = fastest(detect, PATIENCE, device == "cpu")
     return Speed(trained / megapixels, tested / megapixels, *measure_images(store, side), own)
@@ -139,6 +141,30 @@ def random_batch(count: int, side: int) -> Batch:
         flips=torch.zeros(count, dtype=torch.bool),
         index=torch.arange(count),
     )
+
+
+def seconds_in_queue() -> float | None:
+    """Seconds for which threads of this process were ready, but had no processor; None where Linux does not say it."""
+    try:
+        files = list(Path("/proc/self/task").glob("*/schedstat"))
+        return sum(int(file.read_text().split()[1]) for file in files) / 1e9 if files else None
+    except (OSError, ValueError, IndexError):  # a thread has ended meanwhile
+        return None
+
+
+def own_share(start: float, spent: float, queued: float | None) -> float:
+    """Computes ``own`` of `Speed` since a moment.
+
+    Args:
+        start: ``time.perf_counter()`` of that moment.
+        spent: its ``time.process_time()``.
+        queued: its `seconds_in_queue`.
+    """
+    spent = max(1e-9, time.process_time() - spent)
+    now = seconds_in_queue()
+    if queued is None or now is None:
+        return min(1.0, spent / (time.perf_counter() - start))
+    return spent / (spent + max(0.0, now - queued))
 
 
 def _finish(device: str) -> None:

@@ -135,7 +135,7 @@ def measure_figures(
         stride=stride,
         factor=round(factor, 2),
         finest=min(ENLARGED, size_seen(stride) / small),
-        scales=len(settings["sniper"]["scales"]),
+        scales=len(settings["pyramid"]),
         object_tiles=object_tiles(store, settings, factor, seed),
         costs=epoch_costs(store, settings, factor, reader, seed),
         speed=speed,

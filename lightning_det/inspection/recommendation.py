@@ -1,7 +1,7 @@
 """Recommends a strategy from figures of a dataset: rules in words and numbers, nothing else."""
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from lightning_det.inspection.costs import BATCH, TESTED_AT_ONCE, Cost, batch_size
 from lightning_det.inspection.duration import choose_length
 from lightning_det.inspection.figures import Figures
+from lightning_det.views import Chips, Planner, Pyramid
 
 EVERYWHERE = 1.2
 """Pixels of chips around objects, divided by those of tiles, from which tiles are the cheaper way to see them."""
@@ -59,6 +60,29 @@ def recommend(figures: Figures) -> Recommendation:
     if figures.crowd > CROWDED:
         settings["test"] = {"max_detections": 100 * ceil(figures.crowd / CROWDED)}
     return Recommendation((name, "flip"), settings, (*_sizes(figures, name), why, f"{said}."), length.minutes)
+
+
+def unneeded_views(figures: Figures, planner: Planner) -> str:
+    """Warns of chips and ranges of sizes where one view of the whole image shows small objects well.
+
+    On blood cells, which are such images, SNIPER has 6 AP less than whole images (``docs/claims.md``).
+
+    Args:
+        figures: of the dataset.
+        planner: makes the training views.
+
+    Returns:
+        The warning; empty if there is no reason for one.
+    """
+    everything = (0.0, inf)
+    ranged = isinstance(planner.scales, Pyramid) and any(r != everything for r in planner.scales.valid_ranges)
+    if figures.scales > 1 or not (ranged or isinstance(planner.windows, Chips)):
+        return ""
+    return (
+        "one view of the whole image shows the objects of this dataset well, so chips and ranges of sizes gain nothing "
+        "and may cost accuracy: on blood cells, SNIPER has 6 AP less than strategy=[single_scale,flip], see "
+        "docs/choosing.md"
+    )
 
 
 def _strategy(figures: Figures) -> tuple[str, str]:

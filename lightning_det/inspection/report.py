@@ -14,6 +14,7 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.evaluation.rare_classes import rarely_learned
 from lightning_det.inspection.proposal import Suggestion
+from lightning_det.inspection.recommendation import unneeded_views
 from lightning_det.inspection.splits import Splits
 from lightning_det.protocols.detector import Detector
 
@@ -46,6 +47,7 @@ def make_report(
         "boxes_without_chip": count_unlearned(store, data.train_views),
         "rare_classes": "" if data.balance is not None else rarely_learned(splits.statistics[split]["classes"]),
         "larger_than_tiles": larger_than_tiles(store, data.train_views),
+        "unneeded_views": "" if suggestion is None else unneeded_views(suggestion.figures, data.train_views),
         **anchors,
         "suggestion": None if suggestion is None else suggestion.to_dict(),
         "splits": splits.statistics,

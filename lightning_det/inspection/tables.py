@@ -85,8 +85,9 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
             f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
             "them get no chip (views.train.windows.orphans)"
         )
-    if report["larger_than_tiles"]:
-        log.warning("%s", report["larger_than_tiles"])
+    for warning in (report["larger_than_tiles"], report["unneeded_views"]):
+        if warning:
+            log.warning("%s", warning)
 
 
 def print_anchors(console: Console, report: dict[str, Any], advised: bool) -> None:

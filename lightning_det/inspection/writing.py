@@ -54,7 +54,8 @@ def comments(suggestion: Suggestion) -> dict[str, str]:
     said = {
         "resolution": f"single_scale: a tenth of the objects is below {small:.0f} px, seen at {wanted} unless views "
         f"would exceed {SINGLE_LARGEST / 1e6:g} megapixels; {costs['single_scale']}",
-        "pyramid": f"multi_scale and snip: the scales of sniper; {costs['snip']} with snip",
+        "pyramid": "multi_scale and snip: from the finest scale of sniper to the image in one chip; "
+        f"{costs['snip']} with snip",
         "anchor_sizes": "pixels of the view: fitted to the boxes at all of these scales",
         "anchor_ratios": "height / width: 10, 50 and 90 % of the boxes are below",
         "proposals_per_megapixel": f"at inference; there are {figures.boxes_per_image:.0f} boxes per image",

@@ -13,7 +13,7 @@ from lightning_det.callbacks.access import find_callback, val_store
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.evaluation.diagnosis import Diagnosis
 from lightning_det.evaluation.figures import format_figure
-from lightning_det.evaluation.rare_classes import rare_classes
+from lightning_det.evaluation.rare_classes import hardly_learned, rare_classes
 from lightning_det.report.page import Fact, Page
 from lightning_det.runs.composition import chosen_options
 from lightning_det.runs.layout import METRICS
@@ -132,8 +132,8 @@ def notes(metrics: Mapping[str, Any], run: str, validated: int | None, diagnosis
             f"The figures are those of the last validation. checkpoints/best.ckpt, with AP {format_figure(best)}, is "
             f"better: {evaluate} reports on it. thresholds.json is that of best.ckpt."
         )
-    if rare := rare_classes(metrics.get("per_class", {})):
-        said.append(rare)
+    per_class = metrics.get("per_class", {})
+    said += filter(None, (rare_classes(per_class), hardly_learned(per_class)))
     if diagnosis is None:
         said.append(
             "The run was resumed after its last validation, whose detections are not kept. So precision, confusion and "

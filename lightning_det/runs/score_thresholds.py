@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import LabelMap
 from lightning_det.checkpoint import checkpoint_file
+from lightning_det.evaluation.rare_classes import POOR
 from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
 from lightning_det.system.errors import ConfigError
 
@@ -46,6 +47,9 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         "shown: detections with at least the score that is best for their class on %s: %s (%s)",
         *(measured.measured_on, _list_scores(measured, labels), place),
     )
+    pairs = zip(labels.names, labels.printable_names, strict=True)
+    if poor := [f"{shown} {measured.f1[name]:.2f}" for name, shown in pairs if measured.f1.get(name, 1.0) < POOR[1]]:
+        log.info("hardly learned, by their F1 there: %s", ", ".join(poor))
     return scores
 
 

@@ -1,6 +1,7 @@
 """Writes what is suggested for a dataset as options of the user's own folder."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{,99}")
 NO_TEXT = ("true", "false", "null", "nan", "inf")
 """Words that Hydra takes for other values than names of options."""
 
+OWN = ("dataset", "strategy", "write", "split", "decode", "pictures")
+"""Options of inspect that the commands after it do not repeat."""
+
 
 def check_name(name: str | None) -> None:
     """Refuses a name for a new option of ``dataset`` that is invalid or taken.
@@ -39,11 +43,15 @@ def check_name(name: str | None) -> None:
     files = option_files(options_folder(), name)
     if blocked := [path for file in files for path in file.parents if path.exists() and not path.is_dir()]:
         raise ConfigError(f"write={name}: {blocked[0]} is no folder, so {files[0]} cannot be written; rename it")
-    options = GlobalHydra.instance().config_loader().get_group_options("dataset")
-    if name in options or any(file.exists() for file in files):
+    if any(file.exists() for file in files):
         raise ConfigError(
             f"write={name}: there is a dataset={name} already; take another name, or remove what an earlier inspect "
             f"has written ({', '.join(map(str, files))})"
+        )
+    if name in GlobalHydra.instance().config_loader().get_group_options("dataset"):
+        raise ConfigError(
+            f"write={name}: there is a dataset={name} already, not written by inspect; take another name, such as "
+            f"write=my_{name}"
         )
 
 
@@ -65,6 +73,12 @@ def write_options(cfg: DictConfig, suggestion: Suggestion) -> Sequence[Path]:
         with atomic_write(file) as stream:
             stream.write(content)
     return files
+
+
+def repeated_options() -> str:
+    """Formats the options that the commands after inspect need too, such as the detector, with a leading space."""
+    given = HydraConfig.get().overrides.task
+    return "".join(f" {shlex.quote(each)}" for each in given if re.split("[.=@]", each.lstrip("+~"))[0] not in OWN)
 
 
 def own_settings(cfg: DictConfig, suggested: dict[str, Any]) -> dict[str, Any]:

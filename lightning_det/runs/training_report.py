@@ -11,9 +11,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lightning_det.callbacks import EpochSummary, Evaluator, Report, Throughput
 from lightning_det.callbacks.access import find_callback
 from lightning_det.checkpoint import read_checkpoint
-from lightning_det.evaluation.rare_classes import rare_classes
+from lightning_det.evaluation.rare_classes import hardly_learned, rare_classes
 from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
 from lightning_det.modules import keys
+from lightning_det.runs.report_settings import display, next_commands
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import read_json, write_json
 
@@ -34,7 +35,7 @@ def check_learned(cfg: DictConfig, trainer: pl.Trainer) -> None:
 
 
 def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: Path | None = None) -> None:
-    """Writes the results, and prints COCO's table and, last, the run folder.
+    """Writes the results, and prints COCO's table, the command that predicts, and last the run folder.
 
     Args:
         cfg: the whole configuration.
@@ -61,8 +62,8 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
         metrics["best_AP"] = _best_ap(trainer, metrics["AP"])
         metrics["per_class"] = evaluator.report["per_class"]
         print(evaluator.report["table"])
-        if rare := rare_classes(metrics["per_class"]):
-            print(rare)
+        for said in filter(None, (rare_classes(metrics["per_class"]), hardly_learned(metrics["per_class"]))):
+            print(said)
     if evaluator is not None and trainer.limit_val_batches:
         report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)
@@ -76,6 +77,7 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
         from lightning_det.runs.run_report import write_report
 
         write_report(content_of_training(cfg, trainer, folder, metrics), settings)
+    print(f"next: {next_commands(display(folder), True, None)[0].line}")
     print(folder)
 
 

@@ -72,9 +72,15 @@ def test_large_images_get_more_scales_and_images_without_variety_fewer():
     assert len(drone["sniper"]["scales"]) == 4
     factors = [scale_factor(4000, 2250, s) for s in drone["sniper"]["scales"]]
     assert max(a / b for a, b in pairwise(factors)) < 2.4
-    # Nothing is larger than 60 pixels: between the finest scale and the whole image none is needed.
+    # Nothing is larger than 60 pixels: no coarser scale is needed, and one that learned nothing must not be tested.
     alike = suggest(rng.uniform(20, 60, 5000), np.full(9, 4000), np.full(9, 2250))
-    assert len(alike["sniper"]["scales"]) == 2
+    assert alike["sniper"]["scales"] == [1.5]
+    assert len(alike["sniper"]["pyramid"]) == 1
+    for ranges in ("valid_ranges", "anchor_ranges", "test_ranges"):
+        assert alike["sniper"][ranges] == [[0, -1]]
+    assert len(alike["pyramid"]) == len(alike["snip"]["test_ranges"]) == 2
+    few = np.where(np.arange(1000) < 30, 500.0, rng.uniform(20, 60, 1000))
+    assert suggest(few, np.full(9, 4000), np.full(9, 2250))["sniper"]["scales"] == [1.5, 0.66, 0.29]
     # Objects of a tenth of the image at least are large enough in the whole image.
     large = suggest(rng.uniform(64, 300, 5000), np.full(9, 640), np.full(9, 480))
     assert large["sniper"]["scales"] == [[-1, 512]]
@@ -83,10 +89,13 @@ def test_large_images_get_more_scales_and_images_without_variety_fewer():
 
 
 def test_images_of_mixed_size_are_tested_at_the_factors_of_training():
-    found = of_store(drone_like())
+    large = [np.array([[0, 0, 0.7 * side, 0.7 * side]] * 9) for side in np.min(DRONE, axis=1)]
+    cars = drone_like()
+    found = of_store(make_store(DRONE, [np.concatenate([cars.record(n).boxes, b]) for n, b in enumerate(large)]))
     for pyramid in (found["sniper"]["pyramid"], found["pyramid"]):
         assert len(pyramid) == len(found["sniper"]["scales"])
-        for (width, height), taught, tested in product(DRONE, found["sniper"]["scales"][:-1], pyramid[:-1]):
+        pairs = list(zip(found["sniper"]["scales"][:-1], pyramid[:-1], strict=True))
+        for (width, height), (taught, tested) in product(DRONE, pairs):
             assert scale_factor(width, height, tested) == pytest.approx(scale_factor(width, height, taught), rel=0.05)
     # The whole image in a chip is tested as such; images of one size get their resolutions in pixels, as COCO's.
     assert found["sniper"]["pyramid"][-1] == found["sniper"]["scales"][-1] == [-1, 512]
@@ -207,7 +216,10 @@ def test_every_suggestion_is_valid_and_complete(images, logarithms):
         # Rounding to whole pixels may make equals of the resolutions of images 10 pixels high.
         assert all(a > b or (a == b and short < 32) for a, b in pairwise(factors))
         assert len(factors) == 1 or factors[0] <= 4.3
-    assert scale_factor(long, short, sniper["scales"][-1]) * long == pytest.approx(sniper["size"])
+    if len(sniper["scales"]) == len(found["pyramid"]):
+        assert scale_factor(long, short, sniper["scales"][-1]) * long == pytest.approx(sniper["size"])
+    else:
+        assert sizes.max() < found["snip"]["valid_ranges"][-1][0]
     assert found == json.loads(json.dumps(found))
 
 

@@ -1,6 +1,6 @@
 """Classes with few objects are named where AP is printed."""
 
-from lightning_det.evaluation.rare_classes import rare_classes, rarely_learned
+from lightning_det.evaluation.rare_classes import hardly_learned, rare_classes, rarely_learned
 
 
 def figures(**boxes):
@@ -29,3 +29,11 @@ def test_classes_that_a_training_hardly_meets_are_named():
     assert rarely_learned({"car": 90, "bus": 9}) == ""  # not much rarer than the rest
     assert rarely_learned({"car": 91, "bus": 9}) != ""
     assert rarely_learned({}) == ""
+
+
+def test_classes_that_are_hardly_found_are_named():
+    row = {"AP": 0.1, "boxes": 20}
+    found = {"hole": row | {"AP50": 0.9}, "spur": row | {"AP50": 0.04}, "short": row | {"AP50": None}}
+    assert "Hardly learned: spur AP50 0.04, short AP50 0.00." in hardly_learned(found)
+    few = {"spur": {"AP": 0.0, "AP50": 0.0, "boxes": 9}, "hole": row | {"AP50": 0.2}}
+    assert hardly_learned(few) == hardly_learned({}) == ""  # too few objects to tell, or found

@@ -14,15 +14,24 @@ from lightning_det.data import dataset, images
 from lightning_det.data.coco import Coco
 from lightning_det.data.memory import Reader
 from lightning_det.data.voc import Voc
+from lightning_det.inspection import probe
 from lightning_det.inspection.advice import SLOWED, next_command, print_suggestion
 from lightning_det.inspection.costs import Cost, Pass, epoch_costs
 from lightning_det.inspection.duration import AROUND, MINUTES, estimate
 from lightning_det.inspection.figures import Figures
-from lightning_det.inspection.probe import Speed, fastest, measure_images, random_batch
+from lightning_det.inspection.probe import (
+    Speed,
+    fastest,
+    measure_images,
+    own_share,
+    random_batch,
+    seconds_in_queue,
+)
 from lightning_det.inspection.proposal import make_suggestion
-from lightning_det.inspection.recommendation import recommend
+from lightning_det.inspection.recommendation import recommend, unneeded_views
 from lightning_det.inspection.splits import UNUSABLE
 from lightning_det.inspection.writing import comments, dataset_yaml, strategy_yaml, suggestion_yaml
+from lightning_det.views import Chips, Planner, Pyramid, Tiles
 
 
 def cost_of(views, megapixels, largest, tested, decoded=1.0, tested_largest=2.8):
@@ -189,6 +198,16 @@ def test_photographs_get_what_docs_choosing_says(drone, bccd):
     assert suggestion_of(cells).recommended.strategy == ("single_scale", "flip")
 
 
+def test_chips_and_ranges_are_warned_of_where_whole_images_do(bccd):
+    ranged = Pyramid([1.0, 0.5], [[0, 80], [40, -1]])
+    cells = suggestion_of(Voc(str(bccd)).read("train")[0]).figures
+    for planner in (Planner(ranged), Planner(ranged, Chips(320, 20)), Planner(Pyramid([1.0]), Chips(320, 20))):
+        assert "SNIPER has 6 AP less" in unneeded_views(cells, planner)
+        assert unneeded_views(suggestion_of(drone_like()).figures, planner) == ""
+    for planner in (Planner(Pyramid([1.0])), Planner(Pyramid([1.0, 0.5])), Planner(Pyramid([1.0]), Tiles(320, 0.2))):
+        assert unneeded_views(cells, planner) == ""
+
+
 def test_real_sizes_get_the_strategies_that_suit_them():
     assert suggestion_of(drone_like()).recommended.strategy[0] == "sniper_no_negatives"
     rng = np.random.default_rng(0)
@@ -299,3 +318,24 @@ def test_the_next_command_trains_in_spite_of_broken_records(problems, option):
     found = next_command("mine", problems)
     assert found.startswith("lightning-det train dataset=mine strategy=suggested")
     assert ("dataset.on_bad=skip" in found) == option
+
+
+def test_a_busy_machine_is_known_by_the_time_in_the_queue(monkeypatch):
+    """A training with two threads gets a second of processors per second and more on a machine that others use too."""
+    begun = time.perf_counter(), time.process_time()
+    while time.process_time() - begun[1] < 0.05:
+        pass
+    spent = time.process_time() - begun[1]
+    for queued, share in ((0.0, 1.0), (spent, 0.5), (3 * spent, 0.25)):
+        monkeypatch.setattr(probe, "seconds_in_queue", lambda queued=queued: 7.0 + queued)
+        assert own_share(*begun, 7.0) == pytest.approx(share, abs=0.1)
+    assert own_share(begun[0] - 1.0, begun[1], None) < 0.5  # not Linux: the clock says it, for one thread
+
+
+def test_the_queue_of_linux_is_read():
+    before = seconds_in_queue()
+    if before is None:
+        pytest.skip("only Linux says how long threads waited for a processor")
+    after = seconds_in_queue()
+    assert after is not None
+    assert after >= before >= 0

@@ -191,8 +191,8 @@ def test_annotation_files_that_do_not_fit(source, results, tmp_path):
 # Thresholds and counts
 
 
-def thresholds(per_class, overall=None):
-    return Thresholds(per_class, overall, {}, {"car": 50, "bicycle": 3}, 20, "val (shapes)")
+def thresholds(per_class, overall=None, f1=None):
+    return Thresholds(per_class, overall, f1 or {}, {"car": 50, "bicycle": 3}, 20, "val (shapes)")
 
 
 @pytest.fixture
@@ -218,6 +218,10 @@ def test_thresholds_of_the_run(run, tmp_path, caplog):
     assert shown_scores(options(run, thresholds=str(tmp_path / "other.json")), LABELS).tolist() == [0.45, 0.45]
     assert shown_scores(options(run, draw_threshold=0.1), LABELS).tolist() == [0.1, 0.1]
     assert "at least draw_threshold=0.1" in caplog.text
+    assert "hardly learned" not in caplog.text
+    thresholds({"car": 0.1}, f1={"car": 0.05}).write(run / "thresholds.json")
+    shown_scores(options(run), LABELS)
+    assert "hardly learned, by their F1 there: car 0.05" in caplog.text
 
 
 def test_thresholds_that_do_not_fit(run, tmp_path):

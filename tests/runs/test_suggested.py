@@ -20,7 +20,8 @@ def folder(tmp_path_factory, shapes_root):
     here = tmp_path_factory.mktemp("suggested")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        done = run("inspect", *SOURCE, f"dataset.root={shapes_root}", "write=mine", "hydra.run.dir=first")
+        settings = (f"dataset.root={shapes_root}", "capacity.head=64", "backbone=tiny")
+        done = run("inspect", *SOURCE, *settings, "write=mine", "hydra.run.dir=first")
     assert done.code == 0, done.errors
     return here, done.output
 
@@ -45,8 +46,9 @@ def test_both_options_are_written_with_what_the_user_set(here, folder, shapes_ro
     assert strategy["trainer"] == suggestion["recommended"]["settings"]["trainer"]
     assert "recommended: strategy=[" in folder[1]
     assert "written: conf/dataset/mine.yaml" in folder[1]
-    assert "look: lightning-det inspect dataset=mine strategy=suggested" in folder[1]
-    assert "next: lightning-det train dataset=mine strategy=suggested" in folder[1]
+    # The detector that the suggestion is for is repeated, and nothing that only inspect needs.
+    assert "look: lightning-det inspect dataset=mine strategy=suggested capacity.head=64 backbone=tiny  #" in folder[1]
+    assert "next: lightning-det train dataset=mine strategy=suggested capacity.head=64 backbone=tiny\n" in folder[1]
     assert "met by no anchor" not in folder[1]
 
 
@@ -75,7 +77,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_written(here, shapes
     before = (here / "conf/dataset/mine.yaml").read_text()
     for name, reason in (
         ("mine", "there is a dataset=mine already; take another name, or remove what an earlier inspect has written"),
-        ("coco", "there is a dataset=coco already"),
+        ("coco", "there is a dataset=coco already, not written by inspect; take another name, such as write=my_coco"),
         ("../mine", "a name for dataset=NAME"),
     ):
         done = run("inspect", *SOURCE, f"dataset.root={shapes_root}", f"write={name}", "hydra.run.dir=again")
