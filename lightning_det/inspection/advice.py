@@ -59,9 +59,9 @@ def print_suggestion(
         print(f"written: {relative(file)}")
     if written:
         name = written[0].stem
-        look = f"lightning-det inspect dataset={name} strategy=suggested{repeated}"
-        print(f"look: {look}  # draws what the detector will see")
         print(f"next: {next_command(name, problems, repeated)}")
+        look = f"lightning-det inspect dataset={name} strategy=suggested{repeated}"
+        print(f"or look first: {look}  # draws what the detector will see")
 
 
 def relative(file: Path) -> Path:

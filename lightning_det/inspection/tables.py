@@ -27,13 +27,14 @@ def print_report(report: dict[str, Any], problems: Sequence[Problem], advised: b
     Args:
         report: see `make_report`.
         problems: problems of all splits.
-        advised: whether to name better anchors; not needed if they are written as an option.
+        advised: whether to compare the anchors with the boxes; not needed if better ones are written as an option.
     """
     console = Console()
     print_splits(console, report["splits"])
     print_statistics(console, report)
     print_views(console, report)
-    print_anchors(console, report, advised)
+    if advised:
+        print_anchors(console, report)
     if problems:
         console.print(f"{len(problems)} problems:")
         for problem in problems:
@@ -90,14 +91,14 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
             log.warning("%s", warning)
 
 
-def print_anchors(console: Console, report: dict[str, Any], advised: bool) -> None:
-    """Prints how well anchors match the boxes of the views, and if ``advised`` a warning if they do not."""
+def print_anchors(console: Console, report: dict[str, Any]) -> None:
+    """Prints how well anchors match the boxes of the views, and warns if they do not."""
     if reached := report["anchors"]:
         console.print(
             f"anchors: boxes in these views have a median size of {reached['median_size']:.0f} px and a mean IoU of "
             f"{reached['mean_iou']:.2f} with the best anchor; {100 * reached['missed']:.1f} % are met by none at 0.5"
         )
-    if report["anchors_misfit"] and advised:
+    if report["anchors_misfit"]:
         log.warning("%s", report["anchors_misfit"])
 
 
