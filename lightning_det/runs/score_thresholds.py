@@ -44,8 +44,8 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         return np.full(len(labels), SHOWN)
     scores = measured.of(labels.names, SHOWN)
     log.info(
-        "shown: detections with at least the score that is best for their class on %s: %s (%s; draw_threshold=0.5 takes "
-        "another one for all)",
+        "shown: detections with at least the score that is best for their class on %s: %s (%s; draw_threshold=0.5 sets "
+        "one for all)",
         *(measured.measured_on, _list_scores(measured, labels), place),
     )
     pairs = zip(labels.names, labels.printable_names, strict=True)

@@ -1,0 +1,40 @@
+"""The benchmark of suggestions draws datasets that can be read, and gives its arms equal pixels."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_det.data.coco import Coco
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from generated_photos import KINDS, write
+from suggested import arms
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_drawn_images_have_small_objects_inside(name, tmp_path):
+    write(KINDS[name]._replace(train=2, val=1), tmp_path / name)
+    store, problems = Coco(str(tmp_path / name)).read("train")
+    assert not problems
+    assert sorted(store.label_map.names) == sorted(KINDS[name].classes)
+    assert len(store) == 2 <= store.num_boxes
+    sizes = np.sqrt((store.boxes[:, 2:] - store.boxes[:, :2]).prod(axis=1))
+    assert sizes.min() > 5
+    assert sizes.max() < 90
+    assert min(store.widths.min(), store.heights.min()) >= 1200
+
+
+def test_arms_have_equal_pixels():
+    costs = {"single_scale": {"train": {"megapixels": 2.0}}}
+    suggestion = {
+        "figures": {"costs": costs, "object_tiles": 0.2},
+        "recommended": {"settings": {"data": {"batch_size": 5}}},
+        "dataset": {"tiles": {"size": 400}},
+    }
+    found = arms({"suggestion": suggestion}, {"cost": {"pixels": 200_000_000}})
+    assert found["single_scale"] == (100, ["data.batch_size=1"])
+    steps, settings = found["tiles"]
+    assert steps == 250  # of five tiles of 0.16 megapixels
+    assert settings == ["data.batch_size=5", "views.train.windows.background=0.25", "capacity.rois=24"]
