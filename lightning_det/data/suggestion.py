@@ -136,7 +136,7 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
             "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]][last],
             **_all_ranges(of_chips),
         },
-        "focus": suggest_focus(factors[last], size, [low for low, _ in test_ranges(of_chips)]),
+        "focus": suggest_focus(factors[last], size, [low for low, _ in inference_ranges(of_chips)]),
         "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 
@@ -248,7 +248,7 @@ def valid_ranges(uppers: Sequence[float]) -> list[list[int]]:
     return [list(pair) for pair in zip([0, *lows], [*ends, -1], strict=True)]
 
 
-def test_ranges(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
+def inference_ranges(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
     """Makes the ranges of inference, which are wider than those of training."""
     return [
         [round_pleasantly(low * TEST_WIDER[0]), -1 if high == -1 else round_pleasantly(high * TEST_WIDER[1])]
@@ -258,7 +258,7 @@ def test_ranges(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def _all_ranges(ranges: list[list[int]]) -> dict[str, Any]:
     anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
-    return {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": test_ranges(ranges)}
+    return {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": inference_ranges(ranges)}
 
 
 def round_pleasantly(value: float) -> int:
