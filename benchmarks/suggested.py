@@ -20,6 +20,8 @@ from typing import Any
 
 from generated_photos import KINDS, write
 
+from lightning_det.inspection.recommendation import background
+
 COLUMNS = ("AP", "AP50", "AP_class_agnostic", "AP50_class_agnostic")
 
 
@@ -42,7 +44,7 @@ def arms(inspected: dict[str, Any], suggested: dict[str, Any]) -> dict[str, tupl
     megapixels = suggested["cost"]["pixels"] / 1e6
     batch, side = settings["data"]["batch_size"], suggestion["dataset"]["tiles"]["size"]
     image = figures["costs"]["single_scale"]["train"]["megapixels"]
-    shown = min(1.0, max(0.01, round(figures["object_tiles"] / max(1e-9, 1 - figures["object_tiles"]), 2)))
+    shown = background(figures["object_tiles"])
     tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}", "capacity.rois=24"]
     return {
         "single_scale": (round(megapixels / image), ["data.batch_size=1"]),

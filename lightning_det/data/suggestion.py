@@ -120,8 +120,8 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
     pyramid = [*fine, coarsest]
     # A scale without chips learns nothing, not even what background is: tested there, a detector finds large objects
     # everywhere. SNIP's whole images show it background.
-    last = slice(-1 if fine and (sizes >= ranges[-1][0]).mean() < FEW else None)
-    of_chips = [*ranges[last][:-1], [ranges[last][-1][0], -1]]
+    kept = slice(-1 if fine and (sizes >= ranges[-1][0]).mean() < FEW else None)
+    of_chips = [*ranges[kept][:-1], [ranges[kept][-1][0], -1]]
     # A single resolution shows objects of all sizes; windows would cut the large ones.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
@@ -130,13 +130,13 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
         "snip": _all_ranges(ranges) | {"sub_image": window},
         "sniper": {
             "size": size,
-            "scales": [*factors[:-1], [-1, size]][last],
+            "scales": [*factors[:-1], [-1, size]][kept],
             "stride": size // 16,
             "min_side": float(max(4, round(size / 50))),
-            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]][last],
+            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]][kept],
             **_all_ranges(of_chips),
         },
-        "focus": suggest_focus(factors[last], size, [low for low, _ in inference_ranges(of_chips)]),
+        "focus": suggest_focus(factors[kept], size, [low for low, _ in inference_ranges(of_chips)]),
         "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 

@@ -15,8 +15,11 @@ LEARNED = 100
 
 SHARE = 0.1
 
-POOR = (0.2, 0.3)
-"""A class with a lower AP50, or with a lower F1 at its best threshold, counts as hardly learned."""
+POOR_AP50 = 0.2
+"""A class with a lower AP50 counts as hardly learned."""
+
+POOR_F1 = 0.3
+"""A class with a lower F1 at its best threshold does so too."""
 
 
 def rare_classes(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -69,11 +72,20 @@ def hardly_learned(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
     poor = {
         name: f"AP50 {ap50:.2f}"
         for name, row in per_class.items()
-        if (row["boxes"] or 0) >= FEWEST and (ap50 := row["AP50"] or 0.0) < POOR[0]
+        if (row["boxes"] or 0) >= FEWEST and (ap50 := row["AP50"] or 0.0) < POOR_AP50
     }
     if not poor:
         return ""
     return f"Hardly learned: {_listed(poor)}. Train longer, or look at the images and labels of these classes."
+
+
+def poorly_found(f1: Mapping[str, float]) -> str:
+    """Lists the classes with an F1 below `POOR_F1`, each with it; empty without such classes.
+
+    Args:
+        f1: of each class at its best threshold.
+    """
+    return _listed({name: f"{value:.2f}" for name, value in f1.items() if value < POOR_F1})
 
 
 def _listed(counts: Mapping[str, object]) -> str:

@@ -117,19 +117,24 @@ def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
 
 def _tiles(figures: Figures) -> dict[str, Any]:
     scales = {"resolutions": [figures.factor]}
-    return {"train": {"scales": scales, "windows": {"background": background(figures)}}, "test": {"scales": scales}}
+    windows = {"background": background(figures.object_tiles)}
+    return {"train": {"scales": scales, "windows": windows}, "test": {"scales": scales}}
 
 
-def background(figures: Figures) -> float:
-    """Chooses the probability with which tiles without a box are shown: about as many as those with one."""
-    shown = figures.object_tiles / max(1e-9, 1 - figures.object_tiles)
+def background(object_tiles: float) -> float:
+    """Chooses the probability with which tiles without a box are shown: about as many as those with one.
+
+    Args:
+        object_tiles: see `Figures`.
+    """
+    shown = object_tiles / max(1e-9, 1 - object_tiles)
     return float(np.clip(round(shown, 2), 0.01, 1.0))
 
 
 def shown_tiles(figures: Figures) -> Cost:
     """Computes the cost of an epoch in which some of the tiles without a box are left out."""
     cost, share = figures.costs["tiles"], figures.object_tiles
-    share += background(figures) * (1 - share)
+    share += background(share) * (1 - share)
     views, megapixels, _, resized, decoded, again = cost.train
     shown = share * views
     return cost._replace(

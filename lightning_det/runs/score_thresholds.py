@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import LabelMap
 from lightning_det.checkpoint import checkpoint_file
-from lightning_det.evaluation.rare_classes import POOR
+from lightning_det.evaluation.rare_classes import poorly_found
 from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
 from lightning_det.system.errors import ConfigError
 
@@ -48,9 +48,8 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         "one for all)",
         *(measured.measured_on, _list_scores(measured, labels), place),
     )
-    pairs = zip(labels.names, labels.printable_names, strict=True)
-    if poor := [f"{shown} {measured.f1[name]:.2f}" for name, shown in pairs if measured.f1.get(name, 1.0) < POOR[1]]:
-        log.info("hardly learned, by their F1 there: %s", ", ".join(poor))
+    if poor := poorly_found({name: measured.f1[name] for name in labels.names if name in measured.f1}):
+        log.info("hardly learned, by their F1 there: %s", poor)
     return scores
 
 

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.composition import override_key
 from lightning_det.config.own_options import options_folder
 from lightning_det.inspection.proposal import Suggestion
 from lightning_det.inspection.writing import dataset_yaml, option_files, strategy_yaml
@@ -78,7 +79,7 @@ def write_options(cfg: DictConfig, suggestion: Suggestion) -> Sequence[Path]:
 def repeated_options() -> str:
     """Formats the options that the commands after inspect need too, such as the detector, with a leading space."""
     given = HydraConfig.get().overrides.task
-    return "".join(f" {shlex.quote(each)}" for each in given if re.split("[.=@]", each.lstrip("+~"))[0] not in OWN)
+    return "".join(f" {shlex.quote(each)}" for each in given if re.split("[.@]", override_key(each))[0] not in OWN)
 
 
 def own_settings(cfg: DictConfig, suggested: dict[str, Any]) -> dict[str, Any]:
