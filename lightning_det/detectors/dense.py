@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.extractor import Extractor
@@ -90,7 +90,8 @@ class DenseDetector(Extractor):
         self.strides = pyramid.strides
         self.anchor_sizes = len(sizes)
         self.granularity = max(STRIDE, *self.strides)
-        self.focal = {"alpha": alpha, "gamma": gamma}
+        self.alpha = alpha
+        self.gamma = gamma
 
     def per_map(self, images: Tensor, sizes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Boxes (B, R, 4) and class scores (B, R, classes) of all regions of each map, float32, not clipped.
@@ -142,17 +143,22 @@ class DenseDetector(Extractor):
 
         Args:
             logits: (B, R, classes).
-            classes: (B, R) int64, class of each object; its value is not used elsewhere.
+            classes: (B, R) int64, class of each object; any class elsewhere.
             is_object: (B, R) bool.
             carries: (B, R) bool, whether the region carries loss.
 
         Returns:
             (B, R) float32, 0 where ``carries`` does not hold.
         """
-        # Not F.one_hot, which looks at the values on the CPU.
-        numbers = torch.arange(self.num_classes, device=classes.device)
-        targets = ((classes[..., None] == numbers) & is_object[..., None]).to(logits)
-        return sigmoid_focal_loss(logits, targets, **self.focal).sum(dim=-1) * carries
+        # All terms as if there were no object, then the terms of the objects exchanged: no tensor of targets, and a
+        # third of the passes over all classes of torchvision's sigmoid_focal_loss.
+        own = logits.gather(2, classes[..., None]).squeeze(2)
+        exchanged = self.alpha * self._focal(-own) - (1 - self.alpha) * self._focal(own)
+        return ((1 - self.alpha) * self._focal(logits).sum(dim=-1) + exchanged * is_object) * carries
+
+    def _focal(self, logits: Tensor) -> Tensor:
+        """Focal loss (Lin et al. 2017, equation 4) of logits that should be low."""
+        return logits.sigmoid().pow(self.gamma) * F.softplus(logits)
 
 
 def best_pairs(

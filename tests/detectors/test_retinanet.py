@@ -9,6 +9,7 @@ from helpers import make_batch
 from support import torchvision_parity as parity
 from support.makers import retinanet
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.ops import sigmoid_focal_loss
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.detectors.torchvision_dense import CLASSES as COCO
@@ -80,6 +81,21 @@ def test_every_parameter_gets_a_gradient_with_and_without_boxes(settings):
         sum(losses.values()).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         assert (losses["box"] > 0) == (boxes > 0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_losses_and_their_gradients_equal_torchvision(gamma):
+    model = small(gamma=gamma, alpha=0.3)
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(2, 50, CLASSES, generator=generator)).requires_grad_()
+    classes = torch.randint(0, CLASSES, (2, 50), generator=generator)
+    is_object, carries = torch.rand(2, 2, 50, generator=generator) < torch.tensor([0.3, 0.8])[:, None, None]
+    targets = torch.nn.functional.one_hot(classes, CLASSES) * is_object[..., None]
+    expected = sigmoid_focal_loss(logits, targets.float(), 0.3, gamma).sum(-1) * carries
+    found = model.focal_losses(logits, classes, is_object, carries)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    gradients = [torch.autograd.grad(losses.sum(), logits)[0] for losses in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("state", [State.INVALID, State.IGNORED])
