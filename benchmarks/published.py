@@ -38,7 +38,7 @@ def dense(form: str, backbone: Backbone, classes: int, sizes: Sequence[float]) -
     neck = partial(RetinaPyramid, width=256, finest=8, extra=2, source="pyramid")
     if form == "retinanet":
         return RetinaNet(backbone, classes, neck, sizes)
-    return FCOS(backbone, classes, neck, sizes, offset=0.0)
+    return FCOS(backbone, classes, neck, offset=0.0)
 
 
 def two_stage(

@@ -13,6 +13,7 @@ from lightning_det.data.trial import sample
 from lightning_det.detectors.reach import MET, best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import State
+from lightning_det.system.errors import CapabilityError
 from lightning_det.views import Chips, Planner, Pyramid, SubImages
 from lightning_det.views.targets import targets
 
@@ -74,6 +75,9 @@ def suggested_sizes(
 ) -> list[int] | None:
     """Fits anchor sizes to the views of all suggested settings: single scale, SNIP and SNIPER.
 
+    A detector without anchors gets those of the light proposal network that it mines negative chips with; None if it
+    has none.
+
     Args:
         store: annotations.
         suggestion: result of `suggest` for them.
@@ -82,7 +86,14 @@ def suggested_sizes(
         seed: of the sample and of the views.
     """
     boxes = _suggested_boxes(store, suggestion, seed)
-    return _fit_sizes(detector, boxes, count) if len(boxes) and detector.anchor_sizes else None
+    if not len(boxes):
+        return None
+    if detector.anchor_sizes:
+        return _fit_sizes(detector, boxes, count)
+    try:
+        return _fit_sizes(detector.proposer([1.0] * count), boxes, count)
+    except CapabilityError:
+        return None
 
 
 def suggested_ratios(

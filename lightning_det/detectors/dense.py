@@ -38,7 +38,6 @@ class DenseDetector(Extractor):
         backbone: built with ``form="pyramid"``.
         num_classes: object classes, background not counted.
         neck: `RetinaPyramid` with its settings; gets channels and strides of the backbone.
-        sizes: ``dataset.anchor_sizes``, one per map.
         preprocess: uint8 images to normalised float images; None: `Normalize` as the backbone was trained.
         head_convs: convolutions of each head before its last layers, 1 to `HEAD_CONVS`.
         prior: probability of every class that the fresh network predicts.
@@ -50,7 +49,7 @@ class DenseDetector(Extractor):
         strides: pixels of the view per cell of each map.
 
     Raises:
-        ValueError: the sizes do not fit the maps, or a number is out of its range.
+        ValueError: a number is out of its range.
     """
 
     class_layers = ("classify.cls_logits.",)
@@ -67,7 +66,6 @@ class DenseDetector(Extractor):
         backbone: Backbone,
         num_classes: int,
         neck: Callable[..., RetinaPyramid],
-        sizes: Sequence[float],
         preprocess: nn.Module | None,
         head_convs: int,
         prior: float,
@@ -76,11 +74,6 @@ class DenseDetector(Extractor):
     ):
         pyramid = neck(backbone.channels, backbone.strides)
         super().__init__(backbone, pyramid, preprocess or Normalize(*backbone.pixels))
-        if len(sizes) != len(pyramid.strides):
-            raise ValueError(
-                f"the pyramid has {len(pyramid.strides)} maps, so dataset.anchor_sizes needs as many sizes, got "
-                f"{list(sizes)}"
-            )
         if not (0 < prior < 1 and 0 <= alpha <= 1 and gamma >= 0):
             raise ValueError(f"prior {prior}, alpha {alpha} and gamma {gamma} must be in (0, 1), [0, 1] and [0, inf)")
         if not 1 <= head_convs <= HEAD_CONVS:
@@ -88,7 +81,6 @@ class DenseDetector(Extractor):
         self.num_classes = num_classes
         self.width = pyramid.width
         self.strides = pyramid.strides
-        self.anchor_sizes = len(sizes)
         self.granularity = max(STRIDE, *self.strides)
         self.alpha = alpha
         self.gamma = gamma

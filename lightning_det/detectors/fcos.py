@@ -40,8 +40,6 @@ class FCOS(DenseDetector):
         backbone: built with ``form="pyramid"``.
         num_classes: object classes, background not counted.
         neck: `RetinaPyramid` with its settings; gets channels and strides of the backbone.
-        sizes: limits between the maps, ascending, pixels of the view: a map's points take boxes whose farthest side is
-            between its own and the next map's size away. The first map takes smaller ones too, whatever its own.
         preprocess: uint8 images to normalised float images; None: `Normalize`.
         head_convs: convolutions of each head before its last layers, at most the four of the paper.
         prior: probability of every class that the fresh network predicts.
@@ -49,10 +47,12 @@ class FCOS(DenseDetector):
         gamma: exponent of the focal loss; 0 is weighted cross-entropy.
         radius: positive points are nearer to the centre of a box along both axes, in strides of the map; infinite:
             the whole box.
+        reach: how far the farthest side of a box may be from a point, in strides of the map. The next map takes boxes
+            from there on, and the last map all. The paper has 64 pixels at a stride of 8, and twice as many per map.
         offset: place of a point in its cell, from the top left corner, in strides. The paper has 0.5, torchvision 0.
 
     Raises:
-        ValueError: the sizes do not fit the maps or do not ascend, or a number is out of its range.
+        ValueError: a number is out of its range.
     """
 
     torchvision_name = "FCOS"
@@ -62,24 +62,22 @@ class FCOS(DenseDetector):
         backbone: Backbone,
         num_classes: int,
         neck: Callable[..., RetinaPyramid],
-        sizes: Sequence[float],
         preprocess: nn.Module | None = None,
         head_convs: int = HEAD_CONVS,
         prior: float = 0.01,
         alpha: float = 0.25,
         gamma: float = 2.0,
         radius: float = 1.5,
+        reach: float = 8.0,
         offset: float = 0.5,
     ):
-        super().__init__(backbone, num_classes, neck, sizes, preprocess, head_convs, prior, alpha, gamma)
-        if list(sizes) != sorted(set(sizes)) or sizes[0] <= 0:
-            raise ValueError(f"dataset.anchor_sizes are limits between maps, which must ascend, got {list(sizes)}")
-        if not (radius > 0 and 0 <= offset < 1):
-            raise ValueError(f"radius {radius} must be positive, and offset {offset} in [0, 1)")
+        super().__init__(backbone, num_classes, neck, preprocess, head_convs, prior, alpha, gamma)
+        if not (radius > 0 and reach > 0 and 0 <= offset < 1):
+            raise ValueError(f"radius {radius} and reach {reach} must be positive, and offset {offset} in [0, 1)")
         self.classify = FCOSClassificationHead(self.width, 1, num_classes, head_convs, prior, group_norm)
         self.regress = FCOSRegressionHead(self.width, 1, head_convs, group_norm)
         self.point_strides = self.strides
-        self.limits = [0.0, *map(float, sizes[1:]), float("inf")]
+        self.limits = [0.0, *(reach * stride for stride in self.strides[:-1]), float("inf")]
         self.radius = radius
         self.offset = offset
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_det.backbones import Backbone
 from lightning_det.detectors.extractor import Extractor
 from lightning_det.detectors.rpn import RPN
+from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.structures import Batch, Detections
 from lightning_det.selection import RandomSelector
 
@@ -28,6 +29,7 @@ class ProposalNetwork(Extractor):
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, preprocess: nn.Module):
         super().__init__(backbone, neck, preprocess)
         self.rpn = rpn
+        self.anchor_sizes = rpn.anchors.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The two losses of the proposal network."""
@@ -57,6 +59,12 @@ class ProposalNetwork(Extractor):
     def compiled_parts(self) -> list[nn.Module]:
         """Backbone, neck and the head of the proposal network."""
         return [*super().compiled_parts(), self.rpn.head]
+
+    def anchor_shapes(
+        self, sizes: Sequence[float] | None = None, ratios: Sequence[float] | None = None
+    ) -> AnchorShapes:
+        """Shapes and grids of the anchors."""
+        return self.rpn.anchor_shapes(sizes, ratios)
 
 
 class OneMap(nn.Module):

@@ -16,9 +16,6 @@ CANDIDATES = 20
 RATIOS = np.linspace(1.25, 1 / MET, 7)
 """Ratios of neighbouring sizes that `fit_sizes` tries; above ``1 / MET``, neither would meet a square between them."""
 
-LOWER_LIMITS = (2.0, 4.0)
-"""Bounds of the lower limit of a map with points, in its strides. FCOS has 4; below 2, boxes would have few points."""
-
 
 def stack_shapes(cells: Sequence[Tensor], strides: Sequence[float], start: float) -> AnchorShapes:
     """Collects the anchors of all maps.
@@ -53,18 +50,12 @@ def best_ious(boxes: np.ndarray, shapes: AnchorShapes) -> np.ndarray:
 def fit_sizes(detector: Detector, boxes: np.ndarray) -> list[float]:
     """Fits ``dataset.anchor_sizes`` to boxes: as many as a detector takes.
 
-    Anchors get sizes in equal ratios with which they overlap the boxes best. Limits between maps with points are in
-    proportion to the strides, such that the farthest sides of 1 % of the boxes are beyond the last limit; where this
-    would be too little or too much for the strides, `LOWER_LIMITS` bound them.
+    The sizes are in equal ratios, and such that the anchors overlap the boxes best.
 
     Args:
-        detector: a detector with anchors or points.
+        detector: a detector with anchors.
         boxes: (n, 4) ``xyxy``, pixels of views, n >= 1.
     """
-    if detector.point_strides:
-        farthest = np.percentile((boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2, 99)
-        factor = float(np.clip(farthest / detector.point_strides[-1], *LOWER_LIMITS))
-        return [factor * stride for stride in detector.point_strides]
     side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     low, high = np.percentile(side, (1, 99))
     starts = np.geomspace(max(2.0, 0.7 * low), max(2.0, 1.4 * low, high / 2), CANDIDATES)

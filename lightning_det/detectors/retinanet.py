@@ -73,12 +73,18 @@ class RetinaNet(DenseDetector):
         negative: float = 0.4,
         ignore: float = 0.4,
     ):
-        super().__init__(backbone, num_classes, neck, sizes, preprocess, head_convs, prior, alpha, gamma)
+        super().__init__(backbone, num_classes, neck, preprocess, head_convs, prior, alpha, gamma)
         if not 0 <= negative <= positive <= 1:
             raise ValueError(
                 f"positive and negative are the lowest IoU of a positive and the highest of a background, got "
                 f"{positive} and {negative}"
             )
+        if len(sizes) != len(self.strides):
+            raise ValueError(
+                f"the pyramid has {len(self.strides)} maps, so dataset.anchor_sizes needs as many sizes, got "
+                f"{list(sizes)}"
+            )
+        self.anchor_sizes = len(sizes)
         self.anchors = Anchors(_octaves(sizes), ratios)
         norm = None if head_norm is None else group_norm
         per_cell = self.anchors.per_cell[0]

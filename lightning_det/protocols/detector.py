@@ -82,11 +82,10 @@ class Detector(nn.Module):
     """The regions that carried loss in the last call of `losses`, for `SelectionLog`; None without a selection."""
 
     anchor_sizes: int = 0
-    """Number of ``dataset.anchor_sizes`` that the detector takes, see `anchor_shapes` and `point_strides`; 0: none."""
+    """Number of ``dataset.anchor_sizes`` that the detector takes, see `anchor_shapes`; 0: none."""
 
     point_strides: Sequence[float] = ()
-    """Strides of the maps of a detector that has points instead of anchors, and takes ``dataset.anchor_sizes`` as
-    limits between its maps; empty for others."""
+    """Strides of the maps of a detector that has points instead of anchors; empty for others."""
 
     spreads_anchors: bool = False
     """Whether only the first and the last of ``dataset.anchor_sizes`` are used, and sizes are spread between them."""

@@ -24,7 +24,7 @@ LOSSES = {"classification": "class", "bbox_regression": "box", "bbox_ctrness": "
 
 
 def ours(num_classes=CLASSES, offset=0.0):
-    return fcos(parity.backbone(), num_classes, [32, 64, 128, 256, 512], offset=offset)
+    return fcos(parity.backbone(), num_classes, offset=offset)
 
 
 def theirs(num_classes=CLASSES):
@@ -224,8 +224,7 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sizes": [8, 16]}, "5 maps"),
-        ({"sizes": [8, 16, 16, 32, 64]}, "must ascend"),
+        ({"reach": 0.0}, "must be positive"),
         ({"radius": 0.0}, "must be positive"),
         ({"offset": 1.0}, "in .0, 1."),
         ({"prior": 1.0}, "must be in"),
@@ -235,4 +234,4 @@ def test_detections_outside_the_range_of_a_view_leave_their_places_to_others():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     make = partial(fcos, tiny_backbone("pyramid", 4), CLASSES)
     with pytest.raises(ValueError, match=message):
-        make(**{"sizes": [8, 16, 32, 64, 128], "width": 16, "finest": 4, "extra": 1} | settings)
+        make(**{"width": 16, "finest": 4, "extra": 1} | settings)

@@ -38,7 +38,7 @@ def retinanet(**settings):
 
 def fcos(**settings):
     backbone = tiny_backbone("pyramid", 4, norm="group")
-    return makers.fcos(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
+    return makers.fcos(backbone, CLASSES, width=16, finest=4, extra=1, **settings)
 
 
 def rtdetr():

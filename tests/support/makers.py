@@ -75,9 +75,9 @@ def retinanet(backbone, classes, sizes, width=256, finest=8, extra=2, source="ba
     return RetinaNet(backbone, classes, neck, sizes, **settings)
 
 
-def fcos(backbone, classes, sizes, width=256, finest=8, extra=2, source="pyramid", **settings):
+def fcos(backbone, classes, width=256, finest=8, extra=2, source="pyramid", **settings):
     neck = partial(RetinaPyramid, width=width, finest=finest, extra=extra, source=source)
-    return FCOS(backbone, classes, neck, sizes, **settings)
+    return FCOS(backbone, classes, neck, **settings)
 
 
 def rtdetr(backbone, classes, **settings):
