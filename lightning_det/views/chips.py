@@ -10,7 +10,7 @@ from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.chip_labels import adopt_orphans, assign_boxes, overlaps
 from lightning_det.views.cover import Chip, cover, is_enclosable
 from lightning_det.views.step import Step
-from lightning_det.views.view import Range, View, sqrt_areas
+from lightning_det.views.view import Range, View
 
 MIN_SIDE = 2.0
 """At the finest scale, thinner boxes get no chip of their own, original pixels."""
@@ -90,15 +90,15 @@ class Chips(Step):
         known = np.flatnonzero(~image.ignored)
         if not len(known) and not (self.backgrounds and len(image.proposals)):
             return []
-        boxes = np.clip(image.boxes[known], 0, [image.width, image.height] * 2)
-        # Rounding lets proposals at the border reach beyond it, and a window around them would too.
-        proposals = np.clip(image.proposals, 0, [image.width, image.height] * 2)
+        boxes = _inside(image.boxes[known], image)
         stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
         drives, orphans = self._drivers(boxes, views, stride)
         adopted = orphans & (self.orphans == "coarsest")
         chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
-        mines = self.uses_proposals and len(proposals)
-        negatives = self._negatives(boxes, proposals, views, chips, stride, rng) if mines else []
+        negatives: list[View] = []
+        if self.uses_proposals and len(image.proposals):
+            # Rounding lets proposals at the border reach beyond it, and a window around them would too.
+            negatives = self._negatives(boxes, _inside(image.proposals, image), views, chips, stride, rng)
         positives = [chip for part in chips for chip in part]
         if self.labels == "enclosed":
             return adopt_orphans(positives + negatives, boxes, known, views[-1], adopted)
@@ -133,7 +133,7 @@ class Chips(Step):
         self, image: ImageRecord, views: list[View], missed: Callable[[np.ndarray, np.ndarray], np.ndarray]
     ) -> int:
         """Counts the boxes that ``missed`` marks for at least one of the strides; it gets the result of `_drivers`."""
-        boxes = np.clip(image.boxes[~image.ignored], 0, [image.width, image.height] * 2)
+        boxes = _inside(image.boxes[~image.ignored], image)
         strides = range(self.stride[0], self.stride[1] + 1)
         return int(np.any([missed(*self._drivers(boxes, views, stride)) for stride in strides], axis=0).sum())
 
@@ -144,20 +144,21 @@ class Chips(Step):
         that are too long.
         """
         *_, width, height = views[-1].window
-        least = np.array([_least_scale(self.size, view) for view in views])
-        learnable = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least[:, None] >= self.min_side
-        x1, y1, x2, y2 = boxes.T * views[-1].scale
-        for low, high, length in ((x1, x2, width), (y1, y2, height)):
-            learnable[-1] &= is_enclosable(low, high, length * views[-1].scale, self.size, stride)
+        least = np.array([[_least_scale(self.size, view)] for view in views])
+        learnable = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least >= self.min_side
+        for axis, length in enumerate((width * views[-1].scale, height * views[-1].scale)):
+            if length > self.size:  # else the only chip shows the whole axis
+                low, high = boxes[:, axis] * views[-1].scale, boxes[:, axis + 2] * views[-1].scale
+                learnable[-1] &= is_enclosable(low, high, length, self.size, stride)
         return learnable
 
     def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, ranges: Sequence[Range]) -> np.ndarray:
         """Finds the boxes inside each view's range that are short enough for its chips: (V, n) bool."""
         sides = boxes[:, 2:] - boxes[:, :2]
-        sizes = sqrt_areas(boxes)
-        low, high = np.array(ranges).T[:, :, None]
-        limits = np.array([(self.size - stride - 1) / view.scale for view in views[:-1]] + [inf])
-        fits = (sizes >= low) & (sizes < high) & (sides.max(axis=1) < limits[:, None])
+        sizes = np.sqrt(sides[:, 0] * sides[:, 1])
+        lengths = [(self.size - stride - 1) / view.scale for view in views[:-1]] + [inf]
+        low, high, longest = np.array([*zip(*ranges, strict=True), lengths])[:, :, None]
+        fits = (sizes >= low) & (sizes < high) & (sides.max(axis=1) < longest)
         if len(views) > 1:
             fits[0] &= sides.min(axis=1) >= MIN_SIDE
         return fits
@@ -182,7 +183,7 @@ class Chips(Step):
         top, bottom = interval(chip.y / view.scale, min(y1), max(y2), side, view.window[3])
         # Around boxes as long as the chip, rounding may add two pixels, which are shrunk into it.
         scale = min(view.scale, self.size / (right - left), self.size / (bottom - top))
-        return view._replace(scale=scale, window=(left, top, right, bottom))
+        return View(scale, (left, top, right, bottom), *view[2:])
 
     def _negatives(
         self,
@@ -203,6 +204,11 @@ class Chips(Step):
                 fit = fit & ~(shown if self.covered == "touched" else shares > 1 - 1e-9).any(axis=0)
             pool += self._chips(regions[fit], view, stride, rng, self.dense[min(view.level, 1)])
         return [pool[i] for i in sorted(rng.permutation(len(pool))[: self.negatives].tolist())]
+
+
+def _inside(boxes: np.ndarray, image: ImageRecord) -> np.ndarray:
+    """(n, 4) boxes in original pixels, clipped to their image."""
+    return np.minimum(np.maximum(boxes, 0), (image.width, image.height) * 2)
 
 
 def _least_scale(size: int, view: View) -> float:

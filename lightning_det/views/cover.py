@@ -65,6 +65,8 @@ def find_spans(low: Sequence[float], high: Sequence[float], length: float, size:
         stride: distance of candidate positions.
     """
     last = count_positions(length, size, stride) - 1
+    if last == 0:
+        return [Span(0, 0, (1 << len(low)) - 1)] if low else []
     starts: dict[int, int] = {}
     stops: dict[int, int] = {}
     for number, (a, b) in enumerate(zip(low, high, strict=True)):
