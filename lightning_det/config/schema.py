@@ -120,7 +120,7 @@ class TestConfig:
 
 @dataclass
 class CapacityConfig:
-    """Sizes of a detector's parts: defaults of the detector, which a backbone may override."""
+    """Sizes of a detector's parts, and what it learns from: defaults of the detector, which a backbone may override."""
 
     neck: int = 256
     """Channels of a feature pyramid."""
@@ -130,6 +130,10 @@ class CapacityConfig:
     """Maps of RetinaNet's and FCOS's pyramid that are coarser than the backbone's."""
     head_convs: int = 4
     """Convolutions of each head of RetinaNet and FCOS before its last layers."""
+    focal_alpha: float = 0.25
+    """Weight of positives in the focal loss of RetinaNet and FCOS."""
+    focal_gamma: float = 2.0
+    """Exponent of the focal loss of RetinaNet and FCOS."""
     queries: int = 300
     """Queries of RT-DETR: its most detections per view, and most objects of a view in training."""
     decoder_layers: int = 6

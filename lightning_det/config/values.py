@@ -71,6 +71,8 @@ RANGES = {
     "capacity.finest_stride": COUNT,
     "capacity.extra_maps": NOT_NEGATIVE,
     "capacity.head_convs": COUNT,
+    "capacity.focal_alpha": SHARE,
+    "capacity.focal_gamma": NOT_NEGATIVE,
     "capacity.head": COUNT,
     "capacity.focus": COUNT,
     "capacity.roi": COUNT,
