@@ -153,6 +153,17 @@ def test_suggested_anchors_meet_the_objects_of_the_suggested_views():
     assert sqrt(sizes[0] * sizes[-1]) < 100
 
 
+def test_detectors_without_anchors_get_those_of_the_network_that_mines_for_them():
+    store = drone_like()
+    points = fcos(tiny_backbone("pyramid"), 2, width=16, finest=4)
+    sizes = suggested_sizes(store, of_store(store), points, 4)
+    network = points.proposer(sizes)
+    assert len(sizes) == network.anchor_sizes == 4
+    boxes = boxes_in_views(store, plan_epoch(store, Planner(Pyramid([of_store(store)["resolution"]])), 0))
+    assert reach(boxes, network).mean_iou > 1.3 * reach(boxes, points.proposer(SIZES[:4])).mean_iou
+    assert suggested_sizes(store, of_store(store), Detector(), 4) is None
+
+
 def test_training_warns_once_and_names_the_remedy(caplog):
     sizes = np.full((40, 1), 14.0)
     corners = np.random.default_rng(0).uniform(0, 400, (40, 2))
