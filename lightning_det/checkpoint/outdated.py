@@ -17,8 +17,8 @@ RETIRED = (
 )
 """Prefixes of former names of parts."""
 
-FORMER = {"lightning_det.backbones.timm_backbone": "pretrained"}
-"""Arguments that backbones had before ``weights``, by their part. They say nothing of a trained detector."""
+FORMER = {"lightning_det.backbones.timm_backbone": "pretrained", "lightning_det.detectors.FCOS": "sizes"}
+"""Arguments that parts had before ``weights`` and ``reach``. What a trained detector finds does not depend on them."""
 
 
 COMPILED = {False: None, True: "parts"}
@@ -30,9 +30,9 @@ def update_former(settings: dict[str, Any]) -> None:
     module = settings.get("module")
     if isinstance(module, dict) and isinstance(module.get("compiled"), bool):
         module["compiled"] = COMPILED[module["compiled"]]
-    backbone = settings.get("backbone")
-    if isinstance(backbone, dict):
-        backbone.pop(FORMER.get(str(backbone.get("_target_"))), None)
+    for part in (settings.get("backbone"), settings.get("detector")):
+        if isinstance(part, dict):
+            part.pop(FORMER.get(str(part.get("_target_"))), None)
 
 
 def is_outdated(settings: Mapping[str, Any]) -> bool:

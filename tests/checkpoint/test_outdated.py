@@ -44,6 +44,9 @@ def test_arguments_without_effect_on_a_trained_detector_are_dropped():
     settings = {"backbone": backbone | {"pretrained": True}}
     update_former(settings)
     assert settings == {"backbone": backbone}
+    detector = {"detector": {"_target_": "lightning_det.detectors.FCOS", "sizes": [8, 16], "radius": 1.5}}
+    update_former(detector)
+    assert detector == {"detector": {"_target_": "lightning_det.detectors.FCOS", "radius": 1.5}}
     others = {"backbone": {"_target_": "mine.net", "pretrained": True}}
     update_former(others)
     assert others["backbone"]["pretrained"]
