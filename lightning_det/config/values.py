@@ -34,6 +34,8 @@ class Range(NamedTuple):
 COUNT = Range("at least 1", 1)
 SHARE = Range("0 to 1", 0, 1)
 NOT_NEGATIVE = Range("at least 0", 0)
+FINITE = Range("at least 0 and finite", 0, open_high=True)
+SIZE = Range("above 0 and finite", 0, open_low=True, open_high=True)
 RATE = Range("0 or more, or null", 0, open_high=True)
 
 RANGES = {
@@ -72,7 +74,7 @@ RANGES = {
     "capacity.extra_maps": NOT_NEGATIVE,
     "capacity.head_convs": COUNT,
     "capacity.focal_alpha": SHARE,
-    "capacity.focal_gamma": NOT_NEGATIVE,
+    "capacity.focal_gamma": FINITE,
     "capacity.head": COUNT,
     "capacity.focus": COUNT,
     "capacity.roi": COUNT,
@@ -86,7 +88,16 @@ RANGES = {
     "detector.box_beta": NOT_NEGATIVE,
     "detector.roi_head.box_beta": NOT_NEGATIVE,
     "detector.rpn.box_beta": NOT_NEGATIVE,
-    "detector.rpn.box_weight": NOT_NEGATIVE,
+    "detector.rpn.box_weight": FINITE,
+    "detector.box_weight": FINITE,
+    "detector.class_weight": FINITE,
+    "detector.l1_weight": FINITE,
+    "detector.giou_weight": FINITE,
+    "detector.gamma": FINITE,
+    "detector.feedforward": SIZE,
+    "detector.expansion": SIZE,
+    "dataset.anchor_sizes": SIZE,
+    "dataset.anchor_ratios": SIZE,
     "detector.rpn.min_size": NOT_NEGATIVE,
     "detector.rpn.border": Range("at least 0, or null", 0),
     "selection.priors.ratio": Range("above 0", 0, open_low=True),

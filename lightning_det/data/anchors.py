@@ -86,7 +86,7 @@ def suggested_sizes(
         seed: of the sample and of the views.
     """
     boxes = _suggested_boxes(store, suggestion, seed)
-    if not len(boxes):
+    if not len(boxes) or not count:
         return None
     if detector.anchor_sizes:
         return _fit_sizes(detector, boxes, count)

@@ -172,7 +172,8 @@ class Collate:
             images[number, :, :h, :w] = sample.pixels
             n = len(sample.targets.labels)
             boxes[number, :n] = sample.targets.boxes
-            labels[number, :n] = sample.targets.labels
+            # Ignored regions may be of any class (`ANY_CLASS`), but detectors take labels as positions.
+            labels[number, :n] = np.maximum(sample.targets.labels, 0)
             states[number, :n] = sample.targets.states
             anchor_states[number, :n] = sample.targets.anchor_states
         views = [s.look.view for s in samples]

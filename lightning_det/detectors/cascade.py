@@ -1,5 +1,6 @@
 """Cascade R-CNN's second stage: RoI heads in a row, each on the boxes of the one before (Cai and Vasconcelos, 2018)."""
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, cast
@@ -114,9 +115,10 @@ def _check(
         )
     if not all(0 < p <= 1 for p in positive):
         raise ValueError(f"roi_head.positive must be IoUs above 0 and at most 1, got {list(positive)}")
-    if any(len(pair) != 2 or min(pair) <= 0 for pair in box_weights):
-        raise ValueError(f"roi_head.box_weights must be pairs of positive numbers, got {[*map(list, box_weights)]}")
-    if min(loss_weights) < 0:
-        raise ValueError(f"roi_head.loss_weights must be at least 0, got {list(loss_weights)}")
+    if any(len(pair) != 2 or not all(0 < weight < math.inf for weight in pair) for pair in box_weights):
+        given = [*map(list, box_weights)]
+        raise ValueError(f"roi_head.box_weights must be pairs of positive, finite numbers, got {given}")
+    if not all(0 <= weight < math.inf for weight in loss_weights):
+        raise ValueError(f"roi_head.loss_weights must be at least 0 and finite, got {list(loss_weights)}")
     if not predictor.class_agnostic:
         raise ValueError("a cascade moves RoIs whatever their class: set detector.class_agnostic=true")

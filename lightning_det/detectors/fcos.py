@@ -132,7 +132,7 @@ class FCOS(DenseDetector):
     def _points(self, features: Tensor, canvas: tuple[int, int], number: int) -> Points:
         """Points of a map (B, C, h, w), by row and column, in steps of canvas size / map size as `Anchors` has."""
         y, x = (
-            (torch.arange(cells, device=features.device) + self.offset) * (side // cells)
+            (torch.arange(cells, device=features.device, dtype=torch.float32) + self.offset) * (side // cells)
             for side, cells in zip(canvas, features.shape[-2:], strict=True)
         )
         rows, columns = torch.meshgrid(y, x, indexing="ij")

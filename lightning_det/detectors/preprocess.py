@@ -14,6 +14,9 @@ class Normalize(nn.Module):
     Args:
         mean: per channel, of pixels scaled to [0, 1]. None: ImageNet's. In a configuration, null is the backbone's.
         std: see ``mean``.
+
+    Raises:
+        ValueError: not three numbers each, or a std that is not positive.
     """
 
     mean: Tensor
@@ -21,8 +24,11 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean or IMAGENET.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std or IMAGENET.std).view(3, 1, 1), persistent=False)
+        mean, std = list(mean or IMAGENET.mean), list(std or IMAGENET.std)
+        if not len(mean) == len(std) == 3 or not min(std) > 0:
+            raise ValueError(f"mean and std are three numbers each, and std is positive, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 and (B, 2) (height, width) of the views to (B, 3, H, W) float32, channels last."""

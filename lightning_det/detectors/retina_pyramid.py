@@ -28,7 +28,7 @@ class RetinaPyramid(nn.Module):
         strides: pixels of the view per cell of the pyramid's maps.
 
     Raises:
-        ValueError: no map is as coarse as ``finest``, or ``extra`` is negative.
+        ValueError: no map is as coarse as ``finest``, ``extra`` is negative, or ``width`` is not positive.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class RetinaPyramid(nn.Module):
         self.skipped = sum(stride < finest for stride in strides)
         if self.skipped == len(strides):
             raise ValueError(f"finest={finest}: the maps of the backbone have strides {list(strides)}")
+        if width < 1:
+            raise ValueError(f"width is a number of channels, got {width}")
         if extra < 0:
             raise ValueError(f"extra is a number of maps, got {extra}")
         used = list(channels[self.skipped :])

@@ -77,7 +77,9 @@ class RTDETR(Detector):
             raise ValueError(
                 f"queries {queries}, layers {layers}, points {points} must be >= 1, prior {prior} in (0, 1)"
             )
-        if width % (4 * heads) or heads < 1:
+        if min(feedforward, expansion) * width < 1:
+            raise ValueError(f"feedforward {feedforward} and expansion {expansion} leave no channel of width {width}")
+        if heads < 1 or width % (4 * heads):
             raise ValueError(f"width {width} must be a multiple of 4 times heads, got {heads} heads")
         try:
             from lightning_det.detectors.rtdetr_network import RTDetrNetwork

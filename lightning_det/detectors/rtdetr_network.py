@@ -76,7 +76,7 @@ class RTDetrNetwork(nn.Module):
             encoder_attention_heads=heads,
             encode_proj_layers=[maps - 1],
             feat_strides=list(strides),
-            hidden_expansion=expansion,
+            hidden_expansion=float(expansion),  # transformers refuses whole numbers
             d_model=width,
             decoder_in_channels=[width] * maps,
             decoder_ffn_dim=feedforward,

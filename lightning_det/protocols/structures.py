@@ -48,7 +48,7 @@ class Batch:
     boxes: Tensor
     """(B, G, 4) float32."""
     labels: Tensor
-    """(B, G) int64, classes counted from 0; 0 for padding."""
+    """(B, G) int64, classes counted from 0; 0 for padding and for ignored regions of any class."""
     states: Tensor
     """(B, G) int64, values of `State`, for the detector proper, from the view's ``valid_range``."""
     windows: Tensor

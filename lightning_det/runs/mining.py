@@ -29,6 +29,7 @@ from lightning_det.modules.module import DetectionModule
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.continuation import changed_settings, explain_restore_errors
 from lightning_det.runs.resume import is_unstarted
+from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import write_json
 from lightning_det.system.workload import progress
 
@@ -97,12 +98,16 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
 
     Raises:
         CapabilityError: the detector has no layers for a proposal network.
+        ConfigError: its anchors cannot have these sizes.
     """
     cfg = mining_config(cfg, file.parent)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
     with pl.utilities.seed.isolate_rng():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        network = deepcopy(detector.proposer(cfg.dataset.anchor_sizes))
+        try:
+            network = deepcopy(detector.proposer(cfg.dataset.anchor_sizes))
+        except ValueError as error:
+            raise ConfigError(f"dataset.anchor_sizes: {error}") from error
         module = DetectionModule(
             network,
             LabelMap(["object"]),

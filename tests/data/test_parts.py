@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from support.datasets import make_coco, make_yolo
 from support.stores import make_store
 
@@ -10,6 +11,7 @@ from lightning_det.annotations.labels import ANY_CLASS
 from lightning_det.annotations.strings import Strings
 from lightning_det.data.classes import check_classes, choose_classes
 from lightning_det.data.coco import Coco
+from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.data.folders import folders_of, join
 from lightning_det.data.holdout import held_out
 from lightning_det.data.yolo import Yolo
@@ -53,6 +55,8 @@ def test_other_classes_as_ignored_regions(store):
     assert chosen.num_boxes == 4
     view = View(1.0, (0, 0, 64, 48))
     assert targets(chosen.record(0), view).states.tolist() == [State.IGNORED, State.VALID]
+    sample = Sample(Look(0, view), torch.zeros(3, 48, 64, dtype=torch.uint8), targets(chosen.record(0), view))
+    assert Collate()([sample]).labels[0, :2].tolist() == [0, 0]  # a detector takes labels as positions
     renumbered = chosen.with_labels(LabelMap(["cat", "dog"]))
     assert renumbered.labels.tolist() == [ANY_CLASS, 1, ANY_CLASS, 1]
 

@@ -292,9 +292,10 @@ def test_diverged_weights_neither_crash_nor_detect(form):
         ({"positive": [0.5, 0.6]}, "got 2, 3 and 3 items"),
         ({"positive": [], "box_weights": [], "loss_weights": []}, "got 0, 0 and 0 items"),
         ({"positive": [0.5, 0.6, 1.7]}, "above 0 and at most 1"),
-        ({"box_weights": [[10.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive numbers"),
-        ({"box_weights": [[10.0, 0.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive numbers"),
+        ({"box_weights": [[10.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive, finite numbers"),
+        ({"box_weights": [[10.0, 0.0], [20.0, 10.0], [30.0, 15.0]]}, "pairs of positive, finite numbers"),
         ({"loss_weights": [1.0, -0.5, 0.25]}, "at least 0"),
+        ({"loss_weights": [1.0, float("nan"), 0.25]}, "at least 0"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(change, message):

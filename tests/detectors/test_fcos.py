@@ -169,8 +169,9 @@ def test_centre_ness_is_1_in_the_centre_and_falls_towards_the_sides():
     torch.testing.assert_close(centre_ness(distances), torch.tensor([1.0, 0.5, 1 / 6]))
 
 
-def test_every_parameter_gets_a_gradient_with_and_without_boxes():
-    model = small()
+@pytest.mark.parametrize("settings", [{}, {"offset": 0, "reach": 8, "radius": 1}])
+def test_every_parameter_gets_a_gradient_with_and_without_boxes(settings):
+    model = small(**settings)
     for boxes in (5, 0):
         model.zero_grad()
         losses = model.losses(make_batch(2, 96, 128, boxes=boxes, padded=8))

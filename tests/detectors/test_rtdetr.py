@@ -349,12 +349,15 @@ def test_a_detector_without_memory_has_the_same_tensors():
         ({"queries": 0}, "must be >= 1"),
         ({"prior": 1.0}, "must be >= 1, prior"),
         ({"width": 18}, "multiple of 4 times heads"),
+        ({"heads": 0}, "multiple of 4 times heads"),
+        ({"expansion": 0.001}, "leave no channel"),
         ({"finest": 64}, "must double up to 32"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         small(**settings)
+    small(expansion=1, feedforward=2)  # whole numbers will do
     with pytest.raises(ValueError, match="must double up to 32"):
         partial(rtdetr, ssd_tiny(widths=(8, 12, 16, 16, 16)), CLASSES)()
 
