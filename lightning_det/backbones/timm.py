@@ -77,6 +77,11 @@ def features(name: str, form: Form, pretrained: bool = False) -> Any:
     index = [i for i, stride in enumerate(strides) if stride in wanted]
     if not index:
         raise ValueError(f"backbone.name={name} has maps of strides {strides}, none of {wanted}")
+    if len({strides[i] for i in index}) < len(index):
+        raise ValueError(
+            f"backbone.name={name} has several maps of the same stride, {strides}, as transformers do; take a "
+            "convolutional network"
+        )
     return timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=index)
 
 

@@ -149,6 +149,13 @@ def test_timm(form):
     assert any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
 
 
+@pytest.mark.parametrize("form", ["pyramid", "c4"])
+def test_transformers_of_timm_are_refused(form):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"maps of the same stride.*take a convolutional network"):
+        timm_backbone("vit_tiny_patch16_224", form)
+
+
 # Norms
 
 
