@@ -22,6 +22,11 @@ from lightning_det.selection.matching import BACKGROUND, label_anchors
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of the anchors of a map, in units of its own (section 4)."""
 
+PUBLISHED_WIDTH, STD = 256, 0.01
+"""Channels of the published heads, and the standard deviation of their first weights (section 4.1). Narrower heads have
+a greater one: with weights as small, too little of the maps would pass through them, and a training from scratch would
+wait for epochs until they have grown."""
+
 
 class RetinaNet(DenseDetector):
     """Single-stage detector that learns from all anchors: focal loss takes the place of a selection.
@@ -92,6 +97,10 @@ class RetinaNet(DenseDetector):
         regress = RetinaNetRegressionHead(self.width, per_cell, norm)
         # Torchvision's heads have four convolutions, without a choice.
         classify.conv, regress.conv = classify.conv[:head_convs], regress.conv[:head_convs]
+        if norm is None and self.width < PUBLISHED_WIDTH:
+            for layer in [*classify.conv.modules(), *regress.conv.modules()]:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=STD * PUBLISHED_WIDTH / self.width)
         self.classify, self.regress = classify, regress
         self.box_loss = box_loss
         self.box_weight = box_weight

@@ -71,6 +71,15 @@ def small(**settings):
     return retinanet(backbone, CLASSES, [8, 16, 32, 64, 128], width=16, finest=4, extra=1, **settings)
 
 
+@pytest.mark.parametrize(("width", "norm", "std"), [(256, None, 0.01), (64, None, 0.04), (64, "group", 0.01)])
+def test_narrow_heads_start_with_greater_weights(width, norm, std):
+    heads = retinanet(tiny_backbone("pyramid", 4), CLASSES, [8, 16, 32, 64, 128], width=width, finest=8, head_norm=norm)
+    for layer in [*heads.classify.conv.modules(), *heads.regress.conv.modules()]:
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert heads.classify.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 @pytest.mark.parametrize("settings", [{"head_convs": 1}, {"head_norm": "group", "box_loss": "giou"}])
 def test_every_parameter_gets_a_gradient_with_and_without_boxes(settings):
     model = small(**settings)
