@@ -44,7 +44,7 @@ RANGES = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.momentum": Range("at least 0 and below 1", 0, 1, open_high=True),
     "schedule.final": NOT_NEGATIVE,
-    "schedule.warmup": Range("at least 0, and finite", 0, open_high=True),
+    "schedule.warmup": FINITE,
     "schedule.gamma": Range("above 0", 0, open_low=True),
     "schedule.milestones": NOT_NEGATIVE,
     "module.norm_weight_decay": NOT_NEGATIVE,

@@ -74,7 +74,7 @@ class DenseDetector(Extractor):
     ):
         pyramid = neck(backbone.channels, backbone.strides)
         super().__init__(backbone, pyramid, preprocess or Normalize(*backbone.pixels))
-        if not (0 < prior < 1 and 0 <= alpha <= 1 and gamma >= 0):
+        if not (0 < prior < 1 and 0 <= alpha <= 1 and 0 <= gamma < math.inf):
             raise ValueError(f"prior {prior}, alpha {alpha} and gamma {gamma} must be in (0, 1), [0, 1] and [0, inf)")
         if not 1 <= head_convs <= HEAD_CONVS:
             raise ValueError(f"capacity.head_convs must be between 1 and {HEAD_CONVS}, got {head_convs}")

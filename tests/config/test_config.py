@@ -362,6 +362,7 @@ CONTRADICTIONS = [
     ({"test.detections_per_megapixel": -1.0}, r"test\.detections_per_megapixel must be 0 or more, or null"),
     ({"capacity.proposals_per_megapixel": float("inf")}, r"capacity\.proposals_per_megapixel must be 0 or more"),
     ({"capacity.focal_gamma": float("inf")}, r"capacity\.focal_gamma must be at least 0 and finite"),
+    ({"detector.box_weight": -1.0}, r"detector\.box_weight must be at least 0 and finite"),
     ({"dataset.anchor_sizes": [8.0, -1.0]}, r"dataset\.anchor_sizes must be above 0 and finite"),
     ({"dataset.anchor_sizes": [8.0, float("inf")]}, r"dataset\.anchor_sizes must be above 0 and finite"),
     ({"dataset.anchor_ratios": [float("nan")]}, r"dataset\.anchor_ratios must be above 0 and finite"),
