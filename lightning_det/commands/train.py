@@ -14,7 +14,7 @@ from lightning_det.config.module import build_module
 from lightning_det.config.trainer import build_trainer
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.batch_size import settle_batch_size
-from lightning_det.runs.composition import run_folder, save_config, validate_run
+from lightning_det.runs.composition import overridden_keys, run_folder, save_config, validate_run
 from lightning_det.runs.continuation import check_resumable, explain_restore_errors
 from lightning_det.runs.data_report import report_anchors, report_repetitions, report_views
 from lightning_det.runs.launch import is_first_rank
@@ -24,6 +24,7 @@ from lightning_det.runs.preflight import check_data, check_monitors, check_train
 from lightning_det.runs.resume import is_unstarted
 from lightning_det.runs.splits import read_training_splits
 from lightning_det.runs.training_report import check_learned, report_training
+from lightning_det.runs.unread import report_unread
 from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError
 
@@ -40,6 +41,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     cfg = validate_run(cfg)
     check_trainer(cfg)
     check_monitors(cfg)
+    report_unread(cfg, overridden_keys())
     fresh = cfg.resume is None or is_unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")

@@ -169,7 +169,7 @@ def referring_settings(composed: dict[str, Any], overridden: Iterable[str]) -> l
     found = []
     for node in ("detector", "backbone", "module"):
         for place, text in _texts(composed.get(node), (node,)):
-            if any(_touches(key, other) for other in key_references(text, place) for key in keys):
+            if any(touches(key, other) for other in key_references(text, place) for key in keys):
                 found.append((place, text))
     return found
 
@@ -182,7 +182,7 @@ def _texts(node: Any, place: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...],
         yield place, node
 
 
-def _touches(first: Sequence[str], second: Sequence[str]) -> bool:
+def touches(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether two places are the same, or one is inside the other."""
     return all(a == b for a, b in zip(first, second, strict=False))
 
@@ -202,13 +202,13 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     schema = SCHEMAS[command]
     own = {f.name for f in fields(schema)} - {f.name for f in fields(Config)}
     plain: Any = OmegaConf.to_container(merged, resolve=False, enum_to_str=True)
-    read = _reachable_keys(
+    read = reachable_keys(
         plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
     )
     unread = (*UNREAD, *UNREAD_BY.get(command, ()))
     for key in overridden:
         place = tuple(key.split("."))
-        takes = any(_touches(place, other) for other in read) and key not in unread
+        takes = any(touches(place, other) for other in read) and key not in unread
         if place[0] in own or takes or key.endswith("._target_"):
             continue
         if key in ("strategy", "test", "dataset", "experiment"):
@@ -220,7 +220,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
         )
 
 
-def _reachable_keys(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+def reachable_keys(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """Collects keys, and all keys that they refer to, directly or indirectly."""
     found, left = set(), list(places)
     while left:

@@ -1,0 +1,61 @@
+"""Warns of sizes that a training was given and that nothing reads."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_det.config.signatures import locate, parameters
+from lightning_det.runs.overlay import reachable_keys, touches
+
+log = logging.getLogger("lightning_det")
+
+SIZES = (
+    "capacity",
+    "miner",
+    "dataset.resolution",
+    "dataset.pyramid",
+    "dataset.snip",
+    "dataset.sniper",
+    "dataset.focus",
+    "dataset.tiles",
+    "dataset.anchor_sizes",
+    "dataset.anchor_ratios",
+    "dataset.proposals_per_megapixel",
+)
+"""Settings that count only where a part of the run refers to them: not every detector and strategy has such a part."""
+
+
+def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
+    """Warns of sizes that the user set and that no part of a training reads.
+
+    It is no error: scripts give all detectors the same sizes.
+
+    Args:
+        cfg: the checked configuration of a training, not resolved.
+        overridden: dotted keys that the user set.
+    """
+    unread = unread_sizes(cfg, overridden)
+    if unread:
+        log.warning(
+            "train: without effect: %s; no detector, strategy or test of this run has such a part", ", ".join(unread)
+        )
+
+
+def unread_sizes(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
+    """Lists the keys of `report_unread`, in the order of the command line."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    places = [(node,) for node in plain if node not in ("capacity", "dataset", "miner", "selection")]
+    known = parameters(locate("detector", plain["detector"]["_target_"]))
+    places += [("selection", kind) for kind in plain["selection"] if known is None or f"select_{kind}" in known]
+    places.append(("dataset", "source"))
+    if plain["proposals"] == "auto":  # what mining reads itself, see `lightning_det.runs.mining`
+        places += [("miner",), ("dataset", "anchor_sizes"), ("capacity", "proposals_per_megapixel")]
+    read = reachable_keys(plain, places)
+    sizes = [tuple(size.split(".")) for size in SIZES]
+    return [
+        key
+        for key, place in ((key, tuple(key.split("."))) for key in dict.fromkeys(overridden))
+        if any(place[: len(size)] == size for size in sizes) and not any(touches(place, other) for other in read)
+    ]

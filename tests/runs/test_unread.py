@@ -1,0 +1,77 @@
+import logging
+
+import pytest
+
+from lightning_det.runs.composition import overridden_keys, validate_run
+from lightning_det.runs.unread import report_unread, unread_sizes
+
+
+@pytest.fixture
+def unread(composed):
+    def find(*overrides):
+        cfg = validate_run(composed("train", *overrides))
+        return unread_sizes(cfg, overridden_keys())
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("detector", "key"),
+    [
+        ("rtdetr", "capacity.finest_stride=4"),
+        ("ssd", "capacity.neck=32"),
+        ("fcos", "capacity.before_nms=[100,50]"),
+        ("fcos", "dataset.anchor_sizes=[8,16,32,64,128]"),
+        ("retinanet", "capacity.rois=24"),
+        ("faster_rcnn", "capacity.neck=32"),
+        ("faster_rcnn_fpn", "capacity.focal_gamma=1"),
+    ],
+)
+def test_a_size_of_a_part_that_the_detector_lacks_is_named(unread, detector, key):
+    backbone = ["backbone=ssd_tiny"] if detector == "ssd" else []
+    assert unread(f"detector={detector}", *backbone, key) == [key.partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    ("detector", "key"),
+    [
+        ("faster_rcnn", "capacity.head=64"),
+        ("faster_rcnn_fpn", "capacity.neck=32"),
+        ("faster_rcnn_fpn", "dataset.anchor_ratios=[0.5,1.0]"),
+        ("rfcn", "capacity.rois=24"),
+        ("retinanet", "capacity.focal_gamma=1"),
+        ("fcos", "capacity.head_convs=1"),
+        ("rtdetr", "capacity.queries=50"),
+        ("cascade_rcnn", "capacity.proposals_per_megapixel=50"),
+    ],
+)
+def test_a_size_that_the_detector_has_is_not_named(unread, detector, key):
+    assert unread(f"detector={detector}", key) == []
+
+
+def test_a_strategy_reads_its_own_sizes(unread):
+    sizes = ["dataset.sniper.size=64", "dataset.tiles.size=64", "capacity.focus=32", "miner.epochs=1"]
+    assert unread("strategy=[sniper,flip]", "proposals=auto", *sizes) == ["dataset.tiles.size", "capacity.focus"]
+    assert unread("strategy=[tiles,flip]", *sizes) == ["dataset.sniper.size", "capacity.focus", "miner.epochs"]
+    assert "capacity.focus" not in unread("strategy=[sniper_no_negatives,flip,autofocus]", *sizes)
+
+
+def test_ohem_reads_the_number_of_rois(unread):
+    assert unread("strategy=[single_scale,ohem]", "capacity.rois=24") == []
+
+
+def test_mining_reads_the_anchors_of_a_detector_without_any(unread):
+    given = ["detector=fcos", "dataset.anchor_sizes=[8,16,32,64,128]"]
+    assert unread(*given, "strategy=[sniper,flip]", "proposals=auto") == []
+    assert unread(*given) == ["dataset.anchor_sizes"]
+
+
+def test_settings_of_other_kinds_are_not_named(unread):
+    assert unread("detector=rtdetr", "optimizer.lr=0.1", "dataset.limit=4", "seed=3") == []
+
+
+def test_the_warning_names_all_of_them(composed, caplog):
+    caplog.set_level(logging.WARNING)
+    cfg = validate_run(composed("train", "detector=rtdetr", "capacity.roi=3", "capacity.head=8", "capacity.neck=32"))
+    report_unread(cfg, overridden_keys())
+    assert "without effect: capacity.roi, capacity.head; no detector" in caplog.text
