@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ def check_targets(node: Any, key: str = "") -> None:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(f"{key}.{name}: unknown{hint}; {node['_target_']} has {', '.join(known)}")
         annotation = known[name].annotation
+        if value is None and known[name].default is None:
+            continue
         if not _fits(value, annotation):
             raise ConfigError(f"{key}.{name}: must be {_describe(annotation)}, got {value!r}")
 
@@ -99,6 +101,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         if Ellipsis in arguments:
             return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
         return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if value is None:
+        return annotation in (Any, object, inspect.Parameter.empty)
     # A node that makes an object, or a type that YAML does not have: the constructor checks it.
     return isinstance(value, Mapping) or not _is_plain(annotation)
 
@@ -118,5 +122,7 @@ def _describe(annotation: Any) -> str:
         return "null"
     if origin in (list, Sequence, tuple):
         return f"a list of {_describe(arguments[0])}"
+    if origin is Callable or (inspect.isclass(annotation) and annotation.__module__.startswith("lightning_det.")):
+        return "a part of the detector, with a _target_"
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

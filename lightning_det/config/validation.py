@@ -14,6 +14,9 @@ from lightning_det.config.values import check_values
 from lightning_det.data.folders import folders_of
 from lightning_det.system.errors import ConfigError
 
+REQUIRED = ("backbone", "detector", "module", "data", "dataset.source", "views.train.scales", "views.test.scales")
+"""Keys of the parts that every run has."""
+
 
 def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: Iterable[str]) -> DictConfig:
     """Removes the arguments of replaced parts from the configuration, and checks all of it.
@@ -31,6 +34,7 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     cfg = cfg.copy()
     drop_leftovers(cfg, [f"{group}/{name}" for group, names in options.items() for name in names], set(overridden))
     plain = resolve(cfg)
+    _check_present(plain)
     _check_selection(plain, options.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
@@ -41,6 +45,16 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     check_contradictions(plain)
     check_values(plain)
     return cfg
+
+
+def _check_present(cfg: Mapping[str, Any]) -> None:
+    """Refuses settings without one of the `REQUIRED` parts."""
+    for key in REQUIRED:
+        node: Any = cfg
+        for step in key.split("."):
+            node = node.get(step) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise ConfigError(f"{key}: must name a part (_target_), got {node!r:.100}; leave it out for the default")
 
 
 def _of_one_folder(dataset: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +90,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 def _check_selection(cfg: Mapping[str, Any], names: Sequence[str], overridden: Iterable[str]) -> None:
     """Refuses strategies and settings for regions that the detector does not have."""
     known = parameters(locate("detector", cfg["detector"]["_target_"])) or {}
+    for kind, selector in cfg["selection"].items():
+        if selector is None and f"select_{kind}" in known:
+            raise ConfigError(f"selection.{kind}: this detector needs a selector; leave it out for the default")
     for name in names:
         selects = read_option(f"strategy/{name}").get("selection", {})
         if selects and not any(f"select_{kind}" in known for kind in selects):

@@ -46,7 +46,8 @@ def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
 def unread_sizes(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     """Lists the keys of `report_unread`, in the order of the command line."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    places = [(node,) for node in plain if node not in ("capacity", "dataset", "miner", "selection")]
+    elsewhere = ("capacity", "dataset", "miner", "selection")
+    places: list[tuple[str, ...]] = [(node,) for node in plain if node not in elsewhere]
     known = parameters(locate("detector", plain["detector"]["_target_"]))
     places += [("selection", kind) for kind in plain["selection"] if known is None or f"select_{kind}" in known]
     places.append(("dataset", "source"))

@@ -308,6 +308,7 @@ def test_settings_that_do_not_fit_are_named(node, message):
         {"_target_": "lightning_det.modules.DetectionModule", "reference_batch": None, "norm_weight_decay": 1},
         {"_target_": "lightning_det.data.datamodule.ChipData", "together": 2, "batch_size": 2},
         {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
+        {"_target_": "torch.optim.AdamW", "_partial_": True, "foreach": None},
         {"_target_": "pytorch_lightning.Trainer", "devices": "auto", "max_time": None, "precision": "bf16-mixed"},
     ],
 )
@@ -333,6 +334,15 @@ def test_nodes_are_checked_wherever_they_are():
         (["+trainer.max_epoch=3"], r"trainer\.max_epoch: unknown \(did you mean max_epochs\?\)"),
         (["backbone.norm=frozen"], r"backbone\.norm=frozen .*set backbone\.weights or weights"),
         (["detector=dsod", "backbone=dsod_tiny", "detector.head_norm=frozen"], r"detector\.head_norm=frozen keeps"),
+        (
+            ["detector=retinanet", "detector.neck=null"],
+            r"^detector\.neck: must be a part of the detector, with a _target_",
+        ),
+        (["detector.rpn=null"], r"^detector\.rpn: must be a part of the detector"),
+        (["data=null"], r"^data: must name a part \(_target_\), got None"),
+        (["dataset.source=null"], r"^dataset\.source: must name a part"),
+        (["views.test.scales=null"], r"^views\.test\.scales: must name a part"),
+        (["selection.rois=null"], r"^selection\.rois: this detector needs a selector"),
     ],
 )
 def test_what_does_not_fit_is_refused(composed, overrides, message):
