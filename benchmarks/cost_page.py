@@ -149,8 +149,8 @@ Time and money of the published recipes on H100 or H200 GPUs: calculated, not me
 writes this page ({origin}).
 
 ## Time and money
-From {high} to {low} of the peak in bfloat16, {given.peak / 1e12:.0f} TFLOP/s. Computing is the only limit here, and
-evaluations come on top. An hour of a GPU costs {given.price:g} dollars.
+The ranges assume that a step reaches {high} to {low} of the bfloat16 peak, {given.peak / 1e12:.0f} TFLOP/s. They count
+computation only; evaluations come on top. An hour of a GPU costs {given.price:g} dollars.
 """,
         *time_table(recipes, given),
         """
@@ -168,7 +168,7 @@ SNIPER has two negative chips per image on top, the most that an epoch has.
 ## Other limits
 At {high} of the peak. A core loads {given.loaded / 1e6:g} megapixels of views per second
 ([measured](../benchmarks/results/loader.md) on small photographs; larger ones take longer to decode). Gradients have
-32 bits and go round a ring, at {wire}
+32 bits and are exchanged by ring all-reduce, at {wire}
 between machines. DDP overlaps the exchange with the backward pass, so shares well below 100 % cost little.
 """,
         *limit_table(recipes, given),
