@@ -386,7 +386,7 @@ def test_compositions_train_and_evaluate(small, tmp_path, overrides):
     metrics = read(tmp_path / "metrics.json")
     assert metrics["steps"] > 0
     assert np.isfinite(metrics["loss"])
-    evaluate(f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "trainer.limit_val_batches=1")
+    evaluate(f"checkpoint={tmp_path}", f"hydra.run.dir={tmp_path}/eval", "dataset.limit_val=2")
     if "logger=tensorboard" in overrides:
         assert list((tmp_path / "tensorboard").glob("events*"))
 

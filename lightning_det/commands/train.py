@@ -16,7 +16,7 @@ from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import overridden_keys, run_folder, save_config, validate_run
 from lightning_det.runs.continuation import check_resumable, explain_restore_errors
-from lightning_det.runs.data_report import report_anchors, report_repetitions, report_views
+from lightning_det.runs.data_report import report_boxes, report_repetitions, report_views
 from lightning_det.runs.launch import is_first_rank
 from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.runs.occupancy import remove_results
@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     data = build_data(cfg, stores["train"], stores["val"])
     report_views(cfg, stores["train"], data)
     report_repetitions(cfg, stores["train"], data)
-    report_anchors(cfg, module.detector, stores["train"], data)
+    report_boxes(cfg, module.detector, stores["train"], data)
     trainer = build_trainer(cfg, folder)
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with end_wandb_run(trainer), explain_restore_errors(cfg):

@@ -40,8 +40,11 @@ def check_contradictions(cfg: Mapping[str, Any]) -> None:
             "dataset.classes=[car,bus]"
         )
     windows = cfg["views"]["train"]["windows"] or {}
-    if cfg.get("proposals") is not None and "negatives" not in windows:
-        raise ConfigError(f"proposals={cfg['proposals']} is for negative chips: strategy=sniper, or proposals=null")
+    if cfg.get("proposals") is not None and not windows.get("negatives"):
+        raise ConfigError(
+            f"proposals={cfg['proposals']} is for negative chips (strategy=sniper, with "
+            "views.train.windows.negatives of at least 1); otherwise proposals=null"
+        )
     test = cfg["test"]
     if test.get("vote") and test["nms_iou"] <= test["vote"].get("iou", 0):
         raise ConfigError(

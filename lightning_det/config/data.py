@@ -94,13 +94,16 @@ def build_planner(cfg: DictConfig, phase: str) -> Planner:
     """Builds the planner of ``views.train`` or ``views.test``.
 
     Raises:
-        ConfigError: a step refuses its settings, or steps do not fit each other.
+        ConfigError: a step refuses its settings, steps do not fit each other, or inference would draw at random.
     """
     steps = {name: build(node, f"views.{phase}.{name}") for name, node in cfg.views[phase].items()}
     try:
-        return Planner(**steps)
+        planner = Planner(**steps)
     except ValueError as error:
         raise ConfigError(f"views.{phase}: {error}") from error
+    if phase == "test" and planner.scales.draws_one:
+        raise ConfigError("views.test.scales.draw=one is for training; inference looks at all resolutions: draw=all")
+    return planner
 
 
 def check_order(planner: Planner, store: AnnotationStore, key: str) -> None:

@@ -38,9 +38,12 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     _check_selection(plain, options.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
-    given = [key for key in ("val", "holdout") if f"dataset.{key}" in overridden and plain["dataset"][key] is not None]
-    if len(given) > 1:
-        raise ConfigError("dataset.val and dataset.holdout both say what the validation split is; give one of them")
+    val, held = plain["dataset"]["val"], plain["dataset"]["holdout"]
+    if "dataset.val" in overridden and val is not None and held is not None:
+        raise ConfigError(
+            f"dataset.val={val} and dataset.holdout={held} both say what the validation split is; add "
+            "dataset.holdout=null, or leave dataset.val out"
+        )
     check_targets(plain | {"dataset": _of_one_folder(plain["dataset"])})
     check_contradictions(plain)
     check_values(plain)
@@ -48,7 +51,16 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
 
 
 def _check_present(cfg: Mapping[str, Any]) -> None:
-    """Refuses settings without one of the `REQUIRED` parts."""
+    """Refuses settings without one of the `REQUIRED` parts, and values that are no part where one may be."""
+    places = {"callbacks": cfg.get("callbacks") or {}, "selection": cfg["selection"]}
+    places |= {f"views.{phase}": views for phase, views in cfg["views"].items()}
+    parts = {f"{place}.{name}": part for place, slots in places.items() for name, part in slots.items()}
+    parts |= {f"test.{name}": cfg["test"].get(name) for name in ("merge", "vote")}
+    if isinstance(cfg["detector"], Mapping):
+        parts["detector.preprocess"] = cfg["detector"].get("preprocess")
+    for key, part in parts.items():
+        if part is not None and not isinstance(part, Mapping):
+            raise ConfigError(f"{key}: must be null or name a part (_target_), got {part!r:.100}")
     for key in REQUIRED:
         node: Any = cfg
         for step in key.split("."):

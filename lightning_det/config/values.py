@@ -99,11 +99,13 @@ RANGES = {
     "dataset.anchor_sizes": SIZE,
     "dataset.anchor_ratios": SIZE,
     "detector.rpn.min_size": NOT_NEGATIVE,
+    "detector.rpn.per_megapixel": RATE,
     "detector.rpn.border": Range("at least 0, or null", 0),
     "selection.priors.ratio": Range("above 0", 0, open_low=True),
     "callbacks.seeds.seed": NOT_NEGATIVE,
     "callbacks.early_stopping.patience": NOT_NEGATIVE,
     "detector.head_width": COUNT,
+    "pictures": NOT_NEGATIVE,
     "miner.epochs": COUNT,
     "miner.proposals": COUNT,
     "miner.nms_iou": SHARE,
@@ -120,6 +122,9 @@ RANGES = {
 """Ranges by dotted key. In a list, every number must be in the range. Null is always valid."""
 
 PAIRS = ("capacity.before_nms", "capacity.after_nms", "detector.rpn.before_nms", "detector.rpn.after_nms")
+
+LISTS = ("schedule.milestones", "dataset.anchor_sizes", "dataset.anchor_ratios")
+"""Keys whose value may be an empty list."""
 
 TEXTS = ("trainer.val_check_interval",)
 """Keys whose value may also be a text."""
@@ -160,6 +165,8 @@ def _check_ranges(cfg: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} must be two numbers, of training and of inference, got {value}")
     for key, valid in RANGES.items():
         value = _at(cfg, key)
+        if value == [] and key not in LISTS:
+            raise ConfigError(f"{key} must be {valid.words}, got an empty list")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, str) and key not in TEXTS:
                 raise ConfigError(f"{key} must be a number, {valid.words}, got {value!r}")

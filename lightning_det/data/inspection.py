@@ -14,12 +14,15 @@ from lightning_det.data.opening import ImageError
 from lightning_det.data.sizes import check_all, decoded_size, size_fault
 from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.system.workload import progress
-from lightning_det.views import Planner, Step, View
+from lightning_det.views import Planner, Pyramid, Step, View
 from lightning_det.views.targets import targets
 from lightning_det.views.view import Range
 
 REFERENCE = 800 * 1333
 """Pixels per image of single-scale training in the literature, the reference for the cost of views."""
+
+SHARED = 0.5
+"""Share of the boxes that may be valid at several scales."""
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -88,6 +91,29 @@ def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
     if planner.windows.whole:
         return f"{warning}: only the whole image, shrunk into one tile, shows them whole"
     return f"{warning}: no view shows them whole; set views.train.windows.whole=true, or take larger tiles"
+
+
+def in_several_ranges(store: AnnotationStore, planner: Planner) -> str:
+    """Warns if most boxes are valid at several scales, because ranges of sizes overlap there; empty if few are.
+
+    On blood cells, 81 % are with the ranges that the dataset had at first, and 6 % with others: SNIPER then has 5 AP
+    more (``docs/claims.md``). With the published ranges, 37 % of COCO's boxes are.
+    """
+    if not isinstance(planner.scales, Pyramid):
+        return ""
+    ranges = planner.scales.valid_ranges
+    if all(valid == ranges[0] for valid in ranges):  # all sizes at every scale
+        return ""
+    sides = (store.boxes[:, 2:] - store.boxes[:, :2])[~store.ignored]
+    sizes = np.sqrt(sides.prod(axis=1))
+    share = np.mean(sum((sizes >= low) & (sizes < high) for low, high in ranges) > 1) if len(sizes) else 0.0
+    if share <= SHARED:
+        return ""
+    return (
+        f"{100 * share:.0f} % of the boxes are valid at several scales, because views.train.scales.valid_ranges "
+        "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 5 AP; move the "
+        "borders to sizes that few boxes have (sizes.png of inspect), see docs/choosing.md"
+    )
 
 
 def _count(store: AnnotationStore, planner: Planner, count: Callable[[Step, ImageRecord, list[View]], int]) -> int:

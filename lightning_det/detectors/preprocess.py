@@ -24,7 +24,7 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
-        mean, std = list(mean or IMAGENET.mean), list(std or IMAGENET.std)
+        mean, std = list(IMAGENET.mean if mean is None else mean), list(IMAGENET.std if std is None else std)
         if not len(mean) == len(std) == 3 or not min(std) > 0:
             raise ValueError(f"mean and std are three numbers each, and std is positive, got {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

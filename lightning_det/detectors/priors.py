@@ -35,8 +35,10 @@ class Priors(nn.Module):
     ):
         super().__init__()
         if sizes is None:
-            if not objects or min(objects) <= 0:
-                raise ValueError(f"priors need their sizes, or positive sizes of objects, got {list(objects)}")
+            if not objects or min(objects) <= 0 or list(objects) != sorted(objects):
+                raise ValueError(
+                    f"priors need their sizes, or positive sizes of objects, smallest first, got {list(objects)}"
+                )
             sizes = spread(objects[0], objects[-1], maps)
         count = len(sizes) - 1
         lists = [list(r) for r in ratios if isinstance(r, Sequence)]

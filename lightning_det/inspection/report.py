@@ -9,7 +9,7 @@ from lightning_det.annotations import AnnotationStore
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import Look
-from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, larger_than_tiles
+from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, in_several_ranges, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.evaluation.rare_classes import rarely_learned
@@ -47,6 +47,7 @@ def make_report(
         "boxes_without_chip": count_unlearned(store, data.train_views),
         "rare_classes": "" if data.balance is not None else rarely_learned(splits.statistics[split]["classes"]),
         "larger_than_tiles": larger_than_tiles(store, data.train_views),
+        "in_several_ranges": in_several_ranges(store, data.train_views),
         "unneeded_views": "" if suggestion is None else unneeded_views(suggestion.figures, data.train_views),
         **anchors,
         "suggestion": None if suggestion is None else suggestion.to_dict(),

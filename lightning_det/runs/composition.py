@@ -14,6 +14,7 @@ from lightning_det.config.composition import origin
 from lightning_det.config.options import SUGGESTED
 from lightning_det.config.recognition import recognise_dataset
 from lightning_det.runs.resume import OVERRIDES, overrides_to_record
+from lightning_det.system.errors import ConfigError
 from lightning_det.system.files import atomic_write
 
 
@@ -24,6 +25,9 @@ def validate_run(cfg: DictConfig) -> DictConfig:
         ConfigError: a setting is invalid; the message names the key and the valid values.
         DatasetError: the dataset's layout is not recognised.
     """
+    for group in ("optimizer", "schedule"):
+        if not cfg[group]:
+            raise ConfigError(f"{group}={cfg[group]}: a training needs one; leave it out for the default")
     return recognise_dataset(validate(cfg, chosen_options(), overridden_keys()))
 
 

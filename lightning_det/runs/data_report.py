@@ -10,7 +10,7 @@ from lightning_det.annotations.labels import LONGEST
 from lightning_det.config.module import own_priors
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, count_unlearned, larger_than_tiles
+from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, in_several_ranges, larger_than_tiles
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.protocols.detector import Detector
@@ -23,7 +23,7 @@ NAMED = 10
 
 
 def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> None:
-    """Logs how many boxes no scale or tile shows, and if there are no negative chips.
+    """Logs how many boxes no scale or tile shows, or most at several scales, and if there are no negative chips.
 
     Args:
         cfg: the whole configuration.
@@ -41,6 +41,8 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
         )
     if larger := larger_than_tiles(store, data.train_views):
         log.warning("train: %s", larger)
+    if shared := in_several_ranges(store, data.train_views):
+        log.warning("train: %s", shared)
     if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 
@@ -78,10 +80,29 @@ def report_repetitions(cfg: DictConfig, store: AnnotationStore, data: ViewData) 
     )
 
 
-def report_anchors(cfg: DictConfig, detector: Detector, store: AnnotationStore, data: ViewData) -> None:
-    """Warns if many boxes of the training views have no anchor that matches them."""
+def report_boxes(cfg: DictConfig, detector: Detector, store: AnnotationStore, data: ViewData) -> None:
+    """Logs how many boxes the first epoch does not learn from, and warns if many have no anchor that matches them.
+
+    Both are measured on a sample of the images.
+
+    Args:
+        cfg: the whole configuration.
+        detector: has the anchors.
+        store: images to learn from.
+        data: plans their views.
+    """
     store = sample(store, cfg.seed, SAMPLE)
-    boxes = boxes_in_views(store, plan_epoch(store, data.train_views, cfg.seed), **data.visibility)
+    looks = plan_epoch(store, data.train_views, cfg.seed)
+    counts = coverage(store, looks, **data.visibility)
+    if unlearned := counts["boxes_unlearned"]:
+        total = unlearned + counts["boxes_learned"]
+        log.log(
+            logging.WARNING if 2 * unlearned > total else logging.INFO,
+            "train: in the first epoch, no view learns from %d of %d boxes in %d images: they are out of all ranges of "
+            "sizes, cut, thinner than data.min_side, or not shown (python -m lightning_det.inspect draws the views)",
+            *(unlearned, total, len(store)),
+        )
+    boxes = boxes_in_views(store, looks, **data.visibility)
     said = misfit(boxes, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
     if said:
         log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)

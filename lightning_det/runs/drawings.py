@@ -63,6 +63,8 @@ class Drawing:
         number = isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale <= LARGEST_SCALE
         if scale != "auto" and not number:
             raise ConfigError(f"draw_scale={scale}: must be auto, or a number up to {LARGEST_SCALE:g}")
+        if not cfg.pictures and (labels, scale) != ("auto", "auto"):
+            raise ConfigError("draw_labels and draw_scale are for pictures; leave them out beside pictures=false")
         return cls(folder, cfg.pictures, cfg.crops, labels, None if scale == "auto" else float(scale))
 
 

@@ -138,6 +138,12 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         looking.validate(module, datamodule=data, verbose=False)
     if looking.is_global_zero and collector.results is not None:
         proposals = group_by_image(collector.results, len(store))
+        if left := len(store) - len(collector.results.seen):
+            log.warning(
+                "mining: %d of %d images have no proposals, so they get no negative chips "
+                "(trainer.limit_train_batches=%s limits mining too)",
+                *(left, len(store), cfg.trainer.limit_train_batches),
+            )
         save_cost(file.with_name(COST), trainer, collector)
         save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
         last.unlink(missing_ok=True)
@@ -180,7 +186,8 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     cfg.trainer.max_epochs = cfg.miner.epochs
     cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
-    cfg.trainer.limit_val_batches = cfg.trainer.limit_val_batches or 1.0  # mining needs a pass over images
+    cfg.trainer.max_steps = -1  # the length of the detector's training, not of the network's
+    cfg.trainer.limit_val_batches = cfg.trainer.limit_train_batches  # a pass over the images, short in a short trial
     cfg.logger = None
     kept = ("seeds", "nonfinite", "progress", "throughput", "last")
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}

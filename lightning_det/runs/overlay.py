@@ -209,6 +209,7 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     for key in overridden:
         place = tuple(key.split("."))
         takes = any(touches(place, other) for other in read) and key not in unread
+        takes &= key != "dataset.holdout" or split != "test"
         if place[0] in own or takes or key.endswith("._target_"):
             continue
         if key in ("strategy", "test", "dataset", "experiment"):

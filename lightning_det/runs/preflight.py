@@ -53,6 +53,12 @@ def check_trainer(cfg: DictConfig) -> None:
             unit,
             ends,
         )
+    late = [m for m in cfg.schedule.get("milestones") or () if ends is not None and 0 < ends <= m]
+    if late:
+        log.warning(
+            "schedule.milestones: %s are not reached (trainer.max_%s=%s), so the rate does not fall there",
+            *(late, cfg.schedule.unit, ends),
+        )
 
 
 def check_monitors(cfg: DictConfig) -> None:
@@ -127,7 +133,7 @@ def has_learnable_box(data: ViewData, store: AnnotationStore) -> bool:
 def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) -> np.ndarray | None:
     """Positions in a store of the images that a validation in one process evaluates; None for all of them."""
     limit = cfg.trainer.limit_val_batches
-    if isinstance(limit, float) and limit >= 1:
+    if limit is None or (isinstance(limit, float) and limit >= 1):
         return None
     batches = InferenceBatches(store, data.test_views, data.test_batch_size)
     count = limit if isinstance(limit, int) else int(limit * len(batches))

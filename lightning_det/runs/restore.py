@@ -72,9 +72,27 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
     check_parts(plain, cfg)
     check_shape(plain)
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
+    _check_whole(merged.trainer, command)
     report_replaced(known, merged, keys)
     valid = validate(merged, chosen_options(), keys)
     return recognise_other_root(valid, keys) if command == "eval" else valid
+
+
+def _check_whole(trainer: DictConfig, command: str) -> None:
+    """Refuses a trainer that looks at a part of the images only: the figures would pass for those of all.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    limits = {"eval": "limit_val_batches", "predict": "limit_predict_batches"}
+    if command not in limits:
+        return
+    limit, dry = trainer.get(limits[command]), trainer.get("fast_dev_run")
+    limited = limit is not None and not (isinstance(limit, float) and limit == 1)
+    if limited or dry:
+        key = f"trainer.{limits[command]}={limit}" if limited else f"trainer.fast_dev_run={dry}"
+        fewer = "dataset.limit_val=N evaluates on the first N" if command == "eval" else "source can name fewer"
+        raise ConfigError(f"{key}: {command} looks at all images; {fewer}")
 
 
 def check_fit(cfg: DictConfig, labels: LabelMap, weights: Mapping[str, Tensor], name: str) -> None:

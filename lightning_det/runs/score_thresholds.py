@@ -29,12 +29,14 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         (K,) float64.
 
     Raises:
-        ConfigError: a threshold is not from 0 to 1, or ``thresholds`` are of other classes.
+        ConfigError: a threshold is not from 0 to 1, ``thresholds`` are of other classes, or both are given.
         UserError: the file of thresholds cannot be read.
     """
     given = cfg.draw_threshold
     if given is not None and not 0 <= given <= 1:
         raise ConfigError(f"draw_threshold={given:g}: must be from 0 to 1; null takes the best one of each class")
+    if given is not None and cfg.thresholds is not None:
+        raise ConfigError("draw_threshold and thresholds both say which detections are shown; give one of them")
     if given is not None:
         log.info("shown: detections with a score of at least draw_threshold=%g", given)
         return np.full(len(labels), float(given))

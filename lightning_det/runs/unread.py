@@ -39,7 +39,8 @@ def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
     unread = unread_sizes(cfg, overridden)
     if unread:
         log.warning(
-            "train: without effect: %s; no detector, strategy or test of this run has such a part", ", ".join(unread)
+            "train: without effect here: %s; the detector, strategy and test of this run have no such part",
+            ", ".join(unread),
         )
 
 

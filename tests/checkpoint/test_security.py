@@ -780,6 +780,13 @@ def test_capacities_beside_a_checkpoint(composed, tmp_path):
         given("capacity.neck=64")
     with pytest.raises(ConfigError, match=r"^dataset\.test beside.*with split=val"):
         given("dataset.test=val")
+    with pytest.raises(ConfigError, match=r"^dataset\.holdout beside a checkpoint"):
+        given("split=test", "dataset.holdout=0.3")
+    for limit in ("trainer.limit_val_batches=0.5", "trainer.limit_val_batches=1", "trainer.fast_dev_run=True"):
+        with pytest.raises(ConfigError, match=rf"^{limit}: eval looks at all images; dataset\.limit_val=N"):
+            given(limit)
+    for whole in ("trainer.limit_val_batches=1.0", "trainer.limit_val_batches=null", "trainer.fast_dev_run=false"):
+        given(whole)
     for group in ("optimizer=sgd", "schedule=constant", "debug=limit"):
         with pytest.raises(ConfigError, match=f"^{group.split('=')[0]} beside a checkpoint"):
             given(group)

@@ -343,11 +343,42 @@ def test_nodes_are_checked_wherever_they_are():
         (["dataset.source=null"], r"^dataset\.source: must name a part"),
         (["views.test.scales=null"], r"^views\.test\.scales: must name a part"),
         (["selection.rois=null"], r"^selection\.rois: this detector needs a selector"),
+        (["callbacks.pictures=false"], r"^callbacks\.pictures: must be null or name a part \(_target_\), got False"),
+        (["detector.preprocess=false"], r"^detector\.preprocess: must be null or name a part"),
+        (["test.vote=3"], r"^test\.vote: must be null or name a part"),
+        (["optimizer.lr=[]"], r"^optimizer\.lr must be above 0.*, got an empty list"),
+        (["detector.rpn.per_megapixel=nan"], r"^detector\.rpn\.per_megapixel must be 0 or more, or null"),
+        (["strategy=[sniper,flip]", "views.train.windows.negatives=0"], r"^proposals=auto is for negative chips"),
+        (["strategy=[sniper_no_negatives,flip]", "proposals=FILE"], r"^proposals=FILE is for negative chips"),
     ],
 )
 def test_what_does_not_fit_is_refused(composed, overrides, message):
     cfg = composed("train", *overrides)
     with pytest.raises(ConfigError, match=message):
+        accepted(cfg)
+
+
+@pytest.mark.slow
+def test_inference_draws_no_resolution_at_random(composed):
+    with pytest.raises(ConfigError, match=r"views\.test\.scales\.draw=one is for training"):
+        build_planner(composed("train", "test=[multi_scale]", "views.test.scales.draw=one"), "test")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["optimizer=[]", "schedule=[]"])
+def test_a_training_needs_an_optimizer_and_a_schedule(composed, given):
+    with pytest.raises(ConfigError, match=rf"^{given[:-3]}=.*a training needs one"):
+        validate_run(composed("train", given))
+
+
+@pytest.mark.slow
+def test_a_split_that_is_named_is_not_held_out_silently(composed):
+    cfg = composed("train", "dataset.val=val")
+    accepted(cfg)
+    cfg.dataset.holdout = 0.2  # as an option, or a checkpoint, may say
+    with pytest.raises(
+        ConfigError, match=r"^dataset\.val=val and dataset\.holdout=0\.2 both.*add dataset\.holdout=null"
+    ):
         accepted(cfg)
 
 

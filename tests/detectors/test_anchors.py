@@ -17,7 +17,7 @@ from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD
 from lightning_det.detectors.reach import best_ious, finest_stride, fit_sizes
 from lightning_det.protocols.detector import Detector
-from lightning_det.runs.data_report import report_anchors
+from lightning_det.runs.data_report import report_boxes
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.views import Planner, Pyramid
 
@@ -168,11 +168,32 @@ def test_training_warns_once_and_names_the_remedy(caplog):
     sizes = np.full((40, 1), 14.0)
     corners = np.random.default_rng(0).uniform(0, 400, (40, 2))
     store = make_store([(640, 480)] * 2, [np.concatenate([corners, corners + sizes], axis=1)] * 2)
-    data = SimpleNamespace(train_views=Planner(Pyramid([1.0])), visibility={})
+    visibility = {"min_visible": 0.5, "min_side": 1.0}
+    data = SimpleNamespace(train_views=Planner(Pyramid([1.0])), visibility=visibility)
     cfg = OmegaConf.create({"seed": 0, "dataset": {"anchor_sizes": SIZES}, "detector": {}})
     with caplog.at_level("WARNING", logger="lightning_det"):
-        report_anchors(cfg, detector(), store, data)
-        report_anchors(cfg, detector(sizes=[8, 16, 32, 64, 128]), store, data)
+        report_boxes(cfg, detector(), store, data)
+        report_boxes(cfg, detector(sizes=[8, 16, 32, 64, 128]), store, data)
     (said,) = caplog.messages
     assert "100 % of the boxes are met by no anchor" in said
     assert "dataset.anchor_sizes=[" in said
+
+
+@pytest.mark.parametrize(("ranges", "level"), [([[0, 20]], None), ([[15, 30]], "INFO"), ([[20, 30]], "WARNING")])
+def test_boxes_that_the_first_epoch_leaves_out_are_counted(caplog, ranges, level):
+    sides = np.array([14.0, 14.0, 14.0, 16.0, 16.0, 16.0, 16.0])[:, None]
+    boxes = np.concatenate([np.full((7, 2), 20.0), 20 + sides.repeat(2, axis=1)], axis=1)
+    store = make_store([(640, 480)] * 2, [boxes] * 2)
+    data = SimpleNamespace(
+        train_views=Planner(Pyramid([1.0], ranges)), visibility={"min_visible": 0.5, "min_side": 1.0}
+    )
+    cfg = OmegaConf.create({"seed": 0, "dataset": {"anchor_sizes": SIZES}, "detector": {}})
+    with caplog.at_level("INFO", logger="lightning_det"):
+        report_boxes(cfg, detector(sizes=[8, 16, 32, 64, 128]), store, data)
+    found = [(r.levelname, r.getMessage()) for r in caplog.records if "learns from" in r.getMessage()]
+    if level is None:
+        assert found == []
+    else:
+        ((said, message),) = found
+        assert said == level
+        assert f"no view learns from {6 if level == 'INFO' else 14} of 14 boxes in 2 images" in message

@@ -93,6 +93,11 @@ def test_priors_that_do_not_fit_are_refused(arguments):
         Priors(*arguments)
 
 
+def test_sizes_of_objects_ascend():
+    with pytest.raises(ValueError, match=r"smallest first, got \[8, 500, 128\]"):
+        Priors(objects=[8, 500, 128], maps=3)
+
+
 # Matching
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_det.annotations.problems import Problem
 from lightning_det.data import dataset, images
 from lightning_det.data.coco import Coco
+from lightning_det.data.inspection import in_several_ranges
 from lightning_det.data.memory import Reader
 from lightning_det.data.voc import Voc
 from lightning_det.inspection import probe
@@ -206,6 +207,14 @@ def test_chips_and_ranges_are_warned_of_where_whole_images_do(bccd):
         assert unneeded_views(suggestion_of(drone_like()).figures, planner) == ""
     for planner in (Planner(Pyramid([1.0])), Planner(Pyramid([1.0, 0.5])), Planner(Pyramid([1.0]), Tiles(320, 0.2))):
         assert unneeded_views(cells, planner) == ""
+
+
+def test_borders_of_ranges_amid_the_sizes_are_warned_of(bccd):
+    """The two sets of ranges that ``claim=sniper experiments=[blood_cells_pretrained]`` compares."""
+    store = Voc(str(bccd)).read("train")[0]
+    amid, moved = [[0, 120], [80, 200], [150, -1]], [[0, 60], [40, 200], [150, -1]]
+    assert in_several_ranges(store, Planner(Pyramid([1.0, 0.5, 0.3], amid))).startswith("81 % of the boxes")
+    assert in_several_ranges(store, Planner(Pyramid([1.0, 0.5, 0.3], moved))) == ""
 
 
 def test_real_sizes_get_the_strategies_that_suit_them():

@@ -123,6 +123,10 @@ def test_options_of_drawing():
             options(**wrong)
     with pytest.raises(ConfigError, match="draw_labels=some: must be auto, true or false"):
         options(draw_labels="some")
+    for unused in ({"draw_scale": 2}, {"draw_labels": True}):
+        with pytest.raises(ConfigError, match="are for pictures"):
+            options(pictures=False, **unused)
+    assert not options(pictures=False).pictures
 
 
 def test_predictions_json(source, results):
@@ -231,6 +235,8 @@ def test_thresholds_that_do_not_fit(run, tmp_path):
     for wrong in (-0.1, 1.5):
         with pytest.raises(ConfigError, match="must be from 0 to 1"):
             shown_scores(options(run, draw_threshold=wrong), LABELS)
+    with pytest.raises(ConfigError, match="draw_threshold and thresholds both"):
+        shown_scores(options(run, draw_threshold=0.1, thresholds=str(run)), LABELS)
 
 
 def test_detections_above_the_thresholds_of_their_classes(results):

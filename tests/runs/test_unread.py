@@ -74,4 +74,4 @@ def test_the_warning_names_all_of_them(composed, caplog):
     caplog.set_level(logging.WARNING)
     cfg = validate_run(composed("train", "detector=rtdetr", "capacity.roi=3", "capacity.head=8", "capacity.neck=32"))
     report_unread(cfg, overridden_keys())
-    assert "without effect: capacity.roi, capacity.head; no detector" in caplog.text
+    assert "without effect here: capacity.roi, capacity.head; the detector" in caplog.text

@@ -79,6 +79,22 @@ def test_a_warmup_as_long_as_the_training_is_said(composed, caplog):
         assert bool(words) == bool(caplog.text)
 
 
+def test_milestones_after_the_end_are_said(composed, caplog):
+    for given, words in (
+        (
+            ["trainer.max_epochs=9", "schedule.milestones=[6,9,12]"],
+            "milestones: [9, 12] are not reached (trainer.max_epochs=9)",
+        ),
+        (["trainer.max_steps=9", "schedule.milestones=[3,10]", "schedule.unit=steps"], "[10] are not reached"),
+        (["trainer.max_epochs=9", "schedule.milestones=[6,8]"], ""),
+        (["trainer.max_epochs=-1", "schedule.milestones=[6,8]"], ""),
+    ):
+        caplog.clear()
+        check_trainer(composed("train", "schedule=multistep", *given))
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
 @pytest.mark.parametrize(
     "given",
     [

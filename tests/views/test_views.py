@@ -8,10 +8,11 @@ import torch
 from helpers import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.sizes import make_store
 
 from lightning_det.data.coco import Coco
 from lightning_det.data.dataset import Collate, Look, Sample, render
-from lightning_det.data.inspection import larger_than_tiles
+from lightning_det.data.inspection import in_several_ranges, larger_than_tiles
 from lightning_det.ops.boxes import sqrt_area
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
@@ -345,6 +346,24 @@ def test_it_is_said_that_boxes_are_larger_than_a_tile(coco_folder):
     )
     assert said(Pyramid([2.0, 1.0], draw="one"), Tiles(16)).endswith("take larger tiles")
     assert said(Pyramid([1.0]), Tiles(1000)) == said(Pyramid([1.0])) == ""
+
+
+@pytest.mark.parametrize(
+    ("ranges", "share"),
+    [
+        ([[0, 50], [30, -1]], "60 %"),  # sizes 30, 40 and 40 of five
+        ([[0, 50], [40, -1]], ""),  # 40 and 40
+        ([[0, 40], [40, -1]], ""),
+        ([[0, -1], [0, -1]], ""),
+        (None, ""),
+    ],
+)
+def test_it_is_said_that_most_boxes_are_in_several_ranges(ranges, share):
+    sides = np.array([[20.0], [30.0], [40.0], [40.0], [60.0]])
+    boxes = np.concatenate([np.zeros((5, 2)), sides.repeat(2, axis=1)], axis=1)
+    scales = [1.0, 0.5, 0.25][: 2 if ranges is None else len(ranges)]
+    said = in_several_ranges(make_store([(100, 100)], [boxes]), Planner(Pyramid(scales, ranges)))
+    assert said.startswith(f"{share} of the boxes are valid at several scales") if share else said == ""
 
 
 def test_background_tiles_can_be_thinned_out():
