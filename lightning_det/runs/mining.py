@@ -136,24 +136,31 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         looking = build_trainer(cfg, file.parent, learning=False)
         callbacks_of(looking).append(collector)
         looking.validate(module, datamodule=data, verbose=False)
-    if looking.is_global_zero and collector.results is not None:
-        proposals = group_by_image(collector.results, len(store))
-        if left := len(store) - len(collector.results.seen):
-            log.warning(
-                "mining: %d of %d images have no proposals, so they get no negative chips "
-                "(trainer.limit_train_batches=%s limits mining too)",
-                *(left, len(store), cfg.trainer.limit_train_batches),
-            )
-        save_cost(file.with_name(COST), trainer, collector)
-        save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
+    if looking.is_global_zero:
+        _write(cfg, file, store, trainer, collector)
         last.unlink(missing_ok=True)
-        log.info(
-            "mining: %.0f proposals per image, %.1f %% of the boxes found at IoU 0.5, in %s",
-            len(proposals.boxes) / max(1, len(store)),
-            100 * recall(store, proposals),
-            file,
-        )
     looking.strategy.barrier()
+
+
+def _write(cfg: DictConfig, file: Path, store: AnnotationStore, trainer: pl.Trainer, collector: Collector) -> None:
+    """Writes the proposals and their cost, and says how good they are."""
+    results = collector.results
+    assert results is not None, "the images have been looked at"
+    proposals = group_by_image(results, len(store))
+    if left := len(store) - len(results.seen):
+        log.warning(
+            "mining: %d of %d images have no proposals, so they get no negative chips "
+            "(trainer.limit_train_batches=%s limits mining too)",
+            *(left, len(store), cfg.trainer.limit_train_batches),
+        )
+    save_cost(file.with_name(COST), trainer, collector)
+    save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
+    log.info(
+        "mining: %.0f proposals per image, %.1f %% of the boxes found at IoU 0.5, in %s",
+        len(proposals.boxes) / max(1, len(store)),
+        100 * recall(store, proposals),
+        file,
+    )
 
 
 def is_resumable(file: Path, module: DetectionModule) -> bool:

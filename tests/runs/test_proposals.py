@@ -596,3 +596,13 @@ def test_numbers_of_proposals_in_the_settings_reach_the_network(composed, tmp_pa
             mining.mine(validate_run(cfg), build_module(cfg, labels).detector, None, None, tmp_path / "proposals.npz")
         assert made[-1].per_view(100, 100) == 1500
         assert made[-1].per_view(1000, 1000) == 4000
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [([], 1.0), (["trainer.limit_val_batches=0.25"], 1.0), (["trainer.limit_train_batches=4"], 4)],
+)
+def test_the_length_of_the_training_does_not_cut_mining(composed, tmp_path, options, limit):
+    cfg = composed("train", "strategy=[sniper,flip]", "trainer.max_steps=3", "miner.epochs=5", *options)
+    trainer = mining.mining_config(cfg, tmp_path).trainer
+    assert (trainer.max_epochs, trainer.max_steps, trainer.limit_val_batches) == (5, -1, limit)
