@@ -30,6 +30,11 @@ def explain_composition(error: Exception, config_name: str) -> str:
             f"strategy=suggested: nothing is suggested for dataset={name}. First run inspect with write=NAME "
             f"(lightning-det inspect dataset={name} dataset.root=DIR write=mine), then train with dataset=NAME"
         )
+    if text.startswith("Config group override must be a string or a list"):
+        return (
+            f"{text}: a group takes the name of an option, such as detector=fcos, and strategy, test and callbacks a "
+            "list of names; leave it out for the default"
+        )
     cause = error.__cause__
     if isinstance(error, OverrideParseException) and "=" not in error.override:
         example = EXAMPLES.get(config_name, "dataset.root=DIR")

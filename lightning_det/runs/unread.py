@@ -47,6 +47,9 @@ def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
 def unread_sizes(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     """Lists the keys of `report_unread`, in the order of the command line."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    priors = plain["detector"].get("priors")
+    if isinstance(priors, dict) and priors.get("sizes") is not None:
+        priors.pop("objects", None)  # sizes take their place, see `Priors`
     elsewhere = ("capacity", "dataset", "miner", "selection")
     places: list[tuple[str, ...]] = [(node,) for node in plain if node not in elsewhere]
     known = parameters(locate("detector", plain["detector"]["_target_"]))

@@ -32,7 +32,7 @@ class Pyramid(Step):
 
     Raises:
         ValueError: no resolutions, an order that is wrong for every image, wrong number of ranges, empty ranges, or
-            negative epochs.
+            negative epochs, or epochs without ranges where there are none.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Pyramid(Step):
         self.draws_one = draw == "one"
         if len(warm_epochs) != 2 or min(warm_epochs) < 0:
             raise ValueError(f"views: warm_epochs are epochs for anchors and for RoIs, got {warm_epochs}")
+        if any(warm_epochs) and valid_ranges is None and anchor_ranges is None:
+            raise ValueError(f"views: warm_epochs={list(warm_epochs)} are epochs without ranges, and there are none")
         self.warm_epochs = tuple(warm_epochs)
 
     def at(self, epoch: int) -> "Pyramid":

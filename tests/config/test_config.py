@@ -494,6 +494,7 @@ def test_tiny_coco_is_that_of_the_checkout_unless_another_is_named(composed, mon
         ("test.max_detections=many", ["many", "max_detections"]),
         ("dataset.on_bad=ignore", ["ignore", "error", "skip"]),
         ("backbone=resnet49", ["resnet49", "resnet50"]),
+        ("detector=null", ["a group takes the name of an option, such as detector=fcos"]),
         ("trainer.max_epoch=3", ["did you mean trainer.max_epochs?"]),
         ("/data/photos", ["/data/photos is no setting; these are KEY=VALUE, such as dataset.root=DIR"]),
     ],

@@ -56,6 +56,12 @@ def test_a_strategy_reads_its_own_sizes(unread):
     assert "capacity.focus" not in unread("strategy=[sniper_no_negatives,flip,autofocus]", *sizes)
 
 
+def test_sizes_of_priors_take_the_place_of_anchor_sizes(unread):
+    given = ["detector=ssd", "backbone=ssd_tiny", "dataset.anchor_sizes=[8,128]"]
+    assert unread(*given) == []
+    assert unread(*given, "detector.priors.sizes=[8,16,32,64,128,256]") == ["dataset.anchor_sizes"]
+
+
 def test_ohem_reads_the_number_of_rois(unread):
     assert unread("strategy=[single_scale,ohem]", "capacity.rois=24") == []
 

@@ -268,6 +268,11 @@ def test_nonsense_warm_epochs_are_refused(warm_epochs):
         Pyramid(PYRAMID, warm_epochs=warm_epochs)
 
 
+def test_epochs_without_ranges_need_ranges():
+    with pytest.raises(ValueError, match=r"warm_epochs=\[0, 2\] are epochs without ranges, and there are none"):
+        Pyramid(PYRAMID, warm_epochs=[0, 2])
+
+
 def test_only_training_warms_up(tmp_path):
     store = make_store(tmp_path, [(640, 480)])
     planner = Planner(Pyramid(PYRAMID, RANGES, warm_epochs=[2, 2]))
