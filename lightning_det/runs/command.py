@@ -199,7 +199,7 @@ def _refuse(error: Exception, config_name: str) -> None:
         _stop(str(error), 1)
     if not is_raised_by(error, "hydra"):
         raise error
-    _stop(str(error), 2)
+    _stop(explain_composition(error, config_name), 2)
 
 
 def _stop(message: str, code: int) -> None:
