@@ -123,6 +123,6 @@ def _describe(annotation: Any) -> str:
     if origin in (list, Sequence, tuple):
         return f"a list of {_describe(arguments[0])}"
     if origin is Callable or (inspect.isclass(annotation) and annotation.__module__.startswith("lightning_det.")):
-        return "a part of the detector, with a _target_"
+        return "a part, with a _target_"
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

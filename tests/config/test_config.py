@@ -336,9 +336,9 @@ def test_nodes_are_checked_wherever_they_are():
         (["detector=dsod", "backbone=dsod_tiny", "detector.head_norm=frozen"], r"detector\.head_norm=frozen keeps"),
         (
             ["detector=retinanet", "detector.neck=null"],
-            r"^detector\.neck: must be a part of the detector, with a _target_",
+            r"^detector\.neck: must be a part, with a _target_",
         ),
-        (["detector.rpn=null"], r"^detector\.rpn: must be a part of the detector"),
+        (["detector.rpn=null"], r"^detector\.rpn: must be a part, with a _target_"),
         (["data=null"], r"^data: must name a part \(_target_\), got None"),
         (["dataset.source=null"], r"^dataset\.source: must name a part"),
         (["views.test.scales=null"], r"^views\.test\.scales: must name a part"),
