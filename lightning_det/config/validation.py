@@ -34,7 +34,7 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     cfg = cfg.copy()
     drop_leftovers(cfg, [f"{group}/{name}" for group, names in options.items() for name in names], set(overridden))
     plain = resolve(cfg)
-    _check_present(plain)
+    check_present(plain)
     _check_selection(plain, options.get("strategy", []), overridden)
     if plain["dataset"]["root"] is None:
         raise ConfigError("dataset.root is not set: dataset.root=DIR names the folder of the dataset")
@@ -50,8 +50,16 @@ def validate(cfg: DictConfig, options: Mapping[str, Sequence[str]], overridden: 
     return cfg
 
 
-def _check_present(cfg: Mapping[str, Any]) -> None:
-    """Refuses settings without one of the `REQUIRED` parts, and values that are no part where one may be."""
+def check_present(cfg: Mapping[str, Any], remedy: str = "leave it out for the default") -> None:
+    """Refuses settings without one of the `REQUIRED` parts, and values that are no part where one may be.
+
+    Args:
+        cfg: the configuration, resolved.
+        remedy: ends the message about a part that is missing.
+
+    Raises:
+        ConfigError: naming the key.
+    """
     places = {"callbacks": cfg.get("callbacks") or {}, "selection": cfg["selection"]}
     places |= {f"views.{phase}": views for phase, views in cfg["views"].items()}
     parts = {f"{place}.{name}": part for place, slots in places.items() for name, part in slots.items()}
@@ -66,7 +74,7 @@ def _check_present(cfg: Mapping[str, Any]) -> None:
         for step in key.split("."):
             node = node.get(step) if isinstance(node, Mapping) else None
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-            raise ConfigError(f"{key}: must name a part (_target_), got {node!r:.100}; leave it out for the default")
+            raise ConfigError(f"{key}: must name a part (_target_), got {node!r:.100}; {remedy}")
 
 
 def _of_one_folder(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -246,30 +246,6 @@ def _reason(place: tuple[str, ...], split: str | None, command: str) -> str:
     return ", only a training does"
 
 
-def check_shape(settings: Mapping[str, Any]) -> None:
-    """Refuses settings without the parts that every command needs.
-
-    Args:
-        settings: resolved.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    for key in ("backbone", "detector", "module", "data", "dataset.source"):
-        node: Any = settings
-        for step in key.split("."):
-            node = node.get(step) if isinstance(node, Mapping) else None
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-            raise ConfigError(f"{key}: the settings name no part here; a checkpoint of a training does")
-    views, test = settings["views"], settings["test"]
-    slots = {f"views.{phase}": views[phase] for phase in ("train", "test")} | {"selection": settings["selection"]}
-    slots["test"] = {name: test[name] for name in ("merge", "vote")}
-    for key, nodes in slots.items():
-        for name, node in nodes.items():
-            if node is not None and not isinstance(node, Mapping):
-                raise ConfigError(f"{key}.{name}: must be null or name a part, got {node!r:.100}")
-
-
 def complete(saved: dict[str, Any]) -> dict[str, Any]:
     """Completes the settings of a checkpoint by keys that are newer than it, and checks the types.
 

@@ -15,9 +15,10 @@ from lightning_det.config.composition import origin
 from lightning_det.config.module import build_module
 from lightning_det.config.parts import PARTS, check_parts
 from lightning_det.config.recognition import recognise_other_root
+from lightning_det.config.validation import check_present
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.composition import chosen_options, overridden_keys
-from lightning_det.runs.overlay import check_read, check_shape, complete, overlay_settings
+from lightning_det.runs.overlay import check_read, complete, overlay_settings
 from lightning_det.runs.replaced import report_replaced
 from lightning_det.runs.weights import check_kinds
 from lightning_det.system.errors import ConfigError, UserError
@@ -70,7 +71,7 @@ def merged_settings(saved: dict[str, Any], cfg: DictConfig) -> DictConfig:
             merged[part] = None
     plain = resolve(merged)
     check_parts(plain, cfg)
-    check_shape(plain)
+    check_present(plain, "a checkpoint of a training names one")
     check_read(merged, command, cfg.get("split") if command == "eval" else None, keys)
     _check_whole(merged.trainer, command)
     report_replaced(known, merged, keys)
