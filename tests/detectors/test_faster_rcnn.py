@@ -192,6 +192,8 @@ def test_learning_strategies_get_losses_on_request():
 
 def test_normalize_equals_torchvision_and_masks():
     images = torch.randint(0, 256, (2, 3, 8, 10), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="mean and std are three numbers each"):
+        Normalize([])
     out = Normalize()(images, torch.tensor([[8, 10], [5, 7]]))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = (images / 255 - mean[:, None, None]) / std[:, None, None]
