@@ -68,7 +68,7 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     costs = ["Mpixels", "s", *(TEST_COST if tested else ())]
     rows = [_row(group, record, figures, tested) for group in groups]
     gains = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in figures)] for g in groups if "gain" in g]
-    hours = record["process_seconds"] / 3600
+    place, hours = _machines(record["hardware"]), record["process_seconds"] / 3600
     options = [f"claim={record['claim']}", f"experiments=[{record['experiment']}]", f"budget={record['budget']}"]
     if record["seeds"] != list(range(3)):
         options.append(f"seeds=[{','.join(map(str, record['seeds']))}]")
@@ -76,7 +76,7 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
     parts = [
         f"### {record['title']}",
         f"Equal in {record['equal']}. Budget `{record['budget']}`, seeds {', '.join(map(str, record['seeds']))}; "
-        f"{record['date']}, {record['hardware']}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
+        f"{record['date']}, {place}. All of it: {hours:.1f} h of processes, {record['jobs']} side by "
         f"side. `{_line('claims', options)}`",
         markdown(["arm, tested with", "steps", *figures, *costs], rows),
         f"Gained over *{cell(record['baseline'])}*:",
@@ -88,6 +88,14 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
         _commands(record),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _machines(machines: Mapping[str, Sequence[int]]) -> str:
+    """Names the machines of a record, with the seeds of each if there are several."""
+    if len(machines) == 1:
+        return next(iter(machines))
+    each = [f"{name} ({', '.join(map(str, seeds))})" for name, seeds in machines.items()]
+    return f"by seed: {' and '.join(each)}; seconds are means over different machines"
 
 
 def _row(group: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[str], tested: bool) -> list[str]:

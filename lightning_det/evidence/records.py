@@ -73,7 +73,7 @@ def make_record(
         "settings": labels["settings"],
         "seeds": list(seeds),
         "date": date.today().isoformat(),
-        "hardware": hardware(),
+        "hardware": {hardware(): list(seeds)},
         "process_seconds": round(seconds),
         "jobs": labels["jobs"],
         "baseline": experiment.baseline,
@@ -112,12 +112,11 @@ def check_protocol(record: Mapping[str, Any], experiment: Experiment, budget: st
         file: of the record, for the message.
 
     Raises:
-        ConfigError: the protocol has changed, or the machine is another one, since the record was made.
+        ConfigError: the protocol has changed since the record was made.
     """
     if not record:
         return
-    now = _protocol(experiment, budget) | {"hardware": hardware()}
-    changed = [name for name, value in now.items() if record[name] != value]
+    changed = [name for name, value in _protocol(experiment, budget).items() if record[name] != value]
     if changed:
         raise ConfigError(
             f"add=true: {file} has other {', '.join(changed)} than a run has now; without add=true, all seeds run"
@@ -125,13 +124,14 @@ def check_protocol(record: Mapping[str, Any], experiment: Experiment, budget: st
 
 
 def with_earlier(record: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of further seeds, together with an earlier one of the same protocol."""
-    seeds = sorted({*before["seeds"], *record["seeds"]})
-    kept = [run for run in before["runs"] if run["seed"] not in record["seeds"]]
+    """A record of further seeds, together with an earlier one of the same protocol, perhaps of another machine."""
+    seeds = sorted([*before["seeds"], *record["seeds"]])
     rows = list(record["evaluations"])
-    runs = sorted([*kept, *record["runs"]], key=lambda run: (rows.index(run["name"]), run["seed"]))
+    runs = sorted([*before["runs"], *record["runs"]], key=lambda run: (rows.index(run["name"]), run["seed"]))
     seconds = before["process_seconds"] + record["process_seconds"]
-    return record | {"seeds": seeds, "runs": runs, "process_seconds": seconds}
+    earlier, later = before["hardware"], record["hardware"]
+    machines = {name: sorted([*earlier.get(name, []), *later.get(name, [])]) for name in {**earlier, **later}}
+    return record | {"seeds": seeds, "hardware": machines, "runs": runs, "process_seconds": seconds}
 
 
 def _steps(folder: Path) -> int:

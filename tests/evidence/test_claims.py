@@ -248,10 +248,10 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
         (folder.parent / "elapsed.json").touch()
     monkeypatch.setattr(records, "hardware", lambda: "another machine")
     claims.claims(asked)
-    assert (read(file)["hardware"], read(file)["process_seconds"]) == ("one machine", 40)
+    assert (read(file)["hardware"], read(file)["process_seconds"]) == ({"one machine": [0]}, 40)
     fake.AP = 0.7
     claims.claims(OmegaConf.merge(asked, {"seeds": 2}))
-    assert (read(file)["hardware"], read(file)["process_seconds"]) == ("another machine", 40)
+    assert (read(file)["hardware"], read(file)["process_seconds"]) == ({"another machine": [0, 1]}, 40)
     assert "claims claim=c 'experiments=[e]' budget=laptop 'seeds=[0,1]'`" in (tmp_path / "docs/claims.md").read_text()
     for folder in (tmp_path / "runs").rglob("metrics.json"):
         (folder.parent / "elapsed.json").touch()
@@ -270,7 +270,9 @@ def test_seeds_are_added_to_a_record_whose_runs_are_gone(commands, monkeypatch, 
     file = tmp_path / "docs/claims/c-e-laptop.json"
     monkeypatch.setattr(records, "_steps", lambda folder: 2)
     monkeypatch.setattr(records, "elapsed_seconds", lambda folder: 10.0)
+    monkeypatch.setattr(records, "hardware", lambda: "one machine")
     claims.claims(OmegaConf.merge(asked, {"add": True}))
+    assert ", one machine. All of it" in (tmp_path / "docs/claims.md").read_text()
     (tmp_path / "runs").rename(tmp_path / "gone")
     called.clear()
     fake.AP = 0.7
@@ -284,10 +286,15 @@ def test_seeds_are_added_to_a_record_whose_runs_are_gone(commands, monkeypatch, 
     claims.claims(added)
     assert read(file) == record
     monkeypatch.setattr(records, "hardware", lambda: "another machine")
-    with pytest.raises(ConfigError, match="has other hardware than a run has now"):
-        claims.claims(added)
+    claims.claims(OmegaConf.merge(added, {"seeds": 4}))
+    assert read(file)["hardware"] == {"one machine": [0, 1], "another machine": [2, 3]}
+    monkeypatch.setattr(records, "hardware", lambda: "one machine")
+    claims.claims(OmegaConf.merge(added, {"seeds": 5}))
+    assert read(file)["hardware"] == {"one machine": [0, 1, 4], "another machine": [2, 3]}
+    text = (tmp_path / "docs/claims.md").read_text()
+    assert "by seed: one machine (0, 1, 4) and another machine (2, 3); seconds are means over" in text
     changed = {"protocols": {"c": {"e": {"arms": {"one": {"settings": ["z=1"]}}}}}}
-    with pytest.raises(ConfigError, match="has other trainings, hardware than"):
+    with pytest.raises(ConfigError, match="has other trainings than"):
         claims.claims(OmegaConf.merge(added, changed))
 
 
@@ -398,7 +405,7 @@ def test_the_page_has_the_figures_that_a_protocol_names_and_the_cost_of_inferenc
         ]
         made = small(arms={name: Arm([], 1, 8.0, {"t": []}) for name in ("one", "two")}, figures=["AP_largest_class"])
         record = {
-            **{"claim": "c", "experiment": "e", "budget": "laptop", "seeds": [0], "date": "d", "hardware": "h"},
+            **{"claim": "c", "experiment": "e", "budget": "laptop", "seeds": [0], "date": "d", "hardware": {"h": [0]}},
             **{"title": made.title, "equal": made.equal, "baseline": made.baseline, "figures": list(made.figures)},
             **{
                 "process_seconds": 1,
