@@ -82,6 +82,7 @@ def section(record: Mapping[str, Any], folder: Path) -> str:
         f"Gained over *{cell(record['baseline'])}*:",
         markdown(["arm, tested with", *figures], gains),
         *(f"- {verdict(bar, groups)}" for bar in record["bars"]),
+        _classes(groups),
         f"![AP by size](claims/{name}-sizes.png)",
         f"![AP against pixels](claims/{name}-pixels.png)" if drawn else "",
         f"![AP against pixels of inference](claims/{name}-test_pixels.png)" if tested else "",
@@ -104,6 +105,16 @@ def _row(group: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[
     values = [value(group["figures"].get(f)) for f in figures]
     costs = [*cost(group["cost"])[:2], *(inference_cost(group["cost"]) if tested else ())]
     return [cell(group["name"]), str(steps), *values, *costs]
+
+
+def _classes(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the table of AP by class, in a collapsed block; empty if there is at most one class."""
+    labels = list(dict.fromkeys(label for group in groups for label in group["per_class"]))
+    if len(labels) < 2:
+        return ""
+    rows = [[cell(g["name"]), *(value(g["per_class"].get(label)) for label in labels)] for g in groups]
+    table = markdown(["arm, tested with", *map(cell, labels)], rows)
+    return f"<details><summary>AP by class</summary>\n\n{table}\n\n</details>"
 
 
 def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:

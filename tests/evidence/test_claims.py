@@ -399,7 +399,11 @@ def test_the_page_has_the_figures_that_a_protocol_names_and_the_cost_of_inferenc
     def section_of(**cost):
         runs = [
             RunRecord(
-                f"{arm}, t", 0, {"AP": ap, "AP_largest_class": ap + 0.25}, cost={"pixels": 8e6, "seconds": 9, **cost}
+                f"{arm}, t",
+                0,
+                {"AP": ap, "AP_largest_class": ap + 0.25},
+                {"car": ap + 0.125, "bus": ap - 0.125},
+                cost={"pixels": 8e6, "seconds": 9, **cost},
             )
             for arm, ap in (("one", 0.25), ("two", 0.5))
         ]
@@ -423,6 +427,10 @@ def test_the_page_has_the_figures_that_a_protocol_names_and_the_cost_of_inferenc
     assert "| AP_large | AP_largest_class | Mpixels | s | Mpixels tested | ms/image | GB |" in text
     assert "| two, t | 1 | 50.0 | - | - | - | - | 75.0 | 8 | 9 | 5 | 500.0 | 2.0 |" in text
     assert "| two, t | +25.0 | - | - | - | - | +25.0 |" in text
+    classes = text[text.index("AP by class</summary>") :]
+    assert "| arm, tested with | car | bus |" in classes
+    assert "| one, t | 37.5 | 12.5 |" in classes
+    assert "| two, t | 62.5 | 37.5 |" in classes
     assert (tmp_path / "c-e-laptop-test_pixels.png").exists()
     earlier = section_of()
     assert "| AP_large | AP_largest_class | Mpixels | s |\n" in earlier
