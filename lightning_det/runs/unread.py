@@ -1,4 +1,4 @@
-"""Warns of sizes that a training was given and that nothing reads."""
+"""Warns of settings that a training was given and that nothing reads."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ SIZES = (
 
 
 def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
-    """Warns of sizes that the user set and that no part of a training reads.
+    """Warns of sizes, and of a few other settings, that the user set and that no part of a training reads.
 
     It is no error: scripts give all detectors the same sizes.
 
@@ -36,15 +36,12 @@ def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
         cfg: the checked configuration of a training, not resolved.
         overridden: dotted keys that the user set.
     """
-    unread = unread_sizes(cfg, overridden)
+    unread = unread_settings(cfg, overridden)
     if unread:
-        log.warning(
-            "train: without effect here: %s; the detector, strategy and test of this run have no such part",
-            ", ".join(unread),
-        )
+        log.warning("train: no part of this run reads these settings: %s", ", ".join(unread))
 
 
-def unread_sizes(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
+def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     """Lists the keys of `report_unread`, in the order of the command line."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
     priors = plain["detector"].get("priors")
@@ -58,9 +55,18 @@ def unread_sizes(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     if plain["proposals"] == "auto":  # what mining reads itself, see `lightning_det.runs.mining`
         places += [("miner",), ("dataset", "anchor_sizes"), ("capacity", "proposals_per_megapixel")]
     read = reachable_keys(plain, places)
-    sizes = [tuple(size.split(".")) for size in SIZES]
+    sizes, idle = [tuple(size.split(".")) for size in SIZES], _idle(plain)
     return [
         key
         for key, place in ((key, tuple(key.split("."))) for key in dict.fromkeys(overridden))
-        if any(place[: len(size)] == size for size in sizes) and not any(touches(place, other) for other in read)
+        if key in idle
+        or (any(place[: len(size)] == size for size in sizes) and not any(touches(place, other) for other in read))
     ]
+
+
+def _idle(plain: dict[str, Any]) -> set[str]:
+    """Keys that a part of the run has, but does not use."""
+    keys = {"views.test.windows.background"}  # inference looks at all tiles
+    if not plain["trainer"]["gradient_clip_val"]:
+        keys.add("trainer.gradient_clip_algorithm")
+    return keys

@@ -3,14 +3,14 @@ import logging
 import pytest
 
 from lightning_det.runs.composition import overridden_keys, validate_run
-from lightning_det.runs.unread import report_unread, unread_sizes
+from lightning_det.runs.unread import report_unread, unread_settings
 
 
 @pytest.fixture
 def unread(composed):
     def find(*overrides):
         cfg = validate_run(composed("train", *overrides))
-        return unread_sizes(cfg, overridden_keys())
+        return unread_settings(cfg, overridden_keys())
 
     return find
 
@@ -72,6 +72,18 @@ def test_mining_reads_the_anchors_of_a_detector_without_any(unread):
     assert unread(*given) == ["dataset.anchor_sizes"]
 
 
+def test_the_kind_of_clipping_needs_a_value(unread):
+    kind = "trainer.gradient_clip_algorithm=value"
+    assert unread(kind) == []
+    assert unread(kind, "trainer.gradient_clip_val=null") == ["trainer.gradient_clip_algorithm"]
+
+
+def test_inference_leaves_out_no_tile(unread):
+    tiles = ["strategy=[tiles,flip]", "views.train.windows.background=0.5"]
+    assert unread(*tiles) == []
+    assert unread(*tiles, "views.test.windows.background=0.5") == ["views.test.windows.background"]
+
+
 def test_settings_of_other_kinds_are_not_named(unread):
     assert unread("detector=rtdetr", "optimizer.lr=0.1", "dataset.limit=4", "seed=3") == []
 
@@ -80,4 +92,4 @@ def test_the_warning_names_all_of_them(composed, caplog):
     caplog.set_level(logging.WARNING)
     cfg = validate_run(composed("train", "detector=rtdetr", "capacity.roi=3", "capacity.head=8", "capacity.neck=32"))
     report_unread(cfg, overridden_keys())
-    assert "without effect here: capacity.roi, capacity.head; the detector" in caplog.text
+    assert "no part of this run reads these settings: capacity.roi, capacity.head" in caplog.text
