@@ -111,7 +111,7 @@ def test_train_leaves_everything_in_the_run_folder(trained):
         (2, ["trainer.limit_val_batches=0"], None),
     ],
 )
-def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, tmp_path):
+def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said, small, recwarn, tmp_path):
     """An epoch has three steps."""
     few = ["dataset.source.train=6", "dataset.source.val=2", "data.batch_size=2", "callbacks.pictures=null"]
     few += ["callbacks.selection=null"]
@@ -121,6 +121,7 @@ def test_a_training_that_ends_without_a_validation_says_so(steps, settings, said
     assert (said or "") in output
     assert f"epoch {(steps - 1) // 3 + 1} " in output
     assert "/-2" not in output
+    assert not any("monitored key" in str(warning.message) for warning in recwarn)  # of Lightning, about best.ckpt
 
 
 def test_checkpoints_hold_plain_data(trained):

@@ -5,6 +5,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_det.callbacks.evaluation import is_undefined
+from lightning_det.modules import keys
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -22,8 +23,9 @@ class BestCheckpoint(ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves if the figure is defined."""
-        if not is_undefined(trainer, self.monitor):
+        """Saves if the figure is defined, and if it is a validation's, after the first one."""
+        validated = self.monitor in trainer.callback_metrics or not (self.monitor or "").startswith(keys.validation(""))
+        if validated and not is_undefined(trainer, self.monitor):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
