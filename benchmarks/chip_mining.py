@@ -30,11 +30,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_det.data.sampler import TOGETHER
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views import Chips, Planner, Pyramid
 from lightning_det.views import chips as chips_module
@@ -163,8 +165,10 @@ def plan(records: list[ImageRecord], stride: int, core: Core, seed: int) -> int:
     planner = Planner(Pyramid(SCALES, RANGES), Chips(SIZE, stride))
     views = []
     with core_of_chips(core):
-        for image, record in enumerate(records):
-            views += planner(record, np.random.default_rng((seed, 0, image)))
+        for first in range(0, len(records), TOGETHER):
+            part = records[first : first + TOGETHER]
+            rngs = [np.random.default_rng((seed, 0, first + number)) for number in range(len(part))]
+            views += chain.from_iterable(planner.many(part, rngs))
     return len(views)
 
 

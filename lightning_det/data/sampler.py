@@ -15,6 +15,9 @@ from lightning_det.system.workload import progress
 from lightning_det.views.planner import LARGEST_VIEW, Planner
 from lightning_det.views.view import View
 
+TOGETHER = 256
+"""Images whose views are planned together: steps that plan many at once make few calls for them."""
+
 
 def plan_epoch(
     store: AnnotationStore,
@@ -42,12 +45,14 @@ def plan_epoch(
     """
     looks = []
     planner = planner if seed is None else planner.at(epoch)
-    for image, record in progress(enumerate(store.records()), "planning views", len(store), threshold=20_000):
-        rng = None if seed is None else np.random.default_rng((seed, epoch, image))
-        views = planner(record, rng)
-        if rendered:
-            _check_size(store, image, views)
-        looks += [Look(image, view) for view in views]
+    firsts = range(0, len(store), TOGETHER)
+    for first in progress(firsts, "planning views", len(firsts), threshold=20_000 // TOGETHER):
+        images = range(first, min(first + TOGETHER, len(store)))
+        rngs = [None if seed is None else np.random.default_rng((seed, epoch, image)) for image in images]
+        for image, views in zip(images, planner.many([store.record(i) for i in images], rngs), strict=True):
+            if rendered:
+                _check_size(store, image, views)
+            looks += [Look(image, view) for view in views]
     if balance is not None and seed is not None:
         further = balance.repeat(store, planner, looks, seed, epoch)
         for look in further if rendered else ():

@@ -1,19 +1,18 @@
 """SNIPER's chips: small windows around the objects of each scale, and around background that resembles objects."""
 
 from collections.abc import Callable, Sequence
-from math import ceil, floor, inf
+from itertools import chain, islice, pairwise
 from typing import Literal
 
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.views.chip_choice import ScaledBoxes, fits, learnable, scaled
 from lightning_det.views.chip_labels import adopt_orphans, assign_boxes, overlaps
-from lightning_det.views.cover import Chip, cover, is_enclosable
+from lightning_det.views.chip_windows import windows
+from lightning_det.views.cover import Chip, cover
 from lightning_det.views.step import Step
-from lightning_det.views.view import Range, View
-
-MIN_SIDE = 2.0
-"""At the finest scale, thinner boxes get no chip of their own, original pixels."""
+from lightning_det.views.view import View
 
 
 class Chips(Step):
@@ -83,42 +82,45 @@ class Chips(Step):
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Chips of all views, which are the whole image at every scale, finest first."""
-        if rng is None:
+        return self.many([image], [views], [rng])[0]
+
+    def many(
+        self, images: Sequence[ImageRecord], views: Sequence[list[View]], rngs: Sequence[np.random.Generator | None]
+    ) -> list[list[View]]:
+        """Chips of several images, whose boxes are chosen and whose windows are rounded together."""
+        drawing = [rng for rng in rngs if rng is not None]
+        if len(drawing) < len(rngs):
             raise ValueError("views: chips are for training; inference looks at the whole image")
-        if views[-1].level != len(views) - 1:
+        if any(own[-1].level != len(own) - 1 for own in views):
             raise ValueError("views: chips need every resolution of the pyramid, draw=all")
-        known = np.flatnonzero(~image.ignored)
-        if not len(known) and not (self.backgrounds and len(image.proposals)):
-            return []
-        boxes = _inside(image.boxes[known], image)
-        stride = int(rng.integers(self.stride[0], self.stride[1] + 1))
-        drives, orphans = self._drivers(boxes, views, stride)
+        if len({len(own) for own in views}) > 1:  # of a step of one's own
+            return super().many(images, views, rngs)
+        strides = [int(rng.integers(self.stride[0], self.stride[1] + 1)) for rng in drawing]
+        learned = ~np.concatenate([image.ignored for image in images])
+        owners = np.repeat(np.arange(len(images)), [len(image.boxes) for image in images])[learned]
+        given = scaled(np.concatenate([image.boxes for image in images])[learned], owners, views, strides)
+        drives, orphans = self._drivers(given)
+        chips = self._positives(given, owners, drives, views, strides, drawing)
         adopted = orphans & (self.orphans == "coarsest")
-        chips = [self._chips(boxes[d], view, stride, rng) for view, d in zip(views, drives, strict=True)]
-        negatives: list[View] = []
-        if self.uses_proposals and len(image.proposals):
-            # Rounding lets proposals at the border reach beyond it, and a window around them would too.
-            negatives = self._negatives(boxes, _inside(image.proposals, image), views, chips, stride, rng)
-        positives = [chip for part in chips for chip in part]
-        if self.labels == "enclosed":
-            return adopt_orphans(positives + negatives, boxes, known, views[-1], adopted)
-        both = zip(*(view.ranges for view in views), strict=True)
-        fits, anchor_fits = (self._fits(boxes, views, stride, ranges) for ranges in both)
-        fits[-1] |= adopted
-        anchor_fits[-1] |= adopted
-        return assign_boxes((positives, negatives), boxes, known, fits, anchor_fits)
+        ends = [0, *np.cumsum(np.bincount(owners, minlength=len(images))).tolist()]
+        own = [slice(*pair) for pair in pairwise(ends)]
+        parts = zip(images, views, chips, own, strides, drawing, strict=True)
+        return [
+            self._complete(image, scales, found, given.boxes[rows], adopted[rows], stride, rng)
+            for image, scales, found, rows, stride, rng in parts
+        ]
 
     def drives(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
         """Finds the boxes that get a positive chip in each of the V views: (V, n) bool; boxes in original pixels."""
-        return self._drivers(boxes, views, stride)[0]
+        return self._drivers(_of_one(boxes, views, stride))[0]
 
-    def _drivers(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> tuple[np.ndarray, np.ndarray]:
+    def _drivers(self, given: ScaledBoxes) -> tuple[np.ndarray, np.ndarray]:
         """Returns the (V, n) bool of `drives`, and (n,) bool: which boxes are orphans."""
-        learnable = self._learnable(boxes, views, stride)
-        drives = self._fits(boxes, views, stride, [view.valid_range for view in views]) & learnable
+        large = learnable(given, self.size, self.min_side)
+        drives = fits(given, self.size, 0) & large
         orphans = ~drives.any(axis=0)
         if self.orphans == "coarsest":
-            drives[-1] |= orphans & learnable[-1]
+            drives[-1] |= orphans & large[-1]
         return drives, orphans
 
     def count_orphans(self, image: ImageRecord, views: list[View]) -> int:
@@ -133,57 +135,71 @@ class Chips(Step):
         self, image: ImageRecord, views: list[View], missed: Callable[[np.ndarray, np.ndarray], np.ndarray]
     ) -> int:
         """Counts the boxes that ``missed`` marks for at least one of the strides; it gets the result of `_drivers`."""
-        boxes = _inside(image.boxes[~image.ignored], image)
+        boxes = image.boxes[~image.ignored]
         strides = range(self.stride[0], self.stride[1] + 1)
-        return int(np.any([missed(*self._drivers(boxes, views, stride)) for stride in strides], axis=0).sum())
+        return int(np.any([missed(*self._drivers(_of_one(boxes, views, stride))) for stride in strides], axis=0).sum())
 
-    def _learnable(self, boxes: np.ndarray, views: Sequence[View], stride: int) -> np.ndarray:
-        """Finds the boxes that a chip of each view can enclose and show large enough to learn from: (V, n) bool.
+    def _positives(
+        self,
+        given: ScaledBoxes,
+        owners: np.ndarray,
+        drives: np.ndarray,
+        views: Sequence[Sequence[View]],
+        strides: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+    ) -> list[list[list[View]]]:
+        """Cuts the chips that enclose the boxes of ``drives`` (V, n), by image and view."""
+        levels = []
+        for drive, scale in zip(drives, given.scales, strict=True):
+            driving = np.flatnonzero(drive)
+            resized = given.boxes[driving] * scale[driving, None]
+            ends = np.cumsum(np.bincount(owners[driving], minlength=len(views)))
+            levels.append((driving.tolist(), resized.tolist(), [0, *ends.tolist()]))
+        found: list[tuple[View, list[Chip]]] = []
+        members: list[int] = []
+        for image, (own, stride, rng) in enumerate(zip(views, strides, rngs, strict=True)):
+            for view, (numbers, rows, bounds) in zip(own, levels, strict=True):
+                first, end = bounds[image : image + 2]
+                chosen = self._cover(rows[first:end], view, stride, rng)
+                found.append((view, chosen))
+                members += [numbers[first + i] for chip in chosen for i in chip.boxes]
+        made = iter(windows(found, given.boxes[members], self.size))
+        counts = iter([len(chips) for _, chips in found])
+        return [[list(islice(made, count)) for count in islice(counts, len(own))] for own in views]
 
-        Whether a chip can enclose them is checked for the coarsest view only: in the other views `_fits` excludes boxes
-        that are too long.
-        """
-        *_, width, height = views[-1].window
-        least = np.array([[_least_scale(self.size, view)] for view in views])
-        learnable = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * least >= self.min_side
-        for axis, length in enumerate((width * views[-1].scale, height * views[-1].scale)):
-            if length > self.size:  # else the only chip shows the whole axis
-                low, high = boxes[:, axis] * views[-1].scale, boxes[:, axis + 2] * views[-1].scale
-                learnable[-1] &= is_enclosable(low, high, length, self.size, stride)
-        return learnable
-
-    def _fits(self, boxes: np.ndarray, views: Sequence[View], stride: int, ranges: Sequence[Range]) -> np.ndarray:
-        """Finds the boxes inside each view's range that are short enough for its chips: (V, n) bool."""
-        sides = boxes[:, 2:] - boxes[:, :2]
-        sizes = np.sqrt(sides[:, 0] * sides[:, 1])
-        lengths = [(self.size - stride - 1) / view.scale for view in views[:-1]] + [inf]
-        low, high, longest = np.array([*zip(*ranges, strict=True), lengths])[:, :, None]
-        fits = (sizes >= low) & (sizes < high) & (sides.max(axis=1) < longest)
-        if len(views) > 1:
-            fits[0] &= sides.min(axis=1) >= MIN_SIDE
-        return fits
-
-    def _chips(
-        self, boxes: np.ndarray, view: View, stride: int, rng: np.random.Generator, more_than: int = 0
-    ) -> list[View]:
-        """Cuts chips of one view that enclose (n, 4) boxes in original pixels."""
-        if not len(boxes):
+    def _cover(
+        self, rows: list[list[float]], view: View, stride: int, rng: np.random.Generator, more_than: int = 0
+    ) -> list[Chip]:
+        """Chooses chips of a view that enclose boxes, given in pixels of the view."""
+        if not rows:
             return []
-        _, _, width, height = view.window
-        resized = (boxes * view.scale).tolist()
-        chosen = cover(resized, width * view.scale, height * view.scale, self.size, stride, rng, more_than)
-        rows = boxes.tolist()
-        return [self._window(view, chip, [rows[i] for i in chip.boxes]) for chip in chosen]
+        *_, width, height = view.window
+        return cover(rows, width * view.scale, height * view.scale, self.size, stride, rng, more_than)
 
-    def _window(self, view: View, chip: Chip, boxes: Sequence[Sequence[float]]) -> View:
-        """Rounds a chip to a window of whole original pixels that encloses the same boxes."""
-        x1, y1, x2, y2 = zip(*boxes, strict=True)
-        side = self.size / view.scale
-        left, right = interval(chip.x / view.scale, min(x1), max(x2), side, view.window[2])
-        top, bottom = interval(chip.y / view.scale, min(y1), max(y2), side, view.window[3])
-        # Around boxes as long as the chip, rounding may add two pixels, which are shrunk into it.
-        scale = min(view.scale, self.size / (right - left), self.size / (bottom - top))
-        return View(scale, (left, top, right, bottom), *view[2:])
+    def _complete(
+        self,
+        image: ImageRecord,
+        views: list[View],
+        chips: list[list[View]],
+        boxes: np.ndarray,
+        adopted: np.ndarray,
+        stride: int,
+        rng: np.random.Generator,
+    ) -> list[View]:
+        """Adds negative chips to the positive ones of an image, and lists what they learn from."""
+        if not len(boxes) and not (self.backgrounds and len(image.proposals)):
+            return []
+        negatives: list[View] = []
+        if self.uses_proposals and len(image.proposals):
+            negatives = self._negatives(boxes, image.proposals, views, chips, stride, rng)
+        positives, known = list(chain.from_iterable(chips)), np.flatnonzero(~image.ignored)
+        if self.labels == "enclosed":
+            return adopt_orphans(positives + negatives, boxes, known, views[-1], adopted)
+        given = _of_one(boxes, views, stride)
+        inside = [fits(given, self.size, kind) for kind in (0, 1)]
+        for each in inside:
+            each[-1] |= adopted
+        return assign_boxes((positives, negatives), boxes, known, *inside)
 
     def _negatives(
         self,
@@ -195,43 +211,21 @@ class Chips(Step):
         rng: np.random.Generator,
     ) -> list[View]:
         """Draws a few of the chips with many proposals that no positive chip covers (SNIPER, section 3.3)."""
-        regions = np.concatenate([boxes, proposals])
-        fits = self._fits(regions, views, stride, [view.ranges[1] for view in views])
+        # Rounding lets proposals at the border reach beyond it, and a window around them would too.
+        given = _of_one(np.concatenate([boxes, proposals]), views, stride)
         pool: list[View] = []
-        for view, chips, fit in zip(views, positives, fits, strict=True):
+        for view, chips, fit in zip(views, positives, fits(given, self.size, 1), strict=True):
             if chips:
-                shown, shares = overlaps(regions, chips)
+                shown, shares = overlaps(given.boxes, chips)
                 fit = fit & ~(shown if self.covered == "touched" else shares > 1 - 1e-9).any(axis=0)
-            pool += self._chips(regions[fit], view, stride, rng, self.dense[min(view.level, 1)])
+            regions = given.boxes[fit]
+            dense = self.dense[min(view.level, 1)]
+            chosen = self._cover((regions * view.scale).tolist(), view, stride, rng, dense)
+            members = [i for chip in chosen for i in chip.boxes]
+            pool += windows([(view, chosen)], regions[members], self.size)
         return [pool[i] for i in sorted(rng.permutation(len(pool))[: self.negatives].tolist())]
 
 
-def _inside(boxes: np.ndarray, image: ImageRecord) -> np.ndarray:
-    """(n, 4) boxes in original pixels, clipped to their image."""
-    return np.minimum(np.maximum(boxes, 0), (image.width, image.height) * 2)
-
-
-def _least_scale(size: int, view: View) -> float:
-    """Minimum scale of a chip of a view of the whole image, after rounding its window and its size."""
-    *_, width, height = view.window
-    side = int(size / view.scale + 1e-6)
-    longest, shortest = min(side + 2, max(width, height)), max(1, min(side, width, height))
-    return max(0.0, min(view.scale, size / longest) - 0.5 / shortest)
-
-
-def interval(start: float, low: float, high: float, size: float, length: int) -> tuple[int, int]:
-    """Places a window along one axis in whole pixels: near ``start``, inside the image, around the enclosed boxes.
-
-    Args:
-        start: first pixel of the chip, not rounded.
-        low: smallest coordinate of the boxes.
-        high: largest coordinate of the boxes.
-        size: side of the chip, not rounded; it is rounded down if the window still encloses the boxes.
-        length: side of the image.
-    """
-    side = min(int(size + 1e-6), length)
-    first, last = max(0, ceil(high - side)), min(length - side, floor(low))
-    if first > last:
-        return floor(low), ceil(high)
-    begin = min(max(round(start), first), last)
-    return begin, begin + side
+def _of_one(boxes: np.ndarray, views: Sequence[View], stride: int) -> ScaledBoxes:
+    """See `scaled`; for the boxes of one image."""
+    return scaled(boxes, np.zeros(len(boxes), int), [views], [stride])

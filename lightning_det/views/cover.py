@@ -46,9 +46,14 @@ def position(number: int, length: float, size: float, stride: float) -> float:
     return max(0.0, min(number * stride, length - size))
 
 
-def is_enclosable(low: np.ndarray, high: np.ndarray, length: float, size: float, stride: float) -> np.ndarray:
-    """Whether some position along one axis encloses each box: (n,) bool; arguments as in `find_spans`."""
-    last = count_positions(length, size, stride) - 1
+def is_enclosable(
+    low: np.ndarray, high: np.ndarray, length: np.ndarray | float, size: float, stride: np.ndarray | float
+) -> np.ndarray:
+    """Whether some position along one axis encloses each box: (n,) bool.
+
+    Arguments as in `find_spans`; ``length`` and ``stride`` may differ by box.
+    """
+    last = np.maximum(0, np.ceil((length - size - TOLERANCE) / stride))
     first = np.clip(np.ceil((high - size - TOLERANCE) / stride), 0, last)
     flush = low + TOLERANCE >= length - size
     return first <= np.where(flush, last, np.floor((low + TOLERANCE) / stride))
@@ -119,21 +124,7 @@ def cover(
     columns = find_spans(x1, x2, width, size, stride)
     rows = find_spans(y1, y2, height, size, stride)
     candidates = [(c, r, c.boxes & r.boxes) for c in columns for r in rows if c.boxes & r.boxes]
-    # Gains in the queue may be out of date. They only fall, so a first entry whose gain is still right is the best.
-    queue = [
-        (-inside.bit_count(), tie, column, row, inside)
-        for tie, (column, row, inside) in zip(rng.permutation(len(candidates)).tolist(), candidates, strict=True)
-    ]
-    heapify(queue)
-    left, chosen = (1 << len(boxes)) - 1, []
-    while queue:
-        promised, tie, column, row, inside = heappop(queue)
-        gain = (inside & left).bit_count()
-        if gain == -promised and gain > more_than:
-            chosen.append((column, row, inside, gain))
-            left &= ~inside
-        elif gain > more_than:
-            heappush(queue, (-gain, tie, column, row, inside))
+    chosen = _choose(candidates, more_than, rng)
     draws = rng.random((len(chosen), 2)).tolist()
     return [
         Chip(
@@ -144,6 +135,32 @@ def cover(
         )
         for (column, row, inside, gain), (u, v) in zip(chosen, draws, strict=True)
     ]
+
+
+def _choose(
+    candidates: list[tuple[Span, Span, int]], more_than: int, rng: np.random.Generator
+) -> list[tuple[Span, Span, int, int]]:
+    """Chooses from columns and rows with the boxes inside both; the last entry of a choice is its gain."""
+    if len(candidates) == 1:  # nearly half of all cases
+        ((column, row, inside),) = candidates
+        gain = inside.bit_count()
+        return [(column, row, inside, gain)] if gain > more_than else []
+    # Gains in the queue may be out of date. They only fall, so a first entry whose gain is still right is the best.
+    queue = [
+        (-inside.bit_count(), tie, column, row, inside)
+        for tie, (column, row, inside) in zip(rng.permutation(len(candidates)).tolist(), candidates, strict=True)
+    ]
+    heapify(queue)
+    covered, chosen = 0, []
+    while queue:
+        promised, tie, column, row, inside = heappop(queue)
+        gain = (inside & ~covered).bit_count()
+        if gain == -promised and gain > more_than:
+            chosen.append((column, row, inside, gain))
+            covered |= inside
+        elif gain > more_than:
+            heappush(queue, (-gain, tie, column, row, inside))
+    return chosen
 
 
 def bits(number: int) -> list[int]:

@@ -1,5 +1,7 @@
 """The chain of steps that makes the views of an image."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
@@ -61,9 +63,13 @@ class Planner:
 
     def __call__(self, image: ImageRecord, rng: np.random.Generator | None = None) -> list[View]:
         """Plans the views of ``image``. Random choices of training are drawn from ``rng``; None at inference."""
-        views: list[View] = []
+        return self.many([image], [rng])[0]
+
+    def many(self, images: Sequence[ImageRecord], rngs: Sequence[np.random.Generator | None]) -> list[list[View]]:
+        """Plans the views of several images, as if called for each, but faster. Every image has its own generator."""
+        views: list[list[View]] = [[] for _ in images]
         for step in self.steps:
-            views = step(image, views, rng)
+            views = step.many(images, views, rngs)
         return views
 
     @property

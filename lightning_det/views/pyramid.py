@@ -94,15 +94,27 @@ class Pyramid(Step):
 
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Views of the whole image, one per resolution drawn."""
-        levels: Sequence[int] = range(len(self.resolutions))
+        if not self.draws_one:
+            return self._views(image.width, image.height, range(len(self.resolutions)))
+        if rng is None:
+            raise ValueError("views: draw=one is for training; inference needs every view, draw=all")
+        return self._views(image.width, image.height, [int(rng.integers(len(self.resolutions)))])
+
+    def many(
+        self, images: Sequence[ImageRecord], views: Sequence[list[View]], rngs: Sequence[np.random.Generator | None]
+    ) -> list[list[View]]:
+        """Views of several images. Without draws, images of equal size have equal views."""
         if self.draws_one:
-            if rng is None:
-                raise ValueError("views: draw=one is for training; inference needs every view, draw=all")
-            levels = [int(rng.integers(len(self.resolutions)))]
-        window = (0, 0, image.width, image.height)
+            return super().many(images, views, rngs)
+        sizes = {(image.width, image.height) for image in images}
+        equal = {size: self._views(*size, range(len(self.resolutions))) for size in sizes}
+        return [list(equal[image.width, image.height]) for image in images]
+
+    def _views(self, width: int, height: int, levels: Sequence[int]) -> list[View]:
+        window = (0, 0, width, height)
         return [
             View(
-                scale_factor(image.width, image.height, self.resolutions[level]),
+                scale_factor(width, height, self.resolutions[level]),
                 window,
                 self.valid_ranges[level],
                 self.anchor_ranges[level],

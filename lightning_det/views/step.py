@@ -49,6 +49,12 @@ class Step(ABC):
     """Whether some boxes may have no view that learns from them or shows them whole. If so, the methods below count
     them over the dataset once before a training, for the ``windows`` of a planner."""
 
+    def __init_subclass__(cls) -> None:
+        """Keeps a ``many`` that a class inherits from ignoring the class's own ``__call__``."""
+        super().__init_subclass__()
+        if "__call__" in vars(cls) and "many" not in vars(cls):
+            cls.many = Step.many  # type: ignore[method-assign]
+
     @abstractmethod
     def __call__(self, image: ImageRecord, views: list[View], rng: np.random.Generator | None) -> list[View]:
         """Views of the image.
@@ -61,6 +67,15 @@ class Step(ABC):
         Raises:
             ValueError: the step draws at random and ``rng`` is None.
         """
+
+    def many(
+        self, images: Sequence[ImageRecord], views: Sequence[list[View]], rngs: Sequence[np.random.Generator | None]
+    ) -> list[list[View]]:
+        """Views of several images, as if called for each; arguments as there, of every image.
+
+        The default calls the step for each. A class overrides both, or ``__call__`` alone.
+        """
+        return [self(*each) for each in zip(images, views, rngs, strict=True)]
 
     def follow(self, image: ImageRecord, view: View, probabilities: np.ndarray, stride: int) -> list[View]:
         """Plans further views of an image from the findings of a detector in one; for the ``scales`` of a planner.

@@ -17,8 +17,8 @@ from lightning_det.annotations.store import ProposalSet
 from lightning_det.data.inspection import count_orphans, count_unlearned, coverage
 from lightning_det.data.sampler import ByImage, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import ImageRecord, State
-from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chips
-from lightning_det.views.chips import interval
+from lightning_det.views import Chips, Planner, Pyramid, RandomFlip, View, chip_windows, chips
+from lightning_det.views.chip_windows import intervals
 from lightning_det.views.cover import Chip, bits, count_positions, cover, find_spans, is_enclosable, position
 from lightning_det.views.targets import targets
 from lightning_det.views.view import in_learning_range
@@ -254,9 +254,9 @@ def test_windows_are_whole_pixels_around_what_they_enclose(start, size, length, 
     low = data.draw(st.floats(start, end))
     high = data.draw(st.floats(low, end))
     assume(high - low > 1e-3)
-    first, last = interval(start, low, high, size, length)
-    assert isinstance(first, int)
-    assert isinstance(last, int)
+    found = intervals(*(np.array([value]) for value in (start, low, high, size, length)))
+    assert [each.dtype for each in found] == [np.int64] * 2
+    first, last = (int(each[0]) for each in found)
     assert 0 <= first <= low
     assert high <= last <= length
     assert last - first <= min(int(size + 1e-6) + 2, length)
@@ -858,7 +858,8 @@ def test_the_chip_that_shows_most_of_a_box_has_it(monkeypatch):
     image = record([(150, 50, 180, 80), (100, 50, 130, 80)])
     # Windows begin at 0 and at 102: the first one shows 20 columns of the first box, the second one all of it.
     at(monkeypatch, [(0, 0), (306, 0)])
-    monkeypatch.setattr(chips, "interval", lambda start, low, high, size, length: (round(start), round(start) + 170))
+    fixed = lambda start, *others: (start.round().astype(int), start.round().astype(int) + 170)  # noqa: E731
+    monkeypatch.setattr(chip_windows, "intervals", fixed)
     assert [view.valid_boxes for view in plan(image, labels="one_chip")] == [(1,), (0,)]
 
 
