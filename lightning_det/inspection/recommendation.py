@@ -98,7 +98,7 @@ def _strategy(figures: Figures) -> tuple[str, str]:
         )
     if chips < EVERYWHERE * tiles:
         rest = "the rest is background" if chips < tiles else "but they mean more and smaller steps of training"
-        return "sniper_no_negatives", f"C{share[1:]} of the whole image at that scale; {rest}."
+        return "sniper_no_negatives", f"C{share[1:]} of the whole image; {rest}."
     return "tiles", f"Objects are everywhere: {share}."
 
 
