@@ -1,6 +1,7 @@
 """Runs experiments: each training and evaluation is a separate process, and finished ones are kept."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -168,4 +169,6 @@ def _command(name: str, folder: Path, options: Sequence[str]) -> None:
     write_json(folder / ELAPSED, round(elapsed_seconds(folder) + time.monotonic() - start, 1))
     if code:
         said = (folder / "output.txt").read_text().strip().splitlines()[-1:]
-        raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt)")
+        # Linux kills a process that takes the last memory.
+        killed = "; killed, probably for lack of memory: start again with jobs=1" if code == -signal.SIGKILL else ""
+        raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt{killed})")

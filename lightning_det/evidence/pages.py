@@ -16,14 +16,15 @@ BEGIN = """# Claims
 
 What papers claim, and what became of it here. `python -m lightning_det.claims claim=NAME` runs the experiments of
 `conf/claim/NAME.yaml` and writes this page from the figures in `claims/`; runs that have finished are kept. Every row
-is an ordinary `lightning_det.train` and `lightning_det.eval`, whose commands are below its table. Its settings were written
-down before it ran, and differ from those of the other rows by what it is named after and, where needed, by anchors, batch
-and RoIs per view that suit its views; the text below a table says what else was changed. A bar is a gain that was
-expected beforehand. Trainings are short, and most have not converged: tables say who learns fastest from so many pixels, not who
-is best in the end. Figures are percent, mean ± sample deviation
-over seeds; differences are those of pairs of equal seed, with Student's 95 % interval. Three seeds tell little
-about a deviation: if figures are normally distributed, a fourth seed lies within one deviation of the mean half of the
-time, and within five deviations 95 % of the time.
+is an ordinary `lightning_det.train` and `lightning_det.eval`, whose commands are below its table. Its settings were
+written down before it ran. They differ from those of the other rows by what the row is named after and, where needed,
+by anchors, batch and RoIs per view that suit its views; the text below a table says what was changed afterwards. A bar
+is a gain that was expected beforehand.
+
+Trainings are short, and most have not converged: tables say who learns fastest from so many pixels, not who is best in
+the end. Figures are percent, mean ± sample deviation over seeds; differences are those of pairs of equal seed, with
+Student's 95 % interval. Three seeds tell little about a deviation: if figures are normally distributed, a fourth seed
+lies within one deviation of the mean half of the time, and within five deviations 95 % of the time.
 `+ N` after the pixels is the cost of mining; its inference on every image is counted as if it were training. Seconds
 are those of training steps, on one thread each.
 """

@@ -39,7 +39,7 @@ def recommend(figures: Figures) -> Recommendation:
 
     1. If one view of the whole image shows small objects well, ``single_scale``: nothing is gained by cutting.
     2. If a tenth of the images has no boxes (`BACKGROUNDS`), ``tiles``: chips around objects do not show them.
-    3. If chips around the objects have clearly more pixels than tiles (`EVERYWHERE`), ``tiles``: objects are everywhere.
+    3. If chips around the objects have more pixels than tiles (`EVERYWHERE`), ``tiles``: objects are everywhere.
     4. Otherwise ``sniper_no_negatives``: chips around the objects, at scales that show them well.
     """
     name, why = _strategy(figures)

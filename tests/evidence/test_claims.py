@@ -337,6 +337,12 @@ def test_a_run_is_a_process_of_its_own(tmp_path):
     assert read(tmp_path / "one-0/elapsed.json") > 0
 
 
+def test_a_killed_run_names_the_likely_cause(monkeypatch, tmp_path):
+    monkeypatch.setattr(execution, "command_line", lambda name, options: ["sh", "-c", "echo batch 8; kill -9 $$"])
+    with pytest.raises(UserError, match=r"-9: batch 8 \(.*; killed, probably for lack of memory: .* jobs=1\)$"):
+        run_experiment(small(), [0], "laptop", tmp_path, jobs=1)
+
+
 def test_verdicts():
     """The best baseline counts, and mining is paid for."""
     runs = [
