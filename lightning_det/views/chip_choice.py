@@ -77,7 +77,7 @@ def learnable(given: ScaledBoxes, size: int, min_side: float) -> np.ndarray:
     Args:
         given: the boxes.
         size: side of a chip, pixels of the view.
-        min_side: minimum side of what is learned from, pixels of the chip.
+        min_side: minimum side of a box to learn from, pixels of the chip.
     """
     boxes, scale = given.boxes, given.scales[-1]
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) * _least_scale(given, size) >= min_side
