@@ -93,7 +93,7 @@ class Chips(Step):
             raise ValueError("views: chips are for training; inference looks at the whole image")
         if any(own[-1].level != len(own) - 1 for own in views):
             raise ValueError("views: chips need every resolution of the pyramid, draw=all")
-        if len({len(own) for own in views}) > 1:  # of a step of one's own
+        if len({len(own) for own in views}) != 1:  # no images, or those of a step of one's own
             return super().many(images, views, rngs)
         strides = [int(rng.integers(self.stride[0], self.stride[1] + 1)) for rng in drawing]
         learned = ~np.concatenate([image.ignored for image in images])

@@ -62,6 +62,10 @@ def test_images_without_boxes_get_no_chips(number):
     assert Planner(Pyramid(*SCALES), Chips(size=128)).many([record] * 2, generators(2)) == [[], []]
 
 
+def test_no_images_have_no_chips():
+    assert Planner(Pyramid(*SCALES), Chips(size=128), RandomFlip(0.5)).many([], []) == []
+
+
 def test_one_of_many_scales_is_drawn_for_each_image():
     records = images(40)
     pyramid = Pyramid(*SCALES, draw="one")
