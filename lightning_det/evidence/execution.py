@@ -170,5 +170,5 @@ def _command(name: str, folder: Path, options: Sequence[str]) -> None:
     if code:
         said = (folder / "output.txt").read_text().strip().splitlines()[-1:]
         # Linux kills a process that takes the last memory.
-        killed = "; killed, probably for lack of memory: start again with jobs=1" if code == -signal.SIGKILL else ""
+        killed = "; killed, probably for lack of memory: start it alone, jobs=1" if code == -signal.SIGKILL else ""
         raise UserError(f"{folder}: {name} has ended with {code}: {' '.join(said)} (see its output.txt{killed})")

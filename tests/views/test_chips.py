@@ -858,7 +858,11 @@ def test_the_chip_that_shows_most_of_a_box_has_it(monkeypatch):
     image = record([(150, 50, 180, 80), (100, 50, 130, 80)])
     # Windows begin at 0 and at 102: the first one shows 20 columns of the first box, the second one all of it.
     at(monkeypatch, [(0, 0), (306, 0)])
-    fixed = lambda start, *others: (start.round().astype(int), start.round().astype(int) + 170)  # noqa: E731
+
+    def fixed(start, *others):
+        begin = start.round().astype(int)
+        return begin, begin + 170
+
     monkeypatch.setattr(chip_windows, "intervals", fixed)
     assert [view.valid_boxes for view in plan(image, labels="one_chip")] == [(1,), (0,)]
 
