@@ -42,7 +42,7 @@ while not (place.parent / "end").exists():
 
 def start(folder, place, *arguments):
     number = len(list(folder.glob("*.txt")))
-    script, output = folder / "work.py", folder / f"{number}.txt"
+    script, output = folder / f"{number}.py", folder / f"{number}.txt"  # another one may be reading its script just now
     script.write_text(WORK)
     output.touch()
     return start_forked(script, [str(place), *arguments], output, output), output
