@@ -136,7 +136,7 @@ class LoadedDetector:
             # What an iterator has made may change when it makes the next one.
             group.append(picture_of(image, number).kept())
             pixels = sum(picture.width * picture.height for picture in group)
-            if len(group) == GROUP * self._engine.data.test_batch_size or pixels >= PIXELS:
+            if len(group) == GROUP * self._engine.data.test_limits.views or pixels >= PIXELS:
                 yield group
                 group = []
         if group:

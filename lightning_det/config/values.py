@@ -60,6 +60,7 @@ RANGES = {
     "trainer.accumulate_grad_batches": COUNT,
     "trainer.gradient_clip_val": Range("at least 0; 0 or null clips nothing", 0),
     "trainer.log_every_n_steps": COUNT,
+    "data.test_megapixels": Range("above 0, or null", 0, open_low=True),
     "data.num_workers": Range("at least 0, or null", 0),
     "data.keep_megabytes": Range("at least 0 and finite, or null", 0, open_high=True),
     "data.repeat_threshold": Range("above 0 and at most 1, or null", 0, 1, open_low=True),

@@ -11,9 +11,10 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.balance import Balance
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.following import Follow, Follower
+from lightning_det.data.inference_batches import InferenceBatches, Limits
 from lightning_det.data.loader import TrainLoader
 from lightning_det.data.memory import Reader, decoders, room_for
-from lightning_det.data.sampler import ByImage, ByLevel, Grouping, InferenceBatches, TrainBatches
+from lightning_det.data.sampler import ByImage, ByLevel, Grouping, TrainBatches
 from lightning_det.data.windows import Pixels
 from lightning_det.protocols.structures import STRIDE
 from lightning_det.system.workload import cores
@@ -34,8 +35,9 @@ class ViewData(pl.LightningDataModule):
         batch_size: training views per batch and device; ``auto`` stands for a number that is yet to be found, and
             makes no batches.
         test_batch_size: views per batch and device at inference.
+        test_megapixels: see `Limits`; per batch and device at inference.
         num_workers: loader processes; None takes up to `MOST_WORKERS` of the cores that training leaves over, fewer if
-            images are so large that memory cannot hold one for each.
+            memory cannot hold an image for each.
         keep_megabytes: decoded images that the processes of a loader keep in memory; None: see `room_for`.
         min_visible: see `targets`.
         min_side: see `targets`.
@@ -56,6 +58,7 @@ class ViewData(pl.LightningDataModule):
         test_views: Planner,
         batch_size: int | Literal["auto"] = 8,
         test_batch_size: int = 8,
+        test_megapixels: float | None = None,
         num_workers: int | None = None,
         keep_megabytes: float | None = None,
         min_visible: float = 0.5,
@@ -72,7 +75,7 @@ class ViewData(pl.LightningDataModule):
         self.train_views = train_views
         self.test_views = test_views
         self._batch_size = batch_size
-        self.test_batch_size = test_batch_size
+        self.test_limits = Limits(test_batch_size, test_megapixels)
         self.num_workers = num_workers
         self.keep_megabytes = keep_megabytes
         self.visibility = {"min_visible": min_visible, "min_side": min_side}
@@ -170,14 +173,8 @@ class ViewData(pl.LightningDataModule):
         if "val" not in self._loaders:
             store, trainer = _require(self.val, "val"), self._active_trainer
             reader = self.reader(store, trainer.num_devices)
-            self._loaders["val"] = self.inference_loader(
-                store,
-                self.frames,
-                rank=trainer.global_rank,
-                ranks=trainer.world_size,
-                room=reader.room,
-                **self._processes(reader),
-            )
+            share = {"rank": trainer.global_rank, "ranks": trainer.world_size, "room": reader.room}
+            self._loaders["val"] = self.inference_loader(store, self.frames, **share, **self._processes(reader))
         return self._loaders["val"]
 
     predict_dataloader = val_dataloader
@@ -201,7 +198,7 @@ class ViewData(pl.LightningDataModule):
             room: see `ViewDataset`.
             **processes: arguments of the loader that change nothing about the batches.
         """
-        batches = InferenceBatches(store, self.test_views, self.test_batch_size, rank, ranks)
+        batches = InferenceBatches(store, self.test_views, self.test_limits, rank, ranks)
         return DataLoader(**self._content(store, batches, self.test_views, frames, room), **processes)
 
     def reader(self, store: AnnotationStore, devices: int = 1) -> Reader:
@@ -227,9 +224,8 @@ class ViewData(pl.LightningDataModule):
         """
         if not self.test_views.follows:
             return None
-        # A reader of its own: that of the loader may be further in a video.
-        dataset = ViewDataset(store, frames=copy(frames))
-        return Follower(self.test_views, self.test_batch_size, dataset)
+        own = copy(frames)  # the loader's may be further in a video
+        return Follower(self.test_views, self.test_limits, ViewDataset(store, frames=own))
 
     def _content(
         self,

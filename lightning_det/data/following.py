@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from lightning_det.data.dataset import Collate, Look, ViewDataset
-from lightning_det.data.sampler import similar_together
+from lightning_det.data.inference_batches import Limits, similar_together
 from lightning_det.data.windows import Pixels
 from lightning_det.protocols.structures import Batch
 from lightning_det.views.planner import Planner
@@ -25,14 +25,14 @@ class Follower:
 
     Args:
         planner: of the views of inference.
-        batch_size: views per batch.
+        limits: of a batch.
         dataset: reads the images.
     """
 
-    def __init__(self, planner: Planner, batch_size: int, dataset: ViewDataset):
+    def __init__(self, planner: Planner, limits: Limits, dataset: ViewDataset):
         self.store = dataset.store
         self.planner = planner
-        self.batch_size = batch_size
+        self.limits = limits
         self.collate = Collate(planner.canvas)
         self._read = dataset.pixels
         self._decoded: dict[int, Pixels] = {}
@@ -49,7 +49,7 @@ class Follower:
             if not view.flip:  # its mirror image would lead to the same places
                 later = self.planner.follow(self.store.record(image), view, found, stride)
                 looks += [Look(image, v) for v in later]
-        for group in similar_together(looks, self.batch_size):
+        for group in similar_together(looks, self.limits):
             yield self.collate(self._dataset.__getitems__(group))
 
     def _pixels(self, image: int) -> Pixels:

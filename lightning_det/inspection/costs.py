@@ -7,8 +7,9 @@ import numpy as np
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
+from lightning_det.data.inference_batches import Limits, similar_together
 from lightning_det.data.memory import Reader
-from lightning_det.data.sampler import ByImage, ByLevel, Grouping, plan_epoch, similar_together
+from lightning_det.data.sampler import ByImage, ByLevel, Grouping, plan_epoch
 from lightning_det.data.trial import SAMPLE, sample
 from lightning_det.inspection.decoding import count_decoding
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles
@@ -118,7 +119,7 @@ def _training(store: AnnotationStore, planner: Planner, grouping: Grouping, read
 
 def _inference(store: AnnotationStore, planner: Planner, reader: Reader) -> Pass:
     looks = plan_epoch(store, planner, None, rendered=False)
-    batches = similar_together(looks, batch_size(_largest(looks), TESTED_AT_ONCE))
+    batches = similar_together(looks, Limits(batch_size(_largest(looks), TESTED_AT_ONCE)))
     return _summary(store, looks, [batches, batches], reader)
 
 

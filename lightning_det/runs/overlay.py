@@ -36,7 +36,7 @@ SHOWN = ("test.score_threshold", "test.nms_iou", "test.max_detections", "test.pa
 DETECTED = (
     *SHOWN,
     *("test.view_detections", "test.merge", "test.vote", "test.detections_per_megapixel", "test.fragments"),
-    *("data._target_", "data.test_batch_size"),
+    *("data._target_", "data.test_batch_size", "data.test_megapixels"),
 )
 FOUND = (*DETECTED, "data.num_workers", "data.keep_megabytes", "trainer")
 EVALUATED = (

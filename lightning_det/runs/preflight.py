@@ -11,7 +11,7 @@ from lightning_det.annotations import AnnotationStore, DatasetError
 from lightning_det.config import ConfigError
 from lightning_det.config.data import build_data, split_name
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.sampler import InferenceBatches
+from lightning_det.data.inference_batches import InferenceBatches
 from lightning_det.evaluation.figures import figure_names
 from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.modules import keys
@@ -135,7 +135,7 @@ def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) ->
     limit = cfg.trainer.limit_val_batches
     if limit is None or (isinstance(limit, float) and limit >= 1):
         return None
-    batches = InferenceBatches(store, data.test_views, data.test_batch_size)
+    batches = InferenceBatches(store, data.test_views, data.test_limits)
     count = limit if isinstance(limit, int) else int(limit * len(batches))
     return np.unique([look.image for batch in islice(batches, count) for look in batch])
 

@@ -80,9 +80,10 @@ def explain_error(error: Exception) -> str | None:
         said = next((part.strip() for part in re.split(r"\.\s|\n", text) if OUT_OF_MEMORY.search(part)), "")
         return printable(
             f"out of memory{f' ({said[:200]})' if said else ''}. What needs less: a smaller data.batch_size "
-            "(data.test_batch_size in validation and inference), a smaller dataset.resolution, tiles instead of whole "
-            "images (strategy=[tiles,flip], test=[tiles]), fewer loader processes (data.num_workers). A training goes "
-            "on from its last checkpoint with resume=RUN_FOLDER and the options that change"
+            "(data.test_batch_size or data.test_megapixels in validation and inference), a smaller dataset.resolution, "
+            "tiles instead of whole images (strategy=[tiles,flip], test=[tiles]), fewer loader processes "
+            "(data.num_workers). A training goes on from its last checkpoint with resume=RUN_FOLDER and the options "
+            "that change"
         )
     if isinstance(error, RuntimeError) and re.search(r"Connection (closed|reset) by peer", text):
         return (

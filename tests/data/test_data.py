@@ -20,9 +20,10 @@ from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import ChipData, MultiScaleData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.images import decode
+from lightning_det.data.inference_batches import InferenceBatches, Limits
 from lightning_det.data.inspection import coverage, damaged_images, statistics
 from lightning_det.data.opening import ImageError
-from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
+from lightning_det.data.sampler import ByImage, ByLevel, TrainBatches, plan_epoch
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
 
@@ -146,17 +147,32 @@ def test_looks_of_an_image_stay_together(tmp_path, together, size, expected):
     assert np.mean([len({look.image for look in batch}) for batch in batches]) > 0.8 * most_images
 
 
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        (Limits(8), [3]),
+        (Limits(2), [2, 1]),
+        (Limits(8, 0.02), [2, 1]),
+        (Limits(8, 0.0199), [1, 1, 1]),
+        (Limits(2, 1), [2, 1]),
+    ],
+)
+def test_batches_of_inference_have_a_maximum_of_views_and_of_pixels(tmp_path, limits, sizes):
+    store = make_store(tmp_path, [(100, 100)] * 3, [])
+    assert [len(batch) for batch in InferenceBatches(store, Planner(Pyramid([1.0])), limits)] == sizes
+
+
 def test_by_image_needs_at_least_one_look():
     with pytest.raises(ValueError, match="together must be at least 1"):
         ByImage(0)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 7), st.booleans())
-def test_inference_takes_every_look_once(tmp_path_factory, count, ranks, size, tiled):
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 7), st.none() | st.floats(1e-5, 0.1), st.booleans())
+def test_inference_takes_every_look_once(tmp_path_factory, count, ranks, size, megapixels, tiled):
     store = plain(tmp_path_factory.getbasetemp(), count)
     planner = Planner(Pyramid(PYRAMID), Tiles(32) if tiled else None, BothSides())
-    per_rank = [InferenceBatches(store, planner, size, r, ranks) for r in range(ranks)]
+    per_rank = [InferenceBatches(store, planner, Limits(size, megapixels), r, ranks) for r in range(ranks)]
     batches = [batch for sampler in per_rank for batch in sampler]
     everything = plan_epoch(store, planner, None)
     # Ranks without an image repeat the first look: none goes without batches.
@@ -167,6 +183,9 @@ def test_inference_takes_every_look_once(tmp_path_factory, count, ranks, size, t
     assert [len(list(sampler)) for sampler in per_rank] == [len(sampler) for sampler in per_rank]
     for batch in batches:
         assert len({look.view.level for look in batch}) == 1
+        sides = [look.view.size for look in batch]
+        padded = len(batch) * max(h for h, _ in sides) * max(w for _, w in sides)
+        assert megapixels is None or len(batch) == 1 or padded <= megapixels * 1e6
     # The views of an image are merged where they are made: ranks share images.
     owners = [{look.image for batch in sampler for look in batch} for sampler in per_rank]
     assert sum(map(len, owners)) == max(count, ranks)

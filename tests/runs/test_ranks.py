@@ -31,7 +31,8 @@ from lightning_det.annotations import LabelMap
 from lightning_det.callbacks import Evaluator, SameConfiguration
 from lightning_det.data.coco import Coco
 from lightning_det.data.datamodule import MultiScaleData
-from lightning_det.data.sampler import ByImage, ByLevel, InferenceBatches, TrainBatches, plan_epoch
+from lightning_det.data.inference_batches import InferenceBatches, Limits
+from lightning_det.data.sampler import ByImage, ByLevel, TrainBatches, plan_epoch
 from lightning_det.modules import DetectionModule
 from lightning_det.ops.ranks import mean_count, ranks, sum_over_ranks
 from lightning_det.system.errors import ConfigError
@@ -295,7 +296,7 @@ def test_ranks_share_the_images_of_an_evaluation(tmp_path, plan):
         store = whole.select(range(count))
         looks = Counter(plan_epoch(store, planner, None))
         for number in range(1, 5):
-            parts = [list(InferenceBatches(store, planner, 4, r, number)) for r in range(number)]
+            parts = [list(InferenceBatches(store, planner, Limits(4), r, number)) for r in range(number)]
             seen = Counter(look for part in parts for batch in part for look in batch)
             assert min(map(len, parts)) > 0
             # A rank without an image looks at the first view, and its detections are left out.
