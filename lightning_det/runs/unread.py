@@ -4,8 +4,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_det.config.build import build
+from lightning_det.config.module import without_weights
 from lightning_det.config.signatures import locate, parameters
 from lightning_det.runs.overlay import reachable_keys, touches
 
@@ -25,6 +28,9 @@ SIZES = (
     "dataset.proposals_per_megapixel",
 )
 """Settings that count only where a part of the run refers to them: not every detector and strategy has such a part."""
+
+
+HEAD_WIDTH = "detector.head_width"
 
 
 def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
@@ -47,6 +53,10 @@ def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     priors = plain["detector"].get("priors")
     if isinstance(priors, dict) and priors.get("sizes") is not None:
         priors.pop("objects", None)  # sizes take their place, see `Priors`
+    idle = _idle(plain)
+    if {"capacity.head", HEAD_WIDTH} & {*overridden} and _has_roi_stage(cfg):
+        idle.add(HEAD_WIDTH)
+        plain["detector"].pop("head_width", None)
     elsewhere = ("capacity", "dataset", "miner", "selection")
     places: list[tuple[str, ...]] = [(node,) for node in plain if node not in elsewhere]
     known = parameters(locate("detector", plain["detector"]["_target_"]))
@@ -55,7 +65,7 @@ def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     if plain["proposals"] == "auto":  # what mining reads itself, see `lightning_det.runs.mining`
         places += [("miner",), ("dataset", "anchor_sizes"), ("capacity", "proposals_per_megapixel")]
     read = reachable_keys(plain, places)
-    sizes, idle = [tuple(size.split(".")) for size in SIZES], _idle(plain)
+    sizes = [tuple(size.split(".")) for size in SIZES]
     return [
         key
         for key, place in ((key, tuple(key.split("."))) for key in dict.fromkeys(overridden))
@@ -70,3 +80,11 @@ def _idle(plain: dict[str, Any]) -> set[str]:
     if not plain["trainer"]["gradient_clip_val"]:
         keys.add("trainer.gradient_clip_algorithm")
     return keys
+
+
+def _has_roi_stage(cfg: DictConfig) -> bool:
+    """Whether RoIs go through the last stage of the backbone, and not through layers of `HEAD_WIDTH`."""
+    if cfg.detector._target_ != "lightning_det.detectors.FasterRCNN.c4":
+        return False
+    with torch.device("meta"):
+        return build(without_weights(cfg.backbone, files_only=False), "backbone").roi_stage is not None

@@ -62,6 +62,14 @@ def test_sizes_of_priors_take_the_place_of_anchor_sizes(unread):
     assert unread(*given, "detector.priors.sizes=[8,16,32,64,128,256]") == ["dataset.anchor_sizes"]
 
 
+def test_a_stage_for_rois_takes_the_place_of_the_heads_layers(unread):
+    given = ["detector=faster_rcnn", "capacity.head=64"]
+    assert unread(*given, "backbone=resnet18") == ["capacity.head"]
+    assert unread(*given, "backbone=resnet18", "detector.head_width=32") == ["capacity.head", "detector.head_width"]
+    assert unread(*given, "backbone=tiny", "detector.head_width=32") == ["capacity.head"]
+    assert unread("detector=rfcn", "backbone=resnet18", "capacity.head=64") == []
+
+
 def test_ohem_reads_the_number_of_rois(unread):
     assert unread("strategy=[single_scale,ohem]", "capacity.rois=24") == []
 
