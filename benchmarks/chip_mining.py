@@ -36,8 +36,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_det.data.sampler import TOGETHER
+from lightning_det.data.sampler import TOGETHER, generators
 from lightning_det.protocols.structures import ImageRecord
+from lightning_det.system.workload import without_collections
 from lightning_det.views import Chips, Planner, Pyramid
 from lightning_det.views import chips as chips_module
 from lightning_det.views.cover import TOLERANCE, Chip, cover
@@ -164,10 +165,10 @@ def plan(records: list[ImageRecord], stride: int, core: Core, seed: int) -> int:
     """Plans all images as `plan_epoch` does, keeping the views, and returns the number of chips."""
     planner = Planner(Pyramid(SCALES, RANGES), Chips(SIZE, stride))
     views = []
-    with core_of_chips(core):
+    with core_of_chips(core), without_collections():
         for first in range(0, len(records), TOGETHER):
             part = records[first : first + TOGETHER]
-            rngs = [np.random.default_rng((seed, 0, first + number)) for number in range(len(part))]
+            rngs = generators(seed, 0, range(first, first + len(part)))
             views += chain.from_iterable(planner.many(part, rngs))
     return len(views)
 

@@ -11,7 +11,7 @@ from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.balance import Balance
 from lightning_det.data.dataset import Look
 from lightning_det.system.errors import ConfigError
-from lightning_det.system.workload import progress
+from lightning_det.system.workload import progress, without_collections
 from lightning_det.views.planner import LARGEST_VIEW, Planner
 from lightning_det.views.view import View
 
@@ -46,19 +46,27 @@ def plan_epoch(
     looks = []
     planner = planner if seed is None else planner.at(epoch)
     firsts = range(0, len(store), TOGETHER)
-    for first in progress(firsts, "planning views", len(firsts), threshold=20_000 // TOGETHER):
-        images = range(first, min(first + TOGETHER, len(store)))
-        rngs = [None if seed is None else np.random.default_rng((seed, epoch, image)) for image in images]
-        for image, views in zip(images, planner.many([store.record(i) for i in images], rngs), strict=True):
-            if rendered:
-                _check_size(store, image, views)
-            looks += [Look(image, view) for view in views]
+    with without_collections():
+        for first in progress(firsts, "planning views", len(firsts), threshold=20_000 // TOGETHER):
+            images = range(first, min(first + TOGETHER, len(store)))
+            rngs = [None] * len(images) if seed is None else generators(seed, epoch, images)
+            for image, views in zip(images, planner.many([store.record(i) for i in images], rngs), strict=True):
+                if rendered:
+                    _check_size(store, image, views)
+                looks += [Look(image, view) for view in views]
     if balance is not None and seed is not None:
         further = balance.repeat(store, planner, looks, seed, epoch)
         for look in further if rendered else ():
             _check_size(store, look.image, [look.view])
         looks += further
     return looks
+
+
+def generators(seed: int, epoch: int, images: Sequence[int]) -> list[np.random.Generator]:
+    """The generator of each image in an epoch of training, seeded by (seed, epoch, image)."""
+    # Arrays of this type take three quarters of the time of tuples, and seed alike.
+    seeds = np.array([(seed, epoch, image) for image in images], np.uint32)
+    return [np.random.default_rng(row) for row in seeds]
 
 
 def _check_size(store: AnnotationStore, image: int, views: Sequence[View]) -> None:

@@ -51,7 +51,7 @@ class SoftNMS:
         Returns:
             Indices (K,) of the detections that are kept and their new scores (K,), by group and falling score.
         """
-        rows = np.lexsort((-scores.numpy(), groups.numpy()))
+        rows = _by_group(groups.numpy(), scores.numpy())
         _, starts, counts = np.unique(groups.numpy()[rows], return_index=True, return_counts=True)
         kept = scores.numpy().copy()
         if not len(rows):
@@ -63,8 +63,8 @@ class SoftNMS:
             real = place < counts[part][:, None]
             index = rows[np.where(real, starts[part][:, None] + place, starts[part][:, None])]
             kept[index[real]] = self._decay(boxes.numpy()[index], np.where(real, kept[index], 0))[real]
-        order = np.lexsort((-kept, groups.numpy()))
-        order = order[kept[order] > 0]
+        left = np.flatnonzero(kept > 0)
+        order = left[_by_group(groups.numpy()[left], kept[left])]
         return torch.from_numpy(order), torch.from_numpy(kept[order])
 
     def _decay(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -107,6 +107,15 @@ class SoftNMS:
             iou *= -1 / self.sigma
             return np.exp(iou, out=iou)
         return np.where(iou > self.iou, 1 - iou if self.method == "linear" else 0, 1).astype(iou.dtype)
+
+
+def _by_group(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Rows by group, those of a group by falling score, and equal ones in order, as ``np.lexsort`` has them."""
+    if scores.dtype != np.float32 or not len(groups) or groups.min() < 0 or groups.max() >= 2**31:
+        return np.lexsort((-scores, groups))
+    # One sort of whole numbers takes half the time: the bits of positive floats, read as a number, rise with them.
+    bits = (np.maximum(scores, 0) + 0.0).view(np.int32)  # + 0.0: no negative zero, whose bits are a negative number
+    return np.argsort((groups.astype(np.int64) << 32) - bits, kind="stable")
 
 
 def _compact(state: list[np.ndarray], floor: float) -> list[np.ndarray]:

@@ -1,8 +1,9 @@
-"""Progress bars for long loops, and the number of processor cores."""
+"""Progress bars for long loops, pauses of the garbage collector, and the number of processor cores."""
 
+import gc
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,18 @@ def progress(items: Iterable[Item], description: str, total: int, threshold: int
     if total < threshold:
         return items
     return track(items, escape(one_line(description)), total=total, transient=True)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Pauses the garbage collector, which looks at all objects again and again where many small ones are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def available_memory() -> int:

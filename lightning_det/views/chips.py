@@ -95,7 +95,8 @@ class Chips(Step):
             raise ValueError("views: chips need every resolution of the pyramid, draw=all")
         if len({len(own) for own in views}) != 1:  # no images, or those of a step of one's own
             return super().many(images, views, rngs)
-        strides = [int(rng.integers(self.stride[0], self.stride[1] + 1)) for rng in drawing]
+        low, high = self.stride
+        strides = [low if low == high else int(rng.integers(low, high + 1)) for rng in drawing]
         learned = ~np.concatenate([image.ignored for image in images])
         owners = np.repeat(np.arange(len(images)), [len(image.boxes) for image in images])[learned]
         given = scaled(np.concatenate([image.boxes for image in images])[learned], owners, views, strides)

@@ -6,6 +6,7 @@ image. Sets of boxes are bits of Python integers, which are faster than arrays a
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from math import ceil, floor
 from typing import NamedTuple
@@ -43,7 +44,8 @@ def count_positions(length: float, size: float, stride: float) -> int:
 
 def position(number: int, length: float, size: float, stride: float) -> float:
     """Converts the number of a position to the smallest coordinate of the chip there."""
-    return max(0.0, min(number * stride, length - size))
+    end = length - size
+    return min(number * stride, end) if end > 0 else 0.0
 
 
 def is_enclosable(
@@ -75,7 +77,8 @@ def find_spans(low: Sequence[float], high: Sequence[float], length: float, size:
     starts: dict[int, int] = {}
     stops: dict[int, int] = {}
     for number, (a, b) in enumerate(zip(low, high, strict=True)):
-        first = min(last, max(0, ceil((b - size - TOLERANCE) / stride)))
+        missing = b - size - TOLERANCE
+        first = min(last, ceil(missing / stride)) if missing > 0 else 0
         # The last position is flush with the end, closer to its neighbour than a stride.
         final = last if a + TOLERANCE >= length - size else floor((a + TOLERANCE) / stride)
         if first <= final:
@@ -131,7 +134,7 @@ def cover(
             position(column.first + int(u * (column.last - column.first + 1)), width, size, stride),
             position(row.first + int(v * (row.last - row.first + 1)), height, size, stride),
             gain,
-            bits(inside),
+            list(bits(inside)),
         )
         for (column, row, inside, gain), (u, v) in zip(chosen, draws, strict=True)
     ]
@@ -163,11 +166,12 @@ def _choose(
     return chosen
 
 
-def bits(number: int) -> list[int]:
+@lru_cache(maxsize=4096)  # most chips enclose few boxes, so the same numbers come again and again
+def bits(number: int) -> tuple[int, ...]:
     """Positions of the set bits, ascending."""
     found = []
     while number:
         lowest = number & -number
         found.append(lowest.bit_length() - 1)
         number ^= lowest
-    return found
+    return tuple(found)

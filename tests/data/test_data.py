@@ -1,5 +1,6 @@
 """From annotations to batches: which looks share one, who gets it, and what is in it."""
 
+import gc
 from collections import Counter
 from dataclasses import fields
 from math import inf
@@ -23,7 +24,7 @@ from lightning_det.data.images import decode
 from lightning_det.data.inference_batches import InferenceBatches, Limits
 from lightning_det.data.inspection import coverage, damaged_images, statistics
 from lightning_det.data.opening import ImageError
-from lightning_det.data.sampler import ByImage, ByLevel, TrainBatches, plan_epoch
+from lightning_det.data.sampler import ByImage, ByLevel, TrainBatches, generators, plan_epoch
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View
 
@@ -165,6 +166,24 @@ def test_batches_of_inference_have_a_maximum_of_views_and_of_pixels(tmp_path, li
 def test_by_image_needs_at_least_one_look():
     with pytest.raises(ValueError, match="together must be at least 1"):
         ByImage(0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**31), st.integers(0, 2**31))
+def test_generators_are_seeded_by_seed_epoch_and_image(seed, epoch, image):
+    made = generators(seed, epoch, range(image, image + 2))
+    expected = [np.random.default_rng((seed, epoch, image + i)) for i in range(2)]
+    assert [rng.bit_generator.state for rng in made] == [rng.bit_generator.state for rng in expected]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(tmp_path, enabled):
+    store, planner, before = plain(tmp_path, 2), Planner(Pyramid([1.0])), gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        plan_epoch(store, planner, 0)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @settings(max_examples=30, deadline=None)

@@ -104,6 +104,20 @@ def test_cases_of_the_reference_do_not_touch_each_other():
 # Any groups
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([-1.0, -0.0, 0.0, 1e-30, 0.25, 1.0]), st.integers(-1, 2)), max_size=30),
+    st.sampled_from([0, 1, 2**31 - 3, 2**31]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_rows_are_ordered_as_by_two_keys(rows, offset, dtype):
+    scores = np.array([score for score, _ in rows], dtype)
+    groups = np.array([group for _, group in rows], np.int64) + offset
+    expected = np.lexsort((-np.maximum(scores, 0), groups))
+    assert soft_nms._by_group(groups, np.maximum(scores, 0)).tolist() == expected.tolist()
+    if (scores >= 0).all():
+        assert soft_nms._by_group(groups, scores).tolist() == np.lexsort((-scores, groups)).tolist()
+
+
 @st.composite
 def workloads(draw):
     """Many groups of different sizes: ties, duplicates, boxes without area, and scores below the floor."""

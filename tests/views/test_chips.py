@@ -187,7 +187,9 @@ def test_candidates_enclose_what_none_of_their_neighbours_does(canvas):
         and (not first or not along[first] < along[first - 1])
         and (last + 1 == len(along) or not along[first] < along[last + 1])
     ]
-    assert [(run.first, run.last, bits(run.boxes)) for run in find_spans(low, high, width, size, stride)] == expected
+    assert [
+        (run.first, run.last, list(bits(run.boxes))) for run in find_spans(low, high, width, size, stride)
+    ] == expected
 
 
 @settings(max_examples=100, deadline=None)
