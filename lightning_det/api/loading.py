@@ -46,7 +46,7 @@ def load(
             those above ``test.score_threshold``. By default it is `SHOWN`, unless there are ``thresholds``.
         thresholds: lowest scores by class: the ``thresholds.json`` of an evaluation, or its run folder. By default
             those in the checkpoint's run folder, if an evaluation has left some and no ``score_threshold`` is given.
-        batch_size: views per batch, ``data.test_batch_size``.
+        batch_size: most views per batch, ``data.test_batch_size``; large ones are fewer, see ``data.test_megapixels``.
         device: such as ``"cpu"`` or ``"cuda:1"``; by default the GPU if there is one.
         half: compute in 16 bits where that is safe: faster on GPUs, with slightly different scores.
 
