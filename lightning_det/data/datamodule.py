@@ -1,5 +1,6 @@
 """LightningDataModules: for whole images at several scales, and for chips or tiles of one size."""
 
+import logging
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Literal, cast
@@ -19,6 +20,8 @@ from lightning_det.data.windows import Pixels
 from lightning_det.protocols.structures import STRIDE
 from lightning_det.system.workload import cores
 from lightning_det.views.planner import Planner
+
+log = logging.getLogger(__name__)
 
 MOST_WORKERS = 16
 """Loader processes, unless more are asked for: each takes memory, and time to start."""
@@ -175,6 +178,8 @@ class ViewData(pl.LightningDataModule):
             reader = self.reader(store, trainer.num_devices)
             share = {"rank": trainer.global_rank, "ranks": trainer.world_size, "room": reader.room}
             self._loaders["val"] = self.inference_loader(store, self.frames, **share, **self._processes(reader))
+            if shortage := cast(InferenceBatches, self._loaders["val"].batch_sampler).shortage:
+                log.info("%s", shortage)
         return self._loaders["val"]
 
     predict_dataloader = val_dataloader

@@ -50,12 +50,27 @@ class InferenceBatches(Sampler[list[Look]]):
         everything = plan_epoch(store, planner, None)
         looks = [look for look in everything if look.image % ranks == rank] or everything[:1]
         self._batches = similar_together(looks, limits)
+        self.limits = limits
+        self.largest = max((look.view.size[0] * look.view.size[1] for look in looks), default=0) / 1e6
+        """Pixels of the largest view, in millions."""
 
     def __iter__(self) -> Iterator[list[Look]]:
         return iter(self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def shortage(self) -> str:
+        """Says that views are so large that batches have fewer than ``limits.views``; empty if they are not."""
+        most = self.limits.megapixels
+        if most is None or self.limits.views * self.largest <= most:
+            return ""
+        fewest = max(1, int(most / self.largest))
+        return (
+            f"views of inference have up to {self.largest:.3g} megapixels, so batches of the largest have {fewest} "
+            f"instead of data.test_batch_size={self.limits.views} (data.test_megapixels={most:g} limits them)"
+        )
 
 
 def similar_together(looks: Sequence[Look], limits: Limits) -> list[list[Look]]:

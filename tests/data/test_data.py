@@ -149,18 +149,33 @@ def test_looks_of_an_image_stay_together(tmp_path, together, size, expected):
 
 
 @pytest.mark.parametrize(
-    ("limits", "sizes"),
+    ("limits", "sizes", "said"),
     [
-        (Limits(8), [3]),
-        (Limits(2), [2, 1]),
-        (Limits(8, 0.02), [2, 1]),
-        (Limits(8, 0.0199), [1, 1, 1]),
-        (Limits(2, 1), [2, 1]),
+        (Limits(8), [3], ""),
+        (Limits(2), [2, 1], ""),
+        (Limits(8, 0.02), [2, 1], "up to 0.01 megapixels, so batches of the largest have 2 instead of"),
+        (Limits(8, 0.0199), [1, 1, 1], "have 1 instead of data.test_batch_size=8 (data.test_megapixels=0.0199"),
+        (Limits(8, 0.001), [1, 1, 1], "have 1 instead of"),
+        (Limits(2, 1), [2, 1], ""),
     ],
 )
-def test_batches_of_inference_have_a_maximum_of_views_and_of_pixels(tmp_path, limits, sizes):
+def test_batches_of_inference_have_a_maximum_of_views_and_of_pixels(tmp_path, limits, sizes, said):
     store = make_store(tmp_path, [(100, 100)] * 3, [])
-    assert [len(batch) for batch in InferenceBatches(store, Planner(Pyramid([1.0])), limits)] == sizes
+    batches = InferenceBatches(store, Planner(Pyramid([1.0])), limits)
+    assert [len(batch) for batch in batches] == sizes
+    assert said in batches.shortage
+    assert bool(said) == bool(batches.shortage)
+
+
+def test_a_run_says_once_that_large_views_make_smaller_batches(tmp_path, caplog):
+    store = make_store(tmp_path, [(100, 100)] * 3, [])
+    planner = Planner(Pyramid([1.0]))
+    data = MultiScaleData(store, store, planner, planner, test_batch_size=2, test_megapixels=0.01, num_workers=0)
+    data.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    with caplog.at_level("INFO"):
+        data.val_dataloader()
+        data.val_dataloader()
+    assert caplog.text.count("have 1 instead of data.test_batch_size=2") == 1
 
 
 def test_by_image_needs_at_least_one_look():
