@@ -59,13 +59,11 @@ def adopt_orphans(
         boxes: (n, 4) ``xyxy``, pixels of the image.
         known: (n,) their positions in the image's list.
         coarsest: the view of the whole image at the coarsest scale.
-        orphans: (n,) bool, which boxes are adopted.
+        orphans: (n,) bool, which boxes are adopted: at least one.
 
     Returns:
-        The chips. If there are orphans, the chips of the coarsest scale list their boxes; otherwise no chip does.
+        The chips; those of the coarsest scale list their boxes.
     """
-    if not orphans.any():
-        return chips
     learns = [orphans | in_learning_range(boxes, limits) for limits in coarsest.ranges]
     planned = []
     for chip in chips:

@@ -193,7 +193,10 @@ class Chips(Step):
         negatives: list[View] = []
         if self.uses_proposals and len(image.proposals):
             negatives = self._negatives(boxes, image.proposals, views, chips, stride, rng)
-        positives, known = list(chain.from_iterable(chips)), np.flatnonzero(~image.ignored)
+        positives = list(chain.from_iterable(chips))
+        if self.labels == "enclosed" and not adopted.any():  # most images
+            return positives + negatives
+        known = np.flatnonzero(~image.ignored)
         if self.labels == "enclosed":
             return adopt_orphans(positives + negatives, boxes, known, views[-1], adopted)
         given = _of_one(boxes, views, stride)

@@ -74,27 +74,28 @@ def find_spans(low: Sequence[float], high: Sequence[float], length: float, size:
     last = count_positions(length, size, stride) - 1
     if last == 0:
         return [Span(0, 0, (1 << len(low)) - 1)] if low else []
+    reach, end, bit = size + TOLERANCE, length - size, 1
     starts: dict[int, int] = {}
     stops: dict[int, int] = {}
-    for number, (a, b) in enumerate(zip(low, high, strict=True)):
-        missing = b - size - TOLERANCE
-        first = min(last, ceil(missing / stride)) if missing > 0 else 0
+    for a, b in zip(low, high, strict=True):
+        first = min(last, ceil((b - reach) / stride)) if b > reach else 0
         # The last position is flush with the end, closer to its neighbour than a stride.
-        final = last if a + TOLERANCE >= length - size else floor((a + TOLERANCE) / stride)
+        final = last if a + TOLERANCE >= end else floor((a + TOLERANCE) / stride)
         if first <= final:
-            starts[first] = starts.get(first, 0) | 1 << number
-            stops[final] = stops.get(final, 0) | 1 << number
+            starts[first] = starts.get(first, 0) | bit
+            stops[final] = stops.get(final, 0) | bit
+        bit <<= 1
     found: list[Span] = []
     inside, begun = 0, None
-    for number in sorted({*starts, *stops}):
+    for number in sorted(starts.keys() | stops.keys()):
         if number in starts:
             inside |= starts[number]
             begun = number
         if number in stops:
             if begun is not None:
                 found.append(Span(begun, number, inside))
+                begun = None
             inside &= ~stops[number]
-            begun = None
     return found
 
 
