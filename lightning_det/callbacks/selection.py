@@ -22,7 +22,7 @@ MOST = 64
 
 
 class SelectionLog(pl.Callback):
-    """Logs the share of objects among the regions that carry loss, and their mean and largest loss.
+    """Logs the number of regions that carry loss, the share of objects among them, and their mean and largest loss.
 
     Regions are RoIs, or the priors of single-shot detectors. As several may lie on one object, the mean number of
     different objects per view is logged too. The losses of all candidates, and the share that was selected, are also
@@ -67,6 +67,7 @@ def figures(selected: Selected, boxes: int) -> dict[str, Tensor]:
     seen = torch.zeros(len(chosen), boxes + 1, dtype=torch.bool, device=chosen.device)
     seen.scatter_(1, selected.objects.masked_fill(~positive, boxes), True)
     found = {
+        "selected_per_view": chosen.sum() / len(chosen),
         "positive_share": positive.sum() / count,
         "objects_per_view": seen[:, :boxes].sum() / len(chosen),
         "selected_loss_mean": losses.sum() / count,

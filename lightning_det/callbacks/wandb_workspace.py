@@ -87,6 +87,7 @@ def sections() -> dict[str, list[Any]]:
         ],
         "Views and chips": [_browser("what training sees", keys.VIEWS)],
         "Selected RoIs and priors": [
+            _lines_of_regions("number per view", "selected_per_view"),
             _lines_of_regions("share of objects among the selected", "positive_share"),
             _lines_of_regions("different objects per view among the selected", "objects_per_view"),
             _lines_of_regions("share of candidates that is selected", "selected_share"),

@@ -24,7 +24,7 @@ from lightning_det.runs.preflight import check_data, check_monitors, check_train
 from lightning_det.runs.resume import is_unstarted
 from lightning_det.runs.splits import read_training_splits
 from lightning_det.runs.training_report import check_learned, report_training
-from lightning_det.runs.unread import report_unread
+from lightning_det.runs.unread import report_unreachable, report_unread
 from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError
 
@@ -42,6 +42,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     check_trainer(cfg)
     check_monitors(cfg)
     report_unread(cfg, overridden_keys())
+    report_unreachable(cfg)
     fresh = cfg.resume is None or is_unstarted(cfg.resume)
     if not fresh and cfg.weights is not None:
         raise ConfigError("weights starts a new training and resume continues one; give one of them")

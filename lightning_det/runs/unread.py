@@ -1,4 +1,4 @@
-"""Warns of settings that a training was given and that nothing reads."""
+"""Warns of settings of a training that nothing reads, or that cannot be reached."""
 
 import logging
 from collections.abc import Sequence
@@ -45,6 +45,25 @@ def report_unread(cfg: DictConfig, overridden: Sequence[str]) -> None:
     unread = unread_settings(cfg, overridden)
     if unread:
         log.warning("train: no part of this run reads these settings: %s", ", ".join(unread))
+
+
+def report_unreachable(cfg: DictConfig) -> None:
+    """Warns if more RoIs of a view should carry loss than it has proposals. Boxes of objects are RoIs too, but few.
+
+    Args:
+        cfg: the checked configuration of a training.
+    """
+    wanted, proposals = (OmegaConf.select(cfg, key) for key in ("selection.rois.count", "detector.rpn.after_nms"))
+    if wanted is None or proposals is None or wanted <= proposals[0]:
+        return
+    log.warning(
+        "train: selection.rois.count=%d is out of reach: a view has at most %d proposals in training "
+        "(detector.rpn.after_nms), and the boxes of its objects. 'capacity.after_nms=[%d,%d]' gives it enough of them",
+        wanted,
+        proposals[0],
+        wanted,
+        proposals[1],
+    )
 
 
 def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ def test_figures_are_of_what_was_selected():
     found = figures(selected(), 5)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
+            "train/roi/selected_per_view": 3 / 2,
             "train/roi/positive_share": 1 / 3,
             "train/roi/objects_per_view": 1 / 2,
             "train/roi/selected_loss_mean": 2.0,

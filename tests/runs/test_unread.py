@@ -1,9 +1,12 @@
 import logging
+from pathlib import Path
 
 import pytest
 
 from lightning_det.runs.composition import overridden_keys, validate_run
-from lightning_det.runs.unread import report_unread, unread_settings
+from lightning_det.runs.unread import report_unreachable, report_unread, unread_settings
+
+RECIPES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf/experiment").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -101,3 +104,33 @@ def test_the_warning_names_all_of_them(composed, caplog):
     cfg = validate_run(composed("train", "detector=rtdetr", "capacity.roi=3", "capacity.head=8", "capacity.neck=32"))
     report_unread(cfg, overridden_keys())
     assert "no part of this run reads these settings: capacity.roi, capacity.head" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["capacity.rois=301"], "=301 is out of reach: a view has at most 300 proposals"),
+        (["capacity.rois=768", "detector=faster_rcnn_fpn"], "'capacity.after_nms=[768,300]' gives it enough"),
+        (
+            ["capacity.rois=600", "detector=cascade_rcnn", "capacity.after_nms=[500,200]"],
+            "capacity.after_nms=[600,200]",
+        ),
+        (["selection.rois.count=400", "strategy=[single_scale,ohem]"], "=400 is out of reach"),
+        (["capacity.rois=300"], ""),
+        (["capacity.rois=768", "capacity.after_nms=[768,300]"], ""),
+        (["capacity.rois=768", "detector=retinanet"], ""),
+        (["capacity.rois=768", "strategy=[single_scale,all_rois]"], ""),
+        (["detector=rtdetr"], ""),
+    ],
+)
+def test_more_rois_than_proposals_are_warned_of(composed, caplog, overrides, said):
+    caplog.set_level(logging.WARNING)
+    report_unreachable(validate_run(composed("train", *overrides)))
+    assert said in caplog.text
+    assert bool(said) == ("out of reach" in caplog.text)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_published_recipes_have_proposals_for_their_rois(composed, caplog, recipe):
+    report_unreachable(composed("train", f"experiment={recipe}"))
+    assert not caplog.text
