@@ -7,7 +7,8 @@
 ``boards`` and ``insects`` are drawn (``generated_photos.py``); `inspect` is given a folder, as a user gives it. Every
 arm has the suggested sizes and anchors and is tested by its own default. Single scale takes steps of one image, of
 which it has more than of several. Tiles come in steps as large as those of the suggestion, about as many without a box
-as with one. Commands are processes of their own; finished ones are not repeated.
+as with one. Steps of all arms have as many RoIs, as far as there are proposals. Commands are processes of their own;
+finished ones are not repeated.
 """
 
 import argparse
@@ -23,6 +24,9 @@ from generated_photos import KINDS, write
 from lightning_det.inspection.recommendation import background
 
 COLUMNS = ("AP", "AP50", "AP_class_agnostic", "AP50_class_agnostic")
+
+ROIS = 128
+"""RoIs per view that carry loss in the default detector."""
 
 
 def run(folder: Path, command: str, *options: str) -> dict[str, Any]:
@@ -45,9 +49,11 @@ def arms(inspected: dict[str, Any], suggested: dict[str, Any]) -> dict[str, tupl
     batch, side = settings["data"]["batch_size"], suggestion["dataset"]["tiles"]["size"]
     image = figures["costs"]["single_scale"]["train"]["megapixels"]
     shown = background(figures["object_tiles"])
-    tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}", "capacity.rois=24"]
+    tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}"]
+    rois = ROIS * batch
+    whole = ["data.batch_size=1", f"capacity.rois={rois}", f"capacity.after_nms=[{max(300, rois)},300]"]
     return {
-        "single_scale": (round(megapixels / image), ["data.batch_size=1"]),
+        "single_scale": (round(megapixels / image), whole),
         "tiles": (round(megapixels / (batch * side**2 / 1e6)), tiles),
     }
 

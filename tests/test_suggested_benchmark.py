@@ -1,4 +1,4 @@
-"""The benchmark of suggestions draws datasets that can be read, and gives its arms equal pixels."""
+"""The benchmark of suggestions draws datasets that can be read, and gives its arms equal pixels and RoIs."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_drawn_images_have_small_objects_inside(name, tmp_path):
     assert min(store.widths.min(), store.heights.min()) >= 1200
 
 
-def test_arms_have_equal_pixels():
+def test_arms_have_equal_pixels_and_rois():
     costs = {"single_scale": {"train": {"megapixels": 2.0}}}
     suggestion = {
         "figures": {"costs": costs, "object_tiles": 0.2},
@@ -34,7 +34,8 @@ def test_arms_have_equal_pixels():
         "dataset": {"tiles": {"size": 400}},
     }
     found = arms({"suggestion": suggestion}, {"cost": {"pixels": 200_000_000}})
-    assert found["single_scale"] == (100, ["data.batch_size=1"])
+    whole = ["data.batch_size=1", "capacity.rois=640", "capacity.after_nms=[640,300]"]
+    assert found["single_scale"] == (100, whole)
     steps, settings = found["tiles"]
     assert steps == 250  # of five tiles of 0.16 megapixels
-    assert settings == ["data.batch_size=5", "views.train.windows.background=0.25", "capacity.rois=24"]
+    assert settings == ["data.batch_size=5", "views.train.windows.background=0.25"]
