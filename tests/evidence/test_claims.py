@@ -20,6 +20,7 @@ from lightning_det.evidence.execution import run_experiment
 from lightning_det.evidence.experiments import Arm, Budget, Experiment, parse_experiment, table_rows, training_folder
 from lightning_det.evidence.pages import page, section, verdict
 from lightning_det.runs.composition import overridden_keys
+from lightning_det.runs.unread import report_unreachable
 from lightning_det.system.errors import ConfigError, UserError
 
 CLAIMS = {
@@ -43,10 +44,12 @@ def checked(composed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "arm"), ARMS, ids=[f"{name} {arm}" for name, arm in ARMS])
-def test_arms_are_trainings_and_evaluations(checked, name, arm):
+def test_arms_are_trainings_and_evaluations(checked, caplog, name, arm):
     made = CLAIMS[name]
     cfg = checked("train", made.training(arm, 3, "laptop", Path("runs")))
     assert cfg.seed == 3
+    report_unreachable(cfg)
+    assert not caplog.text
     assert cfg.trainer.max_steps * made.arms[arm].canvases == pytest.approx(
         made.arms[arm].share * made.budgets["laptop"].canvases, abs=made.arms[arm].canvases / 2
     )

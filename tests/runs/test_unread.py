@@ -1,12 +1,12 @@
 import logging
-from pathlib import Path
 
 import pytest
 
+from lightning_det.config import CONF
 from lightning_det.runs.composition import overridden_keys, validate_run
 from lightning_det.runs.unread import report_unreachable, report_unread, unread_settings
 
-RECIPES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf/experiment").glob("*.yaml"))
+RECIPES = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.fixture
