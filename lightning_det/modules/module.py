@@ -18,7 +18,7 @@ from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_rates
 from lightning_det.modules.inference import Inference, detect
-from lightning_det.modules.rates import Rates, keep_settings
+from lightning_det.modules.rates import Rates, keep_settings, report_doubts
 from lightning_det.modules.schedules import Schedule
 from lightning_det.modules.step import Compiled, CompiledStep, keep_gradients, step_losses
 from lightning_det.ops.nms import read_unsettled
@@ -272,7 +272,9 @@ class DetectionModule(pl.LightningModule):
         # A resumed training uses the settings given now, not those of its checkpoint.
         optimizer.register_load_state_dict_pre_hook(keep_settings)
         limits = [n if n is not None and n > 0 else None for n in (trainer.max_epochs, trainer.max_steps)]
-        scheduler = Rates(optimizer, self.schedule, self._steps_per_epoch(), *limits)
+        per_epoch = self._steps_per_epoch()
+        report_doubts(self.schedule, per_epoch, *limits)
+        scheduler = Rates(optimizer, self.schedule, per_epoch, *limits)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property

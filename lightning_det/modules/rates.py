@@ -1,5 +1,6 @@
 """Optimizer and learning rates of a resumed training: they keep the settings given now."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_det.modules.schedules import Schedule
+
+log = logging.getLogger("lightning_det")
 
 
 class Rates(LambdaLR):
@@ -53,6 +56,14 @@ class Rates(LambdaLR):
         self._last_lr = [rate * factor(done) for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
+
+
+def report_doubts(schedule: Schedule, per_epoch: int, epochs: int | None, steps: int | None) -> None:
+    """Warns of what the training comes to late or never; arguments as in `Rates`."""
+    bounds = [n for n in (steps, None if epochs is None else per_epoch * epochs) if n is not None]
+    if bounds and isinstance(schedule, Schedule):  # and not a function of the user's own
+        for doubt in schedule.doubts(per_epoch, min(bounds)):
+            log.warning("%s", doubt)
 
 
 def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:

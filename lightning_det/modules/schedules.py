@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from math import cos, pi
 from typing import Literal
 
-Unit = Literal["epochs", "steps"]
+Unit = Literal["epochs", "steps", "share"]
+
+LONG = 1 / 3
+"""Share of a training from which a warm-up is doubtful: the rate falls again before it has been of use."""
 
 
 class Schedule:
@@ -14,21 +17,24 @@ class Schedule:
     Args:
         warmup: length of the warm-up; fractions of epochs are fine.
         start: factor of the learning rate at the first step.
-        unit: unit of all lengths, ``epochs`` or optimizer ``steps``.
+        unit: unit of all lengths: ``epochs``, optimizer ``steps``, or ``share`` of the whole training. Epochs of
+            different strategies differ in length, so only the last one makes them comparable.
     """
 
     def __init__(self, warmup: float = 0.0, start: float = 0.001, unit: Unit = "epochs"):
         if warmup < 0 or not 0 < start <= 1:
             raise ValueError(f"schedule: needs warmup >= 0 and 0 < start <= 1, got {warmup} and {start}")
-        if unit not in ("epochs", "steps"):
-            raise ValueError(f"schedule.unit must be epochs or steps, got {unit!r}")
+        if unit not in ("epochs", "steps", "share"):
+            raise ValueError(f"schedule.unit must be epochs, steps or share, got {unit!r}")
+        if unit == "share" and warmup >= 1:
+            raise ValueError(f"schedule.warmup is a share of the training (schedule.unit=share), below 1, got {warmup}")
         self.warmup = warmup
         self.start = start
         self.unit = unit
 
     def __call__(self, step: int, steps_per_epoch: float, total_steps: int) -> float:
         """Factor of the learning rate at an optimizer step, counted from 0."""
-        per_unit = steps_per_epoch if self.unit == "epochs" else 1
+        per_unit = self.per_unit(steps_per_epoch, total_steps)
         warmup = round(self.warmup * per_unit)
         after = self.after(step, per_unit, total_steps)
         if step >= warmup:
@@ -38,6 +44,21 @@ class Schedule:
     def after(self, step: int, per_unit: float, total_steps: int) -> float:
         """Factor without warm-up; ``per_unit`` is the number of steps per unit."""
         raise NotImplementedError
+
+    def per_unit(self, steps_per_epoch: float, total_steps: int) -> float:
+        """Number of steps per unit."""
+        return {"epochs": steps_per_epoch, "steps": 1, "share": total_steps}[self.unit]
+
+    def doubts(self, steps_per_epoch: float, total_steps: int) -> list[str]:
+        """Says what a training of so many steps comes to late or never; empty if there is nothing to say."""
+        warmup = round(self.warmup * self.per_unit(steps_per_epoch, total_steps))
+        if warmup <= LONG * total_steps:
+            return []
+        return [
+            f"schedule.warmup={self.warmup:g} (unit: {self.unit}) takes {warmup} steps, and the training has "
+            f"{total_steps}, so the rate comes to optimizer.lr late or never. Epochs of chips and tiles have many "
+            "steps; schedule.unit=share schedule.warmup=0.1 is a tenth of any training"
+        ]
 
 
 class Constant(Schedule):
@@ -89,9 +110,21 @@ class MultiStep(Schedule):
         super().__init__(warmup, start, unit)
         if list(milestones) != sorted(milestones):
             raise ValueError(f"schedule.milestones must ascend, got {list(milestones)}")
+        if unit == "share" and any(m >= 1 for m in milestones):
+            raise ValueError(f"schedule.milestones are shares of the training, below 1, got {list(milestones)}")
         self.milestones = list(milestones)
         self.gamma = gamma
 
     def after(self, step: int, per_unit: float, total_steps: int) -> float:
         """``gamma`` to the power of the milestones passed."""
         return self.gamma ** bisect_right([round(m * per_unit) for m in self.milestones], step)
+
+    def doubts(self, steps_per_epoch: float, total_steps: int) -> list[str]:
+        """Says so too if milestones are not reached."""
+        per_unit = self.per_unit(steps_per_epoch, total_steps)
+        late = [m for m in self.milestones if round(m * per_unit) >= total_steps]
+        said = (
+            f"schedule.milestones: {late} (unit: {self.unit}) are not reached in the {total_steps} steps of the "
+            "training, so the rate does not fall there"
+        )
+        return super().doubts(steps_per_epoch, total_steps) + ([said] if late else [])

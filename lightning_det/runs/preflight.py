@@ -38,26 +38,11 @@ def check_trainer(cfg: DictConfig) -> None:
         raise ConfigError(why)
     epochs, timed = settings.max_epochs, settings.max_time is not None
     endless = settings.max_steps == -1 and (epochs == -1 or (epochs is None and timed))
-    if endless and makes("schedule", cfg.schedule, Cosine):
+    if endless and (makes("schedule", cfg.schedule, Cosine) or cfg.schedule.get("unit") == "share"):
         raise ConfigError(
-            f"schedule=cosine falls over the whole training, and this one has no end that it knows "
-            f"(trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or schedule=constant"
-        )
-    ends = {"epochs": epochs, "steps": settings.max_steps}.get(cfg.schedule.get("unit"))
-    if ends is not None and 0 < ends <= cfg.schedule.get("warmup", 0):
-        unit = cfg.schedule.unit
-        log.warning(
-            "schedule.warmup=%s %s is as long as the training (trainer.max_%s=%s), which never comes to optimizer.lr",
-            cfg.schedule.warmup,
-            unit,
-            unit,
-            ends,
-        )
-    late = [m for m in cfg.schedule.get("milestones") or () if ends is not None and 0 < ends <= m]
-    if late:
-        log.warning(
-            "schedule.milestones: %s are not reached (trainer.max_%s=%s), so the rate does not fall there",
-            *(late, cfg.schedule.unit, ends),
+            "schedule=cosine and schedule.unit=share need the length of the whole training, and this one has no end "
+            f"that they know (trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or "
+            "schedule=constant schedule.unit=steps"
         )
 
 

@@ -35,6 +35,7 @@ from lightning_det.modules import Constant, Cosine, MultiStep
 from lightning_det.modules.groups import GroupSettings, parameter_groups
 from lightning_det.modules.inference import Inference
 from lightning_det.modules.module import DetectionModule
+from lightning_det.modules.rates import report_doubts
 from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError, ImageError, UserError
@@ -61,6 +62,43 @@ def test_lengths_are_in_epochs_or_steps():
     assert [epochs(s, 40, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
     # Whoever counts in steps does not care how long an epoch is.
     assert [steps(s, 3, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
+
+
+def test_a_share_of_the_training_is_one_of_its_steps():
+    share, steps = MultiStep([0.5, 0.75], warmup=0.25, unit="share"), MultiStep([60, 90], warmup=30, unit="steps")
+    for per_epoch in (3, 40, 1000):  # epochs of whole images, of chips, of tiles
+        assert [share(s, per_epoch, 120) for s in range(120)] == [steps(s, 40, 120) for s in range(120)]
+    with pytest.raises(ValueError, match="share of the training"):
+        Cosine(warmup=1.0, unit="share")
+    with pytest.raises(ValueError, match="shares of the training"):
+        MultiStep([8, 11], unit="share")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (Cosine(warmup=0.25), "schedule.warmup=0.25 (unit: epochs) takes 100 steps, and the training has 212"),
+        (Constant(warmup=80, unit="steps"), "takes 80 steps"),
+        (MultiStep([0.8], warmup=0.5, unit="share"), "takes 106 steps"),
+        (MultiStep([100, 212, 250], unit="steps"), "[212, 250] (unit: steps) are not reached in the 212 steps"),
+        (MultiStep([8, 11], warmup=0.07), "[8, 11] (unit: epochs) are not reached"),
+        (Cosine(warmup=0.1), ""),
+        (Constant(warmup=70, unit="steps"), ""),
+        (MultiStep([0.5, 0.99], warmup=0.3, unit="share"), ""),
+    ],
+)
+def test_what_a_training_comes_to_late_or_never_is_said(caplog, schedule, said):
+    report_doubts(schedule, 400, None, 212)
+    report_doubts(schedule, 400, 1, 212)
+    assert caplog.text.count(said or "schedule.") == (2 if said else 0)
+
+
+def test_schedules_of_unknown_length_raise_no_doubts(caplog):
+    report_doubts(Constant(warmup=0.25), 400, None, None)
+    report_doubts(lambda step, per_epoch, total: 1.0, 400, 1, 1)
+    assert not caplog.text
+    report_doubts(Constant(warmup=0.5), 400, 1, None)
+    assert "takes 200 steps, and the training has 400" in caplog.text
 
 
 def test_published_rates_of_dsod_in_epochs(composed):
@@ -137,7 +175,7 @@ def test_factors_are_at_most_one(make, warmup, start, per_epoch, step):
         (lambda: Constant(warmup=-1), "warmup >= 0"),
         (lambda: Cosine(start=0), "0 < start <= 1"),
         (lambda: Cosine(start=1.5), "0 < start <= 1"),
-        (lambda: Constant(unit="minutes"), "epochs or steps, got 'minutes'"),
+        (lambda: Constant(unit="minutes"), "epochs, steps or share, got 'minutes'"),
         (lambda: MultiStep([11, 8]), "must ascend"),
     ],
 )
