@@ -4,7 +4,7 @@ import logging
 from itertools import islice
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_det.annotations import AnnotationStore, DatasetError
@@ -30,6 +30,8 @@ TRIES = 3
 def check_trainer(cfg: DictConfig) -> None:
     """Refuses settings that the trainer does not support, and a schedule over a training without a known end.
 
+    Warns if ranges of sizes begin after its last epoch.
+
     Raises:
         ConfigError: naming the key and what is valid.
     """
@@ -43,6 +45,13 @@ def check_trainer(cfg: DictConfig) -> None:
             "schedule=cosine and schedule.unit=share need the length of the whole training, and this one has no end "
             f"that they know (trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or "
             "schedule=constant schedule.unit=steps"
+        )
+    warm = max(OmegaConf.select(cfg, "views.train.scales.warm_epochs") or [0])
+    if epochs is not None and 0 < epochs <= warm:
+        log.warning(
+            "views.train.scales.warm_epochs: the first %d epochs have no ranges of sizes, and the training has only %d",
+            warm,
+            epochs,
         )
 
 

@@ -56,6 +56,19 @@ def test_durations():
         assert trainer_problem({"max_time": value}).startswith("trainer.max_time must be days, hours"), value
 
 
+def test_a_training_whose_ranges_never_apply_is_said(composed, caplog):
+    for given, words in (
+        (["trainer.max_epochs=3", "views.train.scales.warm_epochs=[1,3]"], "the first 3 epochs have no ranges"),
+        (["trainer.max_epochs=4", "views.train.scales.warm_epochs=[1,3]"], ""),
+        (["trainer.max_epochs=-1", "trainer.max_steps=9", "views.train.scales.warm_epochs=[1,3]"], ""),
+        (["trainer.max_epochs=3"], ""),
+    ):
+        caplog.clear()
+        check_trainer(composed("train", "strategy=[snip,flip]", *given))
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
 def test_a_cosine_needs_an_end(composed):
     cfg = composed("train", "trainer.max_epochs=-1")
     with pytest.raises(ConfigError, match="need the length of the whole training"):
