@@ -7,8 +7,8 @@
 ``boards`` and ``insects`` are drawn (``generated_photos.py``); `inspect` is given a folder, as a user gives it. Every
 arm has the suggested sizes and anchors and is tested by its own default. Single scale takes steps of one image, of
 which it has more than of several. Tiles come in steps as large as those of the suggestion, about as many without a box
-as with one. Steps of all arms have as many RoIs, as far as there are proposals. Commands are processes of their own;
-finished ones are not repeated.
+as with one, of as many images as its chips. All arms have as many RoIs and anchors per step, the same share of warm-up,
+and Soft-NMS, which SNIPER has by default. Commands are processes of their own; finished ones are not repeated.
 """
 
 import argparse
@@ -25,8 +25,11 @@ from lightning_det.inspection.recommendation import background
 
 COLUMNS = ("AP", "AP50", "AP_class_agnostic", "AP50_class_agnostic")
 
-ROIS = 128
-"""RoIs per view that carry loss in the default detector."""
+ROIS, ANCHORS = 128, 256
+"""RoIs and anchors per view that carry loss in the default detector."""
+
+WARMUP = 0.25
+"""Epochs of warm-up of the suggestion, by default."""
 
 
 def run(folder: Path, command: str, *options: str) -> dict[str, Any]:
@@ -49,11 +52,12 @@ def arms(inspected: dict[str, Any], suggested: dict[str, Any]) -> dict[str, tupl
     batch, side = settings["data"]["batch_size"], suggestion["dataset"]["tiles"]["size"]
     image = figures["costs"]["single_scale"]["train"]["megapixels"]
     shown = background(figures["object_tiles"])
-    tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}"]
+    warmup = ["schedule.unit=share", f"schedule.warmup={WARMUP / settings['trainer']['max_epochs']:.3g}"]
+    tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}", "data.together=1", *warmup]
     rois = ROIS * batch
     whole = ["data.batch_size=1", f"capacity.rois={rois}", f"capacity.after_nms=[{max(300, rois)},300]"]
     return {
-        "single_scale": (round(megapixels / image), whole),
+        "single_scale": (round(megapixels / image), [*whole, f"selection.anchors.count={ANCHORS * batch}", *warmup]),
         "tiles": (round(megapixels / (batch * side**2 / 1e6)), tiles),
     }
 
@@ -79,7 +83,7 @@ def main() -> None:
         length = (f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0")
         run(work / name, "train", "dataset=mine", f"strategy=[{name},flip]", *length, *settings, *given)
         checkpoint = f"checkpoint={work / name / 'checkpoints/last.ckpt'}"
-        rows[name] = run(work / f"{name}_tested", "eval", checkpoint, *options.options)
+        rows[name] = run(work / f"{name}_tested", "eval", checkpoint, "test=[soft_nms]", *options.options)
     strategy = ",".join(inspected["suggestion"]["recommended"]["strategy"])
     print(f"\n| {options.dataset}, suggested: [{strategy}] | {' | '.join(COLUMNS)} |")
     print(f"|---|{'---:|' * len(COLUMNS)}")

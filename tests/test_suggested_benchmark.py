@@ -1,4 +1,4 @@
-"""The benchmark of suggestions draws datasets that can be read, and gives its arms equal pixels and RoIs."""
+"""The benchmark of suggestions draws datasets that can be read, and treats its arms alike."""
 
 import sys
 from pathlib import Path
@@ -26,16 +26,18 @@ def test_drawn_images_have_small_objects_inside(name, tmp_path):
     assert min(store.widths.min(), store.heights.min()) >= 1200
 
 
-def test_arms_have_equal_pixels_and_rois():
+def test_arms_are_treated_alike():
     costs = {"single_scale": {"train": {"megapixels": 2.0}}}
     suggestion = {
         "figures": {"costs": costs, "object_tiles": 0.2},
-        "recommended": {"settings": {"data": {"batch_size": 5}}},
+        "recommended": {"settings": {"data": {"batch_size": 5}, "trainer": {"max_epochs": 5}}},
         "dataset": {"tiles": {"size": 400}},
     }
     found = arms({"suggestion": suggestion}, {"cost": {"pixels": 200_000_000}})
-    whole = ["data.batch_size=1", "capacity.rois=640", "capacity.after_nms=[640,300]"]
-    assert found["single_scale"] == (100, whole)
+    warmup = ["schedule.unit=share", "schedule.warmup=0.05"]
+    samples = ["capacity.rois=640", "capacity.after_nms=[640,300]", "selection.anchors.count=1280"]
+    assert found["single_scale"] == (100, ["data.batch_size=1", *samples, *warmup])
     steps, settings = found["tiles"]
     assert steps == 250  # of five tiles of 0.16 megapixels
-    assert settings == ["data.batch_size=5", "views.train.windows.background=0.25"]
+    tiles = ["data.batch_size=5", "views.train.windows.background=0.25", "data.together=1"]
+    assert settings == [*tiles, *warmup]
