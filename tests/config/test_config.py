@@ -281,7 +281,7 @@ VIEWS = "lightning_det.views."
         ({"_target_": f"{VIEWS}Pyramid", "resolutions": 3}, r"x\.resolutions: must be a list of .*, got 3"),
         ({"_target_": f"{VIEWS}Pyramid", "resolutions": [["a", 2]]}, r"x\.resolutions: must be a list of"),
         ({"_target_": f"{VIEWS}Pyramid", "valid_ranges": [[0, "big"]]}, r"a list of a list of a number or null"),
-        ({"_target_": "lightning_det.modules.Cosine", "unit": "days"}, "must be epochs or steps, got 'days'"),
+        ({"_target_": "lightning_det.modules.Cosine", "unit": "days"}, "must be epochs or steps or share, got 'days'"),
         ({"_target_": "lightning_det.modules.DetectionModule", "channels_last": "yes"}, "must be true or false"),
         ({"_target_": "lightning_det.modules.DetectionModule", "compiled": True}, "must be parts or step or null"),
         (
