@@ -5,10 +5,11 @@
     python benchmarks/suggested.py DIR --work /tmp/own       # a dataset of your own
 
 ``boards`` and ``insects`` are drawn (``generated_photos.py``); `inspect` is given a folder, as a user gives it. Every
-arm has the suggested sizes and anchors and is tested by its own default. Single scale takes steps of one image, of
-which it has more than of several. Tiles come in steps as large as those of the suggestion, about as many without a box
-as with one, of as many images as its chips. All arms have as many RoIs and anchors per step, the same share of warm-up,
-and Soft-NMS, which SNIPER has by default. Commands are processes of their own; finished ones are not repeated.
+arm has the suggested sizes and anchors, and is tested with the views of its strategy. Single scale takes steps of one
+image, of which it has more than of several. Tiles come in steps as large as those of the suggestion, about as many
+without a box as with one, of as many images as its chips. All arms have as many RoIs and anchors per step, the same
+share of warm-up, and Soft-NMS, which SNIPER has by default. Commands are processes of their own; finished ones are not
+repeated.
 """
 
 import argparse

@@ -39,9 +39,8 @@ class Rates(LambdaLR):
         self.ahead = 0  # steps that the finished epochs would take at the present length, minus those taken
 
         def factor(step: int) -> float:
-            bounds = [] if steps is None else [steps + self.ahead]
-            bounds += [] if epochs is None else [per_epoch * epochs]
-            place, total = step + self.ahead, min(bounds, default=per_epoch)
+            limit = _total(per_epoch, epochs, None if steps is None else steps + self.ahead)
+            place, total = step + self.ahead, per_epoch if limit is None else limit
             if isinstance(schedule, Schedule) and schedule.unit == "steps":  # counts the steps taken
                 place, total = step, total - self.ahead
             return schedule(place, per_epoch, total)
@@ -59,11 +58,17 @@ class Rates(LambdaLR):
 
 
 def report_doubts(schedule: Schedule, per_epoch: int, epochs: int | None, steps: int | None) -> None:
-    """Warns of what the training comes to late or never; arguments as in `Rates`."""
-    bounds = [n for n in (steps, None if epochs is None else per_epoch * epochs) if n is not None]
-    if bounds and isinstance(schedule, Schedule):  # and not a function of the user's own
-        for doubt in schedule.doubts(per_epoch, min(bounds)):
+    """Warns if the warm-up or a milestone of a schedule does not fit into the training. Arguments: see `Rates`."""
+    total = _total(per_epoch, epochs, steps)
+    if total is not None and isinstance(schedule, Schedule):  # and not a function of the user's own
+        for doubt in schedule.doubts(per_epoch, total):
             log.warning("%s", doubt)
+
+
+def _total(per_epoch: int, epochs: int | None, steps: int | None) -> int | None:
+    """Optimizer steps of the whole training; None without a limit."""
+    bounds = [n for n in (steps, None if epochs is None else per_epoch * epochs) if n is not None]
+    return min(bounds, default=None)
 
 
 def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:

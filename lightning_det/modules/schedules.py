@@ -50,13 +50,13 @@ class Schedule:
         return {"epochs": steps_per_epoch, "steps": 1, "share": total_steps}[self.unit]
 
     def doubts(self, steps_per_epoch: float, total_steps: int) -> list[str]:
-        """Says what a training of so many steps comes to late or never; empty if there is nothing to say."""
+        """Lists warnings about a training of so many steps: its warm-up takes more than the share `LONG`."""
         warmup = round(self.warmup * self.per_unit(steps_per_epoch, total_steps))
         if warmup <= LONG * total_steps:
             return []
         return [
             f"schedule.warmup={self.warmup:g} (unit: {self.unit}) takes {warmup} steps, and the training has "
-            f"{total_steps}, so the rate comes to optimizer.lr late or never. Epochs of chips and tiles have many "
+            f"{total_steps}, so the rate reaches optimizer.lr late or never. Epochs of chips and tiles have many "
             "steps; schedule.unit=share schedule.warmup=0.1 is a tenth of any training"
         ]
 
@@ -120,7 +120,7 @@ class MultiStep(Schedule):
         return self.gamma ** bisect_right([round(m * per_unit) for m in self.milestones], step)
 
     def doubts(self, steps_per_epoch: float, total_steps: int) -> list[str]:
-        """Says so too if milestones are not reached."""
+        """Lists these warnings, and one if milestones are not reached."""
         per_unit = self.per_unit(steps_per_epoch, total_steps)
         late = [m for m in self.milestones if round(m * per_unit) >= total_steps]
         said = (

@@ -87,7 +87,7 @@ def test_a_share_of_the_training_is_one_of_its_steps():
         (MultiStep([0.5, 0.99], warmup=0.3, unit="share"), ""),
     ],
 )
-def test_what_a_training_comes_to_late_or_never_is_said(caplog, schedule, said):
+def test_a_long_warmup_and_milestones_after_the_end_are_said(caplog, schedule, said):
     report_doubts(schedule, 400, None, 212)
     report_doubts(schedule, 400, 1, 212)
     assert caplog.text.count(said or "schedule.") == (2 if said else 0)
