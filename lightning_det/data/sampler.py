@@ -1,5 +1,6 @@
 """Plans the looks of an epoch, and groups them into batches."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,13 @@ from lightning_det.system.workload import progress, without_collections
 from lightning_det.views.planner import LARGEST_VIEW, Planner
 from lightning_det.views.view import View
 
+log = logging.getLogger("lightning_det")
+
 TOGETHER = 256
 """Images whose views are planned together: steps that plan many at once make few calls for them."""
+
+REPEATED = 1.5
+"""An epoch that shows more than this many times its views, because its batches are filled up, is worth a warning."""
 
 
 def plan_epoch(
@@ -249,8 +255,23 @@ class TrainBatches(Sampler[list[Look]]):
             rng = np.random.default_rng((self.seed, epoch, len(self.store)))
             made = self.grouping(looks, self.batch_size, rng)
             made += [made[i % len(made)] for i in range(-len(made) % (self.ranks * self.accumulate))]
+            if self._planned is None and self.rank == 0:
+                self._report_repeated(len(looks), sum(map(len, made)))
             self._planned = (epoch, made[self.rank :: self.ranks])
         return self._planned[1]
+
+    def _report_repeated(self, planned: int, shown: int) -> None:
+        """Warns if much of an epoch is repetition."""
+        if shown > REPEATED * planned:
+            log.warning(
+                "an epoch has %d views, but shows %d, because some are repeated to fill its batches and steps "
+                "(%d views x %d devices x %d accumulated batches); a smaller data.batch_size repeats fewer",
+                planned,
+                shown,
+                self.batch_size,
+                self.ranks,
+                self.accumulate,
+            )
 
     def __iter__(self) -> Iterator[list[Look]]:
         epoch, done = self._start

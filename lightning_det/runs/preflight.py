@@ -56,7 +56,7 @@ def check_trainer(cfg: DictConfig) -> None:
 
 
 def check_monitors(cfg: DictConfig) -> None:
-    """Refuses callbacks that monitor a figure which no validation logs.
+    """Refuses callbacks that monitor a figure which no validation logs. Warns of early stopping that comes too late.
 
     Raises:
         ConfigError: naming the callback's key and the figures that are logged.
@@ -78,6 +78,24 @@ def check_monitors(cfg: DictConfig) -> None:
                 f"trainer.check_val_every_n_epoch={every} of {epochs} epochs), so nothing can stop the training early; "
                 f"validate, or leave it out with callbacks.{name}=null"
             )
+        if _stops_early(cfg, name):
+            _report_late(cfg, name)
+
+
+def _report_late(cfg: DictConfig, name: str) -> None:
+    """Warns if early stopping waits for more validations than the training has."""
+    every, epochs, patience = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs, cfg.callbacks[name].patience
+    if not every or not epochs or epochs < every or cfg.trainer.val_check_interval not in (None, 1):
+        return
+    if epochs // every <= patience + 1:
+        log.warning(
+            "callbacks.%s.patience=%d never ends this training early: it has %d validations, and the first after which "
+            "it may end is number %d; lower it, or raise trainer.max_epochs",
+            name,
+            patience,
+            epochs // every,
+            patience + 1,
+        )
 
 
 def monitored_figures(cfg: DictConfig) -> dict[str, str]:

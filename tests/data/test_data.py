@@ -75,6 +75,17 @@ def test_every_look_is_shared_out_evenly(tmp_path_factory, grouping, planner, co
         assert all(len({look.view.level for look in batch}) == 1 for batch in batches)
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "accumulate", "shown"), [(20, 8, 1, 0), (20, 8, 4, 32), (5, 8, 1, 8), (16, 8, 2, 0)]
+)
+def test_an_epoch_that_repeats_much_is_said(tmp_path, caplog, count, size, accumulate, shown):
+    batches = TrainBatches(plain(tmp_path, count), PLANNERS["one_scale"], size, ByImage(1), 3, accumulate=accumulate)
+    for _ in range(2):
+        len(batches)
+    assert caplog.text.count(f"an epoch has {count} views, but shows {shown},") == (shown > 0)
+    assert ("an epoch has" in caplog.text) == (shown > 0)
+
+
 @pytest.mark.parametrize("planner", PLANNERS)
 def test_an_epoch_follows_from_seed_and_number(tmp_path, planner):
     store = plain(tmp_path, 30)

@@ -162,6 +162,18 @@ def test_figures_that_are_logged_may_be_watched(cfg):
     check_monitors(cfg)
 
 
+def test_a_patience_that_never_ends_a_training_is_said(cfg, caplog):
+    for epochs, patience, said in ((6, 5, True), (7, 5, False), (5, 3, False), (5, 4, True)):
+        caplog.clear()
+        cfg.trainer.max_epochs, cfg.callbacks.early_stopping.patience = epochs, patience
+        check_monitors(cfg)
+        assert (f"patience={patience} never ends this training early: it has {epochs} vali" in caplog.text) == said
+    cfg.trainer.val_check_interval = 0.5  # twice as many validations
+    caplog.clear()
+    check_monitors(cfg)
+    assert not caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
