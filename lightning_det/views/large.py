@@ -16,7 +16,7 @@ class LargeViews(Step):
     object no larger than the overlap lies entirely in at least one tile; ranges assign larger objects to coarser views.
 
     Args:
-        megapixels: views with more megapixels are cut; COCO's largest views have 2.8.
+        megapixels: views with more megapixels are cut, unless a tile shows all of them; COCO's largest views have 2.8.
         size: side of a tile, pixels of the view.
         overlap: minimum share of a tile that its neighbour shows too.
     """
