@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.evaluation.results import Merge, Results, Vote
@@ -35,7 +36,7 @@ class Inference(NamedTuple):
     passes: int = 1
     """Number of times boxes are regressed; above 1 only for detectors with ``refines``."""
     detections_per_megapixel: float | None = None
-    """Lowest limit per megapixel of images, and of views larger than `PUBLISHED_VIEW`: large ones hold more objects.
+    """Lowest limit per megapixel of images, of what views show of them, and of views larger than `PUBLISHED_VIEW`.
 
     None: the limits above hold for all."""
     fragments: float | None = 0.8
@@ -46,6 +47,17 @@ class Inference(NamedTuple):
         """Most detections of views in a canvas of this size."""
         count = self.view_detections or self.max_detections
         return count if height * width <= PUBLISHED_VIEW else int(self._scale_limit(count, height * width))
+
+    def of_views(self, batch: Batch) -> Tensor:
+        """(B,) int64, most detections of each view of a batch.
+
+        A view that shows a large image has as many as the image, however small it shows it, unless ``view_detections``
+        is set.
+        """
+        count = self.per_view(*batch.images.shape[-2:])
+        shown = (batch.windows[:, 2:] - batch.windows[:, :2]).prod(dim=1)
+        rate = 0.0 if self.view_detections else (self.detections_per_megapixel or 0.0) / 1e6
+        return (rate * shown).ceil().long().clamp(min=count)
 
     def per_image(self, store: AnnotationStore) -> np.ndarray:
         """(M,) int64, most detections of every image of a store."""
@@ -72,14 +84,16 @@ def detect(detector: Detector, batch: Batch, settings: Inference) -> Results:
         batch: views, on the device of the detector.
         settings: of inference.
     """
-    most = settings.per_view(*batch.images.shape[-2:])
+    limits = settings.of_views(batch)
     # In pixels of the view, and slightly wider: the exact range is applied below, in pixels of the image.
     ranges = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
     thresholds = settings.score_threshold, settings.nms_iou
-    found = detector(batch.images, batch.sizes, *thresholds, most, ranges, settings.passes)
+    found = detector(batch.images, batch.sizes, *thresholds, int(limits.max()), ranges, settings.passes)
     boxes = boxes_to_image(found.boxes.float(), batch)
     unwanted = whole_in_a_tile(boxes, batch) | near_border(boxes, batch)
-    keep = found.valid & in_detection_range(boxes, batch.ranges) & ~unwanted
+    ranks = found.scores.masked_fill(~found.valid, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    best = found.valid & (ranks < limits[:, None])
+    keep = best & in_detection_range(boxes, batch.ranges) & ~unwanted
     images = batch.index[:, None].expand_as(keep)
     return Results(
         images[keep].cpu().numpy(),

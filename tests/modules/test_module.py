@@ -363,6 +363,29 @@ def test_detections_grow_with_the_area_of_views_and_images(store):
     assert np.bincount(Inference().merge_views(views, some).images).tolist() == [100, 100]
 
 
+def test_a_view_of_a_large_image_has_as_many_detections_as_the_image():
+    """In one batch: an image of 3 megapixels, shown at a twentieth of its size, and a part of it."""
+    corners = torch.arange(400) * 2.0
+    boxes = torch.stack([corners, 0 * corners, corners + 1, 0 * corners + 1], dim=1).tolist()
+    scores = torch.linspace(0.5, 0.9, 400)  # the best ones last
+    batch = make_batch(2, 75, 100)
+    batch.windows = torch.tensor([[0, 0, 2000, 1500], [0, 0, 200, 150]], dtype=torch.float32)
+
+    def found(**settings):
+        inference = Inference(nms_iou=1.0, **settings)
+        results = DetectionModule(Stub(fixed(boxes, scores.tolist())), LABELS, inference=inference).infer(batch)
+        counts = np.bincount(results.images).tolist()
+        assert [results.scores[results.images == i].min() for i in (0, 1)] == pytest.approx(
+            [float(scores[400 - count]) for count in counts]
+        )
+        return counts
+
+    assert found(detections_per_megapixel=100.0) == [300, 100]
+    assert found(detections_per_megapixel=100.0, max_detections=20) == [300, 20]
+    assert found(detections_per_megapixel=100.0, view_detections=50) == [50, 50]
+    assert found() == [100, 100]
+
+
 def test_no_accumulation_window_is_short(store, tmp_path):
     """Lightning divides every loss by the length of a full window, the last one's too."""
 
