@@ -466,7 +466,7 @@ def test_mine_writes_the_file_that_train_would(twelve, mined, tmp_path):
 def test_mining_in_a_part_of_the_images_is_said(twelve, tmp_path):
     limits = ["trainer.limit_train_batches=1", "data.test_batch_size=1", "miner.epochs=1", "test.nms_iou=0.1"]
     output = start("mine", *twelve, *CHIPS, *limits, "strategy=[sniper,flip]", f"hydra.run.dir={tmp_path}")
-    assert "11 of 12 images have no proposals, so they get no negative chips" in output
+    assert "so 11 of 12 images have no proposals and get no negative chips" in output
     assert "mine: without effect here: test.nms_iou; settings of miner take their place" in output
     with np.load(tmp_path / "proposals.npz") as file:
         assert (np.diff(file["offsets"]) > 0).sum() == 1

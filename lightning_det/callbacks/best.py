@@ -1,5 +1,7 @@
 """The checkpoint with the best figure."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -7,15 +9,31 @@ from torch import Tensor
 from lightning_det.callbacks.evaluation import is_undefined
 from lightning_det.modules import keys
 
+NAME = "best"
+"""Name of the file, see `lightning_det.checkpoint.reading.checkpoint_file`."""
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, which saves nothing after a validation whose ``monitor`` is undefined.
 
     While the AP is 0, because nothing is detected yet, the later of two checkpoints is kept.
 
+    It keeps one file, ``best.ckpt``, which other commands read.
+
     Args:
+        filename: ``best``, the only valid name.
+        save_top_k: 1, or 0 to save nothing. More would all be one file, the last one saved.
         **arguments: see Lightning.
     """
+
+    def __init__(self, filename: str = NAME, save_top_k: int = 1, **arguments: Any):
+        if filename != NAME or save_top_k not in (0, 1):
+            raise ValueError(
+                f"filename={filename} and save_top_k={save_top_k} are not supported: commands read one {NAME}.ckpt per "
+                "run. To keep other checkpoints too, add a callback: +callbacks.more._target_="
+                "pytorch_lightning.callbacks.ModelCheckpoint +callbacks.more.save_top_k=3 and its other arguments"
+            )
+        super().__init__(filename=filename, save_top_k=save_top_k, **arguments)
 
     @property
     def state_key(self) -> str:

@@ -12,6 +12,9 @@ from lightning_det.system.errors import UserError
 DECIDES = ("holdout", "classes", "other_classes", "limit_val", "size_cuts")
 """Keys of ``dataset`` that decide what is measured, besides its folder, its split and the settings of its reader."""
 
+LIMITS = ("limit_val_batches", "fast_dev_run")
+"""Keys of ``trainer`` that decide how many views of the images are looked at."""
+
 UNSAID = ("root", "_target_")
 """Keys of the reader that say nothing more: the folder, and the layout that was recognised or named."""
 
@@ -40,7 +43,10 @@ def evaluated_data(folder: Path) -> dict[str, str]:
     source = dataset.get("source")
     if isinstance(source, dict):
         found |= {f"source.{key}": value for key, value in source.items() if key not in UNSAID}
-    return {"dataset.root": _place(dataset.get("root"))} | {f"dataset.{key}": str(v) for key, v in found.items()}
+    said = {"dataset.root": _place(dataset.get("root"))} | {f"dataset.{key}": str(v) for key, v in found.items()}
+    trainer = content.get("trainer")
+    limits = {key: trainer[key] for key in LIMITS if key in trainer} if isinstance(trainer, dict) else {}
+    return said | {f"trainer.{key}": str(value) for key, value in limits.items()}
 
 
 def _split(folder: Path) -> str:

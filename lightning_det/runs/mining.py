@@ -137,21 +137,40 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         callbacks_of(looking).append(collector)
         looking.validate(module, datamodule=data, verbose=False)
     if looking.is_global_zero:
-        _write(cfg, file, store, trainer, collector)
+        looked = int(sum(looking.num_val_batches)), len(data.val_dataloader())
+        _write(cfg, file, store, trainer, collector, looked)
         last.unlink(missing_ok=True)
     looking.strategy.barrier()
 
 
-def _write(cfg: DictConfig, file: Path, store: AnnotationStore, trainer: pl.Trainer, collector: Collector) -> None:
-    """Writes the proposals and their cost, and says how good they are."""
+def _write(
+    cfg: DictConfig,
+    file: Path,
+    store: AnnotationStore,
+    trainer: pl.Trainer,
+    collector: Collector,
+    looked: tuple[int, int],
+) -> None:
+    """Writes the proposals and their cost, and says how good they are.
+
+    Args:
+        cfg: of mining.
+        file: for the proposals.
+        store: images.
+        trainer: of the network.
+        collector: has its proposals.
+        looked: number of batches of views that the network has looked at, and number of all.
+    """
     results = collector.results
     assert results is not None, "the images have been looked at"
     proposals = group_by_image(results, len(store))
-    if left := len(store) - len(results.seen):
+    if looked[0] < looked[1]:
         log.warning(
-            "mining: %d of %d images have no proposals, so they get no negative chips "
-            "(trainer.limit_train_batches=%s limits mining too)",
-            *(left, len(store), cfg.trainer.limit_train_batches),
+            "mining: looked at %d of %d batches of views (trainer.limit_train_batches=%s limits mining too), so %d of "
+            "%d images have no proposals and get no negative chips, and others may lack those of coarser scales",
+            *looked,
+            cfg.trainer.limit_train_batches,
+            *(len(store) - len(results.seen), len(store)),
         )
     save_cost(file.with_name(COST), trainer, collector)
     save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})

@@ -1,7 +1,8 @@
 """Checks before a training: the trainer's settings, boxes to learn from, and monitored figures."""
 
 import logging
-from itertools import islice
+import re
+from collections import Counter
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,7 @@ from lightning_det.data.inference_batches import InferenceBatches
 from lightning_det.evaluation.figures import figure_names
 from lightning_det.evaluation.measurable import explain_undefined, undefined_figures
 from lightning_det.modules import keys
+from lightning_det.modules.inference import Inference
 from lightning_det.modules.schedules import Cosine
 from lightning_det.protocols.structures import State
 from lightning_det.runs.kinds import makes
@@ -22,6 +24,9 @@ from lightning_det.system.refusals import trainer_problem
 from lightning_det.views.targets import targets
 
 log = logging.getLogger("lightning_det")
+
+RECALL = re.compile(re.escape(keys.validation("AR")) + r"\d+")
+"""Average recall of a number of detections."""
 
 TRIES = 3
 """Number of epochs that are planned to find a box to learn from, because views may be random."""
@@ -62,6 +67,7 @@ def check_monitors(cfg: DictConfig) -> None:
         ConfigError: naming the callback's key and the figures that are logged.
     """
     known = [keys.validation(name) for name in figure_names(cfg.test.max_detections, cfg.test.metric)]
+    by_images = cfg.test.detections_per_megapixel is not None  # the number in the last AR, see `_check_recall`
     every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
     never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
     for name, monitor in monitored_figures(cfg).items():
@@ -70,7 +76,7 @@ def check_monitors(cfg: DictConfig) -> None:
             continue
         if (cfg.callbacks or {}).get("evaluator") is None:
             raise ConfigError(f"{key}: without callbacks.evaluator nothing logs it; callbacks.{name}=null")
-        if monitor not in known:
+        if monitor not in known and not (by_images and RECALL.fullmatch(monitor)):
             raise ConfigError(f"{key}: a validation logs {', '.join(known)}")
         if never and _stops_early(cfg, name):
             raise ConfigError(
@@ -114,7 +120,7 @@ def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) ->
 
     Raises:
         DatasetError: no view has a box to learn from.
-        ConfigError: early stopping monitors a figure that will be undefined.
+        ConfigError: early stopping monitors a figure that will be undefined, or a callback one that is not logged.
     """
     data = build_data(cfg, train, val)
     if not has_learnable_box(data, train):
@@ -126,7 +132,23 @@ def check_data(cfg: DictConfig, train: AnnotationStore, val: AnnotationStore) ->
             "lightning_det.inspect with the same options draws the views"
         )
     if cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run:
-        _check_validation(cfg, val, validated_images(cfg, data, val))
+        _check_recall(cfg, val)
+        _check_validation(cfg, val, _validated_images(cfg, data, val))
+
+
+def _check_recall(cfg: DictConfig, val: AnnotationStore) -> None:
+    """Refuses to monitor the average recall of a number of detections that is not measured on these images."""
+    limits = Inference(
+        max_detections=cfg.test.max_detections, detections_per_megapixel=cfg.test.detections_per_megapixel
+    ).per_image(val)
+    most = int(limits.max(initial=cfg.test.max_detections))
+    known = [keys.validation(name) for name in figure_names(most)]
+    for name, monitor in monitored_figures(cfg).items():
+        if RECALL.fullmatch(monitor) and monitor not in known:
+            raise ConfigError(
+                f"callbacks.{name}.monitor={monitor}: a validation on images as large as these logs "
+                f"{keys.validation(f'AR{most}')} (test.max_detections; test.detections_per_megapixel)"
+            )
 
 
 def has_learnable_box(data: ViewData, store: AnnotationStore) -> bool:
@@ -142,14 +164,31 @@ def has_learnable_box(data: ViewData, store: AnnotationStore) -> bool:
     return False
 
 
-def validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) -> np.ndarray | None:
-    """Positions in a store of the images that a validation in one process evaluates; None for all of them."""
+def _validated_images(cfg: DictConfig, data: ViewData, store: AnnotationStore) -> np.ndarray | None:
+    """Positions in a store of the images that a validation in one process evaluates; None for all of them.
+
+    Warns if a limit of batches leaves out views of these images. Those of the finest scale come first.
+    """
     limit = cfg.trainer.limit_val_batches
     if limit is None or (isinstance(limit, float) and limit >= 1):
         return None
-    batches = InferenceBatches(store, data.test_views, data.test_limits)
+    batches = list(InferenceBatches(store, data.test_views, data.test_limits))
     count = limit if isinstance(limit, int) else int(limit * len(batches))
-    return np.unique([look.image for batch in islice(batches, count) for look in batch])
+    seen, left = (
+        Counter(look.image for batch in part for look in batch) for part in (batches[:count], batches[count:])
+    )
+    if partial := len(seen.keys() & left.keys()):
+        log.warning(
+            "trainer.limit_val_batches=%s: a validation sees %d of %d views. %d of its %d images lack others of their "
+            "views, such as those of coarser scales, so its AP is not that of the strategy; dataset.limit_val=N "
+            "validates on N images with all of their views",
+            limit,
+            seen.total(),
+            seen.total() + left.total(),
+            partial,
+            len(seen),
+        )
+    return np.unique(np.array([*seen], np.int64))
 
 
 def _check_validation(cfg: DictConfig, val: AnnotationStore, images: np.ndarray | None) -> None:

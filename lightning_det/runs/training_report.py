@@ -6,14 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_det.callbacks import EpochSummary, Evaluator, Report, Throughput
 from lightning_det.callbacks.access import find_callback
 from lightning_det.checkpoint import read_checkpoint
 from lightning_det.evaluation.rare_classes import hardly_learned, rare_classes
 from lightning_det.evaluation.thresholds import THRESHOLDS, Thresholds
-from lightning_det.modules import keys
 from lightning_det.runs.report_settings import display, next_commands
 from lightning_det.system.errors import UserError
 from lightning_det.system.files import read_json, write_json
@@ -57,9 +55,10 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
             metrics["cost"]["image_seconds"] = evaluator.image_seconds
     if mining is not None and (found := read_json(mining)):
         metrics["mining"] = found
+    best = {} if evaluator is None else best_report(evaluator, folder)
     if evaluator is not None and evaluator.report:
         metrics = evaluator.report["figures"] | metrics
-        metrics["best_AP"] = _best_ap(trainer, metrics["AP"])
+        metrics["best_AP"] = best["figures"]["AP"]
         metrics["per_class"] = evaluator.report["per_class"]
         print(evaluator.report["table"])
         for said in filter(None, (rare_classes(metrics["per_class"]), hardly_learned(metrics["per_class"]))):
@@ -67,8 +66,8 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
     if evaluator is not None and trainer.limit_val_batches:
         report_unvalidated(evaluator.report, trainer, folder)
     write_json(folder / "metrics.json", metrics)
-    if evaluator is not None:
-        write_thresholds(evaluator, trainer, folder)
+    if "thresholds" in best:  # not in the checkpoints of earlier versions
+        Thresholds(**best["thresholds"]).write(folder / THRESHOLDS)
     settings = find_callback(trainer, Report)
     # A finished run that is resumed without a further step has no detections any more, but still its report.
     if settings is not None and not (settings.file.exists() and (evaluator is None or evaluator.results is None)):
@@ -81,26 +80,16 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
     print(folder)
 
 
-def write_thresholds(evaluator: Evaluator, trainer: pl.Trainer, folder: Path) -> None:
-    """Writes ``thresholds.json``: those of the best checkpoint, which ``predict checkpoint=RUN`` takes.
+def best_report(evaluator: Evaluator, folder: Path) -> dict[str, Any]:
+    """Returns the evaluator's report on the best checkpoint, whatever figure decides; without one, on the last weights.
 
     Args:
-        evaluator: has those of the last validation.
-        trainer: after the training.
+        evaluator: has that of the last validation.
         folder: of the run.
     """
-    best, report = folder / "checkpoints/best.ckpt", evaluator.report
-    if best.is_file():
-        report = read_checkpoint(best)["callbacks"].get(evaluator.state_key, report)
-    if "thresholds" in report:  # not in the checkpoints of earlier versions
-        Thresholds(**report["thresholds"]).write(folder / THRESHOLDS)
-
-
-def _best_ap(trainer: pl.Trainer, last: float) -> float:
-    """Returns the AP of the best checkpoint, or the last AP if there is no best checkpoint."""
-    savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-    best = next((c.best_model_score for c in savers if c.monitor == keys.validation("AP")), None)
-    return last if best is None else float(best)
+    file = folder / "checkpoints/best.ckpt"
+    report = read_checkpoint(file)["callbacks"].get(evaluator.state_key) if file.is_file() else None
+    return report or evaluator.report
 
 
 def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path) -> None:

@@ -223,7 +223,7 @@ def test_what_cannot_be_compared_is_said(tmp_path):
 
 
 def test_runs_on_different_data_say_so(tmp_path, capsys):
-    def on(folder, name, split=None, **dataset):
+    def on(folder, name, split=None, limit=1.0, **dataset):
         given = {
             "root": "a",
             "val": "val",
@@ -231,7 +231,9 @@ def test_runs_on_different_data_say_so(tmp_path, capsys):
             "source": {"_target_": "x", "root": "a", "seed": 0},
         } | dataset
         make(folder, f"n={name}", *([] if split is None else [f"split={split}"]))
-        (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "dataset": given}))
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump({"seed": 0, "dataset": given, "trainer": {"limit_val_batches": limit}})
+        )
 
     on(tmp_path / "0", 0)
     on(tmp_path / "1", 1, root=f"{Path.cwd()}/a", source={"_target_": "y", "root": "a", "seed": 0, "more": 1})
@@ -249,6 +251,9 @@ def test_runs_on_different_data_say_so(tmp_path, capsys):
     on(tmp_path / "3", 3, split="test", test="test", root="b", source={"seed": 3}, classes=["cat"])
     found = compare_runs(read_runs([tmp_path / "2", tmp_path / "3"])[0])["different_data"]
     assert found == ["dataset.split: val in 0; test in 1"]
+    on(tmp_path / "4", 4, limit=2)
+    found = compare_runs(read_runs([tmp_path / "0", tmp_path / "4"])[0])["different_data"]
+    assert found == ["trainer.limit_val_batches: 1.0 in 0; 2 in 1"]
 
 
 def test_plots(tmp_path):

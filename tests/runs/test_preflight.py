@@ -1,6 +1,7 @@
 """What is said before a training: figures that will be undefined, settings that cannot work, nothing to learn."""
 
 import json
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -14,7 +15,9 @@ from lightning_det.annotations import DatasetError
 from lightning_det.callbacks import BestCheckpoint, EpochSummary, Evaluator
 from lightning_det.config import ConfigError
 from lightning_det.config.data import usable_split
+from lightning_det.runs import training_report
 from lightning_det.runs.preflight import check_data, check_monitors
+from lightning_det.runs.training_report import best_report
 
 SIZES = ("dataset.resolution=[48,64]", "dataset.anchor_sizes=[8,16,32]")
 
@@ -126,6 +129,51 @@ def test_a_validation_that_sees_no_box_is_said_before(cfg, tmp_path, caplog):
     assert not caplog.records
 
 
+def test_a_validation_without_some_views_of_its_images_is_said(composed, tmp_path, caplog):
+    """Batches are of one scale each, the finest first."""
+    cfg = composed("train", "dataset=coco", "views.test.scales.resolutions=[2.0,1.0]", *SIZES)
+    cfg.data.test_batch_size, cfg.trainer.limit_val_batches = 2, 3
+    stores = stores_of(cfg, tmp_path / "data")
+    check_data(cfg, **stores)
+    assert "sees 6 of 8 views. 2 of its 4 images lack others" in caplog.text
+    caplog.clear()
+    cfg.trainer.limit_val_batches = 1.0
+    check_data(cfg, **stores)
+    assert not caplog.records
+
+
+def test_recall_is_monitored_by_the_number_of_detections_that_is_measured(cfg, tmp_path):
+    stores = stores_of(cfg, tmp_path / "data")  # images of 64 x 48
+    for rate, most, logged, other in ((100.0, 100, 100, 300), (1e5, 100, 308, 100), (None, 5, 5, 100)):
+        cfg.test.detections_per_megapixel, cfg.test.max_detections = rate, most
+        cfg.callbacks.best.monitor = f"val/AR{logged}"
+        check_monitors(cfg)
+        check_data(cfg, **stores)
+        cfg.callbacks.best.monitor = f"val/AR{other}"
+        refuse = partial(check_monitors, cfg) if rate is None else partial(check_data, cfg, **stores)
+        with pytest.raises(ConfigError, match=rf"monitor=val/AR{other}: a validation .*logs (.*, )?val/AR{logged}"):
+            refuse()
+
+
+def test_the_report_is_of_the_best_checkpoint_whatever_decides(tmp_path, monkeypatch):
+    evaluator = Evaluator()
+    evaluator.report = {"figures": {"AP": 0.1}}
+    assert best_report(evaluator, tmp_path) == evaluator.report
+    file = tmp_path / "checkpoints/best.ckpt"
+    file.parent.mkdir()
+    file.touch()
+    saved = {evaluator.state_key: {"figures": {"AP": 0.3}}}
+    monkeypatch.setattr(training_report, "read_checkpoint", lambda path: {"callbacks": saved if path == file else None})
+    assert best_report(evaluator, tmp_path) == {"figures": {"AP": 0.3}}
+
+
+def test_one_best_checkpoint_is_kept():
+    """All of several would be one file, the last one saved."""
+    for settings in ({"save_top_k": 2}, {"save_top_k": -1}, {"filename": "best-{epoch}"}):
+        with pytest.raises(ValueError, match=r"not supported: commands read one best\.ckpt"):
+            BestCheckpoint(monitor="val/AP", mode="max", **settings)
+
+
 def test_a_figure_that_is_undefined_cannot_stop_a_training(cfg, tmp_path, caplog):
     with pytest.raises(ConfigError, match=r"callbacks\.early_stopping\.monitor=val/AP: dataset\.val .*no boxes"):
         check_data(cfg, **stores_of(cfg, tmp_path / "empty", emptied))
@@ -152,7 +200,8 @@ def test_figures_that_nobody_logs_are_refused(cfg):
     refused(r"callbacks\.best\.monitor=val/AP: without callbacks\.evaluator", callbacks__evaluator=None)
     refused("there is no validation .*callbacks.early_stopping=null", trainer__limit_val_batches=0)
     refused("there is no validation", trainer__check_val_every_n_epoch=9)
-    refused("val/AR100: a validation logs", test__max_detections=5, callbacks__best__monitor="val/AR100")
+    monitor = {"callbacks__best__monitor": "val/AR100"}
+    refused("val/AR100: a validation logs", test__max_detections=5, test__detections_per_megapixel=None, **monitor)
 
 
 def test_figures_that_are_logged_may_be_watched(cfg):
