@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from lightning_det.deployment.onnx import to_onnx
 from lightning_det.deployment.opsets import OPSETS, convert
 from lightning_det.deployment.parts import Candidates, WithNMS
 from lightning_det.deployment.verification import compare, differences
+from lightning_det.detectors import RTDETR
 from lightning_det.modules.inference import Inference
 from lightning_det.ops.assignment import assign
 from lightning_det.protocols.detector import Detector
@@ -145,7 +147,8 @@ def test_the_command_and_the_listing_of_its_page(tmp_path, shapes_root):
     about = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert about["classes"][0] == "bar-h"
     assert {k: v for k, v in about.items() if k != "classes"} == {
-        "resolutions": [[96, 128]], "score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 100, "multiple_of": 1,
+        "resolutions": [[96, 128]], "valid_ranges": None,
+        "score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 100, "multiple_of": 1,
         "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     }  # fmt: skip
 
@@ -177,6 +180,28 @@ def assert_same_detections(found, expected, score, pixels):
         same &= np.abs(found[1] - wanted["score"]) < score
         partners += (same & (np.abs(found[0] - wanted["box"]).max(axis=1) < pixels)).any()
     assert partners >= 0.95 * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "several", "duplicates"),
+    [
+        (["strategy=[sniper_no_negatives,flip]"], True, True),
+        (["strategy=[sniper_no_negatives,flip]", "test.nms_iou=0.5"], True, False),
+        (["strategy=[single_scale,flip]"], False, False),
+        (["strategy=[single_scale,flip]", "test=[flip]"], True, False),
+        (["strategy=[tiles,flip]"], True, False),
+        (["strategy=[single_scale,flip]", "detector=rtdetr"], False, False),
+    ],
+)
+def test_what_a_graph_leaves_to_its_program_is_said(composed, caplog, options, several, duplicates):
+    settings = composed("train", *options)
+    detector = Mock(RTDETR) if "detector=rtdetr" in options else Mock(Detector)
+    export._report_rest(settings, Inference(nms_iou=settings.test.nms_iou), detector, True)
+    assert ("predict has several views or ranges" in caplog.text) == several
+    assert ("test.nms_iou=1 leaves duplicates to the merge" in caplog.text) == duplicates
+    caplog.clear()
+    export._report_rest(settings, Inference(nms_iou=1.0), detector, False)
+    assert "duplicates" not in caplog.text
 
 
 def test_results_without_an_equal_are_counted():

@@ -1,5 +1,6 @@
 """A detector as a checked ONNX graph."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from lightning_det.deployment.onnx import NEEDED, canvas, to_onnx
 from lightning_det.deployment.opsets import OPSETS
 from lightning_det.deployment.parts import Candidates, WithNMS
 from lightning_det.deployment.verification import compare, describe
+from lightning_det.detectors import RTDETR
+from lightning_det.modules.inference import Inference
+from lightning_det.protocols.detector import Detector
 from lightning_det.runs.composition import run_folder
 from lightning_det.runs.restore import restore_detector
 from lightning_det.system.errors import ConfigError, UserError
 from lightning_det.system.files import atomic_write
+
+log = logging.getLogger("lightning_det")
 
 
 @torch.no_grad()
@@ -49,15 +55,35 @@ def export(cfg: DictConfig) -> None:
     compare(model, part, height, width)
     with atomic_write(output, "wb") as stream:
         stream.write(model.SerializeToString())
+    _report_rest(settings, inference, module.detector, cfg.with_nms)
     print(output)
+
+
+def _report_rest(settings: DictConfig, inference: Inference, detector: Detector, with_nms: bool) -> None:
+    """Says what is left to the program that runs the graph, of what `predict` does."""
+    views, scales = settings.views.test, settings.views.test.scales
+    several = len(scales.get("resolutions") or ()) > 1 or views.get("windows") or views.get("flip")
+    if several or scales.get("valid_ranges") or inference.vote is not None:
+        log.warning(
+            "export: the graph detects objects of all sizes in one view. predict has several views or ranges of sizes "
+            "(resolutions and valid_ranges in the graph's metadata) and merges what it finds (docs/export.md)"
+        )
+    if with_nms and inference.nms_iou >= 1 and not isinstance(detector, RTDETR):
+        log.warning(
+            "export: with_nms=true, but test.nms_iou=%g leaves duplicates to the merge, so the graph returns them; "
+            "test.nms_iou=0.5 removes them in the graph",
+            inference.nms_iou,
+        )
 
 
 def _about(settings: DictConfig, granularity: int) -> dict[str, Any]:
     """Settings that a program with the graph needs to prepare images."""
     resolved = resolve(settings)
+    scales = resolved["views"]["test"]["scales"]
     preprocess = resolved["detector"].get("preprocess") or {}
     return {
-        "resolutions": resolved["views"]["test"]["scales"].get("resolutions"),
+        "resolutions": scales.get("resolutions"),
+        "valid_ranges": scales.get("valid_ranges"),
         "multiple_of": granularity,
         "normalization": {key: value for key, value in preprocess.items() if not key.startswith("_")},
     }

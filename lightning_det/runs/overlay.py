@@ -76,7 +76,7 @@ UNREAD_BY = {
     "predict": ("trainer.limit_val_batches", "dataset.root"),
     "eval": ("trainer.limit_predict_batches",),
     "load": ("dataset.root",),
-    "export": ("dataset.root",),
+    "export": ("dataset.root", "module.compiled", "views.test.scales.valid_ranges"),
 }
 
 
