@@ -47,7 +47,7 @@ class RawAnnotations:
     ignored: np.ndarray
     """(M,) bool, crowd and difficult."""
     areas: np.ndarray
-    """(M,) float64, square pixels; NaN where the source has none."""
+    """(M,) float64, square pixels; NaN or 0 where the source has none: then it is that of the box."""
     label_map: LabelMap
     problems: list[Problem]
     """Problems that the reader found; their records are left out already."""
@@ -88,7 +88,7 @@ class RawAnnotations:
             boxes,
             self.labels[keep].astype(np.int32),
             self.ignored[keep].astype(bool),
-            np.where(np.isnan(areas), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), areas),
+            np.where(areas > 0, areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)),
             self.label_map,
             all(isinstance(i, int) for i in self.ids),
         )

@@ -41,7 +41,8 @@ class Coco:
     def read(self, split: str) -> tuple[AnnotationStore, list[Problem]]:
         """Reads the annotations of a split, and their problems.
 
-        Crowd annotations become ignored regions; images without annotations are kept.
+        Crowd annotations become ignored regions; images without annotations are kept. An area that is missing or 0,
+        as some tools write it, is that of the box.
 
         Raises:
             DatasetError: the annotation file is missing or not in COCO's format.
