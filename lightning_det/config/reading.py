@@ -10,6 +10,7 @@ from lightning_det.config.build import build
 from lightning_det.data.classes import check_classes, choose_classes
 from lightning_det.data.folders import folders_of, join
 from lightning_det.data.holdout import held_out
+from lightning_det.data.splits import respelt
 from lightning_det.system.errors import one_line
 
 log = logging.getLogger("lightning_det")
@@ -58,6 +59,12 @@ def choose(dataset: DictConfig, store: AnnotationStore, which: str) -> Annotatio
     """
     if which == "train":
         check_classes(dataset.classes, store.label_map)
+    elif missing := [name for name in dataset.classes if name not in store.label_map.names]:
+        names = ", ".join(map(one_line, missing))
+        log.warning("%s: it has no class %s of dataset.classes, which does not count in its figures", which, names)
+    if similar := respelt(dataset.classes, store.label_map):
+        names = ", ".join(map(ascii, similar))
+        log.warning("%s: dataset.classes leaves out %s; are these other classes, or misspelt?", which, names)
     others = str(dataset.other_classes).split(".")[-1]
     chosen = choose_classes(store, list(dataset.classes), "ignore" if others == "ignore" else "background")
     counts = sorted(chosen.other_classes.items(), key=lambda pair: -pair[1])

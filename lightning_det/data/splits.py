@@ -1,6 +1,7 @@
 """Checks of a dataset's splits: common classes, misspelt classes, boxes to learn from."""
 
 import logging
+from collections.abc import Sequence
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
 
@@ -25,8 +26,19 @@ def find_misspelt(labels: LabelMap) -> list[str]:
     """Finds class names that differ from another one only in case or spaces, and are probably misspelt."""
     groups: dict[str, list[str]] = {}
     for name in labels.names:
-        groups.setdefault("".join(name.casefold().split()), []).append(name)
+        groups.setdefault(_letters(name), []).append(name)
     return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
+def respelt(names: Sequence[str], labels: LabelMap) -> list[str]:
+    """Finds other class names of a dataset that differ from some names only in case or spaces."""
+    wanted = set(map(_letters, names))
+    return [name for name in labels.names if name not in names and _letters(name) in wanted]
+
+
+def _letters(name: str) -> str:
+    """A name without what misspelt ones often differ in."""
+    return "".join(name.casefold().split())
 
 
 def nothing_to_learn(store: AnnotationStore) -> str:

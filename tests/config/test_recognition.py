@@ -80,6 +80,21 @@ def test_formats_that_are_named_say_how_to_hold_out(composed, yolo_folder):
         validate_run(composed("train", *given, "dataset.holdout=1.5"))
 
 
+def test_chosen_classes_that_a_split_lacks_or_spells_differently_are_said(composed, coco_folder, caplog):
+    """Each of the categories of the files is renamed in one of the splits."""
+    for split, old, new in (("train2017", "dog", "Cat "), ("val2017", "cat", "dog ")):
+        file = coco_folder / f"annotations/instances_{split}.json"
+        file.write_text(file.read_text().replace(f'"{old}"', f'"{new}"'))
+    given = ("dataset=coco", f"dataset.root={coco_folder}", "dataset.classes=[cat]")
+    read_split(validate_run(composed("train", *given)), "train")
+    assert "train: dataset.classes leaves out 'Cat '; are these other classes, or misspelt?" in caplog.text
+    caplog.clear()
+    given = ("dataset=coco", f"dataset.root={coco_folder}", "dataset.classes=[cat,dog]")
+    read_split(validate_run(composed("train", *given)), "val")
+    assert "val: it has no class cat of dataset.classes, which does not count in its figures" in caplog.text
+    assert "leaves out 'dog '" in caplog.text
+
+
 def test_a_subset_of_the_classes(composed, coco_folder, caplog):
     given = ("dataset=coco", f"dataset.root={coco_folder}", "dataset.classes=[dog]")
     cfg = validate_run(composed("train", *given))
