@@ -44,6 +44,11 @@ def trainer_problem(settings: Mapping[str, Any]) -> str:
     own = [name for name in OWN if name in settings]
     if own:
         return f"trainer.{own[0]} is set by the commands themselves{OWN[own[0]]}; leave it out"
+    if settings.get("overfit_batches"):
+        return (
+            f"trainer.overfit_batches={settings['overfit_batches']}: epochs draw their views anew, so each would "
+            "have other batches; debug=overfit trains on eight images"
+        )
     if not _is_time(settings.get("max_time")):
         return f"trainer.max_time must be days, hours, minutes and seconds as 00:12:00:00, got {settings['max_time']}"
     name = ALIASES.get(precision if precision is None else str(precision), precision)

@@ -47,6 +47,8 @@ def test_a_gpu_that_is_not_there_is_said(composed, tmp_path):
 def test_what_the_commands_set_themselves_is_refused():
     assert trainer_problem({"plugins": "x"}).startswith("trainer.plugins is set by the commands themselves")
     assert "hydra.run.dir" in trainer_problem({"default_root_dir": "/x"})
+    assert "debug=overfit" in trainer_problem({"overfit_batches": 2})
+    assert trainer_problem({"overfit_batches": 0.0}) == ""
 
 
 def test_durations():
