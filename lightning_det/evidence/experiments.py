@@ -58,6 +58,13 @@ class Budget:
     """Further overrides of all evaluations, which do not inherit the training's trainer."""
 
 
+FIXED = (
+    *("data.batch_size", "trainer.max_steps", "trainer.max_epochs", "trainer.limit_val_batches", "weights", "seed"),
+    "hydra.run.dir",
+)
+"""Keys that each training gets from its arm, its budget, its seed and its folder."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Arms that one table compares."""
@@ -78,6 +85,8 @@ class Experiment:
     bars: Sequence[Bar] = ()
     figures: Sequence[str] = ()
     """Further figures that its tables show."""
+    further: Sequence[str] = ()
+    """Overrides that the user adds to all trainings. They replace those of arms, so that they hold for all of them."""
 
     def training(self, arm: str, seed: int, budget: str, folder: Path) -> list[str]:
         """Makes the overrides of an arm's training.
@@ -99,7 +108,7 @@ class Experiment:
         if own.start is not None:
             stop.append(f"weights={quote(training_folder(folder, own.start, seed) / 'checkpoints' / 'last.ckpt')}")
         batch = f"data.batch_size={own.batch * limit.batch}"
-        return [*self.settings, *limit.settings, *own.settings, batch, *stop, f"seed={seed}"]
+        return [*self.settings, *limit.settings, *own.settings, *self.further, batch, *stop, f"seed={seed}"]
 
 
 def parse_experiment(node: Mapping[str, Any], name: str) -> Experiment:
@@ -153,8 +162,14 @@ def select_experiments(cfg: DictConfig) -> dict[tuple[str, str], Experiment]:
     """Selects the experiments of a configuration of ``claims``, by claim and name.
 
     Raises:
-        ConfigError: an experiment is unknown or makes no sense, or has no such budget.
+        ConfigError: an experiment is unknown or makes no sense, or has no such budget, or the further settings have a
+            key that each training gets from its experiment.
     """
+    if fixed := [text for text in cfg.settings if text.lstrip("+").split("=")[0] in FIXED]:
+        raise ConfigError(
+            f"settings: {', '.join(fixed)}: a training gets {', '.join(FIXED)} from its arm, its budget and its seed; "
+            "change conf/claim instead, or give seeds= and budget="
+        )
     known = {name for node in cfg.protocols.values() for name in node}
     unknown = [name for name in cfg.experiments or [] if name not in known]
     if unknown:
@@ -167,5 +182,5 @@ def select_experiments(cfg: DictConfig) -> dict[tuple[str, str], Experiment]:
             experiment = parse_experiment(nodes[name], f"claim {claim}, {name}")
             if cfg.budget not in experiment.budgets:
                 raise ConfigError(f"budget={cfg.budget}: {claim}, {name} has {', '.join(experiment.budgets)}")
-            selected[claim, name] = replace(experiment, settings=[*experiment.settings, *cfg.settings])
+            selected[claim, name] = replace(experiment, further=list(cfg.settings))
     return selected

@@ -17,7 +17,15 @@ from lightning_det.data.sampler import TrainBatches
 from lightning_det.evaluation.comparison import RunRecord, compare_runs
 from lightning_det.evidence import execution, records
 from lightning_det.evidence.execution import run_experiment
-from lightning_det.evidence.experiments import Arm, Budget, Experiment, parse_experiment, table_rows, training_folder
+from lightning_det.evidence.experiments import (
+    Arm,
+    Budget,
+    Experiment,
+    parse_experiment,
+    select_experiments,
+    table_rows,
+    training_folder,
+)
 from lightning_det.evidence.pages import page, section, verdict
 from lightning_det.runs.composition import overridden_keys
 from lightning_det.runs.unread import report_unreachable
@@ -266,6 +274,20 @@ def test_figures_keep_their_day_their_machine_and_their_settings(commands, monke
         OmegaConf.merge(asked, {"settings": ["a=1"], "folder": f"{tmp_path}/others", "docs": f"{tmp_path}/o"})
     )
     assert """'settings=["a=1"]'`""" in (tmp_path / "o/claims.md").read_text()
+
+
+def test_further_settings_hold_for_all_arms(asked):
+    given = {
+        "settings": ["capacity.rois=64"],
+        "protocols": {"c": {"e": {"arms": {"two": {"settings": ["capacity.rois=24"]}}}}},
+    }
+    (experiment,) = select_experiments(OmegaConf.merge(asked, given)).values()
+    for arm in experiment.arms:
+        rois = [o for o in experiment.training(arm, 0, "laptop", Path()) if o.startswith("capacity.rois=")]
+        assert rois[-1] == "capacity.rois=64"
+    for setting in ("data.batch_size=4", "+trainer.max_steps=10", "seed=3"):
+        with pytest.raises(ConfigError, match=r"from its arm, its budget and its seed"):
+            select_experiments(OmegaConf.merge(asked, {"settings": [setting]}))
 
 
 def test_seeds_are_added_to_a_record_whose_runs_are_gone(commands, monkeypatch, asked, tmp_path):
