@@ -10,6 +10,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_det.system.errors import ConfigError, out_of_memory
 from lightning_det.system.refusals import name_keys
 
+GIVEN = {
+    "data": {"seed": ", from seed"},
+    "detector": {"num_classes": ", from the classes of the dataset"},
+    "module": {},
+}
+"""Nodes that get further arguments from the program, and where those come from that have a key."""
+
 
 def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
     """Builds the object that a node describes; None for an empty node.
@@ -20,10 +27,12 @@ def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:
         **arguments: further arguments, which are objects already.
 
     Raises:
-        ConfigError: the constructor refuses its settings.
+        ConfigError: the constructor refuses its settings, or the node has an argument that the program gives.
     """
     if cfg is None:
         return None
+    if key in GIVEN and (own := sorted(arguments.keys() & cfg.keys())):
+        raise ConfigError(f"{key}.{own[0]} is set by the program itself{GIVEN[key].get(own[0], '')}; leave it out")
     try:
         # Make a partial first: instantiate() would convert dataclasses among the arguments into configurations.
         make = instantiate(cfg, _convert_="all", _partial_=True)

@@ -27,7 +27,7 @@ STATE = ("callbacks", "global_step", "loops", "lr_schedulers", "optimizer_states
 NOT_COMPARED = ("callbacks", "logger", "proposals", "resume", "weights")
 """Nodes of the settings that do not affect the trained model."""
 
-AT_START = ("backbone.weights", "miner")
+AT_START = ("backbone.weights", "detector.prior", "miner")
 """Settings for the start of a training, which have no effect on a resumed one."""
 
 WITHOUT_TRAINING = ("trainer", "dataset.root", "dataset.source.root", "data.num_workers", "data.keep_megabytes")

@@ -12,6 +12,7 @@ from lightning_det.checkpoint.plain import follow, key_references
 from lightning_det.config import read_option
 from lightning_det.config.schema import Config, EvalConfig, ExportConfig, LoadConfig, PredictConfig
 from lightning_det.runs.composition import chosen_options
+from lightning_det.runs.idle import idle_keys
 from lightning_det.system.errors import ConfigError
 
 log = logging.getLogger("lightning_det")
@@ -205,20 +206,19 @@ def check_read(merged: DictConfig, command: str, split: str | None, overridden: 
     read = reachable_keys(
         plain, [tuple(key.split(".")) for key in (*READ[command], *([f"dataset.{split}"] if split else []))]
     )
-    unread = (*UNREAD, *UNREAD_BY.get(command, ()))
+    unread, idle = (*UNREAD, *UNREAD_BY.get(command, ())), idle_keys(plain)
     for key in overridden:
         place = tuple(key.split("."))
         takes = any(touches(place, other) for other in read) and key not in unread
-        takes &= key != "dataset.holdout" or split != "test"
+        takes &= key not in idle and (key != "dataset.holdout" or split != "test")
         if place[0] in own or takes or key.endswith("._target_"):
             continue
         if key in ("strategy", "test", "dataset", "experiment"):
             continue
         if key == "dataset.root" and "dataset" in overridden:  # whose option is not complete without it
             continue
-        raise ConfigError(
-            f"{key} beside a checkpoint: {command} does not read it{_reason(place, split, command)}; leave it out"
-        )
+        why = f": {idle[key]}" if key in idle else _reason(place, split, command)
+        raise ConfigError(f"{key} beside a checkpoint: {command} does not read it{why}; leave it out")
 
 
 def reachable_keys(plain: dict[str, Any], places: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_det.config.build import build
 from lightning_det.config.module import without_weights
 from lightning_det.config.signatures import locate, parameters
+from lightning_det.runs.idle import idle_keys
 from lightning_det.runs.overlay import reachable_keys, touches
 
 log = logging.getLogger("lightning_det")
@@ -72,7 +73,7 @@ def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
     priors = plain["detector"].get("priors")
     if isinstance(priors, dict) and priors.get("sizes") is not None:
         priors.pop("objects", None)  # sizes take their place, see `Priors`
-    idle = _idle(plain)
+    idle = {*idle_keys(plain)}
     if {"capacity.head", HEAD_WIDTH} & {*overridden} and _has_roi_stage(cfg):
         idle.add(HEAD_WIDTH)
         plain["detector"].pop("head_width", None)
@@ -91,14 +92,6 @@ def unread_settings(cfg: DictConfig, overridden: Sequence[str]) -> list[str]:
         if key in idle
         or (any(place[: len(size)] == size for size in sizes) and not any(touches(place, other) for other in read))
     ]
-
-
-def _idle(plain: dict[str, Any]) -> set[str]:
-    """Keys that a part of the run has, but does not use."""
-    keys = {"views.test.windows.background"}  # inference looks at all tiles
-    if not plain["trainer"]["gradient_clip_val"]:
-        keys.add("trainer.gradient_clip_algorithm")
-    return keys
 
 
 def _has_roi_stage(cfg: DictConfig) -> bool:

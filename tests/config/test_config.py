@@ -702,6 +702,13 @@ def test_another_dataset_comes_whole(composed):
     assert resolve(merged)["views"]["test"]["scales"]["resolutions"] == [[600, 1000]]
 
 
+@pytest.mark.parametrize("key", ["detector.num_classes", "module.settings", "data.seed"])
+def test_arguments_of_the_program_are_refused(composed, key):
+    cfg = composed("train", f"+{key}=3")
+    with pytest.raises(ConfigError, match=rf"^{key} is set by the program itself"):
+        build_data(cfg, None, None) if key == "data.seed" else build_module(cfg, LabelMap(["a"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "maps"), [("dsod_tiny", 4), ("ssd_tiny", 4), ("tiny", 4)])
 def test_a_gated_pyramid_fits_any_backbone(composed, backbone, maps):

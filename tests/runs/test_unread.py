@@ -95,6 +95,39 @@ def test_inference_leaves_out_no_tile(unread):
     assert unread(*tiles, "views.test.windows.background=0.5") == ["views.test.windows.background"]
 
 
+@pytest.mark.parametrize(
+    ("given", "key", "otherwise"),
+    [
+        (["strategy=[sniper_no_negatives,flip]"], "test.merge.iou=0.9", ["test.merge.method=linear"]),
+        (
+            ["strategy=[sniper_no_negatives,flip]", "test.merge.method=linear"],
+            "test.merge.sigma=0.9",
+            ["test.merge.method=gaussian"],
+        ),
+        (
+            ["strategy=[single_scale,flip,ohem]", "selection.rois.nms_iou=null"],
+            "selection.rois.per_label=true",
+            ["selection.rois.nms_iou=0.7"],
+        ),
+        (
+            ["strategy=[sniper_no_negatives,flip]"],
+            "views.train.windows.dense=[1,1]",
+            ["views.train.windows.negatives=1"],
+        ),
+        (["strategy=[snip,flip]", "detector=fcos"], "views.train.scales.anchor_ranges=null", ["detector=faster_rcnn"]),
+        (
+            ["strategy=[sniper,flip]", "detector=fcos", "proposals=null"],
+            "views.train.scales.anchor_ranges=null",
+            ["proposals=auto"],
+        ),
+    ],
+)
+def test_a_setting_that_another_one_switches_off_is_named(unread, given, key, otherwise):
+    changed = {o.partition("=")[0] for o in otherwise}
+    assert unread(*given, key) == [key.partition("=")[0]]
+    assert unread(*(g for g in given if g.partition("=")[0] not in changed), *otherwise, key) == []
+
+
 def test_settings_of_other_kinds_are_not_named(unread):
     assert unread("detector=rtdetr", "optimizer.lr=0.1", "dataset.limit=4", "seed=3") == []
 
