@@ -34,7 +34,7 @@ def predict(cfg: DictConfig) -> None:
     drawing = Drawing.of(cfg, output)
     settings, module = restore_detector(cfg)
     ids = None if cfg.coco in (True, False) else Ids.read(Path(cfg.coco), module.labels)
-    thresholds = shown_scores(cfg, module.labels)
+    thresholds = shown_scores(cfg, module.labels, module.inference.score_threshold)
     source = read_source(sources_of(cfg), cfg.recursive, module.labels)
     check_drawing(source, drawing)
     if source.problems:

@@ -22,7 +22,7 @@ class Inference(NamedTuple):
     """How detections become results: the same in validation, evaluation and prediction."""
 
     score_threshold: float = 0.01
-    """Detections need a greater score."""
+    """Candidates in a view need a greater score. A merge may lower scores afterwards: Soft-NMS does."""
     nms_iou: float = 0.5
     """NMS threshold per class within a view; 1 leaves duplicates to the merge."""
     max_detections: int = 100

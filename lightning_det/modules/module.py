@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from math import ceil
 from typing import Any, NoReturn, Protocol
 
 import pytorch_lightning as pl
@@ -18,7 +17,7 @@ from lightning_det.evaluation.results import Results
 from lightning_det.modules import keys
 from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_rates
 from lightning_det.modules.inference import Inference, detect
-from lightning_det.modules.rates import Rates, keep_settings, report_doubts
+from lightning_det.modules.rates import Rates, keep_settings, report_doubts, steps_per_epoch
 from lightning_det.modules.schedules import Schedule
 from lightning_det.modules.step import Compiled, CompiledStep, keep_gradients, step_losses
 from lightning_det.ops.nms import read_unsettled
@@ -287,8 +286,5 @@ class DetectionModule(pl.LightningModule):
         Lightning's ``estimated_stepping_batches`` is not used: it sets up the training loader and counts the batches of
         epoch 0 before a resumed run knows its epoch.
         """
-        trainer = self.trainer
-        batches = self._data.num_train_batches()
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return max(1, ceil(batches / trainer.accumulate_grad_batches))
+        trainer, batches = self.trainer, self._data.num_train_batches()
+        return steps_per_epoch(batches, trainer.limit_train_batches, trainer.accumulate_grad_batches)

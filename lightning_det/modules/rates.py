@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -55,6 +56,26 @@ class Rates(LambdaLR):
         self._last_lr = [rate * factor(done) for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
+
+
+def steps_per_epoch(batches: int, limit: float, accumulated: int) -> int:
+    """Optimizer steps per epoch.
+
+    Warns if the last one has fewer batches than the others: Lightning divides its loss by their number too.
+
+    Args:
+        batches: number of batches per epoch.
+        limit: ``trainer.limit_train_batches``: a number if it is an int, otherwise a share.
+        accumulated: number of batches of a step.
+    """
+    used = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if left := used % accumulated:
+        log.warning(
+            "trainer.limit_train_batches=%s: the last step of an epoch has %d of %d accumulated batches, so its "
+            "gradients are smaller; a multiple of trainer.accumulate_grad_batches avoids that",
+            *(limit, left, accumulated),
+        )
+    return max(1, ceil(used / accumulated))
 
 
 def report_doubts(schedule: Schedule, per_epoch: int, epochs: int | None, steps: int | None) -> None:

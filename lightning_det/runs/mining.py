@@ -211,7 +211,7 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.trainer.max_epochs = cfg.miner.epochs
-    cfg.trainer.check_val_every_n_epoch = cfg.miner.epochs + 1
+    cfg.trainer.check_val_every_n_epoch, cfg.trainer.val_check_interval = cfg.miner.epochs + 1, 1.0
     cfg.trainer.max_steps = -1  # the length of the detector's training, not of the network's
     cfg.trainer.limit_val_batches = cfg.trainer.limit_train_batches  # a pass over the images, short in a short trial
     cfg.logger = None

@@ -15,7 +15,7 @@ from lightning_det.system.errors import ConfigError
 log = logging.getLogger("lightning_det")
 
 
-def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
+def shown_scores(cfg: DictConfig, labels: LabelMap, lowest: float) -> np.ndarray:
     """Chooses the score threshold of each class, and logs it with where it comes from.
 
     ``draw_threshold`` takes precedence. Otherwise the best thresholds of an evaluation are used: those that
@@ -24,6 +24,8 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
     Args:
         cfg: configuration of `predict`.
         labels: classes of the detector.
+        lowest: ``test.score_threshold``. The detector drops candidates below it, so a lower ``draw_threshold`` shows no
+            more of them, and is warned of.
 
     Returns:
         (K,) float64.
@@ -39,6 +41,12 @@ def shown_scores(cfg: DictConfig, labels: LabelMap) -> np.ndarray:
         raise ConfigError("draw_threshold and thresholds both say which detections are shown; give one of them")
     if given is not None:
         log.info("shown: detections with a score of at least draw_threshold=%g", given)
+        if 0 < given < lowest:
+            log.warning(
+                "draw_threshold=%g: the detector drops candidates below test.score_threshold=%g, so hardly any "
+                "detection has so low a score; test.score_threshold=%g keeps them",
+                *(given, lowest, given),
+            )
         return np.full(len(labels), float(given))
     measured, place = read_thresholds(cfg.checkpoint, cfg.thresholds, labels)
     if measured is None:

@@ -35,7 +35,7 @@ from lightning_det.modules import Constant, Cosine, MultiStep
 from lightning_det.modules.groups import GroupSettings, parameter_groups
 from lightning_det.modules.inference import Inference
 from lightning_det.modules.module import DetectionModule
-from lightning_det.modules.rates import report_doubts
+from lightning_det.modules.rates import report_doubts, steps_per_epoch
 from lightning_det.plotting.colours import GREY, class_colour
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError, ImageError, UserError
@@ -384,6 +384,14 @@ def test_a_view_of_a_large_image_has_as_many_detections_as_the_image():
     assert found(detections_per_megapixel=100.0, max_detections=20) == [300, 20]
     assert found(detections_per_megapixel=100.0, view_detections=50) == [50, 50]
     assert found() == [100, 100]
+
+
+def test_a_step_with_fewer_batches_than_others_is_said(caplog):
+    for batches, limit, accumulated, steps in ((8, 1.0, 4, 2), (8, 4, 4, 1), (3, 8, 3, 1), (8, 0.01, 4, 1)):
+        assert steps_per_epoch(batches, limit, accumulated) == steps
+    assert not caplog.text
+    assert steps_per_epoch(8, 6, 4) == 2
+    assert "trainer.limit_train_batches=6: the last step of an epoch has 2 of 4 accumulated batches" in caplog.text
 
 
 def test_no_accumulation_window_is_short(store, tmp_path):

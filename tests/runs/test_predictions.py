@@ -212,31 +212,34 @@ def options(run, **given):
 
 def test_thresholds_of_the_run(run, tmp_path, caplog):
     caplog.set_level("INFO")
-    assert shown_scores(options(run), LABELS).tolist() == [0.3, 0.3]
+    assert shown_scores(options(run), LABELS, 0.01).tolist() == [0.3, 0.3]
     assert "at least 0.3; no evaluation has left" in caplog.text
     thresholds({"car": 0.62}).write(run / "thresholds.json")
     for checkpoint in (run, run / "checkpoints/best.ckpt"):
-        assert shown_scores(options(checkpoint), LABELS).tolist() == [0.62, 0.3]
+        assert shown_scores(options(checkpoint), LABELS, 0.01).tolist() == [0.62, 0.3]
     assert "on val (shapes): car 0.62, others 0.30 (" in caplog.text
     thresholds({}, overall=0.45).write(tmp_path / "other.json")
-    assert shown_scores(options(run, thresholds=str(tmp_path / "other.json")), LABELS).tolist() == [0.45, 0.45]
-    assert shown_scores(options(run, draw_threshold=0.1), LABELS).tolist() == [0.1, 0.1]
+    assert shown_scores(options(run, thresholds=str(tmp_path / "other.json")), LABELS, 0.01).tolist() == [0.45, 0.45]
+    assert shown_scores(options(run, draw_threshold=0.1), LABELS, 0.01).tolist() == [0.1, 0.1]
     assert "at least draw_threshold=0.1" in caplog.text
+    assert "drops candidates" not in caplog.text
+    shown_scores(options(run, draw_threshold=0.001), LABELS, 0.01)
+    assert "draw_threshold=0.001: the detector drops candidates below test.score_threshold=0.01" in caplog.text
     assert "hardly learned" not in caplog.text
     thresholds({"car": 0.1}, f1={"car": 0.05}).write(run / "thresholds.json")
-    shown_scores(options(run), LABELS)
+    shown_scores(options(run), LABELS, 0.01)
     assert "hardly learned, by their F1 there: car 0.05" in caplog.text
 
 
 def test_thresholds_that_do_not_fit(run, tmp_path):
     thresholds({}).write(tmp_path / "t.json")
     with pytest.raises(ConfigError, match=r"t\.json: of other classes than the detector's, which are bird"):
-        shown_scores(options(run, thresholds=str(tmp_path / "t.json")), LabelMap(["bird"]))
+        shown_scores(options(run, thresholds=str(tmp_path / "t.json")), LabelMap(["bird"]), 0.01)
     for wrong in (-0.1, 1.5):
         with pytest.raises(ConfigError, match="must be from 0 to 1"):
-            shown_scores(options(run, draw_threshold=wrong), LABELS)
+            shown_scores(options(run, draw_threshold=wrong), LABELS, 0.01)
     with pytest.raises(ConfigError, match="draw_threshold and thresholds both"):
-        shown_scores(options(run, draw_threshold=0.1, thresholds=str(run)), LABELS)
+        shown_scores(options(run, draw_threshold=0.1, thresholds=str(run)), LABELS, 0.01)
 
 
 def test_detections_above_the_thresholds_of_their_classes(results):
