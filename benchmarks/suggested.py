@@ -21,16 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from generated_photos import KINDS, write
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_det.inspection.recommendation import background
 
 COLUMNS = ("AP", "AP50", "AP_class_agnostic", "AP50_class_agnostic")
-
-ROIS, ANCHORS = 128, 256
-"""RoIs and anchors per view that carry loss in the default detector."""
-
-WARMUP = 0.25
-"""Epochs of warm-up of the suggestion, by default."""
 
 
 def run(folder: Path, command: str, *options: str) -> dict[str, Any]:
@@ -45,20 +40,27 @@ def run(folder: Path, command: str, *options: str) -> dict[str, Any]:
     return figures
 
 
-def arms(inspected: dict[str, Any], suggested: dict[str, Any]) -> dict[str, tuple[int, list[str]]]:
-    """Returns steps and options of single scale and tiles for as many pixels as the suggestion was trained on."""
+def arms(inspected: dict[str, Any], suggested: dict[str, Any], cfg: DictConfig) -> dict[str, tuple[int, list[str]]]:
+    """Returns steps and options of single scale and tiles for as many pixels as the suggestion was trained on.
+
+    Args:
+        inspected: figures of `inspect`.
+        suggested: figures of the suggestion.
+        cfg: configuration of its training.
+    """
     suggestion = inspected["suggestion"]
     figures, settings = suggestion["figures"], suggestion["recommended"]["settings"]
     megapixels = suggested["cost"]["pixels"] / 1e6
     batch, side = settings["data"]["batch_size"], suggestion["dataset"]["tiles"]["size"]
     image = figures["costs"]["single_scale"]["train"]["megapixels"]
     shown = background(figures["object_tiles"])
-    warmup = ["schedule.unit=share", f"schedule.warmup={WARMUP / settings['trainer']['max_epochs']:.3g}"]
+    warmup = ["schedule.unit=share", f"schedule.warmup={cfg.schedule.warmup / cfg.trainer.max_epochs:.3g}"]
     tiles = [f"data.batch_size={batch}", f"views.train.windows.background={shown}", "data.together=1", *warmup]
-    rois = ROIS * batch
-    whole = ["data.batch_size=1", f"capacity.rois={rois}", f"capacity.after_nms=[{max(300, rois)},300]"]
+    rois, (learning, detecting) = cfg.capacity.rois * batch, cfg.capacity.after_nms
+    whole = ["data.batch_size=1", f"capacity.rois={rois}", f"capacity.after_nms=[{max(learning, rois)},{detecting}]"]
+    whole += [f"selection.anchors.count={cfg.selection.anchors.count * batch}", *warmup]
     return {
-        "single_scale": (round(megapixels / image), [*whole, f"selection.anchors.count={ANCHORS * batch}", *warmup]),
+        "single_scale": (round(megapixels / image), whole),
         "tiles": (round(megapixels / (batch * side**2 / 1e6)), tiles),
     }
 
@@ -80,7 +82,8 @@ def main() -> None:
     given = [f"seed={options.seed}", *options.options]
     inspected = run(work / "inspect", "inspect", f"dataset.root={root}", "write=mine", *given)
     rows = {"suggested": run(work / "suggested", "train", "dataset=mine", "strategy=suggested", *given)}
-    for name, (steps, settings) in arms(inspected, rows["suggested"]).items():
+    cfg = OmegaConf.load(work / "suggested/config.yaml")
+    for name, (steps, settings) in arms(inspected, rows["suggested"], cfg).items():
         length = (f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "trainer.limit_val_batches=0")
         run(work / name, "train", "dataset=mine", f"strategy=[{name},flip]", *length, *settings, *given)
         checkpoint = f"checkpoint={work / name / 'checkpoints/last.ckpt'}"

@@ -26,14 +26,15 @@ def test_drawn_images_have_small_objects_inside(name, tmp_path):
     assert min(store.widths.min(), store.heights.min()) >= 1200
 
 
-def test_arms_are_treated_alike():
+def test_arms_are_treated_alike(composed):
+    cfg = composed("train", "trainer.max_epochs=5", "capacity.rois=128", "schedule.warmup=0.25")
     costs = {"single_scale": {"train": {"megapixels": 2.0}}}
     suggestion = {
         "figures": {"costs": costs, "object_tiles": 0.2},
-        "recommended": {"settings": {"data": {"batch_size": 5}, "trainer": {"max_epochs": 5}}},
+        "recommended": {"settings": {"data": {"batch_size": 5}}},
         "dataset": {"tiles": {"size": 400}},
     }
-    found = arms({"suggestion": suggestion}, {"cost": {"pixels": 200_000_000}})
+    found = arms({"suggestion": suggestion}, {"cost": {"pixels": 200_000_000}}, cfg)
     warmup = ["schedule.unit=share", "schedule.warmup=0.05"]
     samples = ["capacity.rois=640", "capacity.after_nms=[640,300]", "selection.anchors.count=1280"]
     assert found["single_scale"] == (100, ["data.batch_size=1", *samples, *warmup])
