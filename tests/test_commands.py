@@ -593,7 +593,9 @@ def test_dsod_experiment_on_blood_cells(bccd, tmp_path):
 
 def test_subset_is_a_dataset(tiny_coco, tmp_path):
     start("subset", f"root={tiny_coco}", f"output={tmp_path}/few", "images=3")
-    run("inspect", "dataset=coco", f"dataset.root={tmp_path}/few", f"hydra.run.dir={tmp_path}/inspect")
+    given = ("dataset=coco", f"dataset.root={tmp_path}/few", "strategy=[sniper,flip]")
+    output = run("inspect", *given, f"hydra.run.dir={tmp_path}/inspect")
+    assert "negative chips: not in these views and their pixels, because proposals=auto mines them" in output
     report = read(tmp_path / "inspect/inspect.json")
     assert (report["images"], report["problems"]) == (3, [])
     assert "exists already" in run("subset", f"root={tiny_coco}", f"output={tmp_path}/few", code=1)

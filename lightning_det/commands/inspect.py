@@ -73,6 +73,11 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
         if drawn is not None:
             Image.fromarray(drawn).save(folder / name)
     print_report(report, splits.problems, advised=cfg.write is None)
+    if cfg.proposals == "auto":
+        print(
+            "negative chips: not in these views and their pixels, because proposals=auto mines them when the training "
+            "begins; proposals=FILE, of python -m lightning_det.mine, shows them"
+        )
     if focus is not None:
         print(
             f"autofocus: a head that knew every object would look at {100 * focus.share:.0f} % of the pixels of the "
