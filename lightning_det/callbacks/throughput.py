@@ -18,7 +18,7 @@ log = logging.getLogger("lightning_det")
 
 
 class Count(NamedTuple):
-    """Time, views and pixels of a part of a training, on this rank."""
+    """Time of a part of a training on this rank, and its views and pixels over all ranks."""
 
     seconds: float
     """Seconds spent in training steps, including the wait for their data."""
@@ -135,17 +135,18 @@ class Throughput(pl.Callback):
         self._before, self._memory_before = Count(0.0, 0.0, 0, 0), 0
         self._forget()
 
-    def cost(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Totals of the training over all its starts.
+    def cost(self) -> dict[str, float]:
+        """Totals of the training over all its starts, which may have had other numbers of ranks.
 
         Returns:
-            ``views`` and their ``pixels`` (padding included) over all ranks, ``seconds`` in training steps, the share
-            ``data_wait`` of them and the peak ``memory_GB``. Steps lost by an interruption do not count.
+            ``views`` and their ``pixels`` (padding included) of rank zero times the number of ranks, ``seconds`` in
+            training steps, the share ``data_wait`` of them and the peak ``memory_GB``. Steps lost by an interruption do
+            not count.
         """
         count = self._count().after(self._before)
         return {
-            "views": trainer.world_size * count.views,
-            "pixels": trainer.world_size * count.pixels,
+            "views": count.views,
+            "pixels": count.pixels,
             "seconds": round(count.seconds, 3),
             "data_wait": round(count.share, 4),
             "memory_GB": round(max(self._memory_before, self._memory) / 1e9, 3),
@@ -206,8 +207,8 @@ class Throughput(pl.Callback):
         """Counts a step and logs the figures when they are due."""
         if self._mark is not None:
             self._seconds += time.perf_counter() - self._mark
-        self._views += len(batch)
-        self._pixels += len(batch) * batch.images.shape[-2:].numel()
+        self._views += trainer.world_size * len(batch)
+        self._pixels += trainer.world_size * len(batch) * batch.images.shape[-2:].numel()
         step = trainer.global_step
         # Several accumulated batches belong to one step.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
@@ -217,7 +218,7 @@ class Throughput(pl.Callback):
             window, self._window = now.since(self._window), now
             self._memory = peak_memory(pl_module.device)
             shown = {
-                keys.VIEWS_PER_S: trainer.world_size * window.views / window.seconds,
+                keys.VIEWS_PER_S: window.views / window.seconds,
                 keys.MEMORY: self._memory / 1e9,
             }
             pl_module.log_dict(shown, prog_bar=True, batch_size=len(batch))

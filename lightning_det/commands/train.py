@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lightning_det.annotations import AnnotationStore
 from lightning_det.callbacks import end_wandb_run
+from lightning_det.callbacks.access import callbacks_of
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.config.data import build_data
 from lightning_det.config.module import build_module
@@ -17,6 +18,7 @@ from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import overridden_keys, run_folder, save_config, validate_run
 from lightning_det.runs.continuation import check_resumable, explain_restore_errors
 from lightning_det.runs.data_report import report_boxes, report_repetitions, report_views
+from lightning_det.runs.earlier_results import EarlierResults
 from lightning_det.runs.launch import is_first_rank
 from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
 from lightning_det.runs.occupancy import remove_results
@@ -59,6 +61,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
     report_repetitions(cfg, stores["train"], data)
     report_boxes(cfg, module.detector, stores["train"], data)
     trainer = build_trainer(cfg, folder)
+    callbacks_of(trainer).append(EarlierResults(folder))
     resume = None if fresh else str(checkpoint_file(cfg.resume, "last"))
     with end_wandb_run(trainer), explain_restore_errors(cfg):
         trainer.fit(module, datamodule=data, ckpt_path=resume)

@@ -50,7 +50,7 @@ def report_training(cfg: DictConfig, trainer: pl.Trainer, folder: Path, mining: 
     if summary is not None and summary.losses:
         metrics |= {"loss": summary.losses[-1], "epoch_losses": summary.losses}
     if throughput is not None:
-        metrics["cost"] = throughput.cost(trainer)
+        metrics["cost"] = throughput.cost()
         if evaluator is not None and evaluator.image_seconds is not None:
             metrics["cost"]["image_seconds"] = evaluator.image_seconds
     if mining is not None and (found := read_json(mining)):

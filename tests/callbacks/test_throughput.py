@@ -127,7 +127,7 @@ def run(clock, data, *callbacks, path=None, **arguments):
     )
     trainer.fit(Module(clock), datamodule=data, ckpt_path=path)
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))
-    return throughput.cost(trainer)
+    return throughput.cost()
 
 
 def test_a_slow_loader_is_seen(clock):
@@ -175,7 +175,15 @@ def test_views_of_all_ranks_count(clock, monkeypatch):
     callback.on_train_batch_end(trainer, module, None, Views(BATCH), 0)
     assert logged["train/views_per_s"] == 8 * BATCH / 4
     assert logged["train/data_wait"] == 0.25
-    assert callback.cost(trainer)["pixels"] == 8 * BATCH * 15
+    assert callback.cost()["pixels"] == 8 * BATCH * 15
+    # It goes on with one rank.
+    resumed, trainer.world_size = Throughput(), 1
+    resumed.load_state_dict(callback.state_dict())
+    resumed.on_fit_start(trainer, module)
+    resumed.on_train_batch_start(trainer, module, None, 0)
+    clock.spend(1)
+    resumed.on_train_batch_end(trainer, module, None, Views(BATCH), 0)
+    assert resumed.cost()["views"] == 9 * BATCH
 
 
 def test_cost_of_a_training_that_goes_on(clock, tmp_path):

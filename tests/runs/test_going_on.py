@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.trainer import call
 from support.modules import LABELS, Stub, data_of, ten, trainer_in
 from torch.optim.swa_utils import AveragedModel
@@ -27,6 +28,7 @@ from lightning_det.callbacks import checkpoints as checkpoint_files
 from lightning_det.data.coco import Coco
 from lightning_det.modules import Cosine, MultiStep
 from lightning_det.modules.module import DetectionModule
+from lightning_det.runs.earlier_results import EarlierResults
 
 
 @pytest.fixture
@@ -273,6 +275,28 @@ def test_the_best_score_moves_with_its_folder(tmp_path, settings):
     _restore(callback, checkpoint)
     assert callback.best_model_path == str(tmp_path / "best.ckpt")
     assert callback.best_model_score == callback.kth_value == torch.tensor(0.5)
+
+
+def test_results_of_an_earlier_end_go_when_the_training_goes_on(tmp_path):
+    """An interrupted continuation would otherwise have old figures under its new options."""
+    results = [tmp_path / "metrics.json", tmp_path / "thresholds.json"]
+
+    def goes_on(epochs, path):
+        for file in results:
+            file.touch()
+        trainer = pl.Trainer(
+            max_epochs=epochs, limit_train_batches=1, limit_val_batches=0, logger=False, accelerator="cpu",
+            callbacks=[EarlierResults(tmp_path)], enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=str(tmp_path),
+        )  # fmt: skip
+        trainer.fit(BoringModel(), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return not any(file.exists() for file in results)
+
+    assert goes_on(1, None)
+    assert goes_on(2, tmp_path / "last.ckpt")
+    assert not goes_on(2, tmp_path / "last.ckpt")
+    assert all(file.exists() for file in results)
 
 
 def test_fewer_best_checkpoints_are_kept(tmp_path):
