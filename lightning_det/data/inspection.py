@@ -96,7 +96,7 @@ def larger_than_tiles(store: AnnotationStore, planner: Planner) -> str:
 def in_several_ranges(store: AnnotationStore, planner: Planner) -> str:
     """Warns if most boxes are valid at several scales, because ranges of sizes overlap there; empty if few are.
 
-    On blood cells, 81 % are with the ranges of ``experiment=bccd``, and 6 % with others: SNIPER then has 5 AP more
+    On blood cells, 81 % are with the ranges of ``experiment=bccd``, and 6 % with others: SNIPER then has 4 AP more
     (``docs/claims.md``, one seed).
     """
     share = share_in_several_ranges(store, planner)
@@ -104,7 +104,7 @@ def in_several_ranges(store: AnnotationStore, planner: Planner) -> str:
         return ""
     return (
         f"{100 * share:.0f} % of the boxes are valid at several scales, because views.train.scales.valid_ranges "
-        "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 5 AP; move the "
+        "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 4 AP; move the "
         "borders to sizes that few boxes have (sizes.png of inspect), see docs/choosing.md"
     )
 

@@ -1,6 +1,7 @@
 """Fixed-size windows on a regular grid."""
 
 from itertools import product
+from math import inf
 from operator import or_
 from typing import cast
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.step import Step
-from lightning_det.views.view import View
+from lightning_det.views.view import View, sqrt_areas
 
 SMALLEST = 8
 """Minimum side of an object in the view of the whole image, pixels: smaller objects are not detected there."""
@@ -53,7 +54,7 @@ class Tiles(Step):
         """The tiles of all views."""
         tiles = [tile for view in views for tile in self._cut(view)]
         if self.whole and all(tile.window != view.window for view in views for tile in tiles):
-            tiles.append(self._whole(views[-1]))
+            tiles.append(self._whole(views[-1], image, learning=rng is not None))
         if rng is None or self.background == 1:
             return tiles
         windows = np.array([t.window for t in tiles])[:, None]
@@ -70,19 +71,26 @@ class Tiles(Step):
         sides = (image.boxes[~image.ignored, 2:] - image.boxes[~image.ignored, :2]).max(axis=1, initial=0)
         return int((sides > self.size / min(view.scale for view in views)).sum())
 
-    def _whole(self, view: View) -> View:
-        """Shrinks the coarsest view into one tile."""
+    def _whole(self, view: View, image: ImageRecord, learning: bool) -> View:
+        """Shrinks the coarsest view into one tile.
+
+        It learns objects that are larger than the overlap, and from the size of the smallest one on that no tile can
+        show whole: a long and thin one has little area. At inference, `View.tiles` leaves to the tiles what they show.
+        """
         x1, y1, x2, y2 = view.window
         low, high = view.valid_range
-        scale = self.size / max(x2 - x1, y2 - y1)
-        least = max(low, self.size * self.overlap / view.scale, SMALLEST / scale)
-        side = self._side(view)
+        scale, side = self.size / max(x2 - x1, y2 - y1), self._side(view)
+        least = smallest = max(low, SMALLEST / scale)
+        if learning:
+            boxes = image.boxes[~image.ignored]
+            long = boxes[(boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) > side]
+            least = max(smallest, min(self.size * self.overlap / view.scale, sqrt_areas(long).min(initial=inf)))
         tiles = len(starts(x2 - x1, side, self.overlap)), len(starts(y2 - y1, side, self.overlap)), side
         return view._replace(scale=scale, valid_range=(min(least, high), high), level=view.level + 1, tiles=tiles)
 
     def _side(self, view: View) -> int:
         """Side of a tile in original pixels, rounded down, so that a tile never exceeds its canvas."""
-        return max(1, int(self.size / view.scale))
+        return max(1, int(self.size / view.scale + 1e-6))  # a view of just this size has it in spite of rounding
 
     def _cut(self, view: View) -> list[View]:
         x1, y1, x2, y2 = view.window

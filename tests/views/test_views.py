@@ -281,12 +281,37 @@ def test_the_whole_image_is_seen_beside_its_tiles():
     assert [v.level for v in planner(record(250, 60))].count(1) == 1
     assert Tiles(250, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60))], None) == [View(1.0, (0, 0, 250, 60))]
     assert (len(views), views[1].window[2] - views[1].window[0]) == (7 * 2 + 1, 50)
-    # What is larger than the overlap, unless it is too small to be seen in it.
-    (*_, wider) = Tiles(100, 0.5, whole=True)(record(250, 60), [View(2.0, (0, 0, 250, 60))], None)
+    # It learns what is larger than the overlap, unless it is too small to be seen in it.
+    (*_, wider) = Tiles(100, 0.5, whole=True)(record(250, 60), [View(2.0, (0, 0, 250, 60))], np.random.default_rng(0))
     assert wider.valid_range == (25, inf)
     # It learns and detects what the coarsest view does, or less.
     limited = Tiles(100, whole=True)(record(250, 60), [View(1.0, (0, 0, 250, 60), (80.0, 90.0))], None)
     assert limited[-1].valid_range == (80, 90)
+
+
+def test_the_whole_image_shows_long_and_thin_objects():
+    """A box of 700 x 16 pixels has the area of one of 106 x 106, which is smaller than the overlap of 128."""
+    thin, small = (100, 100, 800, 116), (100, 300, 200, 400)
+    tiles = Tiles(512, 0.25, whole=True)
+
+    def learned(*boxes, ignored=()):
+        image = record(2000, 1000, boxes, ignored=ignored)
+        (*_, whole) = tiles(image, [View(1.0, (0, 0, 2000, 1000))], np.random.default_rng(0))
+        states = targets(image, whole, min_side=1.0).states
+        return whole.valid_range[0], (states == State.VALID).tolist()
+
+    assert learned(small) == (128, [False])
+    assert learned(small, thin) == (pytest.approx((700 * 16) ** 0.5), [False, True])
+    assert learned(small, thin, ignored=[1]) == (128, [False, False])
+    # At inference, what a tile shows whole is dropped whatever its size.
+    (*_, whole) = tiles(record(2000, 1000), [View(1.0, (0, 0, 2000, 1000))], None)
+    assert whole.valid_range == (8 / whole.scale, inf)
+
+
+def test_a_view_of_just_the_size_of_a_tile_stays_whole():
+    for width in range(520, 2000):
+        planner = Planner(Pyramid([[-1, 512]]), Tiles(512, 0.25, whole=True))
+        assert len(planner(record(width, width // 2))) == 1, width
 
 
 @settings(deadline=None, max_examples=40)
