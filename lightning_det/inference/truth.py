@@ -1,5 +1,6 @@
 """Ground truth that a program has, as annotations to compare detections with."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
@@ -7,9 +8,15 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_det.annotations.problems import DatasetError
+from lightning_det.annotations.box_checks import box_problems, check_boxes, copy_problem, find_copies
+from lightning_det.annotations.problems import DatasetError, summary
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.inference.pictures import ImageLike
+
+log = logging.getLogger("lightning_det")
+
+SHOWN = 5
+"""Number of problems that a message lists."""
 
 
 class Truth(NamedTuple):
@@ -47,26 +54,51 @@ def truth_of(given: TruthLike, number: int) -> Truth:
 
 
 def annotated(store: AnnotationStore, truths: Sequence[Truth]) -> AnnotationStore:
-    """Adds the objects of images to a store without boxes.
+    """Adds the objects of images to a store without boxes, after the checks that a dataset's boxes go through.
+
+    Boxes that leave their image a little are clipped, and of identical ones of a class the first is kept; both are
+    logged.
 
     Args:
         store: the images, with the detector's classes.
         truths: one per image.
 
     Raises:
-        DatasetError: no image, a class that the detector does not know, or boxes that are none; the message names the
-            image.
+        DatasetError: no image, a class that the detector does not know, or boxes that are none or do not lie in their
+            image; the message names the image.
     """
     if not truths:
         raise DatasetError("there is no image to evaluate")
     rows = [_objects(truth, store.files[n], store.label_map.names) for n, truth in enumerate(truths)]
     boxes, labels, ignored, areas = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    offsets = np.cumsum([0, *(len(row[1]) for row in rows)]).astype(np.int64)
-    return replace(store, offsets=offsets, boxes=boxes, labels=labels, ignored=ignored, areas=areas)
+    counts = [len(row[1]) for row in rows]
+    images = np.repeat(np.arange(len(rows)), counts)
+    numbers = np.concatenate([np.arange(count) for count in counts])
+
+    def place(row: int) -> tuple[str, str]:
+        return store.files[images[row]], f"box {numbers[row]}"
+
+    limits = np.stack([store.widths, store.heights] * 2, axis=1)[images]
+    checks = check_boxes(boxes, limits)
+    problems = box_problems(boxes, limits, checks, place)
+    if serious := [str(problem) for problem in problems if not problem.harmless]:
+        more = f"\n... and {len(serious) - SHOWN} more" * (len(serious) > SHOWN)
+        raise DatasetError("\n".join(serious[:SHOWN]) + more)
+    boxes = np.where(checks.beyond[:, None], checks.clipped, boxes)
+    areas = np.where(areas > 0, areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    copies = find_copies((images, labels, ignored, *boxes.T), np.arange(len(boxes)))
+    problems += [copy_problem(place(row), place(first)) for row, first in copies.items()]
+    if problems:
+        log.warning("boxes to evaluate with: %s (the first one: %s)", summary(problems), problems[0])
+    keep = ~np.isin(np.arange(len(boxes)), list(copies))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(images[keep], minlength=len(rows)))]).astype(np.int64)
+    return replace(
+        store, offsets=offsets, boxes=boxes[keep], labels=labels[keep], ignored=ignored[keep], areas=areas[keep]
+    )
 
 
 def _objects(truth: Truth, image: str, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, labels, ignored and areas of an image."""
+    """Boxes, labels, ignored and areas of an image; an area is NaN where it is that of the box."""
     try:
         boxes = np.asarray(truth.boxes, np.float64)
     except (TypeError, ValueError) as error:
@@ -81,7 +113,7 @@ def _objects(truth: Truth, image: str, classes: Sequence[str]) -> tuple[np.ndarr
     if not (np.isfinite(boxes).all() and (sides > 0).all()):
         raise DatasetError(f"{image}: a box needs x1 < x2 and y1 < y2 (xyxy, pixels): {boxes.tolist()!r:.200}")
     ignored = np.zeros(count, bool) if truth.ignored is None else np.asarray(truth.ignored, bool)
-    areas = sides.prod(axis=1) if truth.areas is None else np.asarray(truth.areas, np.float64)
+    areas = np.full(count, np.nan) if truth.areas is None else np.asarray(truth.areas, np.float64)
     if not len(ignored) == len(areas) == count:
         raise DatasetError(f"{image}: {count} boxes, but {len(ignored)} values of ignored and {len(areas)} areas")
     labels = np.array([classes.index(name) for name in truth.names], np.int32)

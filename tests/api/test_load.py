@@ -182,7 +182,7 @@ def test_what_is_no_image_is_refused(detector, image, said):
         detector(image)
 
 
-def test_ground_truth_is_checked(detector, images):
+def test_ground_truth_is_checked(detector, images, caplog):
     image, box = images[0], [[1, 2, 30, 40]]
     for truth, said in (
         ((image, box, ["cat"]), "the detector does not know cat; it knows bar-h"),
@@ -194,6 +194,9 @@ def test_ground_truth_is_checked(detector, images):
         ((image, [["a", "b", "c", "d"]], ["ring"]), r"boxes must be numbers \(n, 4\)"),
         ((image, box), r"image 0: needed is a list of Truth\(image, boxes, names\)"),
         (None, r"image 0: needed is a list of Truth"),
+        ((image, [[0.1, 0.1, 0.5, 0.5]], ["ring"]), "box 0: .*shares of the image instead of pixels"),
+        ((image, [*box, [5000, 5, 5010, 9]], ["ring"] * 2), "box 1: .*lies outside the"),
+        ((image, [*box, [5, 5, 50, 5000]], ["ring"] * 2), "box 1: .*reaches beyond the"),
     ):
         with pytest.raises(UserError, match=said):
             detector.evaluate([truth])
@@ -202,6 +205,10 @@ def test_ground_truth_is_checked(detector, images):
     with pytest.raises(UserError, match="needed is a list of Truth"):
         detector.evaluate(Truth(image, box, ["ring"]))
     assert detector.evaluate([(image, box, ["ring"])]).per_class()["ring"]["boxes"] == 1
+    # As in a dataset: one of two identical boxes is left out, and one that reaches out a little is clipped.
+    found = detector.evaluate([(image, [*box, *box, [-0.8, 2, 30, 40]], ["ring"] * 3)])
+    assert found.per_class()["ring"]["boxes"] == 2
+    assert "boxes to evaluate with: 1 x box clipped to the image, 1 x box left out (the first one" in caplog.text
     assert detector.evaluate([Truth(image, box, ["ring"], ignored=[True])]).figures()["AP"] is None
     assert detector.evaluate([Truth(image, box, ["ring"], areas=[10])]).figures()["AP_small"] is not None
 
