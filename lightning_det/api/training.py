@@ -12,18 +12,20 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_det.api.settings import composed
 from lightning_det.config import check_targets, check_values, resolve
 from lightning_det.config.data import build_data
-from lightning_det.config.module import build_module
+from lightning_det.config.module import build_module, portable_settings
 from lightning_det.config.trainer import build_trainer
 from lightning_det.data.datamodule import ViewData
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.batch_size import settle_batch_size
-from lightning_det.runs.composition import validate_run
+from lightning_det.runs.composition import overridden_keys, validate_run
+from lightning_det.runs.data_report import report_boxes, report_repetitions, report_views
 from lightning_det.runs.inputs import check_inputs
 from lightning_det.runs.launch import is_first_rank
 from lightning_det.runs.mining import with_proposals
 from lightning_det.runs.occupancy import check_unused, unused_folder
 from lightning_det.runs.preflight import check_data, check_monitors, check_trainer
 from lightning_det.runs.splits import read_training_splits
+from lightning_det.runs.unread import report_unreachable, report_unread
 from lightning_det.runs.weights import load_weights
 from lightning_det.system.errors import ConfigError
 
@@ -33,7 +35,7 @@ class TrainingParts:
     """The parts of a training, made by `compose`."""
 
     module: DetectionModule
-    """The LightningModule; ``module.detector.losses(batch)`` are its losses by name."""
+    """The LightningModule; ``module.losses(batch)`` are its losses by name."""
     datamodule: ViewData
     """The LightningDataModule; ``epoch_loader(epoch)`` has the batches for a loop without Lightning's trainer."""
     config: DictConfig
@@ -72,6 +74,7 @@ class TrainingParts:
         check_values(plain)
         check_trainer(cfg)
         check_monitors(cfg)
+        self.module.hparams["settings"] = portable_settings(cfg)  # those that checkpoints record
         trainer = build_trainer(cfg, self.folder)
         trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]  # set late
         return trainer
@@ -102,8 +105,13 @@ def compose(overrides: Sequence[str] = (), folder: str | Path | None = None) -> 
                 "proposals=auto trains a network first, as a command: proposals=FILE takes what lightning-det mine or "
                 "an earlier run has made, and proposals=null does without negative chips"
             )
+        keys = overridden_keys()
+        if cfg.callbacks and cfg.callbacks.get("report") and any(k.startswith("callbacks.report") for k in keys):
+            raise ConfigError("callbacks.report: only the commands write a report; leave it out")
         check_trainer(cfg)
         check_monitors(cfg)
+        report_unread(cfg, keys)
+        report_unreachable(cfg)
         stores = read_training_splits(cfg)
         cfg = settle_batch_size(cfg, stores["train"], Path(folder or "."))
         check_data(cfg, **stores)
@@ -112,4 +120,7 @@ def compose(overrides: Sequence[str] = (), folder: str | Path | None = None) -> 
             load_weights(module, cfg.weights)
         train = with_proposals(stores["train"], None if cfg.proposals is None else Path(cfg.proposals))
         data = build_data(cfg, train, stores["val"])
+        report_views(cfg, train, data)
+        report_repetitions(cfg, train, data)
+        report_boxes(cfg, module.detector, train, data)
     return TrainingParts(module, data, cfg, None if folder is None else Path(folder))

@@ -99,8 +99,17 @@ def _add(source: str, found: Found, recursive: bool) -> bool:
         matches = [Path(match) for match in sorted(glob.glob(source, recursive=True))]
         if not matches:
             return False
-        found.bases.append(Path(*_fixed_part(path)))
-        found.files += _known([match for match in matches if match.is_file()])
+        base = Path(*_fixed_part(path))
+        found.bases.append(base)
+        files = [match for match in matches if match.is_file()]
+        if "**" not in path.parts and (folders := len(matches) - len(files)):
+            log.warning(
+                "%s also matches %d folders, which are not looked into: end it with **/* for that", source, folders
+            )
+        below = {place for file in files for place in file.parents if base in place.parents}
+        drawn = {place for place in below if (place / PREDICTIONS).is_file()}
+        found.problems += map(_drawn_problem, sorted(drawn))
+        found.files += _known([file for file in files if not drawn.intersection(file.parents)])
     else:
         return False
     return True
@@ -127,13 +136,16 @@ def _read_list(file: Path, found: Found, recursive: bool) -> None:
             found.problems.append(Problem(str(file), f"line {number}", f"no such file: {line}", IMAGE_LEFT_OUT))
 
 
+def _drawn_problem(place: Path) -> Problem:
+    """The problem of a folder that `predict` has written."""
+    return Problem(str(place), "", f"predicted, for it holds {PREDICTIONS}", IMAGE_LEFT_OUT)
+
+
 def _of_folder(folder: Path, problems: list[Problem], recursive: bool) -> list[Path]:
     """Finds the images and videos below a folder, without those that `predict` has drawn."""
     files = files_below(folder) if recursive else sorted(file for file in folder.iterdir() if file.is_file())
     drawn = {file.parent for file in files if file.name == PREDICTIONS} - {folder}
-    problems += [
-        Problem(str(place), "", f"predicted, for it holds {PREDICTIONS}", IMAGE_LEFT_OUT) for place in sorted(drawn)
-    ]
+    problems += map(_drawn_problem, sorted(drawn))
     known = _known([file for file in files if not drawn.intersection(file.parents)])
     named = [file for file in known if all(map(is_file_name, file.relative_to(folder).parts))]
     for file in sorted(set(known) - set(named)):

@@ -98,8 +98,8 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> dict
     Returns:
         Plain data: ``baseline``, and ``groups`` with ``name``, ``seeds``, ``figures``, ``cost`` and ``per_class``
         (`spread` by name), and ``curve`` (octaves that all seeds measured). Groups other than the baseline also have
-        ``gain`` and ``per_class_gain`` (`difference` by name). ``different_data`` has a line for each setting in which
-        the runs were not evaluated on the same data.
+        ``pairs``, the seeds that both have, and ``gain`` and ``per_class_gain`` (`difference` by name) over these.
+        ``different_data`` has a line for each setting in which the runs were not evaluated on the same data.
     """
     groups = group_by_name(runs)
     baseline = next(iter(groups)) if baseline is None else baseline
@@ -115,6 +115,7 @@ def compare_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> dict
             "curve": _mean_curve(group),
         }
         if name != baseline:
+            row["pairs"] = sorted({run.seed for run in base} & {run.seed for run in group})
             row["gain"] = _differences(*({run.seed: run.figures for run in side} for side in (base, group)))
             row["per_class_gain"] = _differences(*({run.seed: run.per_class for run in side} for side in (base, group)))
         rows.append(row)

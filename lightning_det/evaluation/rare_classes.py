@@ -1,6 +1,7 @@
 """Names classes whose figures mean little, that are too rare to be learned as well as the others, or hardly learned."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 
 from lightning_det.annotations.labels import LONGEST
 from lightning_det.evaluation.thresholds import FEWEST
@@ -80,12 +81,12 @@ def hardly_learned(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def poorly_found(f1: Mapping[str, float]) -> str:
-    """Lists the classes with an F1 below `POOR_F1`, each with it; empty without such classes.
+    """Lists the classes with an F1 below `POOR_F1`, each with it and the worst first; empty without such classes.
 
     Args:
         f1: of each class at its best threshold.
     """
-    return _listed({name: f"{value:.2f}" for name, value in f1.items() if value < POOR_F1})
+    return _listed({name: f"{value:.2f}" for name, value in sorted(f1.items(), key=itemgetter(1)) if value < POOR_F1})
 
 
 def _listed(counts: Mapping[str, object]) -> str:

@@ -34,13 +34,19 @@ def tables(result: Mapping[str, Any]) -> list[str]:
     parts = [markdown(head, rows)]
     others = [g for g in groups if "gain" in g]
     if others:
-        rows = [[cell(g["name"]), *(gain(g["gain"].get(f)) for f in names)] for g in others]
-        parts.append(f"Gained over {cell(result['baseline'])}, pairs of equal seed, 95 % interval:")
-        parts.append(markdown(["run", *names], rows))
+        rows = [[cell(g["name"]), paired(g), *(gain(g["gain"].get(f)) for f in names)] for g in others]
+        parts.append(f"Gained over {cell(result['baseline'])}, pairs of equal seed, 95 % interval of several:")
+        parts.append(markdown(["run", "pairs", *names], rows))
         labels = list(dict.fromkeys(label for g in others for label in g["per_class_gain"]))
         rows = [[cell(label), *(gain(g["per_class_gain"].get(label)) for g in others)] for label in labels]
         parts += ["AP gained by class:", markdown(["class", *(cell(g["name"]) for g in others)], rows)]
     return parts
+
+
+def paired(group: Mapping[str, Any]) -> str:
+    """Says how many runs of a group have a partner of equal seed in the baseline; the others count in no gain."""
+    pairs, seeds = len(group["pairs"]), len(group["seeds"])
+    return str(pairs) if pairs == seeds else f"{pairs} of {seeds}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -116,7 +122,10 @@ def print_tables(result: Mapping[str, Any], left_out: Sequence[str]) -> None:
         if "AP" in group.get("gain", {}):
             difference = group["gain"]["AP"]
             pairs = "one pair of equal seed" if difference["low"] is None else "pairs of equal seed, 95 % interval"
-            print(f"{number}: AP {gain(difference)} over the baseline, {pairs}")
+            some = len(group["pairs"]) < len(group["seeds"])
+            print(f"{number}: AP {gain(difference)} over the baseline, {pairs}" + f" ({paired(group)} seeds)" * some)
+        elif "pairs" in group and not group["pairs"]:
+            print(f"{number}: no seed in common with the baseline, so no gain")
     for line in left_out:
         print(f"left out: {one_line(line)}")
     if result["different_data"]:

@@ -121,6 +121,10 @@ class DetectionModule(pl.LightningModule):
                 "backbone.norm (and detector.head_norm) to batch or group"
             )
 
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of a training batch, to be summed: the detector's, and those of AutoFocus's head."""
+        return self._losses(batch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sums the detector's losses.
 
@@ -128,7 +132,7 @@ class DetectionModule(pl.LightningModule):
             UserError: the detector cannot learn from an image, which the message names.
         """
         try:
-            losses = self._losses(batch)
+            losses = self.losses(batch)
         except ImageError as error:
             store = self.trainer.datamodule and self.trainer.datamodule.train  # type: ignore[attr-defined]  # added later
             if store is None:  # a loop with loaders of its own

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from lightning_det.annotations import LabelMap
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.evaluation.rare_classes import poorly_found
-from lightning_det.evaluation.thresholds import SHOWN, THRESHOLDS, Thresholds
+from lightning_det.evaluation.thresholds import FEWEST, SHOWN, THRESHOLDS, Thresholds
 from lightning_det.system.errors import ConfigError
 
 log = logging.getLogger("lightning_det")
@@ -58,7 +58,10 @@ def shown_scores(cfg: DictConfig, labels: LabelMap, lowest: float) -> np.ndarray
         "one for all)",
         *(measured.measured_on, _list_scores(measured, labels), place),
     )
-    if poor := poorly_found({name: measured.f1[name] for name in labels.names if name in measured.f1}):
+    # A class without a right detection has neither threshold nor F1, in spite of its objects.
+    missed = {n for n in labels.names if measured.boxes.get(n, 0) >= FEWEST and n not in measured.per_class}
+    told = (name for name in labels.names if name in measured.f1 or name in missed)
+    if poor := poorly_found({name: measured.f1.get(name, 0.0) for name in told}):
         log.info("hardly learned, by their F1 there: %s", poor)
     return scores
 

@@ -63,9 +63,24 @@ def test_a_loop_without_a_trainer(small, shapes_root, tmp_path_factory):
         batches = TrainBatches(data.train, data.train_views, data.batch_size, data.grouping, data.seed, lambda: epoch)  # noqa: B023
         loader = data.epoch_loader(epoch)
         assert [batch.index.tolist() for batch in loader] == [[look.image for look in looks] for looks in batches]
-    losses = parts.module.detector.train().losses(next(iter(loader)))
+    losses = parts.module.train().losses(next(iter(loader)))
     sum(losses.values()).backward()
     assert set(losses) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
+
+
+def test_a_loop_without_a_trainer_trains_the_head_of_autofocus(small):
+    parts = compose([*small, "strategy=[single_scale,flip,autofocus]", "data.num_workers=0"])
+    sum(parts.module.train().losses(next(iter(parts.datamodule.epoch_loader(0)))).values()).backward()
+    assert all(p.grad is not None for p in parts.module.detector.focus.parameters() if p.requires_grad)
+
+
+def test_settings_without_effect_are_said_as_by_the_command(small, tmp_path, caplog):
+    parts = compose([*small, "dataset.sniper.size=77", "trainer.max_epochs=5"], folder=tmp_path)
+    assert "no part of this run reads these settings: dataset.pyramid, dataset.sniper.size" in caplog.text
+    parts.trainer(max_epochs=3)
+    assert parts.module.hparams["settings"]["trainer"]["max_epochs"] == 3
+    with pytest.raises(ConfigError, match=r"callbacks\.report: only the commands write a report"):
+        compose([*[s for s in small if "report" not in s], "callbacks.report.worst=3"])
 
 
 @pytest.mark.slow

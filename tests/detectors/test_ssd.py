@@ -254,6 +254,18 @@ def test_every_parameter_learns(name, select):
     assert all(p.grad.abs().sum() > 0 for p in shared.parameters())
 
 
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 9.0])
+def test_losses_are_divided_by_the_positives_whatever_the_ratio_of_negatives(ratio):
+    model = detector(select=HardNegativeSelector(ratio))
+    losses = model.losses(make_batch(2, 96, 128, boxes=1))
+    selected = model.selected
+    positives = (selected.chosen & (selected.labels > 0)).sum()
+    assert selected.chosen.sum() == positives * (1 + ratio)
+    assert float(sum(losses.values()).detach()) == pytest.approx(
+        float((selected.losses * selected.chosen).sum() / positives)
+    )
+
+
 @pytest.mark.parametrize("states", [[[0, 0], [0, 0]], [[1, 1], [0, 0]], [[3, 3], [2, 2]]])
 def test_images_without_boxes_have_zero_loss_and_a_gradient(states):
     model = detector()

@@ -289,6 +289,20 @@ def test_folders_alone_are_the_runs(tmp_path):
     assert gather_folders(["runs=[a]"]) == ["runs=[a]"]
 
 
+def test_runs_without_a_partner_are_said(capsys):
+    """Those of other seeds than the baseline's have no part in a gain."""
+    runs = [run("a", seed, 0.1 * seed) for seed in (1, 2)] + [run("b", 2, 0.5), run("b", 3, 0.9), run("c", 4, 0.5)]
+    result = compare_runs(runs)
+    assert [group.get("pairs") for group in result["groups"]] == [None, [2], []]
+    text = "\n".join(tables(result))
+    assert "| b | 1 of 2 | +30.0 |" in text
+    assert "| c | 0 of 1 | - |" in text
+    print_tables(result, [])
+    printed = capsys.readouterr().out
+    assert "1: AP +30.0 over the baseline, one pair of equal seed (1 of 2 seeds)" in printed
+    assert "2: no seed in common with the baseline, so no gain" in printed
+
+
 def test_tables_escape_names():
     (table,) = tables(compare_runs([run("a|b\n", 0, 0.5)]))
     assert r"| 0 | a\|b  | 1 | 50.0 | - |" in table

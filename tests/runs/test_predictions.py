@@ -218,6 +218,7 @@ def test_thresholds_of_the_run(run, tmp_path, caplog):
     for checkpoint in (run, run / "checkpoints/best.ckpt"):
         assert shown_scores(options(checkpoint), LABELS, 0.01).tolist() == [0.62, 0.3]
     assert "on val (shapes): car 0.62, others 0.30 (" in caplog.text
+    assert "hardly learned" not in caplog.text
     thresholds({}, overall=0.45).write(tmp_path / "other.json")
     assert shown_scores(options(run, thresholds=str(tmp_path / "other.json")), LABELS, 0.01).tolist() == [0.45, 0.45]
     assert shown_scores(options(run, draw_threshold=0.1), LABELS, 0.01).tolist() == [0.1, 0.1]
@@ -225,10 +226,13 @@ def test_thresholds_of_the_run(run, tmp_path, caplog):
     assert "drops candidates" not in caplog.text
     shown_scores(options(run, draw_threshold=0.001), LABELS, 0.01)
     assert "draw_threshold=0.001: the detector drops candidates below test.score_threshold=0.01" in caplog.text
-    assert "hardly learned" not in caplog.text
     thresholds({"car": 0.1}, f1={"car": 0.05}).write(run / "thresholds.json")
     shown_scores(options(run), LABELS, 0.01)
     assert "hardly learned, by their F1 there: car 0.05" in caplog.text
+    missed = Thresholds({}, None, {"car": 0.05}, {"car": 50, LABELS.names[1]: 50}, 8, "val")
+    missed.write(run / "thresholds.json")
+    shown_scores(options(run), LABELS, 0.01)
+    assert "hardly learned, by their F1 there: traffic light/left 0.00, car 0.05" in caplog.text
 
 
 def test_thresholds_that_do_not_fit(run, tmp_path):

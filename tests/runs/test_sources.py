@@ -45,13 +45,23 @@ def test_names_are_relative_to_the_folder_of_all_sources(images):
     assert several.root == images
 
 
-def test_patterns(images, monkeypatch):
+def test_patterns(images, monkeypatch, caplog):
     assert names(find_files([f"{images}/*.jpg"])) == ["a.jpg"]
     assert names(find_files([f"{images}/**/*.png"])) == ["a.png", "sub/b.png"]
     monkeypatch.chdir(images)
+    caplog.clear()
     assert names(find_files(["sub/*"])) == ["b.png"]  # folders and their files are not meant
+    assert "sub/* also matches 1 folders, which are not looked into" in caplog.text
     (images / "a[1].jpg").write_bytes((images / "a.jpg").read_bytes())
     assert names(find_files(["a[1].jpg"])) == ["a[1].jpg"]  # a file of this name is no pattern
+
+
+def test_patterns_leave_out_what_was_predicted(images):
+    (images / "sub/predictions.json").touch()
+    found = find_files([f"{images}/**/*"])
+    assert names(found) == ["a.jpg", "a.png"]
+    assert [str(problem) for problem in found.problems] == [f"{images}/sub: predicted, for it holds predictions.json"]
+    assert names(find_files([f"{images}/sub/*.png"])) == ["b.png"]  # named itself
 
 
 def test_a_list_in_a_text_file(images, tmp_path, monkeypatch):
