@@ -100,9 +100,6 @@ class SSD(Detector):
             )
         self.anchor_sizes = len(self.priors.per_cell)
         self.select = select_priors
-        # A selector that takes a share of negatives takes none in images without positives. Others, such as OHEM, may
-        # select background alone: then the losses are divided as if a quarter were positives.
-        self.divisor_share = 1 / (1 + max(3.0, getattr(select_priors, "ratio", 3.0)))
         channels = backbone.channels if self.neck is None else self.neck.channels
         shapes = list(zip(channels, self.priors.per_cell, strict=True))
         self.norms = nn.ModuleList(L2Norm(c) if l2_norm else nn.Identity() for c in channels)
@@ -150,7 +147,9 @@ class SSD(Detector):
         known = current.masked_fill(labels < 0, torch.nan)
         self.selected = Selected(regions, labels.clamp(min=0), matched, carries, current, known, "prior")
         positives, selected = sum_over_ranks(torch.stack([(carries & is_object).sum(), carries.sum()]))
-        count = torch.maximum(positives, selected * self.divisor_share).clamp(min=1) / ranks()
+        if self.select.background_alone:
+            positives = torch.maximum(positives, selected / 4)  # as many as the published ratio of negatives leaves
+        count = positives.clamp(min=1) / ranks()
         return {
             "class": (classification * carries).sum() / count,
             "box": self.box_weight * (box * carries).sum() / count,

@@ -46,6 +46,8 @@ class Selector:
 
     ranking: Ranking | None = None
     """How to rank regions by loss; None: they are not ranked, and `Regions.losses` may be None."""
+    background_alone: bool = True
+    """Whether it may select background in an image without objects; losses per object would then have no limit."""
 
     def __call__(self, regions: Regions) -> Selection:
         """Selects the regions that carry loss."""

@@ -92,6 +92,7 @@ class HardNegativeSelector(Selector):
 
     ranking = Ranking("train", None)
     """The loss of background is its classification loss alone."""
+    background_alone = False
 
     def __init__(self, ratio: float = 3.0):
         if ratio <= 0:

@@ -319,7 +319,7 @@ def test_the_command(tmp_path):
     done = run_forked(*call, "baseline=0")
     assert done.returncode == 0, done.stderr
     assert "0: x=1\n1: x=2\n" in done.stdout
-    assert "1: AP +25.0 over the baseline, one pair of equal seed\n" in done.stdout
+    assert "1: AP +25.0 over the baseline, one pair of equal seed (1 of 2 seeds)\n" in done.stdout
     assert f"left out: {tmp_path}/runs/a1: not finished" in done.stdout
     assert done.stdout.splitlines()[-1] == f"{tmp_path}/out"
     text = (tmp_path / "out/compare.md").read_text()

@@ -19,6 +19,7 @@ from lightning_det.evaluation.results import Results
 from lightning_det.merging import soft_nms
 from lightning_det.merging.nms import NMS
 from lightning_det.merging.soft_nms import SoftNMS
+from lightning_det.modules.inference import Inference
 from lightning_det.modules.module import DetectionModule
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views import Pyramid
@@ -288,7 +289,8 @@ def test_a_perfect_detector_returns_every_size():
         batch.sizes = torch.tensor([[height, width]])
         batch.windows = torch.tensor([view.window], dtype=torch.float32)
         boxes = np.stack([np.zeros(1000), np.zeros(1000), sizes, sizes], axis=1) * (width / image.width)
-        module = DetectionModule(Stub(fixed(boxes.tolist(), scores=[0.9] * 1000)), LABELS)
+        stub = Stub(fixed(boxes.tolist(), scores=[0.9] * 1000))
+        module = DetectionModule(stub, LABELS, inference=Inference(max_detections=1000))
         found.append(module.infer(batch).boxes[:, 2].round().astype(int))
     assert set(np.concatenate(found).tolist()) == set(sizes.tolist())
     # As the ranges say, with both ends where a rounding decides.
