@@ -104,8 +104,8 @@ def in_several_ranges(store: AnnotationStore, planner: Planner) -> str:
         return ""
     return (
         f"{100 * share:.0f} % of the boxes are valid at several scales, because views.train.scales.valid_ranges "
-        "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 4 AP; move the "
-        "borders to sizes that few boxes have (sizes.png of inspect), see docs/choosing.md"
+        "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 4 AP (one seed); "
+        "move the borders to sizes that few boxes have (sizes.png of inspect), see docs/choosing.md"
     )
 
 

@@ -65,7 +65,7 @@ def recommend(figures: Figures) -> Recommendation:
 def unneeded_views(figures: Figures, planner: Planner) -> str:
     """Warns of chips and ranges of sizes where one view of the whole image shows small objects well.
 
-    On blood cells, which are such images, SNIPER has 6 AP less than whole images (``docs/claims.md``).
+    On blood cells, which are such images, SNIPER has 6 to 7 AP less than whole images (``docs/claims.md``).
 
     Args:
         figures: of the dataset.
@@ -80,7 +80,7 @@ def unneeded_views(figures: Figures, planner: Planner) -> str:
         return ""
     return (
         "one view of the whole image shows the objects of this dataset well, so chips and ranges of sizes gain nothing "
-        "and may cost accuracy: on blood cells, SNIPER has 6 AP less than strategy=[single_scale,flip], see "
+        "and may cost accuracy: on blood cells, SNIPER has 7 AP less than strategy=[single_scale,flip], see "
         "docs/choosing.md"
     )
 
