@@ -60,7 +60,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def _report_rest(settings: DictConfig, inference: Inference, detector: Detector, with_nms: bool) -> None:
-    """Says what is left to the program that runs the graph, of what `predict` does."""
+    """Warns of steps of `predict` that the graph does not contain."""
     views, scales = settings.views.test, settings.views.test.scales
     several = len(scales.get("resolutions") or ()) > 1 or views.get("windows") or views.get("flip")
     if several or scales.get("valid_ranges") or inference.vote is not None:

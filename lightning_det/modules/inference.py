@@ -36,7 +36,7 @@ class Inference(NamedTuple):
     passes: int = 1
     """Number of times boxes are regressed; above 1 only for detectors with ``refines``."""
     detections_per_megapixel: float | None = None
-    """Lowest limit per megapixel of images, of what views show of them, and of views larger than `PUBLISHED_VIEW`.
+    """Lowest limit per megapixel: of an image, of the part that a view shows, and of a view above `PUBLISHED_VIEW`.
 
     None: the limits above hold for all."""
     fragments: float | None = 0.8
