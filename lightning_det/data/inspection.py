@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from lightning_det.protocols.structures import ImageRecord, State
 from lightning_det.system.workload import progress
 from lightning_det.views import Planner, Pyramid, Step, View
 from lightning_det.views.targets import targets
-from lightning_det.views.view import Range, in_learning_range
+from lightning_det.views.view import Range, in_learning_range, sqrt_areas
 
 REFERENCE = 800 * 1333
 """Pixels per image of single-scale training in the literature, the reference for the cost of views."""
 
 SHARED = 0.5
 """Share of the boxes that may be valid at several scales."""
+
+VISIBLE = 6.0
+"""Median size of the objects, pixels, below which AutoFocus's head does not see them well enough to look for them."""
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -106,6 +110,31 @@ def in_several_ranges(store: AnnotationStore, planner: Planner) -> str:
         f"{100 * share:.0f} % of the boxes are valid at several scales, because views.train.scales.valid_ranges "
         "overlap at their sizes: each scale learns and finds them. On blood cells this cost SNIPER 4 AP (one seed); "
         "move the borders to sizes that few boxes have (sizes.png of inspect), see docs/choosing.md"
+    )
+
+
+def hidden_from_focus(store: AnnotationStore, planner: Planner) -> str:
+    """Warns if most objects are hardly visible at the scale at which AutoFocus decides where to look at the finest one.
+
+    On cars from the air, whose coarse scale shows them at 3 to 5 pixels, AutoFocus costs 8 AP (``docs/claims.md``, one
+    seed).
+
+    Args:
+        store: images to learn from.
+        planner: makes the views of a training with AutoFocus's head, the finest scale first.
+    """
+    sizes = []
+    for image in store.records():
+        views = planner.scales(image, [], np.random.default_rng(0))
+        if len(views) > 1:
+            sizes.append(views[1].scale * sqrt_areas(image.boxes[~image.ignored]))
+    median = float(np.median(np.concatenate(sizes))) if sum(map(len, sizes)) else inf
+    if median >= VISIBLE:
+        return ""
+    return (
+        f"AutoFocus decides where to look at the finest scale from the next one, which shows half of the objects at "
+        f"{median:.1f} pixels or less. On cars from the air, this cost 8 AP (one seed); add a scale between them to "
+        "dataset.sniper, see docs/strategies/autofocus.md"
     )
 
 

@@ -10,7 +10,14 @@ from lightning_det.annotations.labels import LONGEST
 from lightning_det.config.module import own_priors
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit
 from lightning_det.data.datamodule import ViewData
-from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, in_several_ranges, larger_than_tiles
+from lightning_det.data.inspection import (
+    count_orphans,
+    count_unlearned,
+    coverage,
+    hidden_from_focus,
+    in_several_ranges,
+    larger_than_tiles,
+)
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.protocols.detector import Detector
@@ -43,6 +50,8 @@ def report_views(cfg: DictConfig, store: AnnotationStore, data: ViewData) -> Non
         log.warning("train: %s", larger)
     if shared := in_several_ranges(store, data.train_views):
         log.warning("train: %s", shared)
+    if cfg.focus is not None and (hidden := hidden_from_focus(sample(store, cfg.seed, SAMPLE), data.train_views)):
+        log.warning("train: %s", hidden)
     if data.train_views.uses_proposals and cfg.proposals is None:
         log.info("train: no proposals, so positive chips only (proposals=auto mines them first)")
 

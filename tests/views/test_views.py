@@ -12,7 +12,7 @@ from support.sizes import make_store
 
 from lightning_det.data.coco import Coco
 from lightning_det.data.dataset import Collate, Look, Sample, render
-from lightning_det.data.inspection import in_several_ranges, larger_than_tiles
+from lightning_det.data.inspection import hidden_from_focus, in_several_ranges, larger_than_tiles
 from lightning_det.ops.boxes import sqrt_area
 from lightning_det.protocols.structures import State
 from lightning_det.views import BothSides, Planner, Pyramid, RandomFlip, Tiles, View, Warp
@@ -341,6 +341,16 @@ def test_a_tile_shows_a_box_whole_where_one_does(width, height, tile, scale, ove
     near = (beyond.abs() <= 0.6).any(dim=2).any(dim=0)
     found = whole_in_a_tile(boxes, batch_of(image, whole))[0]
     assert torch.equal(found[~near], expected[~near])
+
+
+def test_it_is_said_that_autofocus_cannot_see_the_objects():
+    """Boxes of 30 pixels, and scales that show them at 3 or 12; the size of a view of one scale does not matter."""
+    store = make_store([(1000, 800)], [[(10, 10, 40, 40), (100, 100, 130, 130)]])
+    said = hidden_from_focus(store, Planner(Pyramid([1.1, 0.1])))
+    assert "shows half of the objects at 3.0 pixels or less" in said
+    for resolutions in ([1.1, 0.4], [1.1, 0.4, 0.1], [0.1]):
+        assert hidden_from_focus(store, Planner(Pyramid(resolutions))) == ""
+    assert hidden_from_focus(make_store([(1000, 800)], [[]]), Planner(Pyramid([1.1, 0.1]))) == ""
 
 
 def test_boxes_larger_than_a_tile_are_counted():
