@@ -15,7 +15,7 @@ GIVEN = {
     "detector": {"num_classes": ", from the classes of the dataset"},
     "module": {},
 }
-"""Nodes that get further arguments from the program, and where those come from that have a key."""
+"""Nodes to which the program itself gives arguments; for some of these, the words say where they come from."""
 
 
 def build(cfg: DictConfig | None, key: str, **arguments: Any) -> Any:

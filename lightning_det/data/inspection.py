@@ -132,7 +132,7 @@ def hidden_from_focus(store: AnnotationStore, planner: Planner) -> str:
     if median >= VISIBLE:
         return ""
     return (
-        f"AutoFocus decides where to look at the finest scale from the next one, which shows half of the objects at "
+        "AutoFocus decides where to look at the finest scale from the next one, which shows half of the objects at "
         f"{median:.1f} pixels or less. On cars from the air, this cost 8 AP (one seed); add a scale between them to "
         "dataset.sniper, see docs/strategies/autofocus.md"
     )

@@ -37,7 +37,7 @@ def respelt(names: Sequence[str], labels: LabelMap) -> list[str]:
 
 
 def _letters(name: str) -> str:
-    """A name without what misspelt ones often differ in."""
+    """A name in lower case and without spaces."""
     return "".join(name.casefold().split())
 
 

@@ -61,7 +61,7 @@ class Rates(LambdaLR):
 def steps_per_epoch(batches: int, limit: float, accumulated: int) -> int:
     """Optimizer steps per epoch.
 
-    Warns if the last one has fewer batches than the others: Lightning divides its loss by their number too.
+    Warns if the last one has fewer batches than the others: Lightning divides its losses by the full number too.
 
     Args:
         batches: number of batches per epoch.

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def idle_keys(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Lists keys of parts that the run has, which something leaves without effect, and what that is.
+    """Lists keys that have no effect although the run has their part, each with the reason.
 
     Args:
         plain: the configuration of a training, or a checkpoint's settings with those of the user, as plain data.

@@ -90,7 +90,8 @@ def check_monitors(cfg: DictConfig) -> None:
 
 def _report_late(cfg: DictConfig, name: str) -> None:
     """Warns if early stopping waits for more validations than the training has."""
-    every, epochs, patience = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs, cfg.callbacks[name].patience
+    every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
+    patience = cfg.callbacks[name].get("patience", 3)  # Lightning's default
     if not every or not epochs or epochs < every or cfg.trainer.val_check_interval not in (None, 1):
         return
     if epochs // every <= patience + 1:

@@ -217,6 +217,11 @@ def test_a_patience_that_never_ends_a_training_is_said(cfg, caplog):
         cfg.trainer.max_epochs, cfg.callbacks.early_stopping.patience = epochs, patience
         check_monitors(cfg)
         assert (f"patience={patience} never ends this training early: it has {epochs} vali" in caplog.text) == said
+    del cfg.callbacks.early_stopping.patience  # of a callback that leaves it to Lightning
+    cfg.trainer.max_epochs = 4
+    caplog.clear()
+    check_monitors(cfg)
+    assert "patience=3 never ends" in caplog.text
     cfg.trainer.val_check_interval = 0.5  # twice as many validations
     caplog.clear()
     check_monitors(cfg)
