@@ -195,7 +195,8 @@ def assert_same_detections(found, expected, score, pixels):
 )
 def test_what_a_graph_leaves_to_its_program_is_said(composed, caplog, options, several, duplicates):
     settings = composed("train", *options)
-    detector = Mock(RTDETR) if "detector=rtdetr" in options else Mock(Detector)
+    kind = RTDETR if "detector=rtdetr" in options else Detector
+    detector = Mock(kind, nms_free=kind.nms_free)
     export._report_rest(settings, Inference(nms_iou=settings.test.nms_iou), detector, True)
     assert ("predict has several views or ranges" in caplog.text) == several
     assert ("test.nms_iou=1 leaves duplicates to the merge" in caplog.text) == duplicates

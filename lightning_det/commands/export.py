@@ -14,7 +14,6 @@ from lightning_det.deployment.onnx import NEEDED, canvas, to_onnx
 from lightning_det.deployment.opsets import OPSETS
 from lightning_det.deployment.parts import Candidates, WithNMS
 from lightning_det.deployment.verification import compare, describe
-from lightning_det.detectors import RTDETR
 from lightning_det.modules.inference import Inference
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.composition import run_folder
@@ -68,7 +67,7 @@ def _report_rest(settings: DictConfig, inference: Inference, detector: Detector,
             "export: the graph detects objects of all sizes in one view. predict has several views or ranges of sizes "
             "(resolutions and valid_ranges in the graph's metadata) and merges what it finds (docs/export.md)"
         )
-    if with_nms and inference.nms_iou >= 1 and not isinstance(detector, RTDETR):
+    if with_nms and inference.nms_iou >= 1 and not detector.nms_free:
         log.warning(
             "export: with_nms=true, but test.nms_iou=%g leaves duplicates to the merge, so the graph returns them; "
             "test.nms_iou=0.5 removes them in the graph",

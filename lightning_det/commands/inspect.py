@@ -57,10 +57,11 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     speed = probe(cfg, detector, store, data)
     tested = len(splits.stores.get("val", store))
     suggestion = make_suggestion(store, tested, detector, count, speed, data.reader(store), cfg.seed)
-    report = make_report(splits, cfg.split, data, looks, anchors, suggestion)
+    sampled = sample(store, cfg.seed, SAMPLE) if len(store) else store
+    seen = sampled if cfg.focus is not None else None
+    report = make_report(splits, cfg.split, data, looks, anchors, suggestion, seen)
     pages, focus = {"views.png": (store, looks)}, None
     if len(store) and data.test_views.follows and detector is not None and isinstance(detector.focus, FocusHead):
-        sampled = sample(store, cfg.seed, SAMPLE)
         focus = look_perfectly(sampled, data.test_views, detector.focus)
         pages["focus.png"] = (sampled, focus.looks)
         report["focus"] = {"pixels_share": focus.share, "chips_per_image": focus.chips}

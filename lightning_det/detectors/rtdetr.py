@@ -50,6 +50,7 @@ class RTDETR(Detector):
     """
 
     class_layers = ("network.enc_score_head.", "network.decoder.class_embed.")
+    nms_free = True
     not_one_graph = "its queries are assigned to objects on the host"
 
     def __init__(

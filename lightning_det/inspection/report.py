@@ -9,7 +9,14 @@ from lightning_det.annotations import AnnotationStore
 from lightning_det.data.anchors import SAMPLE, boxes_in_views, misfit, reach
 from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import Look
-from lightning_det.data.inspection import count_orphans, count_unlearned, coverage, in_several_ranges, larger_than_tiles
+from lightning_det.data.inspection import (
+    count_orphans,
+    count_unlearned,
+    coverage,
+    hidden_from_focus,
+    in_several_ranges,
+    larger_than_tiles,
+)
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.data.trial import sample
 from lightning_det.evaluation.rare_classes import rarely_learned
@@ -26,6 +33,7 @@ def make_report(
     looks: Sequence[Look],
     anchors: dict[str, Any],
     suggestion: Suggestion | None,
+    sampled: AnnotationStore | None = None,
 ) -> dict[str, Any]:
     """Assembles the content of ``inspect.json``.
 
@@ -36,6 +44,7 @@ def make_report(
         looks: its views in one epoch.
         anchors: see `measure_anchors`.
         suggestion: see `make_suggestion`.
+        sampled: images whose objects AutoFocus's head has to see; None without such a head.
     """
     store = splits.stores[split]
     return {
@@ -48,6 +57,7 @@ def make_report(
         "rare_classes": "" if data.balance is not None else rarely_learned(splits.statistics[split]["classes"]),
         "larger_than_tiles": larger_than_tiles(store, data.train_views),
         "in_several_ranges": in_several_ranges(store, data.train_views),
+        "hidden_from_focus": "" if sampled is None else hidden_from_focus(sampled, data.train_views),
         "unneeded_views": "" if suggestion is None else unneeded_views(suggestion.figures, data.train_views),
         **anchors,
         "suggestion": None if suggestion is None else suggestion.to_dict(),

@@ -86,9 +86,9 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
             f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "
             "them get no chip (views.train.windows.orphans)"
         )
-    for warning in (report["larger_than_tiles"], report["unneeded_views"], report["in_several_ranges"]):
-        if warning:
-            log.warning("%s", warning)
+    for name in ("larger_than_tiles", "unneeded_views", "in_several_ranges", "hidden_from_focus"):
+        if report[name]:
+            log.warning("%s", report[name])
 
 
 def print_anchors(console: Console, report: dict[str, Any]) -> None:

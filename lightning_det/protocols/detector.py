@@ -93,6 +93,9 @@ class Detector(nn.Module):
     granularity: int = 1
     """Number of pixels whose multiples are the sides of images of an exported graph."""
 
+    nms_free: bool = False
+    """Whether the detector reports every object once, so that detections need no NMS."""
+
     not_one_graph: str = ""
     """Why `losses` cannot be compiled as one graph, as a sentence without a full stop; empty if it can."""
 

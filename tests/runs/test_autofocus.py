@@ -140,6 +140,7 @@ def test_sweeps_that_mean_nothing_are_refused(trained, tmp_path, options, messag
 
 def test_inspect_draws_what_a_perfect_head_would_look_at(tmp_path, shapes_root):
     chosen = ("strategy=[sniper_no_negatives,autofocus]", f"dataset.root={shapes_root}", *FOCUSED)
+    chosen += ("dataset.sniper.scales=[1.0,0.05,0.02]",)  # the second shows objects at 0 to 3 pixels
     outcome = run("inspect", *TRAINING[:-1], *chosen, f"hydra.run.dir={tmp_path}")
     assert outcome.code == 0, outcome.errors
     focus = read(tmp_path / "inspect.json")["focus"]
@@ -147,3 +148,4 @@ def test_inspect_draws_what_a_perfect_head_would_look_at(tmp_path, shapes_root):
     assert focus["chips_per_image"] > 0
     assert f"would look at {100 * focus['pixels_share']:.0f} % of the pixels" in outcome.output
     assert Image.open(tmp_path / "focus.png").width > 400
+    assert "AutoFocus decides where to look at the finest scale from the next one" in outcome.output
