@@ -60,7 +60,7 @@ class StdoutHandler(logging.StreamHandler[TextIO]):
 def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]] = list) -> Callable[[], None]:
     """Makes a Hydra app of a function that takes the composed configuration.
 
-    Errors that the user can mend are printed without a traceback: exit code 2 for the configuration, 1 for the rest.
+    Errors that the user can fix are printed without a traceback: exit code 2 for the configuration, 1 for the rest.
 
     Args:
         name: of the command, and of its file in ``conf/``.

@@ -34,7 +34,7 @@ class Chain(Stub):
 
 
 class BlowUp(Callback):
-    """Multiplies the middle layer before a batch, and mends it before another one."""
+    """Multiplies the middle layer before a batch, and fixes it before another one."""
 
     def __init__(self, begin, end=99, factor=1e8):
         self.begin, self.end, self.factor = begin, end, factor

@@ -776,7 +776,7 @@ INTRO = """# Bad input
 
 This page lists what the commands say to bad input. Each row is one case of `tests/data/test_bad_input.py`, which breaks
 a small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py` writes
-this page anew. Exit codes: 2 for settings, 1 for everything else that you can mend, 0 if the command continued.
+this page anew. Exit codes: 2 for settings, 1 for everything else that you can fix, 0 if the command continued.
 
 ## Datasets
 Datasets are checked when they are read, before anything is trained or written. Annotations are checked record by
@@ -791,7 +791,7 @@ checksums. `dataset.on_bad` decides what happens to a split that has problems:
 
 Faults with an obvious meaning stop nothing, whatever `on_bad` says. Of identical boxes of one class in one image, the
 first stays and the copies are left out. A box that reaches at most a pixel, or a hundredth of the image's side, beyond
-its image is clipped. The log counts these too, and `inspect` lists them.
+its image is clipped; up to 0.1 pixels, it is kept. The log counts these too, and `inspect` lists them.
 
 A file that is useless as a whole (no JSON, no categories, no list of images) ends the command in either case.
 
