@@ -1,10 +1,10 @@
 """Merges the detections of several views of an image by NMS, and removes parts of objects."""
 
 import torch
-import torchvision
 from torch import Tensor
 
 from lightning_det.ops.boxes import intersections
+from lightning_det.ops.nms import nms_of_groups
 
 PAIRS = 1_000_000
 """Pairs of a part and a whole that are compared at once: bounds the memory."""
@@ -33,12 +33,7 @@ class NMS:
         Returns:
             Indices (K,) of the detections that are kept and their scores (K,), which other merges may lower.
         """
-        # Not batched_nms: for up to 1,000 boxes it adds an offset per group to their coordinates, which costs too many
-        # digits of float32 with a group per image and class; for more boxes it reads all of them once per group.
-        order = torch.argsort(groups, stable=True)
-        counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
-        parts = [p[torchvision.ops.nms(boxes[p], scores[p], self.iou)] for p in order.split(counts.tolist())]
-        keep = torch.cat([order[:0], *parts])
+        keep = nms_of_groups(boxes, scores, groups, self.iou)
         return keep, scores[keep]
 
 

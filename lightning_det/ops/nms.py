@@ -57,13 +57,32 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_
 
 def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     if boxes.device.type == "cpu":
-        # torchvision's CPU kernel compares every survivor with every later box, whatever its group, so one
-        # call per group is faster than the coordinate trick as soon as there are many boxes.
-        return torchvision.ops.batched_nms(boxes.float(), scores.float(), groups, iou_threshold)
+        return nms_of_groups(boxes.float(), scores.float(), groups, iou_threshold)
     # Offsets in double precision: in single precision they would round IoUs that lie near the threshold.
     boxes = boxes.double()
     offsets = groups.to(boxes) * (boxes.max() + 1)
     return torchvision.ops.nms(boxes + offsets[:, None], scores.double(), iou_threshold)
+
+
+def nms_of_groups(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy NMS by a call of torchvision's kernel for each group, for CPUs.
+
+    Not ``batched_nms``: for up to 1,000 boxes it adds an offset per group to their coordinates, which costs digits of
+    float32 that decide near the threshold; for more boxes it reads all of them once per group.
+
+    Args:
+        boxes: (N, 4) float ``xyxy``.
+        scores: (N,) float.
+        groups: (N,) int64; boxes of different groups never suppress each other.
+        iou_threshold: as in `nms_mask`.
+
+    Returns:
+        Indices (K,) of the survivors, by group.
+    """
+    order = torch.argsort(groups, stable=True)
+    counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
+    parts = [p[torchvision.ops.nms(boxes[p], scores[p], iou_threshold)] for p in order.split(counts.tolist())]
+    return torch.cat([order[:0], *parts])
 
 
 @nms_mask.register_fake

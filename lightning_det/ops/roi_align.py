@@ -26,6 +26,8 @@ class Canvas(NamedTuple):
     """Pixels of the view per cell of each map, finest first."""
     corners: tuple[tuple[int, int], ...]
     """Top left (x, y) of each map on the canvas, cells."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each map, cells."""
 
 
 def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tensor:
@@ -34,7 +36,9 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
     Indexing RoIs by map would make shapes depend on the data, and the host would wait once per map. Instead, the
     maps are packed side by side into one canvas, each RoI is moved to its map's part of it, and torchvision's kernel
     runs once. Values equal ``torchvision.ops.MultiScaleRoIAlign`` (not aligned to half pixels, so that
-    torchvision's weights fit) up to the rounding of the moved coordinates.
+    torchvision's weights fit) up to the rounding of the moved coordinates. The exception are RoIs of a pyramid that
+    begin less than a cell from the right or bottom border of their map: the kernel widens them to a cell, and reads
+    zeros beyond the map. On the canvas there are other values, so they are moved inside.
 
     Args:
         canvas: the maps, see `pack`.
@@ -46,13 +50,15 @@ def roi_align(canvas: Canvas, rois: Tensor, size: int, samples: int = 2) -> Tens
         (B * R, C, size, size).
     """
     batch = torch.arange(rois.shape[0], device=rois.device, dtype=rois.dtype)[:, None, None]
-    pixels, strides, corners = canvas
+    pixels, strides, corners, sizes = canvas
     if len(strides) == 1:
         placed = rois / strides[0]
     else:
         level = pyramid_level(rois, strides)
         placed = rois / _per_level(level, strides)[..., None]
         x, y = (_per_level(level, c) for c in zip(*corners, strict=True))
+        last = torch.stack([_per_level(level, side) - 1 for side in zip(*sizes, strict=True)], dim=-1)
+        placed = torch.cat([placed[..., :2].minimum(last), placed[..., 2:]], dim=-1)
         placed = placed + torch.stack([x, y, x, y], dim=-1)
     indexed = torch.cat([batch.expand(-1, rois.shape[1], -1), placed], dim=-1).flatten(0, 1)
     kernel = _roi_align if is_exporting() else align
@@ -90,7 +96,7 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
         strides: pixels of the view per cell of each map.
     """
     if len(maps) == 1:
-        return Canvas(maps[0], tuple(strides), ((0, 0),))
+        return Canvas(maps[0], tuple(strides), ((0, 0),), _sizes(maps))
     framed = [_frame(m) for m in maps]
     first, rest = framed[0], framed[1:]
     width = rest[0].shape[3]
@@ -102,7 +108,11 @@ def pack(maps: Sequence[Tensor], strides: Sequence[int]) -> Canvas:
         row += m.shape[2]
     column = torch.cat([F.pad(m, (0, width - m.shape[3], 0, 0)) for m in rest], dim=2)
     parts = [F.pad(m, (0, 0, 0, height - m.shape[2])) for m in (first, column)]
-    return Canvas(torch.cat(parts, dim=3), tuple(strides), tuple(corners))
+    return Canvas(torch.cat(parts, dim=3), tuple(strides), tuple(corners), _sizes(maps))
+
+
+def _sizes(maps: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((m.shape[3], m.shape[2]) for m in maps)
 
 
 def _frame(m: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def sum_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Computes ``(rows[index] * weight[..., None]).sum(dim=1)``.
 
     Args:
-        rows: (P, C) float32 or float64, contiguous, on a GPU.
+        rows: (P, C) float32 or float64, on a GPU.
         index: (N, T) int64, rows of each sum.
         weight: (N, T), of the type of ``rows``.
 
@@ -64,7 +64,7 @@ def add_to_rows(values: Tensor, index: Tensor, weight: Tensor, count: int) -> Te
     """The gradient of the rows by ``values``, that of the sums, see `sum_rows`. Its order of additions is not fixed.
 
     Args:
-        values: (N, C) float32 or float64, contiguous, on a GPU.
+        values: (N, C) float32 or float64, on a GPU.
         index: (N, T) int64.
         weight: (N, T), of the type of ``values``.
         count: P, number of rows.
@@ -81,5 +81,6 @@ def _launch(kernel, given: Tensor, index: Tensor, weight: Tensor, result: Tensor
     width = min(CHANNELS, triton.next_power_of_2(channels))
     grid = (triton.cdiv(count, SUMS), triton.cdiv(channels, width))
     if count and channels:
+        given = given.contiguous()  # the rows of a single view may be a transposed matrix; kernels count on their order
         kernel[grid](given, index, weight, result, count, channels, index.shape[1], SUMS, width)
     return result

@@ -88,3 +88,13 @@ def test_operator_has_a_static_shape():
         )
     assert keep.shape == (2, 7)
     assert keep.dtype == torch.bool
+
+
+def test_overlaps_at_the_threshold_do_not_depend_on_the_number_of_a_group():
+    """An offset per group, as ``batched_nms`` adds it to up to 1,000 boxes, would cost digits that decide here."""
+    low, high = torch.tensor([100.0, 100, 108, 108]), torch.tensor([100.0, 100, 108, 104.001])  # an IoU of 0.500125
+    far = torch.tensor([2000.0, 2000, 2010, 2010])
+    box, score = torch.stack([low, high, far])[None], torch.tensor([[0.9, 0.8, 0.7]])
+    for group in (0, 7, 1202, 100_000):
+        numbers = torch.tensor([[group, group, 0]])
+        assert nms_mask(box, score, numbers, torch.ones(1, 3, dtype=torch.bool), 0.5).tolist() == [[True, False, True]]

@@ -6,6 +6,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_det.ops.roi_align import pack, roi_align
 from lightning_det.ops.roi_align_operator import align
 
 coordinate = st.floats(-9, 30, width=32)
@@ -56,3 +57,15 @@ def test_the_operator_says_the_truth_to_compilers(channels_last):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     maps = torch.randn(2, 8, 10, 10).to(memory_format=layout).requires_grad_()
     torch.library.opcheck(align, (maps, torch.tensor([[0.0, 1, 1, 8, 8], [1, 0, 2, 5, 5]]), 3, 2))
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (96, 64)])
+def test_thin_rois_at_a_border_read_their_own_map(sides):
+    """Every map has a value of its own. A RoI of a pyramid that is less than a cell wide is widened to one."""
+    width, height = sides
+    strides = (4, 8, 16)
+    maps = [torch.full((1, 2, height // s, width // s), float(s)) for s in strides]
+    rois = [(width - a, height - b, width, height) for a in (0.001, 0.5, 3.9, 30) for b in (0.001, 2, 30)]
+    rois += [(width - 0.01, 0, width, 40), (0, height - 0.01, 40, height)]
+    found = roi_align(pack(maps, strides), torch.tensor([rois]), 3)
+    torch.testing.assert_close(found, torch.full_like(found, 4.0))

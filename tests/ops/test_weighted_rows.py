@@ -17,6 +17,10 @@ for channels, sums, taps, dtype in ((5, 19, 4, torch.float32), (300, 9, 16, torc
     torch.testing.assert_close(sum_rows(rows, index, weight), (rows[index] * weight[..., None]).sum(dim=1))
     gradient = torch.zeros_like(rows).index_put_((index,), values[:, None] * weight[..., None], accumulate=True)
     torch.testing.assert_close(add_to_rows(values, index, weight, 40), gradient)
+    # The same values in another order in memory, as the pixels of a single view have it.
+    assert torch.equal(sum_rows(rows.T.contiguous().T, index, weight), sum_rows(rows, index, weight))
+    turned = add_to_rows(values.T.contiguous().T, index, weight, 40)
+    torch.testing.assert_close(turned, gradient)
 assert sum_rows(rows, index[:0], weight[:0]).shape == (0, 256)
 """
 
