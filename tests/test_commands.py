@@ -1,5 +1,6 @@
 """The real commands on small generated images and on real ones; one of each is a process, as a user starts it."""
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from support import in_process
 from support.shared import made_once
+
+from lightning_det.annotations import DatasetError
+from lightning_det.data.subset import CocoLayout, cut_split
 
 pytestmark = pytest.mark.slow
 
@@ -599,6 +603,27 @@ def test_subset_is_a_dataset(tiny_coco, tmp_path):
     report = read(tmp_path / "inspect/inspect.json")
     assert (report["images"], report["problems"]) == (3, [])
     assert "exists already" in run("subset", f"root={tiny_coco}", f"output={tmp_path}/few", code=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file_name": "../../stolen.txt"}, "must be a path below"),
+        ({"file_name": None}, "must be a path below"),
+        ({"file_name": "absent.jpg"}, "no file absent.jpg in"),
+        ({"file_name": f"{'x' * 300}.jpg"}, "no file x"),
+    ],
+)
+def test_subset_copies_nothing_from_elsewhere(tiny_coco, tmp_path, change, words):
+    layout = CocoLayout(tmp_path / "source/deep", "{split}.json", "{split}")
+    layout.root.mkdir(parents=True)
+    (tmp_path / "stolen.txt").write_text("secret")
+    content = json.loads((tiny_coco / "annotations/instances_train2017.json").read_text())
+    content["images"] = [content["images"][0] | change]
+    (layout.root / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=rf"train.json, images\[0\]: .*{words}"):
+        cut_split(layout, tmp_path / "out", "train", 5, 0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_wheel_works_outside_the_checkout(small, tmp_path):

@@ -14,6 +14,9 @@ SLACK = 0.01
 """A box that leaves the image by at most this share of its side (at least a pixel) is clipped and reported as harmless.
 A box that reaches farther is a problem."""
 
+SHARES = 0.95
+"""Share of the boxes that lie within a pixel, from which on these are taken for shares of the image's sides."""
+
 Locate = Callable[[int], tuple[str, str]]
 """From the row of a box to the file and the record that hold it."""
 
@@ -31,8 +34,8 @@ class BoxChecks(NamedTuple):
     """Whether a box leaves its image by more than `ROUNDING`."""
     far: np.ndarray
     """Whether a box leaves its image by more than `SLACK`."""
-    fractions: bool
-    """Whether all boxes seem to be given in shares of the image instead of pixels."""
+    fractions: np.ndarray
+    """Whether a box seems to be given in shares of the image instead of pixels, as nearly all boxes are."""
     usable: np.ndarray
 
 
@@ -46,9 +49,12 @@ def check_boxes(boxes: np.ndarray, limits: np.ndarray) -> BoxChecks:
         excess = np.abs(clipped - boxes)
         beyond = (excess > ROUNDING).any(axis=1)
         far = (excess > (SLACK * limits).clip(min=1)).any(axis=1)
-        # A single box of one pixel may be intended. If all boxes are that small, they are shares of the image's sides.
-        fractions = bool(len(limits)) and bool((boxes <= 1).all() and (limits > 8).all())
-    usable = finite & ~empty & ~outside & (not fractions)
+        # A single box of one pixel may be intended. If nearly all are that small, they are shares of the image's sides,
+        # some of which were rounded up.
+        small: np.ndarray = np.logical_and((boxes <= 1 + SLACK).all(axis=1), (limits > 8).all(axis=1))
+    nearly_all = np.count_nonzero(small & finite) >= max(1.0, SHARES * np.count_nonzero(finite))
+    fractions = small if nearly_all else np.zeros_like(small)
+    usable = finite & ~empty & ~outside & ~fractions
     return BoxChecks(clipped, finite, empty, outside, beyond, far, fractions, usable)
 
 
@@ -72,8 +78,8 @@ def box_problems(boxes: np.ndarray, limits: np.ndarray, checks: BoxChecks, locat
             reason = f"box has no area (x1, y1, x2, y2 = {corners})"
         elif checks.outside[row]:
             reason = f"box ({corners}) lies outside the {width} x {height} image"
-        elif checks.fractions:
-            reason = f"box ({corners}) lies within a pixel, as all boxes do: shares of the image instead of pixels?"
+        elif checks.fractions[row]:
+            reason = f"box ({corners}) lies within a pixel, as nearly all do: shares of the image instead of pixels?"
         else:
             reason = f"box ({corners}) reaches beyond the {width} x {height} image"
             action, harmless = BOX_CLIPPED, not bool(checks.far[row])

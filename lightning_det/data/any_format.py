@@ -47,7 +47,8 @@ class AnyFormat:
         layout = recognise(self.root, self.formats)
         names = [split] if isinstance(split, str) else list(split)
         if isinstance(split, str) and split in KINDS:
-            names = layout.splits.get(split, [])
+            own = layout.splits.get(split, [])
+            names = [split] if split in own and not layout.together else own
             if not names:
                 there = ", ".join(f"{kind} ({', '.join(own)})" for kind, own in layout.splits.items())
                 raise NoSplitError(f"{self.root}: no split {split!r} in {layout}; there is {there or 'none'}")

@@ -1,5 +1,6 @@
 """Finds annotation files and folders of images in the variants of COCO's layout."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def find_images(folders: Sequence[Path], files: Sequence[str]) -> Path:
         files: names of images, relative to their folder, see `find_file`.
     """
     sample = files[:: max(1, len(files) // SAMPLE)]
-    held = [sum((folder / find_file(name, folder)).is_file() for name in sample) for folder in folders]
+    held = [sum(os.path.isfile(folder / find_file(name, folder)) for name in sample) for folder in folders]
     return folders[held.index(max(held))]
 
 
@@ -132,7 +133,7 @@ def find_file(name: str, folder: Path) -> str:
     for path in (Path(name), Path(name.replace("\\", "/"))):
         parts = path.parts
         starts = [0, *(n for n in range(1, len(parts)) if parts[:n] == folder.parts[-n:])]
-        found = next((Path(*parts[n:]) for n in starts if folder.joinpath(*parts[n:]).is_file()), None)
+        found = next((Path(*parts[n:]) for n in starts if os.path.isfile(folder.joinpath(*parts[n:]))), None)
         if found is not None and not found.is_absolute() and ".." not in parts:
             return found.as_posix()
     return name

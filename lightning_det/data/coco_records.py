@@ -102,7 +102,7 @@ class CocoFile:
         images: dict[int | str, dict[str, Any]] = {}
         written: set[str] = set()
         for number, entry in enumerate(entries):
-            reason = _image_fault(entry, self.folder)
+            reason = image_fault(entry, self.folder)
             # Ids are kept as text: 1 and "1" are the same.
             if reason is None and str(entry["id"]) in written:
                 reason = "image id occurs twice"
@@ -132,7 +132,7 @@ class CocoFile:
                 key = f"[{number}]"
             reason = None
             if not (_is_integer(key) or is_text(key)):
-                key, reason = f"[{number}]", f"id {_quote(key)} is neither a number nor a string"
+                key, reason = f"[{number}]", f"id {_quote(key)} is neither an integer nor a text"
             reason = reason or _annotation_fault(entry, contiguous)
             if reason is None and key in seen:
                 reason = "annotation id occurs twice"
@@ -194,7 +194,7 @@ def _id_of(entry: Any) -> int | str | None:
     return key if _is_integer(key) or is_text(key) else None
 
 
-def _image_fault(entry: Any, folder: Path) -> str | None:
+def image_fault(entry: Any, folder: Path) -> str | None:
     """Says why an entry of ``images`` cannot be used; None if it can."""
     if not isinstance(entry, dict):
         return "entry is no object"
@@ -202,7 +202,7 @@ def _image_fault(entry: Any, folder: Path) -> str | None:
         if key not in entry:
             return f'"{key}" is missing'
     if not (_is_integer(entry["id"]) or is_text(entry["id"])):
-        return '"id" is neither a number nor a string'
+        return '"id" is neither an integer nor a text'
     sides = [entry["width"], entry["height"]]
     if not all(_is_number(side) and 1 <= side < 2**31 and side == int(side) for side in sides):
         return f"width {_quote(sides[0])} and height {_quote(sides[1])} must be positive integers"
@@ -220,7 +220,7 @@ def _annotation_fault(entry: Any, contiguous: dict[int, int]) -> str | None:
         if key not in entry:
             return f'"{key}" is missing'
     if not (_is_integer(entry["image_id"]) or is_text(entry["image_id"])):
-        return f"image_id {_quote(entry['image_id'])} is neither a number nor a string"
+        return f"image_id {_quote(entry['image_id'])} is neither an integer nor a text"
     category = entry["category_id"]
     if not _is_integer(category) or category not in contiguous:
         return f"category_id {_quote(category)} is none of the file's categories"

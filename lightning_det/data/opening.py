@@ -142,4 +142,5 @@ def _unbounded_type(image: Image.Image) -> str | None:
     if image.mode == "F":
         return "floating-point pixels"
     # PNG and PPM of 16 bits may open as I too.
-    return "integer pixels of 32 bits, or with a sign" if image.mode == "I" and image.format == "TIFF" else None
+    wide = image.mode == "I" and image.format not in ("PNG", "PPM")
+    return "integer pixels of 32 bits, or with a sign" if wide else None

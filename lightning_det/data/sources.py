@@ -67,7 +67,7 @@ def find_files(sources: Sequence[str], recursive: bool = True) -> Found:
     found = Found()
     for source in sources:
         before = len(found.files), len(found.problems)
-        if Path(source).is_file() and Path(source).suffix.lower() == LIST:
+        if os.path.isfile(source) and Path(source).suffix.lower() == LIST:
             _read_list(Path(source), found, recursive)
         elif not _add(source, found, recursive):
             raise DatasetError(f"{source}: no such image, folder or video, and no file matches it as a pattern")
@@ -89,12 +89,13 @@ def is_pattern(source: str) -> bool:
 def _add(source: str, found: Found, recursive: bool) -> bool:
     """Adds the files of a source that is no list; returns whether it exists."""
     path = Path(source)
-    if path.is_dir():
+    # os.path: Path's methods raise errors for names that no file can have.
+    if os.path.isdir(path):
         found.bases.append(path)
         found.files += _of_folder(path, found.problems, recursive)
-    elif path.is_file():
+    elif os.path.isfile(path):
         found.bases.append(path.parent)
-        found.files.append(path)
+        found.files += _named([path], found.problems)
     elif is_pattern(source):
         matches = [Path(match) for match in sorted(glob.glob(source, recursive=True))]
         if not matches:
@@ -109,7 +110,8 @@ def _add(source: str, found: Found, recursive: bool) -> bool:
         below = {place for file in files for place in file.parents if base in place.parents}
         drawn = {place for place in below if (place / PREDICTIONS).is_file()}
         found.problems += map(_drawn_problem, sorted(drawn))
-        found.files += _known([file for file in files if not drawn.intersection(file.parents)])
+        known = _known([file for file in files if not drawn.intersection(file.parents)])
+        found.files += _named(known, found.problems)
     else:
         return False
     return True
@@ -132,8 +134,11 @@ def _read_list(file: Path, found: Found, recursive: bool) -> None:
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#") or "\0" in line:
             continue
+        before = len(found.files), len(found.problems)
         if not _add(str(file.parent / line), found, recursive) and not _add(line, found, recursive):
             found.problems.append(Problem(str(file), f"line {number}", f"no such file: {line}", IMAGE_LEFT_OUT))
+        elif before == (len(found.files), len(found.problems)):
+            found.problems.append(Problem(str(file), f"line {number}", _nothing(line, recursive), IMAGE_LEFT_OUT))
 
 
 def _drawn_problem(place: Path) -> Problem:
@@ -147,8 +152,13 @@ def _of_folder(folder: Path, problems: list[Problem], recursive: bool) -> list[P
     drawn = {file.parent for file in files if file.name == PREDICTIONS} - {folder}
     problems += map(_drawn_problem, sorted(drawn))
     known = _known([file for file in files if not drawn.intersection(file.parents)])
-    named = [file for file in known if all(map(is_file_name, file.relative_to(folder).parts))]
-    for file in sorted(set(known) - set(named)):
+    return _named(known, problems)
+
+
+def _named(files: Sequence[Path], problems: list[Problem]) -> list[Path]:
+    """The files whose names can name results too; the others become problems."""
+    named = [file for file in files if all(map(is_file_name, file.parts))]
+    for file in sorted(set(files) - set(named)):
         reason = f"{file.name!a} is too long for a file name with a suffix more, or not UTF-8"
         problems.append(Problem(ascii(str(file)).strip("'"), "", reason, IMAGE_LEFT_OUT))
     return named
@@ -167,9 +177,9 @@ def _known(files: Sequence[Path]) -> list[Path]:
 def _nothing(source: str, recursive: bool) -> str:
     """Says why a source has no files, and what to do."""
     kinds = f"no image ({', '.join(IMAGES)}) and no video ({', '.join(VIDEOS)})"
-    if Path(source).is_file():
+    if os.path.isfile(source):
         return f"this list names {kinds}; it needs one path per line"
-    if not Path(source).is_dir():
+    if not os.path.isdir(source):
         return f"{kinds} matches this pattern"
     deeper = not recursive and any(path.is_dir() for path in Path(source).iterdir())
     return f"{kinds} in this folder" + "; recursive=true looks into its subfolders too" * deeper

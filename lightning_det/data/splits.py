@@ -4,8 +4,13 @@ import logging
 from collections.abc import Sequence
 
 from lightning_det.annotations import AnnotationStore, DatasetError, LabelMap
+from lightning_det.annotations.labels import LONGEST
+from lightning_det.system.errors import one_line
 
 log = logging.getLogger("lightning_det")
+
+NAMED = 10
+"""Maximum number of classes that a message names."""
 
 
 def match_classes(val: AnnotationStore, labels: LabelMap) -> AnnotationStore:
@@ -41,8 +46,17 @@ def _letters(name: str) -> str:
     return "".join(name.casefold().split())
 
 
+def only_others(store: AnnotationStore) -> str:
+    """Says that the boxes of a split are of classes that ``dataset.classes`` leaves out."""
+    names = [one_line(name, LONGEST) for name in store.other_classes]
+    shown = ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    return f"all {sum(store.other_classes.values())} boxes are of classes that dataset.classes leaves out ({shown})"
+
+
 def nothing_to_learn(store: AnnotationStore) -> str:
     """Explains why nothing can be learned from a split that has no boxes, or only ignored ones."""
+    if store.other_classes and (not store.num_boxes or sum(store.other_classes.values()) >= store.num_boxes):
+        return f"no box to learn from: {only_others(store)}; choose others, or a split that has them"
     if not store.num_boxes:
         return "no box to learn from; choose a split with boxes"
     return (

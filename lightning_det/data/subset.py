@@ -1,6 +1,7 @@
 """Cuts a small dataset out of a COCO dataset."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_det.annotations import DatasetError
+from lightning_det.data.coco_records import image_fault
 
 
 class CocoLayout(NamedTuple):
@@ -34,15 +36,23 @@ def cut_split(source: CocoLayout, output: Path, split: str, images: int, seed: i
         How many images and annotations were copied.
 
     Raises:
-        DatasetError: the annotation file is missing, or not COCO's.
+        DatasetError: the annotation file is missing or not COCO's, or an image that was drawn is missing, or its name
+            leads out of its folder.
     """
     name, folder = source.annotations.format(split=split), source.folder.format(split=split)
     content = load_annotations(source.root / name)
     rng = np.random.default_rng(seed)
     count = min(images, len(content["images"]))
-    kept = [content["images"][i] for i in sorted(rng.choice(len(content["images"]), count, replace=False))]
-    ids = {image["id"] for image in kept}
-    annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+    rows = sorted(rng.choice(len(content["images"]), count, replace=False).tolist())
+    kept = [content["images"][row] for row in rows]
+    for row, image in zip(rows, kept, strict=True):
+        reason = image_fault(image, source.root / folder)
+        if reason is None and not os.path.isfile(source.root / folder / image["file_name"]):
+            reason = f"no file {image['file_name']} in {source.root / folder}"
+        if reason is not None:
+            raise DatasetError(f"{source.root / name}, images[{row}]: {reason}; fix or remove it, nothing is copied")
+    ids = {str(image["id"]) for image in kept}  # as text: 1 and "1" are the same
+    annotations = [a for a in content["annotations"] if isinstance(a, dict) and str(a.get("image_id")) in ids]
     (output / name).parent.mkdir(parents=True, exist_ok=True)
     (output / name).write_text(json.dumps(content | {"images": kept, "annotations": annotations}))
     for image in kept:
@@ -60,7 +70,8 @@ def load_annotations(file: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
-        content["images"], content["annotations"]
+        if not (isinstance(content["images"], list) and isinstance(content["annotations"], list)):
+            raise TypeError("images and annotations must be lists")
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:

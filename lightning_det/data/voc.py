@@ -70,6 +70,8 @@ class Voc:
         folders: dict[Path, VocFiles] = {}
         for part in parts:
             self._read_list(part, folders, stems, problems)
+        for file in [file for files in folders.values() for file in files.misnamed()]:
+            problems.append(Problem(ascii(str(file)).strip("'"), "", "its name is not UTF-8", IMAGE_LEFT_OUT))
         label_map = self._label_map(folders.values())
         found = _read_images(self.root, list(stems), problems)
         contiguous = {name: number for number, name in enumerate(label_map.names)}
@@ -122,6 +124,7 @@ class Voc:
                 raise _no_list(file, name)
             files = folders.setdefault(whole, VocFiles(whole))
             stems |= dict.fromkeys((files, stem) for stem in files.annotations)
+            problems += _without_annotation(files)
             return
         files = folders.setdefault(folder, VocFiles(folder))
         lines = list(lines_of(file))
@@ -158,6 +161,15 @@ class Voc:
         if not names:
             raise DatasetError(f"{self.root}: no object with a class name in any Annotations/*.xml")
         return LabelMap(sorted(names))
+
+
+def _without_annotation(files: VocFiles) -> list[Problem]:
+    """Harmless problems of images without annotation, in a folder whose annotations are a split.
+
+    Labelling tools write no file for an image that nobody has looked at, nor do some for one without objects.
+    """
+    reason = f"no annotation of this name in {files.annotation_folder}"
+    return [Problem(str(file), "", reason, IMAGE_LEFT_OUT, harmless=True) for file in files.without_annotation()]
 
 
 def _no_list(file: Path, name: str) -> NoSplitError:

@@ -1,11 +1,12 @@
 """Files of a folder in VOC's layout, found by the names in lists and annotations."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from lightning_det.data.opening import SUFFIXES
-from lightning_det.data.text import is_file_name
+from lightning_det.data.text import is_file_name, is_text
 from lightning_det.system.files import files_below
 
 FLAGS = ("1", "0", "-1")
@@ -38,12 +39,31 @@ class VocFiles:
     @cached_property
     def annotations(self) -> dict[str, Path]:
         """XML files by their path in the folder, without suffix."""
-        return {name: found[0] for name, found in _below(self.annotation_folder, (".xml",)).items()}
+        found = _by_name(self.annotation_folder, self._annotation_files, (".xml",))
+        return {name: files[0] for name, files in found.items()}
 
     @cached_property
     def images(self) -> dict[str, list[Path]]:
         """Images by their path in the folder, without suffix; some tools write several of one name."""
-        return _below(self.image_folder, SUFFIXES)
+        return _by_name(self.image_folder, self._image_files, SUFFIXES)
+
+    @cached_property
+    def _annotation_files(self) -> list[Path]:
+        return _below(self.annotation_folder)
+
+    @cached_property
+    def _image_files(self) -> list[Path]:
+        return self._annotation_files if self.image_folder == self.annotation_folder else _below(self.image_folder)
+
+    def misnamed(self) -> list[Path]:
+        """Annotations and images whose names are not UTF-8, as some programs unpack archives of Windows."""
+        files = dict.fromkeys([*self._annotation_files, *self._image_files])
+        return [file for file in files if file.suffix.lower() in (".xml", *SUFFIXES) and not is_text(str(file))]
+
+    def without_annotation(self) -> list[Path]:
+        """Images that no annotation has the name of."""
+        annotated = set(self._folded)
+        return [file for name, files in self.images.items() if name.casefold() not in annotated for file in files]
 
     @cached_property
     def _folded(self) -> dict[str, list[str]]:
@@ -97,7 +117,7 @@ class VocFiles:
         Raises:
             ValueError: there is no image, or ``<filename>`` does not decide between several.
         """
-        own = self.images.get(name) or self.images.get(self._folded_images.get(name.casefold(), ""), [])
+        own = self.images.get(name) or self._folded_images.get(name.casefold(), [])
         if len(own) > 1:
             matching = [image for image in own if image.name == written]
             if not matching:
@@ -120,8 +140,12 @@ class VocFiles:
         return next((i for i in self.images.get(Path(written).stem, []) if i.name == written), None)
 
     @cached_property
-    def _folded_images(self) -> dict[str, str]:
-        return {name.casefold(): name for name in self.images}
+    def _folded_images(self) -> dict[str, list[Path]]:
+        """Images by the case-folded form of their path without suffix."""
+        folded: dict[str, list[Path]] = {}
+        for name, files in self.images.items():
+            folded.setdefault(name.casefold(), []).extend(files)
+        return folded
 
 
 def holds_xml(folder: Path) -> bool:
@@ -155,11 +179,15 @@ def _existing(folder: Path, names: tuple[str, ...]) -> Path:
     return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
 
 
-def _below(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Files with some suffixes below a folder, by their path without suffix."""
+def _below(folder: Path) -> list[Path]:
+    return files_below(folder) if folder.is_dir() else []
+
+
+def _by_name(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Files with some suffixes by their path in a folder, without suffix; names that are not UTF-8 are left out."""
     found: dict[str, list[Path]] = {}
-    for file in files_below(folder) if folder.is_dir() else []:
-        if file.suffix.lower() in suffixes:
+    for file in files:
+        if file.suffix.lower() in suffixes and is_text(str(file)):
             found.setdefault(file.relative_to(folder).with_suffix("").as_posix(), []).append(file)
     return found
 

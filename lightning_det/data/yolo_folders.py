@@ -38,10 +38,13 @@ def read_names(file: Path) -> LabelMap:
     """Reads a file with a class name a line.
 
     Raises:
-        DatasetError: it is empty, or a name occurs twice.
+        DatasetError: it is empty, or a name occurs twice, or a line before a name is empty: class numbers count lines.
     """
+    lines = list(lines_of(file))
+    if gap := next((n for n, (number, _) in enumerate(lines, start=1) if number != n), None):
+        raise DatasetError(f"{file}: line {gap} is empty, so class {gap - 1} has no name; name it, or remove the line")
     try:
-        return LabelMap([line for _, line in lines_of(file)])
+        return LabelMap([line for _, line in lines])
     except ValueError as error:
         raise DatasetError(f"{file}: {error}") from error
 

@@ -97,7 +97,9 @@ class LabelFiles:
             unlabelled: images without a label file.
             known: files that are already reported as problems.
         """
-        images = {image.stem: image for image in unlabelled}
+        images: dict[str, list[Path]] = {}
+        for image in unlabelled:
+            images.setdefault(image.stem, []).append(image)
         reported = set(known)
         below = files_below(self.root) if images else ()
         found = sorted(f for f in below if f.suffix.lower() == ".txt" and f.stem in images and str(f) not in reported)
@@ -105,7 +107,8 @@ class LabelFiles:
         reason = "{} has no label file, and this one is neither beside it nor in {}"
         return [
             Problem(str(file), "", reason.format(image, self.folders(image.parent)[0]), FILE_LEFT_OUT)
-            for file, image in ((file, images[file.stem]) for file in alone)
+            for file in alone
+            for image in images[file.stem]
         ]
 
     def _belongs(self, file: Path) -> bool:

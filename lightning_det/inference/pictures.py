@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_det.data.images import from_pillow
 from lightning_det.data.opening import ImageError
 from lightning_det.data.sizes import image_size
+from lightning_det.data.text import is_text
 from lightning_det.data.windows import Pixels, open_pixels
 
 ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
@@ -77,7 +78,9 @@ def picture_of(image: ImageLike, number: int) -> Picture:
 
 
 def _of_file(path: Path) -> Picture:
-    if path.is_dir():
+    if not is_text(str(path)):
+        raise ImageError(f"{str(path)!a}: a name that is not UTF-8, which results cannot hold; rename the file")
+    if os.path.isdir(path):
         raise ImageError(f"{path}: a folder; give its images, such as sorted(Path({str(path)!r}).glob('*.jpg'))")
     width, height = image_size(path)
 

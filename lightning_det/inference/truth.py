@@ -30,7 +30,7 @@ class Truth(NamedTuple):
     ignored: ArrayLike | None = None
     """(n,) bool, regions in which detections do not count, such as crowds; None: no box is one."""
     areas: ArrayLike | None = None
-    """(n,) square pixels, sizes for AP by size, such as those of masks; None: the boxes'."""
+    """(n,) square pixels, sizes for AP by size, such as those of masks; 0 or None: the box's."""
 
 
 TruthLike: TypeAlias = Truth | tuple[ImageLike, ArrayLike, Sequence[str]]
@@ -112,9 +112,26 @@ def _objects(truth: Truth, image: str, classes: Sequence[str]) -> tuple[np.ndarr
     sides = boxes[:, 2:] - boxes[:, :2]
     if not (np.isfinite(boxes).all() and (sides > 0).all()):
         raise DatasetError(f"{image}: a box needs x1 < x2 and y1 < y2 (xyxy, pixels): {boxes.tolist()!r:.200}")
-    ignored = np.zeros(count, bool) if truth.ignored is None else np.asarray(truth.ignored, bool)
-    areas = np.full(count, np.nan) if truth.areas is None else np.asarray(truth.areas, np.float64)
-    if not len(ignored) == len(areas) == count:
-        raise DatasetError(f"{image}: {count} boxes, but {len(ignored)} values of ignored and {len(areas)} areas")
+    ignored = np.zeros(count, bool) if truth.ignored is None else _column(truth.ignored, "ignored", count, image) != 0
+    areas = np.full(count, np.nan)
+    if truth.areas is not None:
+        areas = _column(truth.areas, "areas", count, image)
+        if not ((areas >= 0) & (areas < np.inf)).all():
+            raise DatasetError(f"{image}: areas must be square pixels, or 0 for the box's: {areas.tolist()!r:.200}")
     labels = np.array([classes.index(name) for name in truth.names], np.int32)
     return boxes, labels, ignored, areas
+
+
+def _column(values: ArrayLike, name: str, count: int, image: str) -> np.ndarray:
+    """A number per box, (count,) float64.
+
+    Raises:
+        DatasetError: they are others.
+    """
+    try:
+        column = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{image}: {name} must be a value per box: {values!r:.200}") from error
+    if column.shape != (count,):
+        raise DatasetError(f"{image}: {count} boxes need {name} ({count},), got an array {column.shape}")
+    return column

@@ -1,6 +1,7 @@
 """The splits that a training reads."""
 
 import logging
+import os
 
 from omegaconf import DictConfig
 
@@ -25,8 +26,20 @@ def read_training_splits(cfg: DictConfig) -> dict[str, AnnotationStore]:
     if stores["train"].ignored.all():
         few = "" if cfg.dataset.limit is None else f", of which dataset.limit={cfg.dataset.limit} images are kept,"
         raise DatasetError(f"dataset.train ({cfg.dataset.train}){few} has {nothing_to_learn(stores['train'])}")
+    if common := _common_images(*stores.values()):
+        log.warning(
+            "dataset.val: %d of its %d images are images of dataset.train too, so its figures are not those of unseen "
+            "images; dataset.val=null dataset.holdout=0.2 keeps images for it out of the training",
+            *(common, len(stores["val"])),
+        )
     for which, store in stores.items():
         log.info("%s: %d images, %d boxes, %d classes", which, len(store), store.num_boxes, len(store.label_map))
         if store.ignored.any():
             log.info("%s: %d of the boxes are regions without loss (crowd or difficult)", which, store.ignored.sum())
     return stores
+
+
+def _common_images(train: AnnotationStore, val: AnnotationStore) -> int:
+    """Counts the files of the validation split that the training split has too."""
+    files = {os.path.abspath(train.path(image)) for image in range(len(train))}
+    return sum(os.path.abspath(val.path(image)) in files for image in range(len(val)))

@@ -162,3 +162,14 @@ def test_without_any_readable_image_nothing_is_held_out_and_the_images_are_named
     cfg = validate_run(composed("train", "dataset=auto", f"dataset.root={root}", "dataset.holdout=0.5"))
     with pytest.raises(DatasetError, match=r"no file 0.jpg in"):
         usable_split(cfg, "train")
+
+
+def test_images_of_both_splits_are_counted(composed, yolo_folder, caplog):
+    (yolo_folder / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog]\n")
+    given = ("dataset=yolo", f"dataset.root={yolo_folder}")
+    stores = read_training_splits(validate_run(composed("train", *given)))
+    number = len(stores["val"])
+    assert f"dataset.val: {number} of its {number} images are images of dataset.train too" in caplog.text
+    caplog.clear()
+    read_training_splits(validate_run(composed("train", *given, "dataset.val=null", "dataset.holdout=0.34")))
+    assert "images of dataset.train too" not in caplog.text

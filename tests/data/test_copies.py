@@ -1,6 +1,7 @@
 """Records that are there twice, boxes that reach a little beyond, keys that contradict each other; COCO's odd names."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from support.json_files import edit
 
 from lightning_det.annotations import DatasetError, LabelMap
 from lightning_det.annotations.problems import BOX_CLIPPED, BOX_LEFT_OUT, IMAGE_LEFT_OUT, Problem, refuse
+from lightning_det.data.classes import choose_classes
 from lightning_det.data.coco import Coco
 from lightning_det.data.splits import find_misspelt, match_classes, nothing_to_learn
 from lightning_det.evaluation.coco import evaluate
+from lightning_det.evaluation.measurable import explain_undefined
 from lightning_det.evaluation.results import Results
 
 
@@ -236,3 +239,28 @@ def test_problems_are_plain_data(coco_folder):
     edit(coco_folder, lambda c: c["annotations"][0].update(bbox=[60, 3, 4.5, 9]))
     (problem,) = Coco(str(coco_folder)).read("train2017")[1]
     assert Problem(**json.loads(json.dumps(problem.to_dict()))) == problem
+
+
+def test_some_boxes_that_look_like_pixels_do_not_hide_shares(coco_folder):
+    """Boxes whose rounded sum exceeds 1, and one that is no box."""
+
+    def change(content):
+        first = content["annotations"][0] | {"bbox": [0.123457, 0.2, 0.876544, 0.3]}
+        content["annotations"] = [first | {"id": n} for n in range(38)]
+        content["annotations"] += [first | {"id": 38, "bbox": [5, 5, 9, 9]}, first | {"id": 39, "bbox": [1, 1, 0, 5]}]
+
+    edit(coco_folder, change)
+    store, problems = Coco(str(coco_folder)).read("train2017")
+    assert store.boxes.tolist() == [[5, 5, 14, 14]]
+    assert sum("shares of the image instead of pixels?" in p.reason for p in problems) >= 1
+    assert len([p for p in problems if not p.harmless]) == 39
+
+
+@pytest.mark.parametrize("others", ["ignore", "background"])
+def test_classes_that_are_left_out_are_named_where_nothing_else_is_there(coco_folder, others):
+    store, _ = Coco(str(coco_folder)).read("train2017")
+    absent = replace(store, label_map=LabelMap([*store.label_map.names, "cow"], [*store.label_map.source_ids, 900]))
+    chosen = choose_classes(absent, ["cow"], others)
+    assert "boxes are of classes that dataset.classes leaves out (" in nothing_to_learn(chosen)
+    assert store.label_map.names[int(store.labels[0])] in nothing_to_learn(chosen)
+    assert explain_undefined(chosen) == f"all {store.num_boxes} boxes are of classes that dataset.classes leaves out"

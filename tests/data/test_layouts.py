@@ -250,6 +250,8 @@ def test_two_splits_for_one_purpose(tmp_path):
     assert len(reader.read("train2014")[0]) == 1
     with pytest.raises(NoSplitError, match=r"no split 'val' in COCO .*; there is train \(train2014, train2017\)"):
         reader.read("val")
+    coco(tmp_path / "annotations/instances_train.json", tmp_path / "train")
+    assert AnyFormat(str(tmp_path)).read("train")[0].root.name == "train"  # which has the very name
 
 
 @pytest.mark.parametrize("name", ["pom.xml", "package.json", "settings.yaml", "notes.txt"])
@@ -264,6 +266,17 @@ def test_other_files_are_no_dataset(tmp_path, name):
     (tmp_path / name).write_text(contents[name])
     with pytest.raises(DatasetError, match="no dataset is recognised"):
         recognise(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "line"), [("cat\n\ndog\n", 2), ("\ncat\ndog\n", 1)])
+def test_an_empty_line_among_names_is_refused(tmp_path, content, line):
+    """Class numbers count lines; only the last ones may be empty."""
+    yolo_label_img(tmp_path)
+    (tmp_path / "classes.txt").write_text(content)
+    with pytest.raises(DatasetError, match=rf"line {line} is empty, so class {line - 1} has no name"):
+        AnyFormat(str(tmp_path)).read("train")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    assert AnyFormat(str(tmp_path)).read("train")[0].label_map.names == ("cat", "dog")
 
 
 def test_names_files_that_differ_are_refused(tmp_path):

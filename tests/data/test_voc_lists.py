@@ -1,5 +1,8 @@
 """VOC's lists and annotations as tools write them: read as they are meant, or refused with the reason."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.datasets import write_image
@@ -180,3 +183,39 @@ def test_other_xml_is_no_annotation(tmp_path):
     store, (problem,) = Voc(str(tmp_path)).read("train")
     assert list(store.ids) == ["b"]
     assert problem.reason == "not an annotation of VOC: it holds <annotations>"
+
+
+def test_images_without_annotation_are_counted(tmp_path):
+    """Where the annotations are the split; a list names the images that belong to it."""
+    make(tmp_path, ["a", "b", "c", "d"])
+    for name in ("c", "d"):
+        (tmp_path / f"Annotations/{name}.xml").unlink()
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n")
+    store, problems = Voc(str(tmp_path)).read("all")
+    assert list(store.ids) == ["a", "b"]
+    assert [(p.file, p.action, p.harmless) for p in problems] == [
+        (str(tmp_path / f"JPEGImages/{name}.jpg"), IMAGE_LEFT_OUT, True) for name in ("c", "d")
+    ]
+    assert Voc(str(tmp_path)).read("train")[1] == []
+
+
+def test_two_images_whose_names_differ_in_case(tmp_path):
+    make(tmp_path, ["img"], filename="none")
+    image = tmp_path / "JPEGImages/img.jpg"
+    for name in ("IMG.jpg", "Img.jpg"):
+        image.with_name(name).write_bytes(image.read_bytes())
+    image.unlink()
+    store, problems = Voc(str(tmp_path)).read("train")
+    assert len(store) == 0
+    assert "IMG.jpg and Img.jpg are both there, and <filename> names neither" in problems[0].reason
+
+
+def test_names_that_are_not_utf8_are_reported(tmp_path):
+    make(tmp_path, ["a"])
+    for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        source = tmp_path / folder / f"a.{suffix}"
+        Path(os.fsdecode(os.fsencode(source.parent) + b"/\xfc." + suffix.encode())).write_bytes(source.read_bytes())
+    store, problems = Voc(str(tmp_path)).read("all")
+    assert list(store.ids) == ["a"]
+    assert [p.reason for p in problems] == ["its name is not UTF-8"] * 2
+    assert not any(p.harmless for p in problems)

@@ -247,6 +247,17 @@ def test_two_label_files_of_an_image(tmp_path):
     assert f"other labels in {tmp_path}/labels/train/0.txt" in problem.reason
 
 
+def test_a_misplaced_label_file_is_reported_for_all_images_of_its_name(tmp_path):
+    make(tmp_path, train="images", images=("images/c/y.png",))
+    for folder in "ab":
+        write_image(tmp_path / f"images/{folder}/x.png")
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes/x.txt").write_text(f"{LINE}\n")
+    problems = Yolo(str(tmp_path)).read("train")[1]
+    named = [p.reason.split(" has no label")[0] for p in problems if p.file.endswith("boxes/x.txt")]
+    assert named == [f"{tmp_path}/images/{folder}/x.png" for folder in "ab"]
+
+
 @pytest.mark.parametrize(("images", "labels"), [("Images", "Labels"), ("images", "Labels"), ("IMAGES", "LABELS")])
 def test_names_in_other_letters(tmp_path, images, labels):
     make(tmp_path, train=f"{images}/train")

@@ -1,5 +1,6 @@
 """Images of every kind become the pixels that the readers of files make."""
 
+import os
 import sys
 
 import numpy as np
@@ -54,6 +55,23 @@ def test_modes_of_pillow_are_those_of_files(mode, tmp_path):
     file = tmp_path / ("image.tiff" if mode == "CMYK" else "image.png")
     image.save(file)
     assert torch.equal(pixels_of(image), decode(file))
+
+
+def test_pixels_without_a_largest_value_are_refused(tmp_path):
+    grey = Image.fromarray(PIXELS).convert("L")
+    for mode in ("I", "F"):
+        with pytest.raises(ImageError, match="of which nobody says what is white"):
+            picture_of(grey.convert(mode), 0)
+    made = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
+    Image.fromarray(made).save(tmp_path / "wide.png")
+    with Image.open(tmp_path / "wide.png") as image:
+        assert torch.equal(pixels_of(image), decode(tmp_path / "wide.png"))
+
+
+def test_files_with_names_that_are_none_are_refused(tmp_path):
+    for name, words in ((os.fsdecode(b"\xfc.png"), "not UTF-8"), ("x" * 300 + ".png", "File name too long")):
+        with pytest.raises(ImageError, match=words):
+            picture_of(tmp_path / name, 0)
 
 
 def test_grey_and_transparent_arrays_and_tensors():

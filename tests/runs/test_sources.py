@@ -1,5 +1,6 @@
 """What can be predicted: files, folders, patterns and lists; what cannot be read is named."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,26 @@ def test_a_source_that_names_nothing_is_refused(images, monkeypatch, source):
         check_inputs(OmegaConf.create({"source": source}), "predict")
     check_inputs(OmegaConf.create({"source": ["photos"]}), "predict")
     check_inputs(OmegaConf.create({"source": "???"}), "predict")  # Hydra says that it is missing
+
+
+def test_names_that_no_result_can_have_are_reported(images):
+    odd = Path(os.fsdecode(os.fsencode(images) + b"/\xfc.png"))
+    odd.write_bytes((images / "a.png").read_bytes())
+    for source in (f"{images}/*.png", str(odd), str(images)):
+        found = find_files([source])
+        assert odd not in found.files
+        assert [p.reason for p in found.problems] == [
+            "'\\udcfc.png' is too long for a file name with a suffix more, or not UTF-8"
+        ]
+
+
+def test_lines_of_a_list_that_give_nothing_are_reported(images):
+    (images / "empty").mkdir()
+    listing = images / "few.txt"
+    listing.write_text(f"a.jpg\n{'x' * 300}.jpg\nempty\n")
+    found = find_files([str(listing)])
+    assert names(found) == ["a.jpg"]
+    assert [(p.record, p.reason[:13]) for p in found.problems] == [
+        ("line 2", "no such file:"),
+        ("line 3", "no image (.jp"),
+    ]
