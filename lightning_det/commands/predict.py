@@ -63,7 +63,6 @@ def detect(settings: DictConfig, trainer: pl.Trainer, module: DetectionModule, p
     everything = Results.concatenate(parts)
     mine = everything.share(trainer.global_rank, trainer.world_size)
     if data.test_views.follows and trainer.is_global_zero:
-        resolutions = data.test_views.scales.resolutions
-        whole = sum(pyramid_pixels(resolutions, part.store.record(int(image)), STRIDE) for image in mine.seen)
+        whole = sum(pyramid_pixels(data.test_views, part.store.record(int(n)), STRIDE) for n in mine.seen)
         log.info("looked at %.0f %% of the pixels of the whole pyramid", 100 * everything.pixels / whole)
     return Results.concatenate(gather_results(module.inference.merge_views(mine, part.store))).by_image()

@@ -94,7 +94,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # not NaN
     if origin in (list, Sequence):
         return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
     if origin is tuple:

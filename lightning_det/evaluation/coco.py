@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -112,7 +113,20 @@ def _matches(run: Any, rows: np.ndarray, store: AnnotationStore, results: Result
     run.evaluate()
     run.accumulate()
     run.params.iouThrs = thresholds
-    return from_faster_coco_eval(run.eval["matched"], rows, store.ignored, len(results))
+    found = from_faster_coco_eval(run.eval["matched"], rows, store.ignored, len(results))
+    return replace(found, counted=found.counted & (_ranks(results) < run.params.maxDets[-1]))
+
+
+def _ranks(results: Results) -> np.ndarray:
+    """Number of the detections of the same image and class that come before each one, (N,) int64."""
+    order = np.lexsort((-results.scores, results.labels, results.images))
+    images, labels = results.images[order], results.labels[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (images[1:] != images[:-1]) | (labels[1:] != labels[:-1])
+    places = np.arange(len(order))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = places - np.maximum.accumulate(np.where(first, places, 0))
+    return ranks
 
 
 def octaves(areas: np.ndarray) -> list[tuple[float, float]]:

@@ -75,14 +75,14 @@ class Diagnosis:
     def worst(self, count: int) -> list[int]:
         """Positions in ``results.seen`` of the images with the most errors, without those that have none."""
         errors = self.counts[:, 1:].sum(axis=1)
-        return [int(n) for n in self.order[:count] if errors[n]]
+        return [int(n) for n in self.order if errors[n]][:count]
 
     def best(self, count: int) -> list[int]:
         """Positions in ``results.seen`` of the images with the fewest errors and, of these, the most right detections.
 
         Images in which nothing was found are left out.
         """
-        return [int(n) for n in self.order[::-1][:count] if self.counts[n, 0]]
+        return [int(n) for n in self.order[::-1] if self.counts[n, 0]][:count]
 
     def totals(self) -> dict[str, int]:
         """Number of ``right`` detections, of those of the ``wrong class``, ``false`` ones and ``missed`` objects."""

@@ -41,6 +41,9 @@ def explain_undefined(store: AnnotationStore, seen: np.ndarray | None = None) ->
     if seen is not None and len(seen) < len(store):
         found = count_boxes(store, seen, [(0.0, np.inf)]).any()
         return "" if found else f"no box is in the {len(seen)} of {len(store)} images that are looked at"
+    others = sum(store.other_classes.values())
+    if others and (~store.ignored).sum() == 0 and store.num_boxes in (0, others):
+        return f"all {others} boxes are of classes that dataset.classes leaves out"
     if store.num_boxes == 0:
         return "there are no boxes"
     if store.ignored.all():

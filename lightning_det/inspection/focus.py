@@ -21,7 +21,7 @@ class PerfectFocus(NamedTuple):
     looks: list[Look]
     """All views of all images, coarse to fine."""
     share: float
-    """Their pixels, as a share of the whole pyramid's."""
+    """Their pixels, as a share of the whole pyramid's, with its mirror image if there is one."""
     chips: float
     """FocusChips per image, of all finer scales."""
 
@@ -40,7 +40,7 @@ def look_perfectly(store: AnnotationStore, planner: Planner, head: FocusHead) ->
         views = [*coarse, *(later for view in coarse for later in _follow(planner, image, view, head))]
         looks += [Look(number, view) for view in views]
         chips += len(views) - len(coarse)
-        whole += pyramid_pixels(planner.scales.resolutions, image)
+        whole += pyramid_pixels(planner, image)
     sizes = [look.view.size for look in looks]
     return PerfectFocus(looks, sum(height * width for height, width in sizes) / whole, chips / len(store))
 

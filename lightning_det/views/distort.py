@@ -1,5 +1,7 @@
 """Random changes of colours."""
 
+from math import inf
+
 import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
@@ -29,9 +31,12 @@ class Distort(Step):
         hue: float = 18.0,
         probability: float = 0.5,
     ):
-        if min(brightness, hue, *contrast, *saturation) < 0 or hue > 90 or not 0 <= probability <= 1:
+        ranges = [(0.0, brightness), contrast, saturation]
+        ascending = all(0 <= low <= high < inf for low, high in ranges)
+        if not (ascending and 0 <= hue <= 90 and 0 <= probability <= 1):
             raise ValueError(
-                "views: Distort needs brightness and factors >= 0, 0 <= hue <= 90 and 0 <= probability <= 1, got "
+                "views: Distort needs brightness and factors >= 0, the smaller factor first, 0 <= hue <= 90 and "
+                "0 <= probability <= 1, got "
                 f"{brightness}, {list(contrast)}, {list(saturation)}, {hue} and {probability}"
             )
         self.lows = np.array([-brightness / 255, contrast[0], saturation[0], -hue / 180])

@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_det.protocols.structures import ImageRecord
 from lightning_det.views.focus_chips import focus_chips
+from lightning_det.views.planner import Planner
 from lightning_det.views.pyramid import Pyramid
 from lightning_det.views.resolution import Resolution, scale_factor
 from lightning_det.views.view import View
@@ -98,17 +99,17 @@ class FocusPyramid(Pyramid):
         ]
 
 
-def pyramid_pixels(resolutions: Sequence[Resolution], image: ImageRecord, multiple: int = 1) -> int:
-    """Pixels of the whole pyramid of an image, of which AutoFocus looks at a part.
+def pyramid_pixels(planner: Planner, image: ImageRecord, multiple: int = 1) -> int:
+    """Pixels of the whole pyramid of an image, and of its mirror image if there is one; AutoFocus looks at a part.
 
     Args:
-        resolutions: of the pyramid.
+        planner: of inference.
         image: the image.
         multiple: of pixels, that the sides of a canvas are padded to.
     """
-    window = (0, 0, image.width, image.height)
-    sizes = [View(scale_factor(image.width, image.height, r), window).size for r in resolutions]
-    return sum(prod(-(-side // multiple) * multiple for side in size) for size in sizes)
+    window, flips = (0, 0, image.width, image.height), {view.flip for view in planner(image)}
+    sizes = [View(scale_factor(image.width, image.height, r), window).size for r in planner.scales.resolutions]
+    return len(flips) * sum(prod(-(-side // multiple) * multiple for side in size) for size in sizes)
 
 
 def _to_image(chips: np.ndarray, view: View) -> np.ndarray:

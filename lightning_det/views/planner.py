@@ -94,6 +94,11 @@ def _check_pair(scales: Step, windows: Step) -> None:
     """Refuses windows that cannot follow these scales."""
     if windows.needs_all_resolutions and scales.draws_one:
         raise ValueError(f"{type(windows).__name__} need every resolution of the pyramid, draw=all")
+    if scales.follows and windows.whole:
+        raise ValueError(
+            f"{type(windows).__name__} add a view of the whole image, which {type(scales).__name__} has already; "
+            "set windows.whole=false"
+        )
     if scales.canvas is not None and not windows.keeps_shape:
         raise ValueError(
             f"{type(windows).__name__} cut views at their scale, and {type(scales).__name__} has none; "

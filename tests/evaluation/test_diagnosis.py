@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.scenes import make_results, make_store, scene
 
 from lightning_det.evaluation.coco import evaluate
 from lightning_det.evaluation.diagnosis import diagnose
+from lightning_det.evaluation.outcomes import rank_worst
 from lightning_det.plotting.errors import FALSE, MISSED, RIGHT, WRONG_CLASS, choose_window, draw_errors, marks_of
 
 
@@ -82,3 +85,10 @@ def test_of_a_large_image_the_part_with_most_errors_is_shown():
         assert y <= y1 < y2 <= y + height
     assert choose_window((700, 900), boxes, 500) == (0, 0, 900, 700)
     assert choose_window((2250, 4000), boxes[:0], 500)[2:] == (1000, 1000)
+
+
+def test_images_in_which_nothing_was_found_take_no_place_of_the_best(diagnosis):
+    counts = np.array([[0, 0, 0, 0]] * 6 + [[20, 0, 1, 0], [15, 0, 1, 1]])
+    other = replace(diagnosis, counts=counts, order=rank_worst(counts))
+    assert other.best(6) == [6, 7]
+    assert other.worst(6) == [7, 6]

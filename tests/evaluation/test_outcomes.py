@@ -194,3 +194,12 @@ def test_a_class_with_few_boxes_has_no_threshold(tmp_path):
 def test_a_threshold_by_hand(scores, right, boxes, expected):
     found = best_threshold(np.array(scores, float), np.array(right, bool), boxes)
     assert found == (expected if expected is None else pytest.approx(expected))
+
+
+def test_detections_beyond_the_limit_are_counted_by_no_backend(tmp_path):
+    store, results = scene(tmp_path)
+    for limit in (100, 2):
+        slow, fast = (evaluate(store, results, max_detections=limit, backend=b).matches for b in BACKENDS)
+        assert slow.counted.tolist() == fast.counted.tolist()
+        assert slow.rows.tolist() == fast.rows.tolist()
+    assert not fast.counted.all()

@@ -14,7 +14,7 @@ from lightning_det.data.dataset import Collate, Look, Sample
 from lightning_det.protocols.structures import State
 from lightning_det.selection.focus import FOCUS, label_focus
 from lightning_det.selection.matching import BACKGROUND, SKIP
-from lightning_det.views import BothSides, FocusPyramid, LargeViews, Planner, Pyramid
+from lightning_det.views import BothSides, FocusPyramid, LargeViews, Planner, Pyramid, Tiles
 from lightning_det.views.focus_chips import focus_chips, rectangles
 from lightning_det.views.targets import targets
 from lightning_det.views.view import View, near_border
@@ -245,3 +245,10 @@ def test_settings_that_mean_nothing_are_refused(arguments, message):
 def test_it_is_for_inference():
     with pytest.raises(ValueError, match="for inference"):
         FocusPyramid(RESOLUTIONS)(record(), [], np.random.default_rng(0))
+
+
+def test_tiles_that_add_the_whole_image_do_not_follow():
+    """Its level is none of the pyramid's."""
+    with pytest.raises(ValueError, match="Tiles add a view of the whole image, which FocusPyramid has already"):
+        Planner(FocusPyramid(RESOLUTIONS, RANGES), Tiles(64, whole=True))
+    Planner(FocusPyramid(RESOLUTIONS, RANGES), Tiles(64))

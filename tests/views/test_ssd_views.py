@@ -1,6 +1,7 @@
 """Warped images, SSD's random windows and its random colours."""
 
 import colorsys
+from math import inf
 
 import numpy as np
 import pytest
@@ -318,7 +319,17 @@ def test_each_change_has_its_own_draw():
     np.testing.assert_allclose(changes[:, :4].min(axis=0), [-32 / 255, 0.5, 0.5, -0.1], rtol=0.02)
 
 
-@pytest.mark.parametrize("options", [{"hue": 100}, {"brightness": -1}, {"contrast": (-1, 1)}, {"probability": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hue": 100},
+        {"brightness": -1},
+        {"contrast": (-1, 1)},
+        {"contrast": (1.5, 0.5)},
+        {"saturation": (0.5, inf)},
+        {"probability": 1.5},
+    ],
+)
 def test_impossible_colours_are_refused(options):
     with pytest.raises(ValueError, match="Distort"):
         Distort(**options)
