@@ -1,4 +1,4 @@
-"""``python -m lightning_det.export checkpoint=RUN``: exports a single-shot detector as a checked ONNX graph."""
+"""``python -m lightning_det.export checkpoint=RUN``: exports a detector as a checked ONNX graph."""
 
 from lightning_det.runs.command import command
 

@@ -72,7 +72,7 @@ class ViewData(pl.LightningDataModule):
     ):
         super().__init__()
         if (batch_size != "auto" and batch_size < 1) or test_batch_size < 1:
-            raise ValueError(f"data: batch sizes must be at least 1, got {batch_size} and {test_batch_size}")
+            raise ValueError(f"batch sizes must be at least 1, got {batch_size} and {test_batch_size}")
         self.train = train
         self.val = val
         self.train_views = train_views

@@ -54,7 +54,7 @@ def recognise(root: Path, formats: Sequence[str] = ()) -> Layout:
         DatasetError: no layout fits, or several do.
     """
     if not root.exists():
-        raise DatasetError(f"dataset.root={root}: no such folder (dataset=shapes generates images there)")
+        raise DatasetError(f"dataset.root={root}: no such folder" + ("" if root.is_absolute() else f" in {Path.cwd()}"))
     if root.is_file() and root.suffix.lower() not in (".yaml", ".yml"):
         raise DatasetError(f"dataset.root={root}: must be a folder, or the data.yaml of a YOLO dataset")
     wanted = formats or list(FINDERS)

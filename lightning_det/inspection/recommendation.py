@@ -48,9 +48,11 @@ def recommend(figures: Figures) -> Recommendation:
         cost = shown_tiles(figures)
     batch = batch_size(cost.train.largest, BATCH)
     length = choose_length(figures, cost, batch)
-    said = f"{length.epochs} epochs have {length.steps} steps of {batch} views"
+    several = length.epochs > 1
+    said = f"{length.epochs} epoch{'s have' if several else ' has'} {length.steps} steps of {batch} views"
     if length.minutes is not None:
-        said += f" and take about {length.minutes:.0f} min on this machine with their validations (estimate)"
+        takes = "take" if several else "takes"
+        said += f" and {takes} about {length.minutes:.0f} min on this machine, validation included (estimate)"
     settings: dict[str, Any] = {
         "data": {"batch_size": batch, "test_batch_size": batch_size(cost.test.largest, TESTED_AT_ONCE)},
         "trainer": {"max_epochs": length.epochs, "check_val_every_n_epoch": length.every},

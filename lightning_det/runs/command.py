@@ -98,7 +98,8 @@ def command(name: str, task: str, complete: Callable[[Sequence[str]], list[str]]
                 refused = error  # it has been said, if the job ran in this process
             except SystemExit as end:
                 if _is_by_lightning(end):  # without an exit code: schedulers would take it for success
-                    _stop("ended by SIGTERM; a training goes on with resume=RUN_FOLDER", 128 + signal.SIGTERM)
+                    hint = interrupt.hint()
+                    _stop("ended by SIGTERM" + (f"; {hint}" if hint else ""), 128 + signal.SIGTERM)
                 raise
             except Exception as error:
                 _refuse(error, name)

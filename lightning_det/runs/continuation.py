@@ -80,7 +80,7 @@ def check_resumable(cfg: DictConfig, module: DetectionModule, mines: bool = Fals
             f"there already, and this would have no effect; leave it out, or {NEW}"
         )
     epochs, steps = _epochs_done(content), content["global_step"]
-    log.info("goes on from %s: %d epochs and %d steps are done", cfg.resume, epochs, steps)
+    log.info("goes on from %s: %d epochs are done (%d steps in all)", cfg.resume, epochs, steps)
     for words in changed:
         log.info("another setting than before: %s", words)
     if end:

@@ -34,6 +34,12 @@ OF_CHECKPOINTS = {
 }
 """Groups of ``base.yaml`` for commands whose settings come from a checkpoint. They have no defaults there."""
 
+USED = (
+    *("dataset.root=DIR", "dataset.limit=100", "trainer.max_epochs=3"),
+    *("data.batch_size=4", "dataset.resolution=[480,640]", "hydra.run.dir=DIR"),
+)
+"""Settings of a training that most people need sooner or later, with values as examples."""
+
 LISTS = ("strategy", "test", "callbacks")
 """Groups of which several options may be chosen."""
 
@@ -134,7 +140,9 @@ def pointers(command: str, groups: Sequence[str]) -> str:
     lines += [f"Lists: {', '.join(f'{name}=[A,B]' for name in lists)}."] if lists else []
     lines += ["-m KEY=A,B runs a sweep; --hydra-help lists further flags."]
     lines += [f"lightning-det {command} --cfg job prints the configuration of a command line;"]
-    return "\n".join([*lines, "each of its keys can be set: KEY=VALUE."])
+    lines += ["each of its keys can be set: KEY=VALUE."]
+    lines += textwrap.wrap(f"Often used: {', '.join(USED)}.", WIDTH) if command == "train" else []
+    return "\n".join(lines)
 
 
 def clause(text: str, width: int) -> str:

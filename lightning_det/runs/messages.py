@@ -5,10 +5,12 @@ from difflib import get_close_matches
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_det.config.options import SUGGESTED
 from lightning_det.config.own_options import own_folder
+from lightning_det.config.schema import CONF
+from lightning_det.runs.help import read_entries
 from lightning_det.system.errors import one_line
 
 EXAMPLES = {
@@ -30,6 +32,11 @@ def explain_composition(error: Exception, config_name: str) -> str:
             f"strategy=suggested: nothing is suggested for dataset={name}. First run inspect with write=NAME "
             f"(lightning-det inspect dataset={name} dataset.root=DIR write=mine), then train with dataset=NAME"
         )
+    if missing is not None and (options := _options(missing)):
+        return options
+    if isinstance(error, MissingMandatoryValue):
+        key = str(error.full_key)
+        return f"{key} is required: {_comment(key, config_name)}"
     if text.startswith("Config group override must be a string or a list"):
         return (
             f"{text}: a group takes the name of an option, such as detector=fcos, and strategy, test and callbacks a "
@@ -49,6 +56,31 @@ def explain_composition(error: Exception, config_name: str) -> str:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return f"{text.splitlines()[0]}{_valid_keys(cause, config_name)}\n{str(cause).splitlines()[0]}"
     return text
+
+
+def _options(missing: str) -> str:
+    """Says that a group has no option of this name, and which it has; empty if there is no such group.
+
+    Args:
+        missing: ``GROUP/NAME``.
+    """
+    group, _, name = missing.rpartition("/")
+    folders = [folder for folder in (own_folder(), CONF) if folder is not None]
+    options = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+    if not group or not options:
+        return ""
+    near = get_close_matches(name, options, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return (
+        f"{group}={one_line(name)}: there is no such option{hint}\n{group} has the options {', '.join(options)}\n"
+        f"Options of your own are looked for in {own_folder() or 'conf/ of the working directory'}"
+    )
+
+
+def _comment(key: str, config_name: str) -> str:
+    """What the file of a command says about one of its keys."""
+    comments = {entry.name: entry.comment for entry in read_entries(CONF / f"{config_name}.yaml")}
+    return comments.get(key) or f"give {key}=..."
 
 
 def is_raised_by(error: Exception, library: str) -> bool:

@@ -21,6 +21,7 @@ from lightning_det.modules.schedules import Cosine
 from lightning_det.protocols.structures import State
 from lightning_det.runs.kinds import makes
 from lightning_det.system.refusals import trainer_problem
+from lightning_det.system.workload import cores
 from lightning_det.views.targets import targets
 
 log = logging.getLogger("lightning_det")
@@ -35,7 +36,7 @@ TRIES = 3
 def check_trainer(cfg: DictConfig) -> None:
     """Refuses settings that the trainer does not support, and a schedule over a training without a known end.
 
-    Warns if ranges of sizes begin after its last epoch.
+    Warns of more processes than cores, of no validation, and of ranges of sizes that begin after the last epoch.
 
     Raises:
         ConfigError: naming the key and what is valid.
@@ -51,6 +52,20 @@ def check_trainer(cfg: DictConfig) -> None:
             f"that they know (trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or "
             "schedule=constant schedule.unit=steps"
         )
+    processes = settings.devices if settings.accelerator == "cpu" and isinstance(settings.devices, int) else 1
+    if processes > (available := cores()):
+        log.warning(
+            "trainer.devices=%d with trainer.accelerator=cpu: %d processes on %d cores, each with its own batches; "
+            "trainer=gpu trainer.devices=N takes GPUs",
+            *(processes, processes, available),
+        )
+    if is_never_validated(settings):
+        log.warning(
+            "trainer.check_val_every_n_epoch=%d: this training has only %d epochs, so nothing is validated; "
+            "trainer.check_val_every_n_epoch=1 validates after each",
+            settings.check_val_every_n_epoch,
+            epochs,
+        )
     warm = max(OmegaConf.select(cfg, "views.train.scales.warm_epochs") or [0])
     if epochs is not None and 0 < epochs <= warm:
         log.warning(
@@ -58,6 +73,12 @@ def check_trainer(cfg: DictConfig) -> None:
             warm,
             epochs,
         )
+
+
+def is_never_validated(settings: DictConfig) -> bool:
+    """Whether a trainer's epochs are too few for a validation."""
+    every, epochs = settings.check_val_every_n_epoch, settings.max_epochs
+    return every is not None and 0 < (epochs or 0) < every
 
 
 def check_monitors(cfg: DictConfig) -> None:
@@ -68,8 +89,7 @@ def check_monitors(cfg: DictConfig) -> None:
     """
     known = [keys.validation(name) for name in figure_names(cfg.test.max_detections, cfg.test.metric)]
     by_images = cfg.test.detections_per_megapixel is not None  # the number in the last AR, see `_check_recall`
-    every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
-    never = cfg.trainer.limit_val_batches == 0 or (every is not None and 0 < (epochs or 0) < every)
+    never = cfg.trainer.limit_val_batches == 0 or is_never_validated(cfg.trainer)
     for name, monitor in monitored_figures(cfg).items():
         key = f"callbacks.{name}.monitor={monitor}"
         if not monitor.startswith(keys.validation("")):
@@ -81,7 +101,8 @@ def check_monitors(cfg: DictConfig) -> None:
         if never and _stops_early(cfg, name):
             raise ConfigError(
                 f"{key}: there is no validation (trainer.limit_val_batches={cfg.trainer.limit_val_batches}, "
-                f"trainer.check_val_every_n_epoch={every} of {epochs} epochs), so nothing can stop the training early; "
+                f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch} of "
+                f"{cfg.trainer.max_epochs} epochs), so nothing can stop the training early; "
                 f"validate, or leave it out with callbacks.{name}=null"
             )
         if _stops_early(cfg, name):

@@ -11,7 +11,7 @@ from lightning_det.evaluation.comparison import RunRecord
 from lightning_det.runs.evaluated_data import evaluated_data
 from lightning_det.runs.layout import METRICS, OVERRIDES, STATUS
 from lightning_det.runs.resume import override_key, recorded_overrides
-from lightning_det.system.errors import UserError
+from lightning_det.system.errors import ConfigError, UserError
 
 FIGURES = ("AP", "AR", "voc")
 """Beginnings of the names of figures."""
@@ -117,7 +117,7 @@ def largest_class(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, float
 def _run_folders(path: Path) -> list[Path]:
     """The run folders at a path or below it: those with a record of their overrides, or with the state of a job."""
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give run folders, or a folder of a sweep")
+        raise ConfigError(f"{path}: no such folder; give run folders, or a folder of a sweep")
     found = {f.parent for name in (OVERRIDES, STATUS) for f in path.rglob(name) if f.parent.name != ".hydra"}
     if not found:
         raise UserError(f"{path}: no run below it; a run folder holds {OVERRIDES} and, when it is finished, {METRICS}")

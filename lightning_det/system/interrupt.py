@@ -41,6 +41,11 @@ def was_interrupted() -> bool:
     return _Command.interrupted
 
 
+def hint() -> str | None:
+    """How to go on after the end of this process; None if another process says it."""
+    return _Command.hint()
+
+
 def set_hint(hint: Callable[[], str | None]) -> None:
     """Sets what Ctrl-C prints about how to go on; None prints nothing."""
     _Command.hint = staticmethod(hint)

@@ -255,7 +255,7 @@ def test_settings_that_have_no_effect_are_refused(folder, tmp_path):
         ({"overrides": ["draw_threshold=0.5"]}, "draw_threshold"),
         ({"overrides": ["test.nms_io=0.5"]}, r"did you mean test.nms_iou\?"),
         ({"overrides": "test.nms_iou=0.5"}, "overrides must be a list of texts"),
-        ({"test": ["tile"]}, "Could not load 'test/tile'"),
+        ({"test": ["tile"]}, "test=tile: there is no such option; did you mean tiles"),
         ({"test": "tiles"}, r"test must be a list of options, such as \['tiles'\]"),
         ({"test": [3]}, "test must be a list of options"),
         ({"overrides": ["hydra.run.dir=x"]}, "hydra.run.dir: of a command"),

@@ -8,6 +8,7 @@ import yaml
 from helpers import SMALL
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from support.checks import accepted
 
 from lightning_det.annotations import LabelMap
@@ -512,9 +513,40 @@ def test_an_option_that_is_not_there_is_explained(composed):
     with pytest.raises(MissingConfigException) as raised:
         composed("train", "dataset=mine")
     text = explain_composition(raised.value, "train")
-    assert text.startswith("In 'base': Could not find 'dataset/mine'")
-    assert "  yolo" in text
+    assert text.startswith("dataset=mine: there is no such option\ndataset has the options auto, coco,")
+    assert "yolo" in text
     assert text.endswith("Options of your own are looked for in conf/ of the working directory")
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "text"),
+    [
+        ("train", "strategy=[snipper,flip]", "strategy=snipper: there is no such option; did you mean sniper?\n"),
+        ("train", "test=[softnms]", "test=softnms: there is no such option; did you mean soft_nms?\n"),
+        ("train", "callbacks=[default,emma]", "callbacks=emma: there is no such option; did you mean ema?\n"),
+        ("train", "detector=yolov8", "detector=yolov8: there is no such option\ndetector has the options"),
+        ("train", "detector=fcoz", "detector=fcoz: there is no such option; did you mean fcos?\n"),
+    ],
+)
+def test_misspelt_options_are_explained(composed, command, override, text):
+    with pytest.raises(MissingConfigException) as raised:
+        composed(command, override)
+    assert explain_composition(raised.value, command).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("eval", "checkpoint is required: a run folder"),
+        ("export", "checkpoint is required: a run folder"),
+        ("subset", "root is required: "),
+    ],
+)
+def test_settings_that_are_required_are_explained(composed, command, text):
+    key = text.partition(" ")[0]
+    with pytest.raises(MissingMandatoryValue) as raised:
+        composed(command)[key]
+    assert explain_composition(raised.value, command).startswith(text)
 
 
 def test_what_the_user_has_set(composed):

@@ -273,7 +273,7 @@ def test_a_run_that_is_asked_to_end_says_so(short, tmp_path):
     options = [*short, f"hydra.run.dir={tmp_path}"]
     code, said = refused(tmp_path, options, step=8, end=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    assert said.endswith("error: ended by SIGTERM; a training goes on with resume=RUN_FOLDER\n")
+    assert said.endswith(f"error: ended by SIGTERM; go on with resume={tmp_path}\n")
     assert "Traceback" not in said
     assert 6 < checkpoint(tmp_path)["global_step"] < 12
     assert attempt(tmp_path, [f"resume={tmp_path}"])

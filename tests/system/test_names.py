@@ -86,9 +86,8 @@ def test_what_inspect_says(capsys, monkeypatch):
     report = dict.fromkeys(("image_width", "image_height", "box_width", "box_height", "box_size", "boxes_per_image"))
     report = {key: [1.0] * 7 for key in report} | {"splits": {}, "split": "train", "levels": [], "suggestion": None}
     report |= {"views_per_image": 1.0, "boxes_learned": 1, "boxes_unlearned": 0, "pixels_vs_800x1333": 1.0}
-    report |= dict.fromkeys(
-        ("rare_classes", "larger_than_tiles", "unneeded_views", "in_several_ranges", "anchors", "anchors_misfit")
-    )
+    warnings = ("rare_classes", "larger_than_tiles", "unneeded_views", "in_several_ranges", "hidden_from_focus")
+    report |= dict.fromkeys((*warnings, "anchors", "anchors_misfit"))
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
         report |= {"anchors": None, "anchors_misfit": ""}

@@ -71,6 +71,19 @@ def test_a_training_whose_ranges_never_apply_is_said(composed, caplog):
         assert bool(words) == bool(caplog.text)
 
 
+def test_a_training_without_validation_is_said(composed, caplog):
+    for given, words in (
+        (["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=4"], "only 3 epochs, so nothing is validated"),
+        (["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=4"], ""),
+        (["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=5"], ""),
+        (["trainer.devices=999"], "999 processes on"),
+    ):
+        caplog.clear()
+        check_trainer(composed("train", *given))
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
 def test_a_cosine_needs_an_end(composed):
     cfg = composed("train", "trainer.max_epochs=-1")
     with pytest.raises(ConfigError, match="need the length of the whole training"):
