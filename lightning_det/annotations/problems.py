@@ -68,7 +68,7 @@ def refuse(problems: Sequence[Problem], what: str, shown: int = 20) -> None:
         lines.append(f"  ... and {len(problems) - shown} more")
     raise DatasetError(
         f"{what} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n" + "\n".join(lines) + "\n"
-        f"Fix them (`python -m lightning_det.inspect` with the same dataset options lists them all),\n"
+        f"Fix them (`lightning-det inspect` with the same dataset options lists them all),\n"
         f"or add dataset.on_bad=skip to go on {_way_on(problems)}."
         + f"\nIn any case: {summary(harmless)}."
         * bool(harmless)

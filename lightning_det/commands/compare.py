@@ -20,7 +20,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
         ConfigError: no run is given, or there is no such baseline.
     """
     if not cfg.runs:
-        raise ConfigError("nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS...")
+        raise ConfigError("nothing to compare: lightning-det compare RUN_OR_SWEEP_FOLDERS...")
     runs, left_out = read_runs(list(cfg.runs))
     names = list(dict.fromkeys(run.name for run in runs))
     if cfg.baseline is not None and not 0 <= cfg.baseline < len(names):

@@ -77,7 +77,7 @@ def inspect(cfg: DictConfig) -> dict[str, Any]:
     if cfg.proposals == "auto":
         print(
             "negative chips: not in these views and their pixels, because proposals=auto mines them when the training "
-            "begins; proposals=FILE, of python -m lightning_det.mine, shows them"
+            "begins; proposals=FILE, of lightning-det mine, shows them"
         )
     if focus is not None:
         print(

@@ -70,7 +70,7 @@ def usable_split(cfg: DictConfig, which: str, limit: int | None = None) -> Annot
     if str(cfg.dataset.on_bad).split(".")[-1] == "error":
         refuse(problems, name)
     if problems:
-        log.warning("%s: %s (python -m lightning_det.inspect lists them)", name, summary(problems))
+        log.warning("%s: %s (lightning-det inspect lists them)", name, summary(problems))
     if find_misspelt(store.label_map):
         names = ", ".join(map(ascii, find_misspelt(store.label_map)))
         log.warning("%s: are these classes of their own, or is one of them misspelt? %s", name, names)

@@ -27,7 +27,7 @@ BOX_PADDING = 8
 
 
 REMEDY = (
-    "replace it, or take it out of the annotations (python -m lightning_det.inspect decodes all images of a dataset "
+    "replace it, or take it out of the annotations (lightning-det inspect decodes all images of a dataset "
     "and lists the damaged ones); a training goes on with resume=RUN_FOLDER"
 )
 """Remedy for an image that was changed after its annotations were read, or that is damaged after its header."""

@@ -68,7 +68,7 @@ class Thresholds:
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
-                f"{file}: no such file; python -m lightning_det.eval checkpoint=RUN writes it into its run folder"
+                f"{file}: no such file; lightning-det eval checkpoint=RUN writes it into its run folder"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: cannot be read as JSON ({error})") from error

@@ -175,7 +175,7 @@ class Detector(nn.Module):
         """
         self.lacks(
             "layers for a proposal network, which proposals=auto needs",
-            "let another detector make proposals (python -m lightning_det.mine detector=faster_rcnn) and give "
+            "let another detector make proposals (lightning-det mine detector=faster_rcnn) and give "
             "proposals=FILE, or take strategy=sniper_no_negatives",
         )
 

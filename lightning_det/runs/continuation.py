@@ -93,7 +93,7 @@ def _check_nothing_to_train(cfg: DictConfig, before: dict[str, Any], now: dict[s
     if keys:
         raise ConfigError(
             f"resume={cfg.resume}: nothing is left to train ({end}), so these would have no effect: "
-            f"{', '.join(keys)}. Leave them out, evaluate with python -m lightning_det.eval "
+            f"{', '.join(keys)}. Leave them out, evaluate with lightning-det eval "
             f"checkpoint={cfg.resume}, or {NEW}"
         )
     log.warning("nothing is left to train: %s", end)

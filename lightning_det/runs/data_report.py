@@ -108,10 +108,10 @@ def report_boxes(cfg: DictConfig, detector: Detector, store: AnnotationStore, da
         log.log(
             logging.WARNING if 2 * unlearned > total else logging.INFO,
             "train: in the first epoch, no view learns from %d of %d boxes in %d images: they are out of all ranges of "
-            "sizes, cut, thinner than data.min_side, or not shown (python -m lightning_det.inspect draws the views)",
+            "sizes, cut, thinner than data.min_side, or not shown (lightning-det inspect draws the views)",
             *(unlearned, total, len(store)),
         )
     boxes = boxes_in_views(store, looks, **data.visibility)
     said = misfit(boxes, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
     if said:
-        log.warning("train: %s (python -m lightning_det.inspect suggests settings)", said)
+        log.warning("train: %s (lightning-det inspect suggests settings)", said)

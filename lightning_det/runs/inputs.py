@@ -77,8 +77,7 @@ def _weights(key: str, value: str) -> None:
 def _proposals(key: str, value: str) -> None:
     if value != "auto" and not Path(value).is_file():
         raise ConfigError(
-            f"{key}={value}: No such file{_near(value)}; python -m lightning_det.mine makes one, and proposals=auto "
-            "mines first"
+            f"{key}={value}: No such file{_near(value)}; lightning-det mine makes one, and proposals=auto mines first"
         )
 
 

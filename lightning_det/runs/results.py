@@ -44,7 +44,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
         training = _training(folder, metrics)
         if "AP" not in metrics:
             left_out.append(
-                f"{folder}: trained without validation; python -m lightning_det.eval checkpoint={folder} evaluates it"
+                f"{folder}: trained without validation; lightning-det eval checkpoint={folder} evaluates it"
             )
         elif metrics["AP"] is None or metrics["AP"] < 0:  # earlier versions wrote -1
             left_out.append(f"{folder}: its AP is undefined: no box was in the images that it was evaluated on")
@@ -129,7 +129,7 @@ def _explain_unfinished(folder: Path) -> str:
     if (folder / STATUS).exists() and (error := _json(folder / STATUS).get("error")):
         return str(error)
     if (folder / "train.log").exists():
-        return f"not finished (python -m lightning_det.train resume={folder} goes on)"
+        return f"not finished (lightning-det train resume={folder} goes on)"
     return f"no {METRICS}: no training or evaluation that has ended"
 
 

@@ -105,7 +105,7 @@ def report_unvalidated(report: dict[str, Any], trainer: pl.Trainer, folder: Path
     if validated < trainer.global_step:
         figures = f"the figures are those of step {validated}" if validated else "there are no figures"
         log.warning(
-            "%s: the training ended at step %d, without a validation. Evaluate it with python -m lightning_det.eval "
+            "%s: the training ended at step %d, without a validation. Evaluate it with lightning-det eval "
             "checkpoint=%s, or train with trainer.val_check_interval=STEPS trainer.check_val_every_n_epoch=null",
             figures,
             trainer.global_step,

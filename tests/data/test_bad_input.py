@@ -230,10 +230,10 @@ CASES = [
         ("1.png", "claims more than 536870912 pixels", "cut it into parts", SKIP),
         claiming_png,
     ),
-    Case("bitmap that is cut off, found while training", ("1.bmp: damaged image", "lightning_det.inspect"), cut_bitmap),
+    Case("bitmap that is cut off, found while training", ("1.bmp: damaged image", "lightning-det inspect"), cut_bitmap),
     Case(
         "the same, found by a loader process",
-        ("1.bmp: damaged image", "lightning_det.inspect"),
+        ("1.bmp: damaged image", "lightning-det inspect"),
         cut_bitmap,
         ("data.num_workers=1",),
     ),
@@ -398,7 +398,7 @@ CASES = [
         layout="yolo",
     ),
     # Both ways out
-    Case("three problems at once", ("has 3 problems", "lightning_det.inspect", SKIP), several),
+    Case("three problems at once", ("has 3 problems", "lightning-det inspect", SKIP), several),
     Case(
         "the same, to be skipped",
         ("1 x image left out", "1 x box left out", "1 x box clipped"),
@@ -417,7 +417,13 @@ CASES = [
     # Settings
     Case("unknown key", ("trainer.speed", "trainer has the keys"), arguments=("trainer.speed=3",), code=2),
     Case("key with a typo", ("did you mean trainer.max_epochs?",), arguments=("trainer.max_epoch=3",), code=2),
-    Case("option that does not exist", ("trainer/cpux", "gpu"), arguments=("trainer=cpux",), code=2),
+    Case("option that does not exist", ("trainer=cpux: there is no such option",), arguments=("trainer=cpux",), code=2),
+    Case(
+        "option in a list that does not exist",
+        ("strategy=snipper: there is no such option; did you mean sniper?",),
+        arguments=("strategy=[snipper,flip]",),
+        code=2,
+    ),
     Case("no option where one is needed", ("Config group override",), arguments=("logger=null",), code=2),
     Case(
         "value of another type",
@@ -775,8 +781,9 @@ def outcome_of(case: Case, folder: Path, trained_run: Path) -> tuple[Outcome, st
 INTRO = """# Bad input
 
 This page lists what the commands say to bad input. Each row is one case of `tests/data/test_bad_input.py`, which breaks
-a small dataset, a checkpoint or a command line, and runs the real command. `python tests/data/test_bad_input.py` writes
-this page anew. Exit codes: 2 for settings, 1 for everything else that you can fix, 0 if the command continued.
+a small dataset, a checkpoint or a command line, and runs the real command.
+`PYTHONPATH=tests python tests/data/test_bad_input.py` writes this page anew. Exit codes: 2 for settings, 1 for
+everything else that you can fix, 0 if the command continued.
 
 ## Datasets
 Datasets are checked when they are read, before anything is trained or written. Annotations are checked record by
@@ -795,7 +802,7 @@ its image is clipped; up to 0.1 pixels, it is kept. The log counts these too, an
 
 A file that is useless as a whole (no JSON, no categories, no list of images) ends the command in either case.
 
-`python -m lightning_det.inspect` with the same dataset options lists every problem of every split, in the terminal and
+`lightning-det inspect` with the same dataset options lists every problem of every split, in the terminal and
 in `inspect.json`, with what `skip` would do about it. It also decodes every image. A training decodes an image only
 when it needs it, so an image that is damaged elsewhere ends the training with its name. JPEG has no checksums: flipped
 bits in the middle of a file show as odd colours, which no decoder reports.

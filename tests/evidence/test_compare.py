@@ -176,7 +176,7 @@ def test_an_evaluation_is_named_by_its_training_and_has_its_cost(tmp_path):
     assert [row.split(" | ")[-1] for row in tables(compare_runs(runs))[0].splitlines()[2:]] == ["- |", "20.0 ± 0.0 |"]
     assert runs[1].curve == [{"from": 8, "to": 16, "AP": 0.5}]
     assert len(left_out) == 2
-    assert "t0: trained without validation; python -m lightning_det.eval checkpoint=" in left_out[0]
+    assert "t0: trained without validation; lightning-det eval checkpoint=" in left_out[0]
     alone, gone = make(tmp_path / "alone", of="../gone/checkpoints/best.ckpt"), tmp_path / "gone"
     with pytest.raises(UserError, match=f"evaluated is not in {gone}"):
         read_runs([alone])
@@ -207,7 +207,7 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     (again / "train.log").touch()
     runs, (line,) = read_runs([tmp_path / "a"])
     assert len(runs) == 1
-    assert line == f"{again}: not finished (python -m lightning_det.train resume={again} goes on)"
+    assert line == f"{again}: not finished (lightning-det train resume={again} goes on)"
     (again / "train.log").rename(again / "mine.log")
     refused = tmp_path / "a/2"  # before it could say how it was started
     refused.mkdir()
@@ -331,7 +331,7 @@ def test_the_command(tmp_path):
     assert refused.errors.strip().endswith("error: baseline=2: the table's rows are numbered 0 to 1")
     nothing = in_process.run("compare")
     assert nothing.code == 2
-    assert "error: nothing to compare: python -m lightning_det.compare RUN_OR_SWEEP_FOLDERS..." in nothing.errors
+    assert "error: nothing to compare: lightning-det compare RUN_OR_SWEEP_FOLDERS..." in nothing.errors
 
 
 def test_the_largest_class_and_the_pixels_of_inference_are_recorded(tmp_path):
