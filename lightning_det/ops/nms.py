@@ -77,12 +77,14 @@ def nms_of_groups(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: 
         iou_threshold: as in `nms_mask`.
 
     Returns:
-        Indices (K,) of the survivors, by group.
+        Indices (K,) of the survivors, in no particular order.
     """
     order = torch.argsort(groups, stable=True)
     counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
-    parts = [p[torchvision.ops.nms(boxes[p], scores[p], iou_threshold)] for p in order.split(counts.tolist())]
-    return torch.cat([order[:0], *parts])
+    starts, lengths = counts.cumsum(0) - counts, counts.tolist()
+    parts = zip(boxes[order].split(lengths), scores[order].split(lengths), starts.tolist(), strict=True)
+    keep = [torch.ops.torchvision.nms(b, s, iou_threshold) + start for b, s, start in parts if len(b) > 1]
+    return order[torch.cat([starts[counts == 1], *keep])]
 
 
 @nms_mask.register_fake
