@@ -100,7 +100,8 @@ def read_splits(cfg: DictConfig) -> Splits:
     """
     splits = Splits()
     for name in dict.fromkeys([cfg.split, "train", "val", "test"]):
-        if name != cfg.split and cfg.dataset[name] is None:
+        held_out = name == "val" and cfg.dataset.holdout is not None
+        if name != cfg.split and cfg.dataset[name] is None and not held_out:
             continue
         try:
             store, problems = read_split(cfg, name)

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from support.datasets import make_coco, make_yolo
 
 from lightning_det.annotations import DatasetError
+from lightning_det.commands.inspect import read_splits
 from lightning_det.config.data import read_split, usable_split
 from lightning_det.config.module import build_module
 from lightning_det.config.recognition import ANY, recognise_other_root
@@ -63,6 +64,8 @@ def test_a_validation_split_is_held_out_where_there_is_none(composed, tmp_path, 
     assert {name: len(store) for name, store in stores.items()} == {"train": 5, "val": 1}
     files = [store.files[i] for store in stores.values() for i in range(len(store))]
     assert len(set(files)) == 6
+    inspected = read_splits(validate_run(composed("inspect", "dataset=auto", f"dataset.root={root}")))
+    assert {name: len(store) for name, store in inspected.stores.items()} == {"train": 5, "val": 1}
     for words in ("layout of YOLO (data.yaml), with train", "dataset.holdout=0.2", "val: 1 of 6 images are held out"):
         assert words in caplog.text
 
