@@ -19,8 +19,13 @@ def dilate(stage: nn.Module) -> nn.Module:
         The stage.
 
     Raises:
-        ValueError: a strided convolution has an even kernel, which cannot keep the resolution.
+        ValueError: a strided convolution has an even kernel, which cannot keep the resolution, or pooling halves it.
     """
+    if any(isinstance(m, nn.AvgPool2d | nn.MaxPool2d) and m.stride not in (1, (1, 1)) for m in stage.modules()):
+        raise ValueError(
+            "the backbone's last stage halves the resolution by pooling, which dilation cannot replace; R-FCN needs a "
+            "ResNet without -vd, a MobileNet or tiny"
+        )
     after_stride = False
     for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
         strided = conv.stride != (1, 1)

@@ -73,7 +73,10 @@ def has_stopped(state: Mapping[str, Any], patience: int, same: bool) -> bool:
         patience: the current setting.
         same: whether its other settings are those of the checkpoint.
     """
-    return state["wait_count"] >= patience or (same and state.get("stopping_reason", UNSTOPPED[0]) not in UNSTOPPED)
+    # Lightning looks at its patience after a validation without an improvement only.
+    return state["wait_count"] >= max(1, patience) or (
+        same and state.get("stopping_reason", UNSTOPPED[0]) not in UNSTOPPED
+    )
 
 
 def _state_of_best(callback: ModelCheckpoint, states: Mapping[str, Any]) -> dict[str, Any] | None:

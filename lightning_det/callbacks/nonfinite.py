@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from lightning_det.callbacks.access import train_store
+from lightning_det.checkpoint.finite import find_nonfinite
 from lightning_det.protocols.structures import Batch
 from lightning_det.system.errors import UserError
 
+REMEDIES = "Usual remedies: a lower optimizer.lr, a longer schedule.warmup, trainer.gradient_clip_val."
+
 
 class NonFiniteLossError(UserError):
-    """A loss is infinite or NaN."""
+    """A loss or a weight is infinite or NaN."""
 
 
 class StopOnNonFinite(pl.Callback):
     """Stops when the loss of a step is not finite, saves the batch and names its images.
 
     The losses are checked after the next step has been queued, so the device never waits for the host. At most one
-    more step is taken with broken weights, and they are never saved: there is a check before every validation and at
-    every end of an epoch.
+    more step is taken with broken weights, and they are never saved: there is a check before every validation, at every
+    end of an epoch, and of all weights before a checkpoint is written.
 
     Args:
         folder: for the file ``nonfinite-rankR.pt``, which ``torch.load`` reads.
@@ -48,6 +51,21 @@ class StopOnNonFinite(pl.Callback):
         """Checks the last step before its weights are saved."""
         self._check(trainer)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Checks the last step, and all weights: a gradient may be NaN where the loss is not.
+
+        Raises:
+            NonFiniteLossError: the checkpoint is not written then.
+        """
+        self._check(trainer)
+        if broken := find_nonfinite(checkpoint["state_dict"]):
+            raise NonFiniteLossError(
+                f"after step {trainer.global_step}, {broken} holds NaN or infinite values. Nothing is saved, and an "
+                f"earlier checkpoint stays as it is. {REMEDIES}"
+            )
+
     def _check(self, trainer: pl.Trainer) -> None:
         if self._last is None:
             return
@@ -66,6 +84,5 @@ class StopOnNonFinite(pl.Callback):
         raise NonFiniteLossError(
             f"the loss became {losses['loss']:g} in {place}:\n{table}\n"
             f"images: {', '.join(names)}\n"
-            f"The batch is in {file}. Usual remedies: a lower optimizer.lr, a longer schedule.warmup, "
-            f"trainer.gradient_clip_val."
+            f"The batch is in {file}. {REMEDIES}"
         )

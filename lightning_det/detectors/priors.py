@@ -42,6 +42,10 @@ class Priors(nn.Module):
             sizes = spread(objects[0], objects[-1], maps)
         count = len(sizes) - 1
         lists = [list(r) for r in ratios if isinstance(r, Sequence)]
+        if lists and len(lists) != len(ratios):
+            raise ValueError(f"ratios of priors must be numbers, or a list for every map, got {list(ratios)}")
+        if not (longest is None or longest > 0) or not all(step > 0 for step in steps or ()):
+            raise ValueError(f"steps and the longest side of priors must be above 0, got {steps} and {longest}")
         by_map = lists or [[r for r in ratios if not isinstance(r, Sequence)]] * count
         bad = min(sizes) <= 0 or any(r <= 0 for own in by_map for r in own)
         if bad or count < 1 or len(by_map) != count or (steps is not None and len(steps) != count):

@@ -22,7 +22,7 @@ PATIENCE = 60.0
 def has_ranks(cfg: DictConfig) -> bool:
     """Whether a job may have more than one rank."""
     trainer = cfg.get("trainer") or {}
-    return str(trainer.get("devices", 1)) != "1" or int(trainer.get("num_nodes", 1)) != 1
+    return str(trainer.get("devices", 1)) != "1" or int(trainer.get("num_nodes") or 1) != 1
 
 
 def run_in_child(module: str, overrides: Sequence[str], folder: Path, resumes: bool) -> None:

@@ -47,7 +47,7 @@ class Ids(NamedTuple):
             UserError: it is no annotation file, or has none of the classes; the message names it.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows writes a byte order mark
             images = {str(image["file_name"]): image["id"] for image in content["images"]}
             categories = {str(category["name"]): int(category["id"]) for category in content["categories"]}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -19,7 +19,7 @@ from lightning_det.callbacks import Collector, Throughput
 from lightning_det.callbacks.access import callbacks_of, find_callback
 from lightning_det.checkpoint import load_checkpoint
 from lightning_det.config.build import build
-from lightning_det.config.data import build_data
+from lightning_det.config.data import build_data, build_planner
 from lightning_det.config.module import portable_settings
 from lightning_det.config.trainer import build_trainer
 from lightning_det.evaluation.results import Results
@@ -71,6 +71,8 @@ def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
         return folder / FILE
     if is_unstarted(cfg.resume):
         return Path(cfg.resume) / FILE
+    if (folder / FILE).is_file():  # the folder may have been moved since
+        return folder / FILE
     file = load_checkpoint(cfg.resume, "last")["hyper_parameters"]["settings"].get("proposals")
     return folder / FILE if file in (None, "auto") else Path(file)
 
@@ -221,7 +223,11 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
         cfg.callbacks.last.update({"dirpath": str(folder), "filename": Path(NETWORK).stem})
     if "progress" in cfg.callbacks:
         cfg.callbacks.progress.update({"validation": "proposing", "epochs": "mining"})
-    cfg.views.test.scales.valid_ranges = None
+    scales = cfg.views.test.scales
+    if build_planner(cfg, "test").follows:  # the findings of a head that the network does not have
+        cfg.views.test.scales = {"_target_": "lightning_det.views.Pyramid", "resolutions": scales.resolutions}
+    else:
+        scales.valid_ranges = None
     if "repeat_threshold" in cfg.data:
         cfg.data.repeat_threshold = None  # it learns one class
     return cfg

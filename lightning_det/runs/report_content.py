@@ -86,7 +86,7 @@ def content_of_evaluation(
         overrides=composition_overrides(),
         changes=changes(settings),
         settings=settings_text(settings),
-        commands=next_commands(str(cfg.checkpoint), False, other),
+        commands=next_commands(str(cfg.checkpoint), False, other, str(folder)),
     )
     return Run(page, folder, training, metrics, metrics["per_class"], diagnosis)
 

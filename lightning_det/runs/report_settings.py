@@ -58,13 +58,14 @@ def display(path: Path) -> str:
     return str(resolved.relative_to(here)) if resolved.is_relative_to(here) and resolved != here else str(path)
 
 
-def next_commands(run: str, trained: bool, split: str | None) -> list[Command]:
+def next_commands(run: str, trained: bool, split: str | None, folder: str | None = None) -> list[Command]:
     """Lists the commands that may follow a run.
 
     Args:
         run: folder or checkpoint file of the training, see `display`.
         trained: whether the report is that of the training itself.
         split: a split to evaluate; None if there is no other one.
+        folder: of the evaluation that the report is of; None if it is that of the training.
     """
     checkpoint = option("checkpoint", run)
     found = [
@@ -73,7 +74,7 @@ def next_commands(run: str, trained: bool, split: str | None) -> list[Command]:
     if split is not None:
         what = "Evaluate the best checkpoint" if trained else "Evaluate the checkpoint on another split"
         found.append(Command(f"{what}:", f"lightning-det eval {checkpoint} split={split}"))
-    found.append(Command("Compare with other runs:", f"lightning-det compare {shlex.quote(run)} OTHER_RUN"))
+    found.append(Command("Compare with other runs:", f"lightning-det compare {shlex.quote(folder or run)} OTHER_RUN"))
     if trained:
         more = f"lightning-det train {option('resume', run)} trainer.max_epochs=MORE"
         found.append(Command("Train longer, from the last checkpoint on:", more))

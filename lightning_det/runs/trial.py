@@ -12,7 +12,7 @@ from lightning_det.data.datamodule import ViewData
 from lightning_det.data.dataset import Collate, Look, ViewDataset
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.modules.module import DetectionModule
-from lightning_det.protocols.structures import STRIDE, Batch
+from lightning_det.protocols.structures import Batch
 
 DRAWS = 3
 """Number of epochs whose views are looked at, because views may be random."""
@@ -98,9 +98,10 @@ class Trial:
         if self.data.train_views.canvas is not None:
             side = self.data.train_views.canvas
             return (side, side) if isinstance(side, int) else side
-        return _largest_size([look for look in self.looks if look.view.level == level])
+        return _largest_size([look for look in self.looks if look.view.level == level], self.data.canvas_step)
 
 
-def _largest_size(looks: Sequence[Look]) -> tuple[int, int]:
+def _largest_size(looks: Sequence[Look], step: int) -> tuple[int, int]:
+    """Height and width, multiples of ``step``, in which all views fit."""
     height, width = (max(sides) for sides in zip(*(look.view.size for look in looks), strict=True))
-    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
+    return -(-height // step) * step, -(-width // step) * step

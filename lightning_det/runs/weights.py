@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_det.annotations import LabelMap
 from lightning_det.backbones.pretrained import explain_failed_download
 from lightning_det.checkpoint import checkpoint_file, is_own, read_weights
+from lightning_det.checkpoint.finite import find_nonfinite
 from lightning_det.modules.module import DetectionModule
 from lightning_det.system.errors import CapabilityError, ConfigError, UserError
 
@@ -74,8 +75,3 @@ def check_kinds(module: DetectionModule, weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} holds {tensor.dtype}, not {mine[name].dtype}")
     if broken := find_nonfinite(weights):
         raise ValueError(f"{broken} holds NaN or infinite values")
-
-
-def find_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
-    """Finds a tensor with NaN or infinite values, and returns its name; None if there is none."""
-    return next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None)

@@ -227,6 +227,12 @@ def test_a_stage_that_cannot_be_dilated_is_refused():
         dilate(stage)
 
 
+def test_a_stage_that_pools_cannot_be_dilated():
+    stage = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.AvgPool2d(2))
+    with pytest.raises(ValueError, match="halves the resolution by pooling, which dilation cannot replace"):
+        dilate(stage)
+
+
 def test_golden_deformable_convolution():
     case = GOLDEN["deform_conv"]
     conv = nn.Conv2d(1, 1, 3, bias=False)

@@ -93,6 +93,19 @@ def test_priors_that_do_not_fit_are_refused(arguments):
         Priors(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ratios": [2.0, [3.0], [2.0]]}, "must be numbers, or a list for every map"),
+        ({"longest": -5.0}, "must be above 0"),
+        ({"steps": [8, -8]}, "must be above 0"),
+    ],
+)
+def test_settings_of_priors_that_mean_nothing_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Priors([10, 20, 30], **({"ratios": [2.0]} | options))
+
+
 def test_sizes_of_objects_ascend():
     with pytest.raises(ValueError, match=r"smallest first, got \[8, 500, 128\]"):
         Priors(objects=[8, 500, 128], maps=3)

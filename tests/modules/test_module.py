@@ -667,6 +667,28 @@ def test_a_loss_that_is_no_number_ends_the_run(store, tmp_path, batch_size, vali
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+def test_weights_that_are_no_numbers_are_not_saved(store, tmp_path):
+    """A gradient may be NaN where the loss is finite."""
+    module = DetectionModule(Stub(losses=infinite_on(99)), LABELS, sgd(), Constant())
+    saving = ModelCheckpoint(tmp_path / "checkpoints", filename="last", save_on_train_epoch_end=True)
+    breaking = Breaking()
+    callbacks = [StopOnNonFinite(str(tmp_path / "run")), breaking, saving]
+    trainer = trainer_in(tmp_path, max_epochs=3, callbacks=callbacks, enable_checkpointing=True, limit_val_batches=0)
+    with pytest.raises(NonFiniteLossError, match="holds NaN or infinite values"):
+        trainer.fit(module, datamodule=data_of(store))
+    content = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=False)
+    assert content["epoch"] == 0
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
+class Breaking(pl.Callback):
+    """Breaks a weight in the second epoch, before it is saved."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            next(pl_module.parameters()).data.fill_(float("nan"))
+
+
 def test_finite_losses_end_nothing(store, tmp_path):
     module = DetectionModule(Stub(losses=infinite_on(99)), LABELS, sgd(), Constant())
     trainer = trainer_in(tmp_path, max_epochs=2, callbacks=[StopOnNonFinite(str(tmp_path / "run"))])

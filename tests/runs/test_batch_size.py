@@ -63,6 +63,8 @@ def test_the_largest_batch_of_an_epoch(made):
     batch = trial.largest_batch(6)
     assert batch.images.shape == (6, 3, 192, 256)  # the finest of three levels
     assert batch.boxes.shape[1] >= (store.offsets[1:] - store.offsets[:-1]).max()
+    steps = made("strategy=[multi_scale,flip]", "+data.canvas_step=128")[2]
+    assert steps.largest_batch(6).images.shape == (6, 3, 256, 256)  # as batches of the training are padded
     trial.step(2)
     one, two, three = map(trial.kept_bytes, (1, 2, 3))
     assert three - two == pytest.approx(two - one, rel=0.1)  # what one view more takes

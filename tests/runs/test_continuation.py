@@ -10,6 +10,7 @@ from pytorch_lightning.loops.progress import _ProcessedTracker
 
 from lightning_det.annotations import LabelMap
 from lightning_det.callbacks import KeepSettings
+from lightning_det.callbacks.keep_settings import has_stopped
 from lightning_det.config.build import build
 from lightning_det.config.module import build_module
 from lightning_det.data.loader import TrainLoader
@@ -149,7 +150,7 @@ def checkpoint(composed, tmp_path):
         "optimizer_states": [module.optimizer(module.parameter_groups()).state_dict()],
         "lr_schedulers": [{"last_epoch": 6}],
         "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": 2}}}},
-        "callbacks": {"EarlyStopping{'monitor': 'val/AP', 'mode': 'max'}": {"wait_count": 0}},
+        "callbacks": {"EarlyStopping{'monitor': 'val/AP', 'mode': 'max'}": {"wait_count": 1}},
         "global_step": 6,
         "pytorch-lightning_version": "2.6.4",
     }
@@ -223,7 +224,7 @@ def test_settings_take_effect_while_something_is_left_to_train(checkpoint, caplo
     [
         ({"trainer__max_epochs": 2}, "all 2 epochs are done; more with trainer.max_epochs"),
         ({"trainer__max_steps": 6}, "all 6 steps are done; more with trainer.max_steps"),
-        ({"callbacks__early_stopping__patience": 0}, "callbacks.early_stopping has ended it after 2 epochs"),
+        ({"callbacks__early_stopping__patience": 1}, "callbacks.early_stopping has ended it after 2 epochs"),
     ],
 )
 def test_where_nothing_is_left_to_train_settings_are_refused(checkpoint, caplog, limit, words):
@@ -231,7 +232,7 @@ def test_where_nothing_is_left_to_train_settings_are_refused(checkpoint, caplog,
     assert f"nothing is left to train: {words}" in caplog.text
     error = checkpoint(test__nms_iou=0.3, optimizer__lr=1.0, **limit)
     assert isinstance(error, ConfigError)
-    for part in ("optimizer.lr, test.nms_iou", words, "lightning_det.eval"):
+    for part in ("optimizer.lr, test.nms_iou", words, "lightning-det eval"):
         assert part in str(error)
 
 
@@ -299,3 +300,8 @@ def test_an_epoch_goes_on_between_windows_of_accumulated_batches(done, before, n
     loader.load_state_dict({"epoch": 3, "done": done, "batches": before})
     assert list(batches) == list(range(begins, now))
     assert counted.ready == begins
+
+
+def test_a_patience_of_zero_ends_a_training_after_a_validation_without_improvement():
+    for waited, patience, stopped in ((0, 0, False), (1, 0, True), (1, 1, True), (1, 2, False)):
+        assert has_stopped({"wait_count": waited}, patience, same=True) == stopped

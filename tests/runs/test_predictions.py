@@ -163,7 +163,7 @@ def annotations(file, images, categories):
         "categories": [{"id": n, "name": name} for n, name in categories],
         "annotations": [],
     }
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8-sig")  # as Windows writes it
     return Ids.read(file, LABELS)
 
 

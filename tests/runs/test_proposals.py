@@ -24,6 +24,7 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
 from lightning_det.annotations.store import AnnotationStore, ProposalSet
 from lightning_det.annotations.strings import Strings
+from lightning_det.config.data import build_planner
 from lightning_det.config.module import build_module
 from lightning_det.data.shapes import Shapes
 from lightning_det.protocols.structures import State
@@ -606,3 +607,23 @@ def test_the_length_of_the_training_does_not_cut_mining(composed, tmp_path, opti
     cfg = composed("train", "strategy=[sniper,flip]", "trainer.max_steps=3", "miner.epochs=5", *options)
     trainer = mining.mining_config(cfg, tmp_path).trainer
     assert (trainer.max_epochs, trainer.max_steps, trainer.limit_val_batches) == (5, -1, limit)
+
+
+def test_mining_looks_at_all_views_of_autofocus(composed, tmp_path):
+    """Its network has no head that says where to look."""
+    cfg = validate_run(composed("train", "strategy=[sniper,flip,autofocus]", "test=[autofocus]"))
+    scales = mining.mining_config(cfg, tmp_path).views.test.scales
+    assert scales._target_ == "lightning_det.views.Pyramid"
+    assert scales.resolutions == cfg.views.test.scales.resolutions
+    assert not build_planner(mining.mining_config(cfg, tmp_path), "test").follows
+
+
+def test_a_folder_that_was_moved_keeps_its_proposals(composed, tmp_path, monkeypatch):
+    settings = {"proposals": str(tmp_path / "old/proposals.npz")}
+    monkeypatch.setattr(mining, "load_checkpoint", lambda *_: {"hyper_parameters": {"settings": settings}})
+    monkeypatch.setattr(mining, "is_unstarted", lambda _: False)
+    cfg = composed("train", "strategy=[sniper]", "proposals=auto", f"resume={tmp_path}/new")
+    assert mining.proposals_file(cfg, tmp_path / "new") == tmp_path / "old/proposals.npz"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/proposals.npz").touch()
+    assert mining.proposals_file(cfg, tmp_path / "new") == tmp_path / "new/proposals.npz"
