@@ -13,6 +13,7 @@ from support.all_detectors import CLASSES, DETECTORS, batches, doubled
 
 from lightning_det.callbacks.throughput import DeviceWait
 from lightning_det.modules.step import CompiledStep, keep_gradients, step_losses
+from lightning_det.ops.roi_align_operator import align
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -76,6 +77,22 @@ def test_detections_are_those_of_the_cpu(name):
     assert torch.equal(found.labels.cpu()[valid], expected.labels[valid])
     torch.testing.assert_close(found.scores.cpu()[valid], expected.scores[valid])
     torch.testing.assert_close(found.boxes.cpu()[valid], expected.boxes[valid])
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rois_of_maps_in_every_order_in_memory(views, layout):
+    """The pixels of a single view, as rows of a matrix, may be a transposed matrix in memory."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(views, 8, 12, 17, generator=generator, dtype=torch.float64)
+    rois = torch.tensor([[0, 1.0, 1, 6, 7], [views - 1, 2, 2, 9, 11]], dtype=torch.float64)
+    found = []
+    for device in ("cpu", "cuda"):
+        canvas = maps.to(device).contiguous(memory_format=layout).requires_grad_()
+        cells = align(canvas, rois.to(device), 3, 2)
+        (cells * cells).sum().backward()
+        found.append((cells.detach().cpu(), canvas.grad.cpu()))
+    torch.testing.assert_close(found[1], found[0])
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
