@@ -1,4 +1,4 @@
-"""Finds weights that are no numbers."""
+"""Finds weights that are NaN or infinite."""
 
 from collections.abc import Mapping
 

@@ -78,7 +78,7 @@ def _options(missing: str) -> str:
 
 
 def _comment(key: str, config_name: str) -> str:
-    """What the file of a command says about one of its keys."""
+    """The comment at a key in the file of a command."""
     comments = {entry.name: entry.comment for entry in read_entries(CONF / f"{config_name}.yaml")}
     return comments.get(key) or f"give {key}=..."
 
