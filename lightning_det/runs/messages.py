@@ -50,7 +50,7 @@ def explain_composition(error: Exception, config_name: str) -> str:
         text += "\nA value with brackets, commas, = or quotes needs quotes of its own: \"source='a (1), b'\""
     if isinstance(error, MissingConfigException):
         text = text.partition("\nConfig search path:")[0].replace("\t", "  ")
-        text += f"\nOptions of your own are looked for in {own_folder() or 'conf/ of the working directory'}"
+        text += f"\n{_where_own_options_are()}"
     if isinstance(cause, OmegaConfBaseException):
         text += f"\n{str(cause).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
@@ -73,8 +73,12 @@ def _options(missing: str) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
         f"{group}={one_line(name)}: there is no such option{hint}\n{group} has the options {', '.join(options)}\n"
-        f"Options of your own are looked for in {own_folder() or 'conf/ of the working directory'}"
+        f"{_where_own_options_are()}"
     )
+
+
+def _where_own_options_are() -> str:
+    return f"Options of your own are looked for in {own_folder() or 'conf/ of the working directory'}"
 
 
 def _comment(key: str, config_name: str) -> str:

@@ -12,6 +12,7 @@ from support.documents import Document
 from lightning_det.report.curves import POINTS, read_learning, thin_out
 from lightning_det.report.embedding import BUDGET, Picture, embed_pixels, embed_svg, within_budget
 from lightning_det.report.page import Change, Command, Fact, Page, render
+from lightning_det.runs.report_settings import next_commands
 
 EVIL = '<script>document.title="run"</script>'
 QUOTES = "\" onerror='alert(1)' x=\""
@@ -119,3 +120,10 @@ def test_learning_curves_are_read(tmp_path):
     assert read_learning(file) == ([], [], {})
     file.write_text("step,train/loss,train/epoch_loss,val/AP,lr\n5,2.5,,,1\n9,,2.0,,\n9,,,0.25,\n")
     assert read_learning(file) == ([(5.0, 2.5)], [(9.0, 2.0)], {"AP": [(9.0, 0.25)]})
+
+
+def test_an_evaluation_is_compared_by_its_own_folder():
+    """A checkpoint file is none that `compare` takes."""
+    commands = {c.line for c in next_commands("RUN/checkpoints/last.ckpt", False, None, "outputs/eval/001")}
+    assert "lightning-det compare outputs/eval/001 OTHER_RUN" in commands
+    assert "lightning-det compare RUN OTHER_RUN" in {c.line for c in next_commands("RUN", True, None)}
