@@ -413,7 +413,7 @@ def test_sniper_mines_trains_and_goes_on(twelve, mined, tmp_path):
     lines = (mined / "train.log").read_text().splitlines()
     order = [next(i for i, line in enumerate(lines) if word in line) for word in ("mining: 2 epochs", "epoch 1 of 2")]
     assert order == sorted(order)
-    assert not (mined / "mining.ckpt").exists()
+    assert not (mined / "proposals.mining.ckpt").exists()
     with np.load(mined / "proposals.npz", allow_pickle=False) as file:
         assert len(file["offsets"]) == 13
         assert file["offsets"][-1] == len(file["boxes"]) == len(file["scores"]) > 12
@@ -465,6 +465,10 @@ def test_mine_writes_the_file_that_train_would(twelve, mined, tmp_path):
         assert sorted(one) == sorted(two)
         for name in one:
             np.testing.assert_array_equal(one[name], two[name])
+    # Other files of proposals in the folder have costs of their own.
+    costs = [read(file) for file in (tmp_path / "p.mining.json", mined / "proposals.mining.json")]
+    assert costs[0]["pixels"] == costs[1]["pixels"] > 0
+    assert not (tmp_path / "p.mining.ckpt").exists()
 
 
 def test_mining_in_a_part_of_the_images_is_said(twelve, tmp_path):

@@ -1,11 +1,14 @@
 """An exponential moving average of the weights."""
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
+
+log = logging.getLogger("lightning_det")
 
 
 class WeightAverage(WeightAveraging):
@@ -60,6 +63,16 @@ class WeightAverage(WeightAveraging):
         self._copies = not self._begun
         self._begun |= update
         return update or (step_idx is not None and self._copies)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the average into the module, and says if there is none."""
+        super().on_train_end(trainer, pl_module)
+        if not self._begun:
+            log.warning(
+                "ema: the training ended after %d steps, before the first update of the average, so the weights are "
+                "those of the last step",
+                trainer.global_step,
+            )
 
     def _is_due(self, step: int | None, epoch: int | None) -> bool:
         """Whether the settings ask for an update."""

@@ -1,5 +1,6 @@
 """Callbacks that restore their state from a checkpoint, but keep the settings given now."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from lightning_det.callbacks.access import callbacks_of
 
+log = logging.getLogger("lightning_det")
+
 UNSTOPPED = (EarlyStoppingReason.NOT_STOPPED.value, EarlyStoppingReason.PATIENCE_EXHAUSTED.value)
 
 
@@ -19,7 +22,8 @@ class KeepSettings(pl.Callback):
     - `EarlyStopping` would use the checkpoint's patience, and would continue after it had stopped: a run that was
       killed at its end and resumed would have one more epoch than an uninterrupted run.
     - `ModelCheckpoint` would forget the best score if the folder was moved or the saving interval changed, and would
-      then overwrite the best checkpoint with a worse one. It would also use the checkpoint's number of files.
+      then overwrite the best checkpoint with a worse one. It would also use the checkpoint's number of files, and keep
+      nothing that is worse than a file that was deleted.
     """
 
     def __init__(self) -> None:
@@ -108,15 +112,18 @@ def retain_best(state: Mapping[str, Any], callback: ModelCheckpoint) -> dict[str
             return dict(state)  # a new folder gets its own best checkpoint; Lightning warns about that
         state = {**state, "dirpath": folder, "last_model_path": ""}
         best = {moved[path]: score for path, score in best.items()}
+    if deleted := [path for path in best if not Path(path).is_file()]:
+        log.warning("resume: %s is gone; the best checkpoint from now on is kept", ", ".join(deleted))
+        best = {path: score for path, score in best.items() if path not in deleted}
+        state = {**state, "best_k_models": {}, "best_model_path": "", "best_model_score": None}
     order = sorted(best, key=lambda path: float(best[path]), reverse=callback.mode == "max")
     if callback.save_top_k > 0:
         order = order[: callback.save_top_k]
     if not order:
         return dict(state)
-    kept = {path: best[path] for path in best if path in order}
     return {
         **state,
-        "best_k_models": kept,
+        "best_k_models": {path: best[path] for path in best if path in order},
         "best_model_path": order[0],
         "best_model_score": best[order[0]],
         "kth_best_model_path": order[-1],

@@ -20,7 +20,7 @@ from lightning_det.runs.continuation import check_resumable, explain_restore_err
 from lightning_det.runs.data_report import report_boxes, report_repetitions, report_views
 from lightning_det.runs.earlier_results import EarlierResults
 from lightning_det.runs.launch import is_first_rank
-from lightning_det.runs.mining import COST, mine, proposals_file, with_proposals
+from lightning_det.runs.mining import cost_file, mine, proposals_file, with_proposals
 from lightning_det.runs.occupancy import remove_results
 from lightning_det.runs.preflight import check_data, check_monitors, check_trainer
 from lightning_det.runs.resume import is_unstarted
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> pl.Trainer:
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     check_learned(cfg, trainer)
     if trainer.is_global_zero:
-        report_training(cfg, trainer, folder, None if proposals is None else proposals.with_name(COST))
+        report_training(cfg, trainer, folder, None if proposals is None else cost_file(proposals))
     return trainer
 
 

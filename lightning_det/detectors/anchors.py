@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Anchors(nn.Module):
     """Anchors on a grid per feature map, in torchvision's numeric convention.
 
-    Cell anchors are rounded to integers and centred on the top left corner of their cell, and the grid step is the
-    integer quotient of image and map size, so that torchvision's weights mean the same here.
+    Cell anchors have integer corners, are at least two pixels wide and high, and are centred on the top left corner of
+    their cell. The grid step is the integer quotient of image and map size. So weights of torchvision mean the same.
 
     Args:
         sizes: one list per feature map: sides of the square anchors, pixels of the view.
@@ -70,7 +70,8 @@ def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     stretch = torch.tensor([float(r) for r in ratios]).sqrt()
     widths = (sides[None, :] / stretch[:, None]).flatten()
     heights = (sides[None, :] * stretch[:, None]).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+    corners = torch.stack([widths, heights], dim=1).div(2).round().clamp(min=1)  # torchvision's may have no area
+    return torch.cat([-corners, corners], dim=1)
 
 
 def _grid(cell: Tensor, shape: tuple[int, int], image_size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,8 @@ class Rates(LambdaLR):
     """Learning rates of a `Schedule`; a checkpoint stores only the position in it.
 
     PyTorch's ``LambdaLR`` would restore the base rates of the checkpoint, and take the first step at the last rate of
-    the old schedule. If the length of epochs has changed, the position in epochs stays the same.
+    the old schedule. If the length of epochs has changed, the position in epochs stays the same, and so does the share
+    of the training that is done: of its epochs, or of its steps where ``steps`` ends it.
 
     Args:
         optimizer: its learning rates are the base rates.
@@ -40,10 +41,13 @@ class Rates(LambdaLR):
         self.ahead = 0  # steps that the finished epochs would take at the present length, minus those taken
 
         def factor(step: int) -> float:
-            limit = _total(per_epoch, epochs, None if steps is None else steps + self.ahead)
+            last = None if steps is None else steps + self.ahead
+            limit = _total(per_epoch, epochs, last)
             place, total = step + self.ahead, per_epoch if limit is None else limit
             if isinstance(schedule, Schedule) and schedule.unit == "steps":  # counts the steps taken
                 place, total = step, total - self.ahead
+            elif self.ahead and steps is not None and limit == last:
+                total = round(place * steps / step)  # the share of the steps that is done, at this place in epochs
             return schedule(place, per_epoch, total)
 
         super().__init__(optimizer, factor)

@@ -25,5 +25,5 @@ OF_A_TRAINING = ("checkpoints/*.ckpt", "metrics.csv")
 
 OF_A_SWEEP = (SWEEP_TABLE, SWEEP, "multirun.yaml")
 
-OF_A_RUN = (*OF_A_TRAINING, "config.yaml", OVERRIDES, METRICS, "mining.ckpt", "proposals.npz", STATUS)
+OF_A_RUN = (*OF_A_TRAINING, "config.yaml", OVERRIDES, METRICS, "proposals.npz", "proposals.mining.ckpt", STATUS)
 """Files that a new training would overwrite, or take for its own. Hydra's own files also come from refused starts."""

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -38,11 +40,11 @@ log = logging.getLogger("lightning_det")
 FILE = "proposals.npz"
 """Name of the proposals in the folder of the run that mined them."""
 
-COST = "mining.json"
-"""Name of the file beside the proposals that holds the cost of mining them."""
+COST = ".mining.json"
+"""Ending of the file with the cost of mining, beside the proposals and in place of their ``.npz``."""
 
-NETWORK = "mining.ckpt"
-"""Name of the checkpoint of a proposal network whose training was interrupted."""
+NETWORK = ".mining.ckpt"
+"""Ending of the checkpoint of an interrupted training of the proposal network, beside the proposals too."""
 
 LEARNED_AS = ("norm_weight_decay", "backbone_lr_scale", "backbone_weight_decay", "reference_batch")
 """Settings of the module that also hold for the training of the proposal network."""
@@ -77,6 +79,16 @@ def proposals_file(cfg: DictConfig, folder: Path) -> Path | None:
     return folder / FILE if file in (None, "auto") else Path(file)
 
 
+def cost_file(proposals: Path) -> Path:
+    """The file beside proposals that holds the cost of mining them."""
+    return proposals.with_name(proposals.name.removesuffix(".npz") + COST)
+
+
+def network_file(proposals: Path) -> Path:
+    """The checkpoint of the network that is trained to mine these proposals."""
+    return proposals.with_name(proposals.name.removesuffix(".npz") + NETWORK)
+
+
 def with_proposals(store: AnnotationStore, file: Path | None) -> AnnotationStore:
     """Adds the proposals of a file, if any, to a store.
 
@@ -102,9 +114,9 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         CapabilityError: the detector has no layers for a proposal network.
         ConfigError: its anchors cannot have these sizes.
     """
-    cfg = mining_config(cfg, file.parent)
+    cfg = mining_config(cfg, file)
     log.info("mining: %d epochs of the proposal network on positive chips", cfg.miner.epochs)
-    with pl.utilities.seed.isolate_rng():
+    with pl.utilities.seed.isolate_rng(), _marked():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         try:
             network = deepcopy(detector.proposer(cfg.dataset.anchor_sizes))
@@ -128,7 +140,7 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
             settings=portable_settings(cfg),
         )
         data = build_data(cfg, train, store)
-        last = file.with_name(NETWORK)
+        last = network_file(file)
         trainer = build_trainer(cfg, file.parent)
         begun = last if is_resumable(last, module) else None
         with explain_restore_errors(cfg, begun):
@@ -143,6 +155,22 @@ def mine(cfg: DictConfig, detector: Detector, train: AnnotationStore, store: Ann
         _write(cfg, file, store, trainer, collector, looked)
         last.unlink(missing_ok=True)
     looking.strategy.barrier()
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Marks what is logged, so that nobody takes it for a message about the training of the detector."""
+
+    def mark(record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("mining: "):
+            record.msg = f"mining: {record.msg}"
+        return True
+
+    log.addFilter(mark)
+    try:
+        yield
+    finally:
+        log.removeFilter(mark)
 
 
 def _write(
@@ -174,7 +202,7 @@ def _write(
             cfg.trainer.limit_train_batches,
             *(len(store) - len(results.seen), len(store)),
         )
-    save_cost(file.with_name(COST), trainer, collector)
+    save_cost(cost_file(file), trainer, collector)
     save_proposals(file, store, proposals, {**cfg.miner, "seed": cfg.seed})
     log.info(
         "mining: %.0f proposals per image, %.1f %% of the boxes found at IoU 0.5, in %s",
@@ -208,8 +236,8 @@ def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
     write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
 
 
-def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
-    """The configuration of the network's training: few epochs, no validation, proposals of all sizes."""
+def mining_config(cfg: DictConfig, file: Path) -> DictConfig:
+    """The configuration of the training whose proposals go to ``file``: few epochs, no validation, all sizes."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.trainer.max_epochs = cfg.miner.epochs
@@ -220,7 +248,8 @@ def mining_config(cfg: DictConfig, folder: Path) -> DictConfig:
     kept = ("seeds", "nonfinite", "progress", "throughput", "last")
     cfg.callbacks = {name: node for name, node in (cfg.callbacks or {}).items() if name in kept}
     if "last" in cfg.callbacks:
-        cfg.callbacks.last.update({"dirpath": str(folder), "filename": Path(NETWORK).stem})
+        network = network_file(file)
+        cfg.callbacks.last.update({"dirpath": str(network.parent), "filename": network.stem})
     if "progress" in cfg.callbacks:
         cfg.callbacks.progress.update({"validation": "proposing", "epochs": "mining"})
     scales = cfg.views.test.scales

@@ -137,7 +137,7 @@ def test_the_log_says_what_is_repeated(tmp_path, caplog):
 
 def test_mining_repeats_nothing(composed, tmp_path):
     """Its network learns one class."""
-    cfg = mining_config(validate_run(composed("train", "strategy=[sniper,class_balanced]")), tmp_path)
+    cfg = mining_config(validate_run(composed("train", "strategy=[sniper,class_balanced]")), tmp_path / "p.npz")
     assert cfg.data.repeat_threshold is None
 
 

@@ -9,12 +9,14 @@ import torch
 from omegaconf import OmegaConf
 from support.makers import c4, fcos, fpn, ssd
 from support.sizes import coco_like, drone_like, make_store, of_store
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.sampler import plan_epoch
 from lightning_det.detectors import SSD
+from lightning_det.detectors.anchors import Anchors
 from lightning_det.detectors.reach import best_ious, finest_stride, fit_sizes
 from lightning_det.protocols.detector import Detector
 from lightning_det.runs.data_report import report_boxes
@@ -127,6 +129,15 @@ def test_fitted_sizes_leave_no_gap():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [0.25, 1, 2, 3])
+def test_anchors_of_tiny_objects_have_an_area(size):
+    """Rounded to integers only, anchors of one pixel would have none, and no box would ever meet them."""
+    cells = Anchors([[size], [8]], [0.1, 0.5, 1.0, 2.0]).cells
+    assert all((cell[:, 2:] - cell[:, :2]).min() >= 2 for cell in cells)
+    ordinary = AnchorGenerator(((8,), (32,)), ((0.5, 1.0, 2.0),) * 2).cell_anchors
+    assert all(map(torch.equal, Anchors([[8], [32]]).cells, ordinary))
+
+
 def test_coco_gets_about_the_published_anchors():
     store = coco_like(1400)
     sizes = suggested_sizes(store, of_store(store), detector(), 5)

@@ -221,7 +221,8 @@ def test_an_optimizers_settings_are_those_given_now(store, tmp_path):
     ("schedule", "settings", "place"),
     [
         (Cosine(), {}, lambda step: (step + 4, 8, 24)),  # the first epoch would have had eight steps
-        (Cosine(), {"max_steps": 12}, lambda step: (step + 4, 8, 16)),
+        (Cosine(), {"max_steps": 12}, lambda step: (step + 4, 8, round((step + 4) * 12 / step))),  # a third is done
+        (MultiStep([1.5]), {"max_steps": 12}, lambda step: (step + 4, 8, 16)),
         (MultiStep([6], unit="steps"), {}, lambda step: (step, 8, 20)),
         (Cosine(unit="steps"), {}, lambda step: (step, 8, 20)),
     ],
@@ -277,6 +278,24 @@ def test_the_best_score_moves_with_its_folder(tmp_path, settings):
     assert callback.best_model_score == callback.kth_value == torch.tensor(0.5)
 
 
+@pytest.mark.parametrize("missing", [("3",), ("0", "3"), ("0", "1", "2", "3")])
+def test_best_checkpoints_that_were_deleted_are_not_the_best(tmp_path, caplog, missing):
+    """A worse one than a deleted one would otherwise not be kept, and the run would have none."""
+    files = {str(tmp_path / f"{n}.ckpt"): torch.tensor(n / 10) for n in range(4)}
+    for file in files:
+        if Path(file).stem not in missing:
+            Path(file).touch()
+    state = best_of(tmp_path, save_top_k=4).state_dict() | {"best_k_models": files, "best_model_score": files[file]}
+    callback = best_of(tmp_path, save_top_k=4)
+    _restore(callback, {"callbacks": {callback.state_key: state}, "hyper_parameters": {"settings": {}}})
+    left = [n for n in "0123" if n not in missing]
+    assert [Path(f).stem for f in callback.best_k_models] == left
+    assert Path(callback.best_model_path).stem == (left[-1] if left else "")
+    assert callback.best_model_score == (torch.tensor(int(left[-1]) / 10) if left else None)
+    assert f"{missing[0]}.ckpt" in caplog.text
+    assert "the best checkpoint from now on is kept" in caplog.text
+
+
 def test_results_of_an_earlier_end_go_when_the_training_goes_on(tmp_path):
     """An interrupted continuation would otherwise have old figures under its new options."""
     results = [tmp_path / "metrics.json", tmp_path / "thresholds.json"]
@@ -301,6 +320,8 @@ def test_results_of_an_earlier_end_go_when_the_training_goes_on(tmp_path):
 
 def test_fewer_best_checkpoints_are_kept(tmp_path):
     files = {str(tmp_path / f"{n}.ckpt"): torch.tensor(n / 10) for n in range(4)}
+    for file in files:
+        Path(file).touch()
     state = best_of(tmp_path, save_top_k=4).state_dict() | {"best_k_models": files}
     callback = best_of(tmp_path, save_top_k=2)
     _restore(callback, {"callbacks": {callback.state_key: state}, "hyper_parameters": {"settings": {}}})
@@ -330,11 +351,15 @@ def test_constants_and_counters_are_not_averaged():
     assert not torch.equal(averaged.module.layer.weight, module.layer.weight)
 
 
-def test_before_the_first_average_the_weights_are_the_last_ones(store, tmp_path):
+def test_before_the_first_average_the_weights_are_the_last_ones(store, tmp_path, caplog):
     late = {"ema": WeightAverage(update_starting_at_step=100)}
     run(store, tmp_path, callbacks=late)
     state = content(tmp_path)
     _assert_equal(state["state_dict"], state["current_model_state"], "weights")
+    assert "ema: the training ended after 8 steps, before the first update of the average" in caplog.text
+    caplog.clear()
+    run(store, tmp_path / "averaged")
+    assert "ema" not in caplog.text
 
 
 @pytest.mark.parametrize("settings", [{"decay": 1.0}, {"update_every_n_steps": 0}])

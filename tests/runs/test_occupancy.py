@@ -58,8 +58,8 @@ def said(output, process):
 @pytest.mark.parametrize(
     "name",
     [f"checkpoints/{name}.ckpt" for name in ("best", "last")]
-    + ["config.yaml", "overrides.yaml", "metrics.csv", "metrics.json", "proposals.npz", "mining.ckpt", "status.json"]
-    + ["sweep.json", "sweep.yaml", "multirun.yaml"],
+    + ["config.yaml", "overrides.yaml", "metrics.csv", "metrics.json", "proposals.npz", "proposals.mining.ckpt"]
+    + ["status.json", "sweep.json", "sweep.yaml", "multirun.yaml"],
 )
 def test_a_training_needs_a_folder_without_a_run(tmp_path, name):
     folder = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_other_commands_replace_their_results_but_no_training(tmp_path):
 
 
 def test_what_starts_over_keeps_no_result(tmp_path):
-    kept = ("mining.ckpt", "proposals.npz", "train.log", "overrides.yaml", "checkpoints/notes.md")
+    kept = ("proposals.mining.ckpt", "proposals.npz", "train.log", "overrides.yaml", "checkpoints/notes.md")
     for name in ("checkpoints/best.ckpt", "metrics.csv", "metrics.json", *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -24,6 +24,7 @@ from lightning_det.annotations.problems import DatasetError
 from lightning_det.annotations.proposals import VERSION, fingerprint, load_proposals, save_proposals
 from lightning_det.annotations.store import AnnotationStore, ProposalSet
 from lightning_det.annotations.strings import Strings
+from lightning_det.config.build import build
 from lightning_det.config.data import build_planner
 from lightning_det.config.module import build_module
 from lightning_det.data.shapes import Shapes
@@ -605,17 +606,17 @@ def test_numbers_of_proposals_in_the_settings_reach_the_network(composed, tmp_pa
 )
 def test_the_length_of_the_training_does_not_cut_mining(composed, tmp_path, options, limit):
     cfg = composed("train", "strategy=[sniper,flip]", "trainer.max_steps=3", "miner.epochs=5", *options)
-    trainer = mining.mining_config(cfg, tmp_path).trainer
+    trainer = mining.mining_config(cfg, tmp_path / "p.npz").trainer
     assert (trainer.max_epochs, trainer.max_steps, trainer.limit_val_batches) == (5, -1, limit)
 
 
 def test_mining_looks_at_all_views_of_autofocus(composed, tmp_path):
     """Its network has no head that says where to look."""
     cfg = validate_run(composed("train", "strategy=[sniper,flip,autofocus]", "test=[autofocus]"))
-    scales = mining.mining_config(cfg, tmp_path).views.test.scales
+    scales = mining.mining_config(cfg, tmp_path / "p.npz").views.test.scales
     assert scales._target_ == "lightning_det.views.Pyramid"
     assert scales.resolutions == cfg.views.test.scales.resolutions
-    assert not build_planner(mining.mining_config(cfg, tmp_path), "test").follows
+    assert not build_planner(mining.mining_config(cfg, tmp_path / "p.npz"), "test").follows
 
 
 def test_a_folder_that_was_moved_keeps_its_proposals(composed, tmp_path, monkeypatch):
@@ -627,3 +628,24 @@ def test_a_folder_that_was_moved_keeps_its_proposals(composed, tmp_path, monkeyp
     (tmp_path / "new").mkdir()
     (tmp_path / "new/proposals.npz").touch()
     assert mining.proposals_file(cfg, tmp_path / "new") == tmp_path / "new/proposals.npz"
+
+
+def test_messages_of_mining_are_marked(caplog):
+    """The schedule of the detector may not fit into the few epochs of mining, which is no matter of the training."""
+    with mining._marked():
+        mining.log.warning("a warm-up of %d steps", 9)
+        mining.log.info("mining: %d epochs", 2)
+    mining.log.warning("a warm-up of %d steps", 7)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "mining: a warm-up of 9 steps",
+        "a warm-up of 7 steps",
+    ]
+    assert "mining: mining" not in caplog.text
+
+
+def test_files_of_proposals_in_one_folder_have_their_own_costs_and_networks(composed, tmp_path):
+    files = [tmp_path / name for name in ("a.npz", "b.npz", "a.b.npz")]
+    made = [made_of(file) for file in files for made_of in (mining.cost_file, mining.network_file)]
+    assert len({*made, *files}) == 9
+    cfg = mining.mining_config(validate_run(composed("train", "strategy=sniper")), tmp_path / "a.npz")
+    assert build(cfg.callbacks.last, "last").file == tmp_path / "a.mining.ckpt"
