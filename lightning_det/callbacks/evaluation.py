@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +24,8 @@ class Collector(pl.Callback):
 
     Attributes:
         results: of the last validation, on every rank; None before the first one.
-        pixels: of the views that this rank evaluated for it, padding included.
+        pixels: of the views that all ranks evaluated for it, padding included. A rank without an image of its own does
+            not count.
         image_seconds: time of inference per image on this rank: in the detector, and merging. Loading images does not
             count, unless views follow from what was seen; the first batch, which warms the device up, does. None before
             the first validation.
@@ -38,11 +39,12 @@ class Collector(pl.Callback):
         self.seconds = 0.0
         self._start = 0.0
         self._parts: list[Results] = []
+        self._pixels = 0
         self._seconds = self._mark = 0.0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts an empty collection."""
-        self._parts, self.pixels, self._seconds = [], 0, 0.0
+        self._parts, self._pixels, self._seconds = [], 0, 0.0
         self._start = time.perf_counter()
 
     def on_validation_batch_start(
@@ -63,7 +65,7 @@ class Collector(pl.Callback):
         """Keeps the detections of a batch."""
         self._seconds += time.perf_counter() - self._mark  # the device is done: detections are in memory
         self._parts.append(outputs)
-        self.pixels += outputs.pixels
+        self._pixels += outputs.pixels
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the detections of all ranks. Some ranks may have none."""
@@ -73,7 +75,8 @@ class Collector(pl.Callback):
         # One rank has all views of an image and merges them before the exchange, so little is sent.
         merged = module_of(pl_module).inference.merge_views(mine, val_store(trainer))
         self.image_seconds = (self._seconds + time.perf_counter() - self._mark) / max(1, len(mine.seen))
-        self.results = Results.concatenate(gather_results(merged)).by_image()
+        everyone = Results.concatenate(gather_results(replace(merged, pixels=self._pixels if len(mine.seen) else 0)))
+        self.results, self.pixels = everyone.by_image(), everyone.pixels
         self.seconds = time.perf_counter() - self._start
 
 

@@ -147,6 +147,8 @@ def _annotations_of(store: AnnotationStore, results: Results) -> tuple[dict[str,
     """
     annotations: list[dict[str, Any]] = []
     rows: list[int] = []
+    by_image = np.argsort(results.images, kind="stable")
+    ordered = results.images[by_image]
     for image in results.seen:
         detected: list[int] | None = None
         for row in range(store.offsets[image], store.offsets[image + 1]):
@@ -154,7 +156,8 @@ def _annotations_of(store: AnnotationStore, results: Results) -> tuple[dict[str,
             label = int(store.labels[row])
             # COCO ignores by class, so a region of any class is one of each class that was detected in the image.
             if label == ANY_CLASS and detected is None:
-                detected = np.unique(results.labels[results.of_image(image)]).tolist()
+                own = slice(*np.searchsorted(ordered, [image, image + 1]))
+                detected = np.unique(results.labels[by_image[own]]).tolist()
             categories = (detected or []) if label == ANY_CLASS else [label]
             rows += [row] * len(categories)
             annotations += [

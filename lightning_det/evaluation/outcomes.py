@@ -9,6 +9,9 @@ from lightning_det.annotations.store import AnnotationStore, gather
 from lightning_det.evaluation.matches import IOU, Matches
 from lightning_det.evaluation.results import Results
 
+PAIRS = 1_000_000
+"""Pairs of a detection and an object that are compared at once: bounds the memory."""
+
 
 class Outcome(IntEnum):
     """Whether a detection is right, and how it is wrong."""
@@ -76,11 +79,18 @@ def _overlapping(
     free_rows = np.flatnonzero(free)
     of_image = np.searchsorted(store.offsets, free_rows, side="right") - 1
     offsets = np.searchsorted(of_image, np.arange(len(store) + 1))
-    pairs, objects = gather(offsets, results.images[detections])
-    detections, objects = np.repeat(detections, np.diff(pairs)), free_rows[objects]
-    ious = _iou(results.boxes[detections].astype(np.float64), store.boxes[objects])
-    near = (ious >= IOU) & (results.labels[detections] != store.labels[objects])
-    detections, objects, ious = detections[near], objects[near], ious[near]
+    before = np.concatenate([[0], np.cumsum(np.diff(offsets)[results.images[detections]])])
+    parts = np.searchsorted(before, np.arange(PAIRS, before[-1], PAIRS))
+    found = []
+    for some in np.split(detections, parts):
+        pairs, objects = gather(offsets, results.images[some])
+        some, objects = np.repeat(some, np.diff(pairs)), free_rows[objects]
+        other = results.labels[some] != store.labels[objects]
+        some, objects = some[other], objects[other]
+        ious = _iou(results.boxes[some].astype(np.float64), store.boxes[objects])
+        near = ious >= IOU
+        found.append((some[near], objects[near], ious[near]))
+    detections, objects, ious = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     order = np.lexsort((-ious, -results.scores[detections]))
     return list(zip(detections[order].tolist(), objects[order].tolist(), strict=True))
 

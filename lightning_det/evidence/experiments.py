@@ -137,6 +137,8 @@ def parse_experiment(node: Mapping[str, Any], name: str) -> Experiment:
         if row not in rows:
             raise ConfigError(f"{name}: no arm and test {row!r}; there are {'; '.join(rows)}")
     for key, arm in experiment.arms.items():
+        if arm.start is not None and arm.start not in experiment.arms:
+            raise ConfigError(f"{name}.arms.{key}: start={arm.start}: there are {', '.join(experiment.arms)}")
         if arm.start is not None and experiment.arms[arm.start].start is not None:
             raise ConfigError(f"{name}.arms.{key}: start={arm.start} itself starts from another arm")
     return experiment

@@ -132,6 +132,8 @@ def verdict(bar: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
     figure = bar["figure"]
     if unmeasured := [name for name in (bar["better"], *bar["than"]) if figure not in rows[name]["figures"]]:
         return f"{bar['better']}: {figure} is undefined for {', '.join(unmeasured)}: **not measured**"
+    if bar["pixels"] is not None and not all(training_pixels(rows[name]) for name in (bar["better"], *bar["than"])):
+        return f"{bar['better']}: the pixels of training are not known: **not measured**"
     best = max(bar["than"], key=lambda name: rows[name]["figures"][figure]["mean"])
     better, base = rows[bar["better"]], rows[best]
     reached = better["figures"][figure]["mean"] - base["figures"][figure]["mean"]

@@ -51,9 +51,11 @@ def remove_fragments(boxes: Tensor, scores: Tensor, groups: Tensor, cut: Tensor,
         share: least share of the cut detection's area that the other one must cover.
     """
     keep = torch.ones_like(cut)
-    for group in groups[cut].unique():
-        own = groups == group
-        parts, wholes = (own & cut).nonzero().squeeze(1), (own & ~cut).nonzero().squeeze(1)
+    rows = torch.isin(groups, groups[cut].unique()).nonzero().squeeze(1)
+    rows = rows[torch.argsort(groups[rows], stable=True)]
+    counts = torch.unique_consecutive(groups[rows], return_counts=True)[1]
+    for own in rows.split(counts.tolist()):
+        parts, wholes = own[cut[own]], own[~cut[own]]
         for some in parts.split(max(1, PAIRS // max(1, len(wholes)))):
             common, areas, _ = intersections(boxes[some], boxes[wholes])
             covered = (common >= share * areas) & (scores[wholes] >= scores[some, None] / 2)

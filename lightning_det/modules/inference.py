@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_det.annotations.store import AnnotationStore
@@ -11,11 +12,16 @@ from lightning_det.merging.nms import NMS
 from lightning_det.ops.boxes import in_detection_range
 from lightning_det.protocols.detector import Detector
 from lightning_det.protocols.structures import Batch
-from lightning_det.views.view import boxes_to_image, near_border, touches_cut, whole_in_a_tile
+from lightning_det.views.view import boxes_to_image, leaves_some_out, near_border, touches_cut, whole_in_a_tile
 
 PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas in the published pyramids for COCO. Views up to this size have the published limit of
 detections."""
+
+
+SPARE = 4
+"""How many times a view's limit the detector finds where detections are removed because of their place. Otherwise
+the small objects that tiles show whole would take the places of a large one."""
 
 
 class Inference(NamedTuple):
@@ -85,15 +91,16 @@ def detect(detector: Detector, batch: Batch, settings: Inference) -> Results:
         settings: of inference.
     """
     limits = settings.of_views(batch)
+    asked = int(torch.where(leaves_some_out(batch), SPARE * limits, limits).max())
     # In pixels of the view, and slightly wider: the exact range is applied below, in pixels of the image.
     ranges = batch.ranges * batch.scales[:, None] * batch.ranges.new_tensor([1 - 1e-5, 1 + 1e-5])
     thresholds = settings.score_threshold, settings.nms_iou
-    found = detector(batch.images, batch.sizes, *thresholds, int(limits.max()), ranges, settings.passes)
+    found = detector(batch.images, batch.sizes, *thresholds, asked, ranges, settings.passes)
     boxes = boxes_to_image(found.boxes.float(), batch)
     unwanted = whole_in_a_tile(boxes, batch) | near_border(boxes, batch)
-    ranks = found.scores.masked_fill(~found.valid, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    best = found.valid & (ranks < limits[:, None])
-    keep = best & in_detection_range(boxes, batch.ranges) & ~unwanted
+    wanted = found.valid & ~unwanted
+    ranks = found.scores.masked_fill(~wanted, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    keep = wanted & (ranks < limits[:, None]) & in_detection_range(boxes, batch.ranges)
     images = batch.index[:, None].expand_as(keep)
     return Results(
         images[keep].cpu().numpy(),

@@ -1,6 +1,7 @@
 """Draws boxes and their labels on images, so that even objects of ten pixels can be seen; puts pictures on pages."""
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Literal
 
 import numpy as np
@@ -97,9 +98,10 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     return np.concatenate([np.asarray(header), row])
 
 
-def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3) -> np.ndarray:
-    """Puts pictures (h, w, 3) uint8 into a grid, each below its title."""
+def page(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int | None = None) -> np.ndarray:
+    """Puts pictures (h, w, 3) uint8 into a grid, each below its title: in three columns, more for many, or as told."""
     font = font_of(13)
+    columns = columns or max(3, isqrt(len(pictures)))  # hundreds in three columns are higher than a JPEG may be
     cell = max(p.shape[1] for p in pictures) + MARGIN
     rows = []
     for start in range(0, len(pictures), columns):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill, shorten
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -41,13 +41,13 @@ def plot_sizes(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "")
         ticks = [name.removeprefix("AP_") for name in known]
         lines = [[g["figures"][size] for size in known] for g in groups]
         axes.set_xlabel("object size")
-    width = 0.5 / max(1, len(groups))
+    width, labels = 0.5 / max(1, len(groups)), _labels(groups)
     for number, (group, points) in enumerate(zip(groups, lines, strict=True)):
         # Shifted a little, so error bars do not overlap.
         where = [k + width * (number - (len(groups) - 1) / 2) for k in range(len(points))]
         bars = [100 * (p["std"] or 0) for p in points]
-        means, label = [100 * p["mean"] for p in points], _short(group["name"])
-        axes.errorbar(where, means, bars, marker=_marker(number), capsize=2, label=label)
+        means = [100 * p["mean"] for p in points]
+        axes.errorbar(where, means, bars, marker=_marker(number), capsize=2, label=labels[group["name"]])
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_ylabel("AP")
     _finish(figure, axes, file, title)
@@ -68,6 +68,7 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "", 
     known = [g for g in groups if ("test_pixels" if tested else "pixels") in g["cost"] and "AP" in g["figures"]]
     if not known:
         return False
+    labels = _labels(groups)
     figure, axes = _figure()
     for number, group in enumerate(known):
         ap = group["figures"]["AP"]
@@ -78,7 +79,7 @@ def plot_cost(groups: Sequence[Mapping[str, Any]], file: Path, title: str = "", 
             [bar],
             marker=_marker(number),
             capsize=3,
-            label=_short(group["name"]),
+            label=labels[group["name"]],
         )
     axes.set_xscale("log")
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -114,17 +115,20 @@ def plot_classes(groups: Sequence[Mapping[str, Any]], baseline: str, file: Path,
         for label, gain in group["per_class_gain"].items():
             gains.setdefault(label, []).append(gain["mean"])
     largest = sorted(gains, key=lambda label: max(map(abs, gains[label])))[-CLASSES:]
-    labels = sorted(largest, key=lambda label: gains[label][0])
-    figure, axes = _figure(height=1.2 + 0.3 * len(labels) * max(1, len(others) / 3) + 0.25 * len(others))
+    classes = sorted(largest, key=lambda label: gains[label][0])
+    labels = _labels(groups)
+    figure, axes = _figure(height=1.2 + 0.3 * len(classes) * max(1, len(others) / 3) + 0.25 * len(others))
     for number, group in enumerate(others):
-        found = [(k, group["per_class_gain"][name]) for k, name in enumerate(labels) if name in group["per_class_gain"]]
+        found = [
+            (k, group["per_class_gain"][name]) for k, name in enumerate(classes) if name in group["per_class_gain"]
+        ]
         where = [k + 0.5 / len(others) * (number - (len(others) - 1) / 2) for k, _ in found]
         margins = [0 if g["low"] is None else 100 * (g["high"] - g["mean"]) for _, g in found]
         means = [100 * g["mean"] for _, g in found]
-        axes.errorbar(means, where, xerr=margins, fmt="o", capsize=2, label=_short(group["name"]))
+        axes.errorbar(means, where, xerr=margins, fmt="o", capsize=2, label=labels[group["name"]])
     axes.axvline(0, color="0.4", linewidth=1)
-    axes.set_yticks(range(len(labels)), [_short(name, 30) for name in labels])
-    axes.set_xlabel(f"AP gained over {_short(baseline)}")
+    axes.set_yticks(range(len(classes)), [_short(name, 30) for name in classes])
+    axes.set_xlabel(f"AP gained over {labels.get(baseline, _short(baseline))}")
     _finish(figure, axes, file, title)
     return True
 
@@ -134,9 +138,17 @@ def _figure(height: float = 4.5) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _labels(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Makes the labels of groups in legends, by name: their numbers are those of the tables, if names are cut off."""
+    short = {group["name"]: _short(group["name"]) for group in groups}
+    if len({*short.values()}) == len(short):
+        return short
+    return {name: f"{number}: {label}" for number, (name, label) in enumerate(short.items())}
+
+
 def _short(name: str, width: int = 60) -> str:
     """Shortens a name for a legend. Matplotlib hides names with a leading underscore, and reads $ as mathematics."""
-    return shorten(one_line(name), width, placeholder=" ...").replace("$", r"\$").lstrip("_") or "-"
+    return one_line(name, width).replace("$", r"\$").lstrip("_") or "-"
 
 
 def _finish(figure: Figure, axes: Axes, file: Path, title: str) -> None:

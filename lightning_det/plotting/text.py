@@ -36,7 +36,7 @@ def line_height(size: int) -> int:
 def fit(text: str, size: int, width: int) -> str:
     """Returns a text in one printable line of at most ``width`` pixels; what is too long ends with an ellipsis."""
     shown = one_line(text, LONGEST)
-    if text_width(shown, size) <= width:
+    if not shown or text_width(shown, size) <= width:
         return shown
     count = max(1, int(len(shown) * width / text_width(shown, size)))
     while count > 1 and text_width(f"{shown[:count]}…", size) > width:

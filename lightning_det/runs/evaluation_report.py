@@ -49,7 +49,7 @@ def report_evaluation(
     metrics = full.figures() | {
         "images": len(results.seen),
         "detections": len(results),
-        "pixels": evaluator.pixels * trainer.world_size,
+        "pixels": evaluator.pixels,
         "cost": {"image_seconds": evaluator.image_seconds},
         "checkpoint": os.path.relpath(checkpoint.resolve(), folder.resolve()),
         "per_class": full.per_class(),

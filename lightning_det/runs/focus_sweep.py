@@ -65,7 +65,7 @@ def sweep_focus(
                 "threshold": threshold,
                 "AP": figures["AP"],
                 "AP50": figures["AP50"],
-                "pixels": evaluator.pixels * trainer.world_size,
+                "pixels": evaluator.pixels,
                 "seconds": evaluator.seconds,
             }
         )

@@ -233,7 +233,7 @@ def save_cost(file: Path, trainer: pl.Trainer, collector: Collector) -> None:
     """Writes the cost of training the network and of running it on the images, see `Throughput.cost`."""
     throughput = find_callback(trainer, Throughput)
     cost = {} if throughput is None else throughput.cost()
-    write_json(file, cost | {"inference_pixels": trainer.world_size * collector.pixels})
+    write_json(file, cost | {"inference_pixels": collector.pixels})
 
 
 def mining_config(cfg: DictConfig, file: Path) -> DictConfig:

@@ -148,6 +148,13 @@ def whole_in_a_tile(boxes: Tensor, batch: Batch) -> Tensor:
     return inside.all(dim=-1) & (batch.tiles[:, 2:] > 0)
 
 
+def leaves_some_out(batch: Batch) -> Tensor:
+    """Whether detections of each view are removed by `near_border` or `whole_in_a_tile`: (B,) bool."""
+    none = torch.zeros(len(batch), dtype=torch.bool, device=batch.windows.device)
+    of_tiles = none if batch.tiles is None else batch.tiles[:, 2] > 0
+    return of_tiles | (none if batch.borders is None else batch.borders > 0)
+
+
 def boxes_to_image(boxes: Tensor, batch: Batch) -> Tensor:
     """Converts (B, N, 4) boxes from pixels of the views to pixels of their original images: undoes `boxes_to_view`."""
     sizes = batch.sizes.to(boxes.dtype)[:, None]

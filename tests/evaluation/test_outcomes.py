@@ -72,6 +72,16 @@ def test_outcomes_are_those_of_a_loop_over_detections(measured, low):
     assert {Outcome.RIGHT, Outcome.FALSE, Outcome.UNCOUNTED, Outcome.WRONG_CLASS} == set(kinds)
 
 
+@pytest.mark.parametrize("pairs", [1, 7, 100])
+def test_pairs_are_compared_in_parts(measured, monkeypatch, pairs):
+    store, results, evaluation = measured
+    whole = outcomes(store, results, evaluation.matches, np.zeros(5))
+    monkeypatch.setattr("lightning_det.evaluation.outcomes.PAIRS", pairs)
+    found = outcomes(store, results, evaluation.matches, np.zeros(5))
+    for name in ("kinds", "rows", "missed"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name))
+
+
 def test_both_backends_match_alike(measured):
     store, results, evaluation = measured
     fast = evaluate(store, results, curve=True, backend="faster-coco-eval")

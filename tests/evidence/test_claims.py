@@ -154,6 +154,10 @@ def test_options_of_a_training():
         ({"bars": [{"figure": "AP"}]}, "better"),
         ({"arms": {"one": {"settings": []}}}, "batch"),
         ({"budgets": {"laptop": {"pixels": 1}}}, "pixels"),
+        (
+            {"arms": {"one": {"settings": [], "batch": 1, "canvases": 1, "tests": {"t": []}, "start": "tow"}}},
+            "one: start=tow: there are one",
+        ),
     ],
 )
 def test_protocols_that_make_no_sense(change, words):
@@ -382,6 +386,9 @@ def test_verdicts():
     )
     assert verdict(bar | {"pixels": 0.3}, groups).endswith("**missed**")
     assert verdict(bar | {"by": 0.06, "pixels": None}, groups).endswith("at least +6.0 expected: **missed**")
+    unknown = [group | {"cost": {}} for group in groups]
+    assert verdict(bar, unknown) == "c: the pixels of training are not known: **not measured**"
+    assert verdict(bar | {"pixels": None}, unknown).endswith("**met**")
 
 
 def test_a_page_without_figures_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from support import in_process
 from lightning_det.compare import gather_folders
 from lightning_det.evaluation.comparison import RunRecord, compare_runs, difference, spread, student_t
 from lightning_det.evidence.tables import OTHER_DATA, print_tables, tables
-from lightning_det.plotting.comparison import CLASSES, plot_classes, plot_cost, plot_sizes
+from lightning_det.plotting.comparison import CLASSES, _labels, plot_classes, plot_cost, plot_sizes
 from lightning_det.runs.results import read_run, read_runs
 from lightning_det.system.errors import UserError
 
@@ -275,6 +275,18 @@ def test_plots(tmp_path):
     assert not plot_cost([{"name": "x", "cost": {}, "figures": {}}], tmp_path / "no.png")
     assert not plot_classes(groups[:1], "a", tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
+
+
+def test_labels_of_long_names_are_told_apart():
+    """Names are options joined by spaces, or by nothing; the numbers are those of the tables."""
+    strategy = "strategy=[sniper_no_negatives,flip,ohem,class_balanced,distort,more]"
+    names = ["a", f"{strategy} seed=1", f"{strategy} seed=2"]
+    labels = _labels([{"name": name} for name in names])
+    assert [*labels] == names
+    assert len({*labels.values()}) == 3
+    assert labels["a"] == "0: a"
+    assert labels[names[2]].startswith("2: strategy=[sniper_no_negatives,flip,ohem,")
+    assert _labels([{"name": "a"}, {"name": strategy}])[strategy].startswith("strategy=[sniper_no_negatives")
 
 
 def test_folders_alone_are_the_runs(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_det.evaluation.results import Results
-from lightning_det.merging.nms import NMS, keep_best
+from lightning_det.merging.nms import NMS, keep_best, remove_fragments
 
 
 def results(rows):
@@ -106,6 +106,23 @@ def test_parts_of_what_another_view_shows_whole_go():
     assert left(cut, 0.8) == list(range(7))
     scores[0] = 0.6
     assert left(cut, 0.8, np.arange(len(rows))) == list(range(7))
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.3, 0.8]))
+def test_parts_are_removed_group_by_group(seed, share):
+    """Against a loop over pairs."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 20, (60, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 20, (60, 2))], axis=1)
+    scores, groups, cut = rng.uniform(0, 1, 60), rng.integers(0, 6, 60), rng.uniform(0, 1, 60) < 0.4
+    covered = np.zeros(60, bool)
+    for part in np.flatnonzero(cut):
+        for whole in np.flatnonzero(~cut & (groups == groups[part]) & (scores >= scores[part] / 2)):
+            sides = np.minimum(boxes[part, 2:], boxes[whole, 2:]) - np.maximum(boxes[part, :2], boxes[whole, :2])
+            area = (boxes[part, 2:] - boxes[part, :2]).prod()
+            covered[part] |= sides.clip(0).prod() >= share * area
+    found = remove_fragments(*map(torch.from_numpy, (boxes, scores, groups, cut)), share)
+    assert found.tolist() == np.flatnonzero(~covered).tolist()
 
 
 def test_shares_of_the_ranks_are_the_whole():

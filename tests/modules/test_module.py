@@ -37,6 +37,7 @@ from lightning_det.modules.inference import Inference
 from lightning_det.modules.module import DetectionModule
 from lightning_det.modules.rates import report_doubts, steps_per_epoch
 from lightning_det.plotting.colours import GREY, class_colour
+from lightning_det.protocols.structures import Detections
 from lightning_det.selection import HardNegativeSelector, RandomSelector
 from lightning_det.system.errors import ConfigError, ImageError, UserError
 from lightning_det.views import BothSides, Planner, Pyramid, Tiles
@@ -541,6 +542,23 @@ def test_what_a_tile_shows_whole_is_found_there():
     # Tiles show the first and the last whole; the second ends where its tile does.
     assert kept(whole) == kept(whole._replace(flip=True)) == [1, 2]
     assert kept(whole._replace(tiles=None)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [50, 100, 250])
+def test_what_a_tile_shows_whole_takes_no_place(count):
+    """Many small objects of higher score beside one that no tile shows whole."""
+    whole = Planner(Pyramid([1.0]), Tiles(128, 0.25, whole=True))(record(384, 256))[-1]
+    boxes = np.array([(4, 4, 20, 20 + n / count) for n in range(count)] + [(60, 40, 260, 190)], float)
+    scores = [0.9] * count + [0.8]
+
+    class Limited(Stub):
+        def forward(self, images, sizes, score_threshold, nms_iou, max_detections, *options):
+            found = super().forward(images, sizes, score_threshold, nms_iou, max_detections, *options)
+            return Detections(*(value[:, :max_detections] for value in found))
+
+    sample = Sample(Look(0, whole), torch.zeros(3, *whole.size, dtype=torch.uint8), targets(record(384, 256), whole))
+    kept = DetectionModule(Limited(fixed(boxes_to_view(boxes, whole), scores)), LABELS).infer(Collate(128)([sample]))
+    assert np.abs(kept.boxes - boxes[-1]).max() < 1
 
 
 def test_without_ranges_everything_stays():

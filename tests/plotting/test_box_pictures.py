@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_det.plotting.boxes import draw_boxes
+from lightning_det.plotting.boxes import draw_boxes, page
 from lightning_det.plotting.colours import GREY, PALETTE, class_colour
 from lightning_det.plotting.key import with_key
 from lightning_det.plotting.objects import class_key, draw_objects, enlargement
@@ -211,6 +211,16 @@ def test_texts_are_cut_to_a_width():
     cut = fit("a name that is too long", 12, 60)
     assert cut.endswith("…")
     assert text_width(cut, 12) <= 60
+    assert fit("", 12, -1) == ""
+
+
+def test_hundreds_of_pictures_fit_onto_a_page():
+    """A JPEG has at most 65,500 pixels along a side."""
+    for count in (1, 12, 400):
+        picture = np.broadcast_to(np.uint8(RED), (480, 8, 3))
+        grid = page([picture] * count, ["image"] * count)
+        assert max(grid.shape) < 65_500
+        assert is_colour(grid, RED).sum() == count * 8 * 480
 
 
 def test_enlargement_makes_small_objects_visible():

@@ -120,7 +120,8 @@ def validation(root, split, number=1):
     found = evaluator.results
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     arrays = {name: torch.from_numpy(getattr(found, name)) for name in ("images", "boxes", "scores", "labels", "seen")}
-    return {"figures": evaluator.evaluation.figures(), "logged": logged, "arrays": arrays}
+    figures = evaluator.evaluation.figures()
+    return {"figures": figures, "logged": logged, "arrays": arrays, "pixels": evaluator.pixels}
 
 
 IMAGES = {"seven2017": 7, "two2017": 2}
@@ -234,6 +235,7 @@ def check_validation(root, split, found):
     assert 0.1 < alone["figures"]["AP"] < 0.9
     assert alone["arrays"]["seen"].tolist() == list(range(IMAGES[split]))
     for shared in found:
+        assert shared["pixels"] == alone["pixels"] == IMAGES[split] * 128 * 96
         assert shared["figures"] == pytest.approx(alone["figures"], abs=1e-6)
         assert shared["logged"] == pytest.approx(alone["logged"], abs=1e-6)
         for name, array in alone["arrays"].items():
