@@ -471,6 +471,13 @@ def test_mine_writes_the_file_that_train_would(twelve, mined, tmp_path):
     assert not (tmp_path / "p.mining.ckpt").exists()
 
 
+def test_mistakes_in_callbacks_come_before_mining(twelve, tmp_path):
+    wrong = ["callbacks=[default,ema]", "callbacks.ema.decay=1.0"]
+    message = run("train", *twelve, *CHIPS, "strategy=[sniper,flip]", *wrong, f"hydra.run.dir={tmp_path}", code=2)
+    assert "callbacks.ema: decay is a share" in message
+    assert "mining" not in message
+
+
 def test_mining_in_a_part_of_the_images_is_said(twelve, tmp_path):
     limits = ["trainer.limit_train_batches=1", "data.test_batch_size=1", "miner.epochs=1", "test.nms_iou=0.1"]
     output = start("mine", *twelve, *CHIPS, *limits, "strategy=[sniper,flip]", f"hydra.run.dir={tmp_path}")

@@ -45,7 +45,9 @@ def _freeze_statistics(layers: nn.Module) -> Iterator[None]:
     norms = [m for m in layers.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
+        # SyncBatchNorm must have a count.
+        norm.num_batches_tracked = torch.zeros(()) if isinstance(norm, nn.SyncBatchNorm) else None
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from lightning_det.callbacks.access import callbacks_of
 from lightning_det.checkpoint import checkpoint_file
 from lightning_det.config.data import build_data
 from lightning_det.config.module import build_module
-from lightning_det.config.trainer import build_trainer
+from lightning_det.config.trainer import build_trainer, check_callbacks
 from lightning_det.modules.module import DetectionModule
 from lightning_det.runs.batch_size import settle_batch_size
 from lightning_det.runs.composition import overridden_keys, run_folder, save_config, validate_run
@@ -96,5 +96,6 @@ def prepare(
     save_config(composed, folder)
     log.info("%.2f million parameters", sum(p.numel() for p in module.parameters()) / 1e6)
     if mines and proposals is not None:
+        check_callbacks(cfg)
         mine(cfg, module.detector, store, store, proposals)
     return module

@@ -47,6 +47,15 @@ def build_trainer(cfg: DictConfig, folder: Path, learning: bool = True) -> pl.Tr
     return trainer
 
 
+def check_callbacks(cfg: DictConfig) -> None:
+    """Builds loggers and callbacks only to find mistakes in them, before something that takes long.
+
+    Raises:
+        ConfigError: one cannot be built.
+    """
+    _callbacks(cfg, build_loggers(cfg))
+
+
 def _progress(cfg: DictConfig) -> list[Callback]:
     """Builds the progress bar, if there shall be one."""
     node = (cfg.callbacks or {}).get("progress")

@@ -18,6 +18,7 @@ from lightning_det.ops.ranks import mean_count
 from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import BACKGROUND, label_anchors
+from lightning_det.system.shares import check_shares
 
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of the anchors of a map, in units of its own (section 4)."""
@@ -79,6 +80,7 @@ class RetinaNet(DenseDetector):
         ignore: float = 0.4,
     ):
         super().__init__(backbone, num_classes, neck, preprocess, head_convs, prior, alpha, gamma)
+        check_shares(ignore=ignore)
         if not 0 <= negative <= positive <= 1:
             raise ValueError(
                 f"positive and negative are the lowest IoU of a positive and the highest of a background, got "

@@ -17,6 +17,7 @@ from lightning_det.protocols.detector import Selected
 from lightning_det.protocols.selector import Ranking, Regions, Selector
 from lightning_det.protocols.structures import Batch, State
 from lightning_det.selection.matching import label_rois
+from lightning_det.system.shares import check_shares
 
 
 class Judged(NamedTuple):
@@ -65,6 +66,9 @@ class RoIHead(SecondStage):
         positive: lowest IoU at which a RoI gets an object's class.
         ignore: background RoIs carry no loss if a greater share of them lies in an ignored box.
         box_weights: factors of the regression targets (dx, dy) and (dw, dh): 1 / their standard deviations.
+
+    Raises:
+        ValueError: a threshold is not 0 to 1.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class RoIHead(SecondStage):
         box_weights: tuple[float, float] = BOX_WEIGHTS,
     ):
         super().__init__(select, box_weights)
+        check_shares(positive=positive, ignore=ignore)
         self.predictor = predictor
         self.box_beta = box_beta
         self.thresholds = {"positive": positive, "ignore": ignore}

@@ -19,6 +19,7 @@ from lightning_det.protocols.detector import AnchorShapes
 from lightning_det.protocols.selector import Regions, Selector
 from lightning_det.protocols.structures import Batch
 from lightning_det.selection.matching import label_anchors
+from lightning_det.system.shares import check_shares
 
 
 class Proposals(NamedTuple):
@@ -67,7 +68,8 @@ class RPN(nn.Module):
         box_weight: factor of the box loss; SNIPER's code has 3.
 
     Raises:
-        ValueError: the sizes do not fit the maps, thresholds are not in order, or the selector ranks by loss.
+        ValueError: the sizes do not fit the maps, thresholds are out of 0 to 1 or of order, or the selector ranks by
+            loss.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class RPN(nn.Module):
             raise ValueError(
                 f"the pyramid has {len(strides)} maps, so dataset.anchor_sizes needs {len(strides)} sizes, got {sizes}"
             )
+        check_shares(ignore=ignore, nms_iou=nms_iou)
         if not 0 <= negative <= positive <= 1:
             raise ValueError(
                 f"rpn: positive and negative are the lowest IoU of a positive and the highest of a background, got "

@@ -24,6 +24,7 @@ from lightning_det.protocols.detector import AnchorShapes, Detector, Selected
 from lightning_det.protocols.selector import Regions, Selector
 from lightning_det.protocols.structures import Batch, Detections
 from lightning_det.selection.priors import label_priors
+from lightning_det.system.shares import check_shares
 
 
 class L2Norm(nn.Module):
@@ -64,7 +65,8 @@ class SSD(Detector):
         box_beta: error at which smooth L1 turns from quadratic to linear, in units of the targets' standard deviations.
 
     Raises:
-        ValueError: the priors are for another number of maps, or the selector ranks in evaluation mode.
+        ValueError: the priors are for another number of maps, the selector ranks in evaluation mode, or a threshold is
+            not 0 to 1.
     """
 
     class_layers = ("classify.",)
@@ -86,6 +88,7 @@ class SSD(Detector):
         box_beta: float = 1.0,
     ):
         super().__init__()
+        check_shares(positive=positive, ignore=ignore)
         ranking = select_priors.ranking
         if ranking is not None and ranking.mode != "train":
             raise ValueError("priors are ranked by the losses of the step itself: selection.priors.ranking=train")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
@@ -19,7 +20,7 @@ from lightning_det.modules.groups import GroupSettings, parameter_groups, scale_
 from lightning_det.modules.inference import Inference, detect
 from lightning_det.modules.rates import Rates, keep_settings, report_doubts, steps_per_epoch
 from lightning_det.modules.schedules import Schedule
-from lightning_det.modules.step import Compiled, CompiledStep, keep_gradients, step_losses
+from lightning_det.modules.step import Compiled, CompiledStep, keep_gradients, many_graphs, step_losses
 from lightning_det.ops.nms import read_unsettled
 from lightning_det.ops.nms_rounds import ROUNDS
 from lightning_det.protocols.detector import Detector
@@ -123,7 +124,11 @@ class DetectionModule(pl.LightningModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a training batch, to be summed: the detector's, and those of AutoFocus's head."""
-        return self._losses(batch)
+        with self._compiling():
+            return self._losses(batch)
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        return many_graphs() if self.compiled == "parts" else nullcontext()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sums the detector's losses.
@@ -182,7 +187,8 @@ class DetectionModule(pl.LightningModule):
         Raises:
             ConfigError: views follow from what a head for it sees, and the detector has none.
         """
-        found = detect(self.detector, batch, self.inference)
+        with self._compiling():
+            found = detect(self.detector, batch, self.inference)
         if follow is None:
             return found
         head, logits = self.detector.focus, self.detector.observed()

@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import Unsupported
+from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 from torch._dynamo.utils import counters
 
 from lightning_det.protocols.detector import Detector
@@ -22,7 +23,7 @@ Compiled = Literal["parts", "step"]
 """How much of a training step is compiled: backbone, neck and heads, or all of it."""
 
 MOST_GRAPHS = 256
-"""Graphs of a step, one for each shape of a batch."""
+"""Graphs of a step or of a part, one for each shape of a batch. The compiler's own limit is 8."""
 
 MANY_GRAPHS = 8
 FEWER = "; chips, tiles and strategy=warp have one shape of views, and +data.canvas_step=128 makes few of whole images"
@@ -34,6 +35,23 @@ def step_losses(detector: Detector, batch: Batch) -> dict[str, Tensor]:
     losses = detector.losses(batch)
     head, logits = detector.focus, detector.observed()
     return losses if head is None or logits is None else losses | head.losses(logits, batch)
+
+
+@contextmanager
+def many_graphs() -> Iterator[None]:
+    """Allows `MOST_GRAPHS` graphs of what is compiled.
+
+    Raises:
+        UserError: there are more.
+    """
+    try:
+        with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+            yield
+    except FailOnRecompileLimitHit as error:
+        raise UserError(
+            f"module.compiled: views have more than {MOST_GRAPHS} shapes, each with a graph of its own{FEWER}; "
+            "module.compiled=null compiles nothing"
+        ) from error
 
 
 class CompiledStep:
@@ -75,13 +93,13 @@ class CompiledStep:
         """Computes the losses of a batch.
 
         Raises:
-            UserError: the graph would break, which the message explains.
+            UserError: the graph would break, which the message explains, or there are too many.
         """
         batch = with_few_counts(batch)
         before, start = _graphs(), time.perf_counter()
         torch.compiler.cudagraph_mark_step_begin()
         try:
-            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+            with many_graphs():
                 losses = self._losses(self.detector, batch)
         except Unsupported as error:
             raise UserError(

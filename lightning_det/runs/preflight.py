@@ -52,6 +52,8 @@ def check_trainer(cfg: DictConfig) -> None:
             f"that they know (trainer.max_epochs={epochs}, trainer.max_steps=-1); set one of them, or "
             "schedule=constant schedule.unit=steps"
         )
+    if why := _problem_of_steps(cfg):
+        raise ConfigError(why)
     processes = settings.devices if settings.accelerator == "cpu" and isinstance(settings.devices, int) else 1
     if processes > (available := cores()):
         log.warning(
@@ -73,6 +75,25 @@ def check_trainer(cfg: DictConfig) -> None:
             warm,
             epochs,
         )
+
+
+def _problem_of_steps(cfg: DictConfig) -> str:
+    """Says what would end a training at its first step, or in an epoch shorter than others; empty if nothing would."""
+    settings = cfg.trainer
+    interval, mixed = settings.val_check_interval, str(settings.precision).endswith("mixed")
+    if isinstance(interval, int) and interval > 1 and settings.check_val_every_n_epoch is not None:
+        return (
+            f"trainer.val_check_interval={interval} counts the batches of an epoch. Lightning ends the training in an "
+            "epoch that has fewer, and epochs differ in length where views are random. With "
+            "trainer.check_val_every_n_epoch=null it counts on across epochs; 0.5 validates twice in each epoch"
+        )
+    if cfg.optimizer.get("fused") and mixed and settings.gradient_clip_val:
+        return (
+            f"optimizer.fused=true: Lightning clips no gradients (trainer.gradient_clip_val="
+            f"{settings.gradient_clip_val}) of a fused optimizer with trainer.precision={settings.precision}; "
+            "leave optimizer.fused out, or set trainer.gradient_clip_val=null"
+        )
+    return ""
 
 
 def is_never_validated(settings: DictConfig) -> bool:

@@ -20,7 +20,14 @@ from lightning_det.backbones import tiny_backbone
 from lightning_det.data.coco import Coco
 from lightning_det.modules import Constant, DetectionModule, keys
 from lightning_det.modules import step as steps
-from lightning_det.modules.step import CompiledStep, keep_gradients, step_losses, with_few_counts
+from lightning_det.modules.step import (
+    MOST_GRAPHS,
+    CompiledStep,
+    keep_gradients,
+    many_graphs,
+    step_losses,
+    with_few_counts,
+)
 from lightning_det.protocols.structures import State
 from lightning_det.system.errors import CapabilityError, UserError
 
@@ -102,6 +109,34 @@ def test_shapes_and_graphs_are_counted(caplog):
     with mock.patch.object(steps, "MANY_GRAPHS", 6):
         compiled(make_batch(1, 96, 128, 5, padded=5, classes=CLASSES))
     assert "canvas_step" in caplog.records[-1].getMessage()
+
+
+def test_compiled_parts_may_have_many_graphs(monkeypatch):
+    """The compiler's own limit of 8 ends a training with an internal error."""
+    seen = []
+
+    def losses(batch):
+        seen.append(torch._dynamo.config.recompile_limit)
+        return {"one": batch.boxes.sum()}
+
+    for compiled, limit in (("parts", MOST_GRAPHS), (None, torch._dynamo.config.recompile_limit)):
+        module = DetectionModule(Stub(losses=losses), LABELS, compiled=compiled)
+        module.losses(make_batch(1, 32, 32))
+        assert seen.pop() == limit
+        module.detector.register_forward_pre_hook(lambda *_: seen.append(torch._dynamo.config.recompile_limit))
+        module.infer(make_batch(1, 32, 32))
+        assert seen.pop() == limit
+
+    def one_more(images):
+        return images + 1
+
+    part = torch.compile(one_more, backend="eager", fullgraph=True, dynamic=False)
+    with many_graphs():
+        for side in range(1, 11):
+            part(torch.zeros(side))
+    monkeypatch.setattr(steps, "MOST_GRAPHS", 10)
+    with pytest.raises(UserError, match=r"more than 10 shapes.*canvas_step.*module.compiled=null"), many_graphs():
+        part(torch.zeros(11))
 
 
 @pytest.mark.parametrize(("count", "padded"), [(1, 1), (3, 4), (16, 16), (17, 32), (48, 64)])

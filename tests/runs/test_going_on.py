@@ -13,6 +13,8 @@ from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.trainer import call
 from support.modules import LABELS, Stub, data_of, ten, trainer_in
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_det.callbacks import (
@@ -338,17 +340,36 @@ def _restore(callback, checkpoint):
 def test_constants_and_counters_are_not_averaged():
     torch.manual_seed(0)
     module, average = Learner(), WeightAverage(decay=0.998)
-    averaged = AveragedModel(module, use_buffers=True, avg_fn=average._average)
+    averaged = AveragedModel(module, use_buffers=True)
     for step in range(200):
         with torch.no_grad():
             module.layer.weight.add_(0.1)
             module.norm(torch.randn(4, 2))
         if average.should_update(step_idx=step):
-            averaged.update_parameters(module)
+            average.update(averaged, module)
     assert torch.equal(averaged.module.constant, module.constant)
     assert averaged.module.norm.num_batches_tracked == 200
     assert not torch.equal(averaged.module.norm.running_mean, module.norm.running_mean)
     assert not torch.equal(averaged.module.layer.weight, module.layer.weight)
+    assert averaged.n_averaged == 200
+
+
+def test_averages_are_those_of_the_definition_and_do_not_wait_for_the_device():
+    """With PyTorch's update, the host asks a GPU how often it has averaged, which fake tensors cannot say."""
+    torch.manual_seed(0)
+    module, average = Learner(), WeightAverage(decay=0.9)
+    averaged, expected = AveragedModel(module, use_buffers=True), module.layer.weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            module.layer.weight.normal_()
+        assert average.should_update(step_idx=step)
+        average.update(averaged, module)
+        now = module.layer.weight.detach()
+        expected = now.clone() if step == 0 else 0.9 * expected + 0.1 * now
+    torch.testing.assert_close(averaged.module.layer.weight.detach(), expected)
+    with FakeTensorMode(), torch.device("cuda"):
+        layer, mean = nn.BatchNorm2d(2), nn.BatchNorm2d(2)  # a copy would have a mode of its own
+        average.update(SimpleNamespace(module=mean, n_averaged=torch.zeros((), dtype=torch.int64)), layer)
 
 
 def test_before_the_first_average_the_weights_are_the_last_ones(store, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Settings that no training can work with are refused by key, and Lightning's own refusals are said in our words."""
 
 import urllib.error
+from contextlib import nullcontext
 
 import pytest
 import pytorch_lightning as pl
@@ -8,9 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.demos.boring_classes import BoringModel
 
+from lightning_det.annotations import LabelMap
 from lightning_det.backbones import ssd, torchvision_backbone
 from lightning_det.backbones.pretrained import explain_failed_timm_download
 from lightning_det.config import ConfigError, resolve
+from lightning_det.config.module import build_module
 from lightning_det.config.trainer import build_trainer
 from lightning_det.config.values import RANGES, check_values
 from lightning_det.runs.preflight import check_trainer
@@ -82,6 +85,50 @@ def test_a_training_without_validation_is_said(composed, caplog):
         check_trainer(composed("train", *given))
         assert words in caplog.text
         assert bool(words) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["trainer.val_check_interval=5"], r"check_val_every_n_epoch=null it counts on across epochs"),
+        (["trainer.val_check_interval=1"], ""),
+        (["trainer.val_check_interval=0.5"], ""),
+        (["trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null"], ""),
+        (
+            ["+optimizer.fused=true", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=5"],
+            r"optimizer.fused=true: .*gradient_clip_val=5",
+        ),
+        (["+optimizer.fused=true", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=null"], ""),
+        (["+optimizer.fused=true", "trainer.gradient_clip_val=5"], ""),
+    ],
+)
+def test_what_would_end_a_training_at_a_step_is_refused_before(composed, given, words):
+    cfg = composed("train", *given)
+    with pytest.raises(ConfigError, match=words) if words else nullcontext():
+        check_trainer(cfg)
+
+
+@pytest.mark.parametrize(
+    ("detector", "key"),
+    [
+        ("faster_rcnn", "roi_head.positive=50"),
+        ("faster_rcnn", "roi_head.ignore=-1"),
+        ("faster_rcnn", "rpn.nms_iou=70"),
+        ("faster_rcnn", "rpn.ignore=1.5"),
+        ("rfcn", "roi_head.positive=2"),
+        ("ssd", "positive=50"),
+        ("ssd", "ignore=-1"),
+        ("retinanet", "ignore=40"),
+    ],
+)
+def test_thresholds_are_shares(composed, detector, key):
+    """A threshold in per cent would let nothing be learned, without a word."""
+    backbone = ["backbone=ssd_tiny"] if detector == "ssd" else []
+    cfg = composed("train", f"detector={detector}", *backbone, f"++detector.{key}")
+    name, value = key.split("=")
+    name = name.split(".")[-1]
+    with pytest.raises(ConfigError, match=f"{name} must be 0 to 1, got {value}"):
+        build_module(cfg, LabelMap(["car"]))
 
 
 def test_a_cosine_needs_an_end(composed):
