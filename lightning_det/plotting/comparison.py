@@ -146,7 +146,7 @@ def _labels(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: f"{number}: {label}" for number, (name, label) in enumerate(short.items())}
 
 
-def _short(name: str, width: int = 60) -> str:
+def _short(name: str, width: int = 50) -> str:
     """Shortens a name for a legend. Matplotlib hides names with a leading underscore, and reads $ as mathematics."""
     return one_line(name, width).replace("$", r"\$").lstrip("_") or "-"
 
