@@ -8,7 +8,7 @@ import numpy as np
 from lightning_det.annotations.store import AnnotationStore
 from lightning_det.data.dataset import Look
 from lightning_det.data.sampler import plan_epoch
-from lightning_det.data.suggestion import round_pleasantly
+from lightning_det.data.suggested_parts import round_pleasantly
 from lightning_det.data.trial import sample
 from lightning_det.detectors.reach import MET, best_ious, fit_sizes
 from lightning_det.protocols.detector import Detector

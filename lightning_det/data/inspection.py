@@ -181,7 +181,8 @@ def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, 
 
     Returns:
         ``views_per_image``, ``boxes_learned`` and ``boxes_unlearned`` (ignored regions count as neither),
-        ``pixels_vs_800x1333``, and ``levels``: the same per pyramid level.
+        ``classes_unlearned`` (names of the classes of which no box is learned from), ``pixels_vs_800x1333``, and
+        ``levels``: the same per pyramid level.
     """
     by_level: dict[int, _Level] = {}
     for look in progress(looks, "counting boxes", len(looks), threshold=5000):
@@ -201,6 +202,10 @@ def coverage(store: AnnotationStore, looks: Sequence[Look], min_visible: float, 
         "views_per_image": len(looks) / max(1, len(store)),
         "boxes_learned": int((learned & learnable).sum()),
         "boxes_unlearned": int((~learned & learnable).sum()),
+        "classes_unlearned": [
+            store.label_map.names[label]
+            for label in np.setdiff1d(store.labels[learnable], store.labels[learned & learnable])
+        ],
         "pixels_vs_800x1333": sum(level.pixels for level in by_level.values()) / reference,
         "levels": [
             {

@@ -6,10 +6,12 @@ reproduce them and are applied here to other images. Sizes of objects are sqrt(w
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import ceil, floor, log, log10
+from math import ceil, floor, inf, log, log10
 from typing import Any
 
 import numpy as np
+
+from lightning_det.data.suggested_parts import round_pleasantly, suggest_focus, suggest_tiles
 
 SEEN = (2.25, 24.0, 36.0)
 """Size from which an object is seen well: cells of the finest feature map, and the limits of the result in pixels of
@@ -40,6 +42,9 @@ OVERLAP = (0.4, 0.8)
 FEW = 0.02
 """A scale for a smaller share of the boxes is left out; of SNIPER's chips also the coarsest."""
 
+TAUGHT = 10
+"""Boxes of a class from which a detector may learn it: a class of large objects then keeps the coarsest scale."""
+
 TEST_WIDER = (0.75, 1.15)
 """Ends of the ranges of inference divided by those of training: sizes of detections are inexact."""
 
@@ -54,6 +59,9 @@ large and sometimes small, unlike the chips of training."""
 SINGLE_SMALL = 21.0
 """Maximum size of a small object at the resolution of single-scale training, pixels: COCO's."""
 
+THINNEST = 4.0
+"""Pixels that the short side of a thin object should have at that resolution."""
+
 SINGLE_LEAST = 40
 """Minimum long side of that resolution, in cells of the finest feature map, if images are that large."""
 
@@ -63,32 +71,16 @@ SINGLE_LARGEST = 2.8e6
 WINDOW = 1000
 """Maximum side of SNIP's windows at the finest resolution, pixels."""
 
-TILE_OVERLAP = (0.1, 0.5)
-"""Minimum and maximum overlap of tiles, a share of their side."""
 
-LARGE = 95
-"""Percentile of the sizes that should lie within the overlap of two tiles."""
-
-LONGER = 1.4
-"""Long side of an object divided by its size: of a box of 2:1."""
-
-FOCUS = (5, 64, 90)
-"""AutoFocus's ``limits`` for COCO, of which the second is the size from which a coarse view suffices."""
-
-FOCUS_THRESHOLDS = (0.2, 0.02)
-"""AutoFocus's thresholds for COCO: at the finest scale, and at others."""
-
-CUTS = (32, 96)
-"""COCO's borders of small, medium and large objects, pixels."""
-
-CUT_SHARE = 0.05
-"""Share of the boxes that small, medium and large objects should have at least; otherwise thirds are taken."""
-
-PROPOSALS = (20, 100, 1000)
-"""Proposals per object of a crowded view, and the minimum and maximum per megapixel."""
-
-
-def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: float = 16.0) -> dict[str, Any] | None:
+def suggest(
+    sizes: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    stride: float = 16.0,
+    thin: float = inf,
+    labels: np.ndarray | None = None,
+    without: Sequence[int] = (),
+) -> dict[str, Any] | None:
     """Suggests ``dataset.resolution``, ``pyramid``, ``snip``, ``sniper``, ``focus`` and ``tiles``.
 
     Args:
@@ -96,6 +88,9 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
         widths: (m,) of the images, pixels.
         heights: (m,) of the images, pixels.
         stride: pixels of the view per cell of the detector's finest feature map.
+        thin: 10th percentile of the short sides of the boxes, pixels: thin objects must not vanish.
+        labels: (n,) int, classes of the boxes; a class of large objects keeps its scale. None: there is one class.
+        without: scales that SNIPER leaves out, by number, the finest is 0.
 
     Returns:
         The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None if there are no boxes. For images of
@@ -108,11 +103,12 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
     seen = size_seen(stride)
     size = int(np.clip(32 * round(CHIP_PER_IMAGE * long / 32), CHIP[0], 32 * round(CHIP[1] * seen / 32)))
     small = max(1e-3, float(np.percentile(sizes, SMALL)))
-    factors = scale_factors(sizes, size, long, seen / small)
+    least = max(4, round(size / 50))
+    factors = scale_factors(sizes, size, long, max(seen / small, least / thin))
     ranges = valid_ranges([LARGE_PER_CHIP * size / factor for factor in factors[:-1]])
     smallest, largest = np.percentile(np.maximum(widths, heights), MIXED[:2])
     mixed = largest >= MIXED[2] * smallest
-    wanted = single_factor(sizes, long, stride)
+    wanted = single_factor(sizes, long, stride, thin)
     area = np.percentile(np.asarray(widths, float) * heights, MIXED[1])
     single = min(wanted, float(np.sqrt(SINGLE_LARGEST / area)))
     fine = list(factors[:-1]) if mixed else [_resolution(factor, short, long) for factor in factors[:-1]]
@@ -120,8 +116,12 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
     pyramid = [*fine, coarsest]
     # A scale without chips learns nothing, not even what background is: tested there, a detector finds large objects
     # everywhere. SNIP's whole images show it background.
-    kept = slice(-1 if fine and (sizes >= ranges[-1][0]).mean() < FEW else None)
-    of_chips = [*ranges[kept][:-1], [ranges[kept][-1][0], -1]]
+    kept = [number for number in range(len(factors)) if number not in without]
+    if len(kept) > 1 and kept[-1] == len(factors) - 1 and not _needs_coarsest(sizes, ranges[-1][0], labels):
+        kept = kept[:-1]
+    of_chips = _joined([ranges[number] for number in kept])
+    scales = [*factors[:-1], [-1, size]]
+    tested = [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]]
     # A single resolution shows objects of all sizes; windows would cut the large ones.
     window = max(size, min(WINDOW, 32 * round(factors[0] * long / 64))) if fine else coarsest[1]
     return {
@@ -130,13 +130,15 @@ def suggest(sizes: np.ndarray, widths: np.ndarray, heights: np.ndarray, stride: 
         "snip": _all_ranges(ranges) | {"sub_image": window},
         "sniper": {
             "size": size,
-            "scales": [*factors[:-1], [-1, size]][kept],
+            "scales": [scales[number] for number in kept],
             "stride": size // 16,
-            "min_side": float(max(4, round(size / 50))),
-            "pyramid": [*fine, [-1, size] if mixed else [min(coarsest[0], size), size]][kept],
+            "min_side": float(least),
+            "pyramid": [tested[number] for number in kept],
             **_all_ranges(of_chips),
         },
-        "focus": suggest_focus(factors[kept], size, [low for low, _ in inference_ranges(of_chips)]),
+        "focus": suggest_focus(
+            [factors[number] for number in kept], size, [low for low, _ in inference_ranges(of_chips)]
+        ),
         "tiles": suggest_tiles(sizes, 32 * round(CHIP[1] * seen / 32), wanted),
     }
 
@@ -146,69 +148,39 @@ def size_seen(stride: float) -> float:
     return float(np.clip(SEEN[0] * stride, *SEEN[1:]))
 
 
-def single_factor(sizes: np.ndarray, long: float, stride: float) -> float:
+def _needs_coarsest(sizes: np.ndarray, low: float, labels: np.ndarray | None) -> bool:
+    """Whether boxes from a size on, those of the coarsest scale, are more than `FEW`, or most of a class's boxes."""
+    large = sizes >= low
+    if large.mean() >= FEW:
+        return True
+    if labels is None:
+        return False
+    counts, of_class = np.bincount(labels), np.bincount(labels[large], minlength=int(labels.max()) + 1)
+    return bool(((counts >= TAUGHT) & (of_class > counts / 2)).any())
+
+
+def _joined(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Widens ranges so that together they contain all sizes again, where one of them was left out."""
+    joined = [[0, ranges[0][1]], *(list(pair) for pair in ranges[1:])]
+    for finer, coarser in pairwise(joined):
+        if coarser[0] > finer[1]:
+            coarser[0] = round_pleasantly(float(np.mean(OVERLAP)) * finer[1])
+    joined[-1][1] = -1
+    return joined
+
+
+def single_factor(sizes: np.ndarray, long: float, stride: float, thin: float = inf) -> float:
     """Computes the factor at which single-scale training sees small objects, whatever it costs.
 
     Args:
         sizes: (n,) float, sizes of the boxes.
         long: long side of the images.
         stride: see `suggest`.
+        thin: see `suggest`.
     """
     small = max(1e-3, float(np.percentile(sizes, SMALL)))
-    return min(ENLARGED, max(min(SINGLE_SMALL, size_seen(stride)) / small, min(1.0, SINGLE_LEAST * stride / long)))
-
-
-def suggest_tiles(sizes: np.ndarray, side: int, factor: float) -> dict[str, Any]:
-    """Suggests ``dataset.tiles``: tiles whose overlap holds all but the largest objects.
-
-    Args:
-        sizes: (n,) float, sizes of the boxes.
-        side: smallest side of a tile, pixels of the view.
-        factor: scale at which small objects are seen well, by which tiles are cut.
-    """
-    large = LONGER * factor * float(np.percentile(sizes, LARGE))
-    side = max(side, min(2 * side, 32 * ceil(large / TILE_OVERLAP[1] / 32)))
-    overlap = np.clip(ceil(20 * large / side) / 20, *TILE_OVERLAP)
-    return {"size": side, "overlap": float(overlap)}
-
-
-def suggest_focus(factors: Sequence[float], size: int, lowest: Sequence[float]) -> dict[str, Any]:
-    """Suggests ``dataset.focus``, with AutoFocus's proportions.
-
-    Args:
-        factors: scales, finest first.
-        size: side of the chips of training, pixels of the view.
-        lowest: lower ends of the ranges of inference, original pixels, in the order of the scales.
-    """
-    pairs = list(pairwise(factors))
-    small = max([coarse * low for (_, coarse), low in zip(pairs, lowest[1:], strict=True)], default=FOCUS[1])
-    limits = [max(1, round(small * limit / FOCUS[1])) for limit in FOCUS]
-    return {
-        "limits": limits,
-        "thresholds": [FOCUS_THRESHOLDS[min(n, 1)] for n in range(len(pairs))],
-        "least": [16 * ceil(size * coarse / fine / 16) for fine, coarse in pairs],
-        "border": round_pleasantly(size / 32 / factors[-2]) if pairs else 0,
-    }
-
-
-def suggest_cuts(sizes: np.ndarray) -> list[int]:
-    """Suggests ``dataset.size_cuts``: COCO's, unless hardly any of (n,) boxes is small, medium or large by them."""
-    shares = np.histogram(sizes, [0, *CUTS, np.inf])[0] / len(sizes)
-    if shares.min() >= CUT_SHARE:
-        return list(CUTS)
-    low, high = (round_pleasantly(float(cut)) for cut in np.percentile(sizes, (100 / 3, 200 / 3)))
-    return [max(1, low), max(2, low + 1, high)]
-
-
-def suggest_proposals(counts: np.ndarray, megapixels: np.ndarray) -> int:
-    """Suggests ``dataset.proposals_per_megapixel``: several for each object of a crowded view.
-
-    Args:
-        counts: (m,) boxes of each image.
-        megapixels: (m,) pixels of each image at the finest scale of inference, in millions.
-    """
-    per_object, low, high = PROPOSALS
-    return int(np.clip(round_pleasantly(per_object * float(np.percentile(counts / megapixels, LARGE))), low, high))
+    wanted = max(min(SINGLE_SMALL, size_seen(stride)) / small, THINNEST / thin)
+    return min(ENLARGED, max(wanted, min(1.0, SINGLE_LEAST * stride / long)))
 
 
 def scale_factors(sizes: np.ndarray, size: int, long: float, wanted: float) -> list[float]:
@@ -259,15 +231,6 @@ def inference_ranges(ranges: Sequence[Sequence[int]]) -> list[list[int]]:
 def _all_ranges(ranges: list[list[int]]) -> dict[str, Any]:
     anchors = [[0, high] for _, high in ranges[:-1]] + ranges[-1:]
     return {"valid_ranges": ranges, "anchor_ranges": anchors, "test_ranges": inference_ranges(ranges)}
-
-
-def round_pleasantly(value: float) -> int:
-    """Rounds to two digits followed by zeros; from 50 (500, ...) on, the second digit is 0 or 5."""
-    if value < 1:
-        return round(value)
-    unit = 10 ** (floor(log10(value)) - 1)
-    step = max(1, unit * (5 if value >= 50 * unit else 1))
-    return int(step * round(value / step))
 
 
 def _two_digits(factor: float) -> float:

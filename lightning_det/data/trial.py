@@ -35,8 +35,9 @@ def try_out(
     store = sample(store, seed, SAMPLE)
     sniper, snip = suggestion["sniper"], suggestion["snip"]
     scales = Pyramid(sniper["scales"], sniper["valid_ranges"], sniper["anchor_ranges"])
-    looks = plan_epoch(store, Planner(scales, Chips(sniper["size"], sniper["stride"])), seed, rendered=False)
-    inside = _inside(store, scales, Chips(sniper["size"], sniper["stride"], orphans="drop"))
+    chip = {"size": sniper["size"], "stride": sniper["stride"], "min_side": sniper["min_side"]}
+    looks = plan_epoch(store, Planner(scales, Chips(**chip)), seed, rendered=False)
+    inside = _inside(store, scales, Chips(**chip, orphans="drop"))
     chips = np.bincount([look.view.level for look in looks], minlength=len(inside)) / len(store)
     levels = zip(sniper["scales"], sniper["valid_ranges"], inside.mean(axis=1).tolist(), chips.tolist(), strict=True)
     keys = ("scale", "valid_range", "boxes_share", "chips_per_image")

@@ -26,7 +26,7 @@ SLOWED = (
     "than estimated. On an idle machine, inspect measures more exactly, and may suggest more epochs."
 )
 
-SHORTER = "To shorten it: fewer trainer.max_epochs, a lower dataset.resolution, dataset.limit=IMAGES, or trainer=gpu."
+SHORTER = "To shorten it: fewer trainer.max_epochs, {}dataset.limit=IMAGES, or trainer=gpu."
 
 
 def print_suggestion(
@@ -48,7 +48,8 @@ def print_suggestion(
     for reason in recommended.reasons:
         console.print(Text(f"- {reason}"))
     if recommended.minutes is not None and recommended.minutes > LONG:
-        console.print(Text(f"- {SHORTER}"))
+        whole = recommended.strategy[0] == "single_scale"
+        console.print(Text(f"- {SHORTER.format('a lower dataset.resolution, ' if whole else '')}"))
     speed = suggestion.figures.speed
     if speed is not None and speed.own < BUSY:
         console.print(Text(f"- {SLOWED}"))

@@ -13,6 +13,7 @@ from lightning_det.data.sampler import ByImage, ByLevel, Grouping, plan_epoch
 from lightning_det.data.trial import SAMPLE, sample
 from lightning_det.inspection.decoding import count_decoding
 from lightning_det.views import Chips, LargeViews, Planner, Pyramid, SubImages, Tiles
+from lightning_det.views.planner import LARGEST_VIEW
 
 GROUPINGS: Mapping[str, Grouping] = {"tiles": ByImage(4), "sniper_no_negatives": ByImage(1)}
 """How views are grouped into batches, by strategy: see ``data`` in ``conf/strategy``. The others have `ByLevel`."""
@@ -63,7 +64,8 @@ def epoch_costs(
         seed: of the sample and the views.
 
     Returns:
-        Costs by strategy: ``single_scale`` ``multi_scale`` ``tiles`` ``snip`` ``sniper_no_negatives``.
+        Costs by strategy: ``single_scale`` ``multi_scale`` ``tiles`` ``snip`` ``sniper_no_negatives``. Without
+        ``multi_scale`` if a view would be too large for it.
     """
     images = len(store)
     store = sample(store, seed, SAMPLE)
@@ -71,7 +73,8 @@ def epoch_costs(
     sniper, snip, tiles = settings["sniper"], settings["snip"], settings["tiles"]
     single, pyramid = Pyramid([settings["resolution"]]), Pyramid(settings["pyramid"])
     cut = Planner(Pyramid([factor]), Tiles(tiles["size"], tiles["overlap"], whole=True))
-    chips = Planner(Pyramid(sniper["scales"], sniper["valid_ranges"]), Chips(sniper["size"], sniper["stride"]))
+    chip = Chips(sniper["size"], sniper["stride"], min_side=sniper["min_side"])
+    chips = Planner(Pyramid(sniper["scales"], sniper["valid_ranges"]), chip)
     windows = Planner(Pyramid(settings["pyramid"], snip["valid_ranges"]), SubImages(snip["sub_image"]))
     tested = Planner(Pyramid(sniper["pyramid"]), LargeViews())
     planners = {
@@ -81,6 +84,8 @@ def epoch_costs(
         "snip": (windows, Planner(pyramid, LargeViews())),
         "sniper_no_negatives": (chips, tested),
     }
+    if 1e6 * _largest(plan_epoch(store, Planner(pyramid), None, rendered=False)) > LARGEST_VIEW:
+        del planners["multi_scale"]
     return {
         name: Cost(
             _training(store, train, GROUPINGS.get(name, ByLevel()), reader, seed), _inference(store, test, reader)

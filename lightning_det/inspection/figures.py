@@ -21,6 +21,8 @@ class Figures:
     """Mean number of boxes per image."""
     crowd: float
     """Boxes of a crowded image (95th percentile) per allowance of detections: see ``test.detections_per_megapixel``."""
+    crowded: float
+    """Boxes of a crowded image (95th percentile)."""
     object_share: float
     """Share of the pixels inside boxes."""
     median_size: float
@@ -35,8 +37,12 @@ class Figures:
     """Pixels of the view per cell of its finest feature map."""
     factor: float
     """Scale at which whole images and tiles show small objects large enough."""
+    single: float
+    """Scale at which an image of median size is shown whole: lower than ``factor`` if large images would not fit."""
     finest: float
     """Finest scale of chips, at which small objects are seen well."""
+    unlearned: float
+    """Share of the boxes that no chip shows whole and thick enough."""
     scales: int
     """Number of SNIP's scales; 1: the image in one chip shows small objects well."""
     object_tiles: float

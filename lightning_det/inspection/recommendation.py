@@ -21,6 +21,13 @@ CROWDED = 0.7
 """Share of ``test.max_detections`` that the boxes of a crowded image may take."""
 
 
+SHRUNK = 0.8
+"""Scale of whole images, divided by the one at which objects are seen well, below which one view is not enough."""
+
+UNLEARNED = 0.1
+"""Share of the boxes from which chips that leave them out are no choice."""
+
+
 @dataclass(frozen=True)
 class Recommendation:
     """A strategy, the settings that go with it, and the reasons."""
@@ -37,10 +44,13 @@ class Recommendation:
 def recommend(figures: Figures) -> Recommendation:
     """Recommends a strategy.
 
-    1. If one view of the whole image shows small objects well, ``single_scale``: nothing is gained by cutting.
+    1. If one view of the whole image shows small objects well, ``single_scale``: nothing is gained by cutting. If only
+       images of median size are small enough for that (`SHRUNK`), ``tiles``.
     2. If a tenth of the images has no boxes (`BACKGROUNDS`), ``tiles``: chips around objects do not show them.
-    3. If chips around the objects have more pixels than tiles (`EVERYWHERE`), ``tiles``: objects are everywhere.
-    4. Otherwise ``sniper_no_negatives``: chips around the objects, at scales that show them well.
+    3. If no chip shows a tenth of the boxes (`UNLEARNED`), because they are too long or too thin, ``single_scale``.
+    4. If chips around the objects have more pixels than the whole image at their scale, or than tiles (`EVERYWHERE`),
+       ``tiles``: objects are everywhere. If the whole image fits into a batch (`BATCH`), ``single_scale``.
+    5. Otherwise ``sniper_no_negatives``: chips around the objects, at scales that show them well.
     """
     name, why = _strategy(figures)
     cost = figures.costs[name]
@@ -60,7 +70,7 @@ def recommend(figures: Figures) -> Recommendation:
     if name == "tiles":
         settings["views"] = _tiles(figures)
     if figures.crowd > CROWDED:
-        settings["test"] = {"max_detections": 100 * ceil(figures.crowd / CROWDED)}
+        settings["test"] = {"max_detections": 100 * ceil(figures.crowded / CROWDED / 100)}
     return Recommendation((name, "flip"), settings, (*_sizes(figures, name), why, f"{said}."), length.minutes)
 
 
@@ -78,7 +88,7 @@ def unneeded_views(figures: Figures, planner: Planner) -> str:
     """
     everything = (0.0, inf)
     ranged = isinstance(planner.scales, Pyramid) and any(r != everything for r in planner.scales.valid_ranges)
-    if figures.scales > 1 or not (ranged or isinstance(planner.windows, Chips)):
+    if figures.scales > 1 or _is_shrunk(figures) or not (ranged or isinstance(planner.windows, Chips)):
         return ""
     return (
         "one view of the whole image shows the objects of this dataset well, so chips and ranges of sizes gain nothing "
@@ -90,13 +100,27 @@ def unneeded_views(figures: Figures, planner: Planner) -> str:
 def _strategy(figures: Figures) -> tuple[str, str]:
     """Returns the strategy and the reason for it."""
     chips, tiles = (figures.costs[name].train.megapixels for name in ("sniper_no_negatives", "tiles"))
+    whole = figures.costs["single_scale"].train.megapixels * (figures.finest / figures.single) ** 2
     share = f"chips around the objects have {100 * chips / max(1e-9, tiles):.0f} % of the pixels of tiles"
-    if figures.scales == 1:
+    if figures.scales == 1 and not _is_shrunk(figures):
         return "single_scale", "One view of the whole image shows them well, so chips or tiles would gain nothing."
+    if figures.scales == 1:
+        return "tiles", "One view shows images of median size well, but not the large ones, which tiles cut."
     if figures.without_boxes >= BACKGROUNDS * figures.images:
         return "tiles", (
-            f"{figures.without_boxes} of {figures.images} images have no boxes. Only tiles show them: chips are cut "
-            "around objects."
+            f"{figures.without_boxes} of {figures.images} images have no boxes. Tiles show them; chips, which are cut "
+            "around objects, do not."
+        )
+    if figures.unlearned >= UNLEARNED:
+        return "single_scale", (
+            f"Chips would leave out {100 * figures.unlearned:.0f} % of the boxes, which are too long or thin for them."
+        )
+    if chips > whole and whole <= BATCH[0] and not _is_shrunk(figures):
+        return "single_scale", "The whole image in one view has fewer pixels than chips around the objects."
+    if chips > whole:
+        return (
+            "tiles",
+            "Objects are everywhere: chips around them have more pixels than the whole image at their scale.",
         )
     if chips < EVERYWHERE * tiles:
         rest = "the rest is background" if chips < tiles else "but they mean more and smaller steps of training"
@@ -104,17 +128,28 @@ def _strategy(figures: Figures) -> tuple[str, str]:
     return "tiles", f"Objects are everywhere: {share}."
 
 
+def _is_shrunk(figures: Figures) -> bool:
+    """Whether the large images are too large to be seen in one view at the scale that shows small objects well."""
+    return figures.single < SHRUNK * figures.factor
+
+
 def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
     """Describes the objects, relative to the image and to what the network can see."""
-    factor = figures.finest if strategy == "sniper_no_negatives" else figures.factor
+    factors = {"sniper_no_negatives": figures.finest, "single_scale": figures.single}
+    factor = factors.get(strategy, figures.factor)
     return (
-        f"There are {figures.boxes_per_image:.1f} boxes per image. They cover {100 * figures.object_share:.2g} % of "
-        f"the pixels; their median size is {figures.median_size:.0f} px, {100 * figures.relative_size:.2g} % of the "
+        f"There are {figures.boxes_per_image:.1f} boxes per image. They cover {_percent(figures.object_share)} of "
+        f"the pixels; their median size is {figures.median_size:.0f} px, {_percent(figures.relative_size)} of the "
         "long side of the image.",
         f"The detector sees objects well from about {figures.seen:.0f} px on (its finest feature map has a stride of "
         f"{figures.stride:g}). A tenth of the objects is smaller than {figures.small_size:.0f} px, so images are shown "
         f"at {factor:.2g} times their size.",
     )
+
+
+def _percent(share: float) -> str:
+    """Formats a share with two digits, or with three at 100 %."""
+    return f"{100 * share:.{0 if share >= 0.1 else 2}{'f' if share >= 0.1 else 'g'}} %"
 
 
 def _tiles(figures: Figures) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def print_views(console: Console, report: dict[str, Any]) -> None:
         f"view, {report['boxes_unlearned']} in none; pixels per epoch: {report['pixels_vs_800x1333']:.3f} of one "
         f"800 x 1333 pass"
     )
+    if report["classes_unlearned"]:
+        console.print(Text(f"no view learns from any box of {one_line(', '.join(report['classes_unlearned']), 200)}"))
     if report["boxes_valid_at_no_scale"]:
         console.print(
             f"{report['boxes_valid_at_no_scale']} boxes are valid at no scale, and {report['boxes_without_chip']} of "

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_det.data.suggestion import CHIP, ENLARGED, FOCUS, LARGE, SINGLE_LARGEST, TEST_WIDER
+from lightning_det.data.suggested_parts import FOCUS, LARGE
+from lightning_det.data.suggestion import CHIP, ENLARGED, SINGLE_LARGEST, TEST_WIDER
 from lightning_det.inspection.proposal import Suggestion
 
 

@@ -111,6 +111,12 @@ def report_boxes(cfg: DictConfig, detector: Detector, store: AnnotationStore, da
             "sizes, cut, thinner than data.min_side, or not shown (lightning-det inspect draws the views)",
             *(unlearned, total, len(store)),
         )
+    if counts["boxes_learned"] and (names := counts["classes_unlearned"]):
+        log.warning(
+            "train: in the first epoch, no view learns from any box of %s: AP of these classes will be 0 unless other "
+            "epochs do (lightning-det inspect draws the views)",
+            one_line(", ".join(names), 200),
+        )
     boxes = boxes_in_views(store, looks, **data.visibility)
     said = misfit(boxes, detector, len(cfg.dataset.anchor_sizes), cfg.seed, own_priors(cfg))
     if said:

@@ -1,5 +1,6 @@
 """Anchors beside the boxes that they are to find."""
 
+from dataclasses import replace
 from math import sqrt
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from support.sizes import coco_like, drone_like, make_store, of_store
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
+from lightning_det.annotations import LabelMap
 from lightning_det.backbones import tiny_backbone
 from lightning_det.data.anchors import boxes_in_views, misfit, reach, suggested_sizes
 from lightning_det.data.sampler import plan_epoch
@@ -208,3 +210,17 @@ def test_boxes_that_the_first_epoch_leaves_out_are_counted(caplog, ranges, level
         ((said, message),) = found
         assert said == level
         assert f"no view learns from {6 if level == 'INFO' else 14} of 14 boxes in 2 images" in message
+
+
+def test_classes_that_no_view_learns_from_are_named(caplog):
+    """Their AP of 0 counts in the mean."""
+    boxes = np.array([[20, 20, 36, 36], [20, 20, 36, 36], [100, 100, 300, 300.0]])
+    store = make_store([(640, 480)] * 2, [boxes] * 2)
+    store = replace(store, labels=np.array([0, 1, 1, 0, 0, 2], np.int32), label_map=LabelMap(["car", "van", "bus"]))
+    data = SimpleNamespace(
+        train_views=Planner(Pyramid([1.0], [[0, 30]])), visibility={"min_visible": 0.5, "min_side": 1.0}
+    )
+    cfg = OmegaConf.create({"seed": 0, "dataset": {"anchor_sizes": SIZES}, "detector": {}})
+    report_boxes(cfg, detector(sizes=[8, 16, 32, 64, 128]), store, data)
+    (said,) = [r.getMessage() for r in caplog.records if "any box" in r.getMessage()]
+    assert "no view learns from any box of bus: AP" in said

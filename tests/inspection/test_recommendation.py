@@ -47,6 +47,7 @@ FIGURES = Figures(
     without_boxes=0,
     boxes_per_image=10.0,
     crowd=0.1,
+    crowded=10.0,
     object_share=0.02,
     median_size=27.0,
     small_size=20.0,
@@ -54,7 +55,9 @@ FIGURES = Figures(
     seen=18.0,
     stride=8.0,
     factor=0.9,
+    single=0.5,
     finest=1.2,
+    unlearned=0.01,
     scales=2,
     object_tiles=0.1,
     costs={
@@ -80,8 +83,35 @@ def test_small_objects_on_background_get_chips():
 
 
 def test_objects_that_are_large_in_their_images_get_one_view():
-    assert chosen(scales=1) == "single_scale"
-    assert chosen(scales=1, without_boxes=90) == "single_scale"
+    assert chosen(scales=1, single=0.9) == "single_scale"
+    assert chosen(scales=1, single=0.9, without_boxes=90) == "single_scale"
+
+
+def test_one_view_must_show_the_large_images_well_too():
+    found = recommend(replace(FIGURES, scales=1))
+    assert found.strategy[0] == "tiles"
+    assert "not the large ones" in " ".join(found.reasons)
+    for single, warned in ((0.5, False), (0.9, True)):
+        figures = replace(FIGURES, scales=1, single=single)
+        assert bool(unneeded_views(figures, Planner(Pyramid([1.0]), Chips(64)))) == warned
+    said = " ".join(recommend(replace(FIGURES, scales=1, single=0.8)).reasons)
+    assert "shown at 0.8 times" in said
+
+
+def test_objects_that_are_too_long_for_chips_get_whole_images():
+    assert chosen(unlearned=0.09) == "sniper_no_negatives"
+    found = recommend(replace(FIGURES, unlearned=0.56))
+    assert found.strategy[0] == "single_scale"
+    assert "leave out 56 % of the boxes" in " ".join(found.reasons)
+
+
+def test_chips_with_more_pixels_than_the_image_are_not_chosen():
+    costs = {**FIGURES.costs, "sniper_no_negatives": cost_of(6.0, 3.0, 0.0655, 3.5)}
+    assert chosen(costs=costs) == "sniper_no_negatives"  # the image has 16 megapixels at their scale
+    assert chosen(costs=costs, single=1.2) == "tiles"  # 2.8
+    small = costs | {"single_scale": cost_of(1.0, 0.4, 0.4, 0.4)}
+    assert chosen(costs=small, single=1.2) == "single_scale"
+    assert chosen(costs=small) == "tiles"  # images are too large for that
 
 
 def test_images_without_boxes_are_shown_by_tiles():
@@ -118,7 +148,7 @@ def test_objects_everywhere_get_tiles():
 @pytest.mark.parametrize("scales", [1, 2])
 def test_every_length_is_possible_and_ends_with_a_validation(images, seconds, scales):
     figures = replace(
-        FIGURES, images=images, scales=scales, speed=Speed(seconds, seconds / 3, 0.01, 0.001, 0.005, 0.01)
+        FIGURES, images=images, scales=scales, single=0.9, speed=Speed(seconds, seconds / 3, 0.01, 0.001, 0.005, 0.01)
     )
     found = recommend(figures)
     length, batch = found.settings["trainer"], found.settings["data"]["batch_size"]
@@ -158,7 +188,9 @@ def test_the_announced_steps_are_those_of_whole_batches():
 
 def test_crowded_images_keep_all_of_their_detections():
     assert "test" not in recommend(FIGURES).settings
-    assert recommend(replace(FIGURES, crowd=2.0)).settings["test"]["max_detections"] == 300
+    assert recommend(replace(FIGURES, crowd=2.0, crowded=200.0)).settings["test"]["max_detections"] == 300
+    # An image of 12 megapixels has 1200 anyway, and the limit is a number, not one per megapixel.
+    assert recommend(replace(FIGURES, crowd=1.25, crowded=1500.0)).settings["test"]["max_detections"] == 2200
 
 
 def test_a_training_waits_for_its_loader_or_computes_beside_it():

@@ -90,7 +90,7 @@ def test_what_inspect_says(capsys, monkeypatch):
     report |= dict.fromkeys((*warnings, "anchors", "anchors_misfit"))
     for names in (list(HOSTILE), KEPT[:9]):
         report |= {"classes": dict.fromkeys(names, 3), "boxes_valid_at_no_scale": 0}
-        report |= {"anchors": None, "anchors_misfit": ""}
+        report |= {"anchors": None, "anchors_misfit": "", "classes_unlearned": names}
         print_report(report, [])
         said = capsys.readouterr().out
         assert printable(said) == said
