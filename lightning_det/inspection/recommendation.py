@@ -20,7 +20,6 @@ BACKGROUNDS = 0.1
 CROWDED = 0.7
 """Share of ``test.max_detections`` that the boxes of a crowded image may take."""
 
-
 SHRUNK = 0.8
 """Scale of whole images, divided by the one at which objects are seen well, below which one view is not enough."""
 
@@ -148,8 +147,9 @@ def _sizes(figures: Figures, strategy: str) -> tuple[str, str]:
 
 
 def _percent(share: float) -> str:
-    """Formats a share with two digits, or with three at 100 %."""
-    return f"{100 * share:.{0 if share >= 0.1 else 2}{'f' if share >= 0.1 else 'g'}} %"
+    """Formats a share: whole per cents from 10 % on, two digits below."""
+    form = ".0f" if share >= 0.1 else ".2g"
+    return f"{100 * share:{form}} %"
 
 
 def _tiles(figures: Figures) -> dict[str, Any]:

@@ -18,7 +18,6 @@ PUBLISHED_VIEW = 1408 * 2016
 """Pixels of the largest canvas in the published pyramids for COCO. Views up to this size have the published limit of
 detections."""
 
-
 SPARE = 4
 """How many times a view's limit the detector finds where detections are removed because of their place. Otherwise
 the small objects that tiles show whole would take the places of a large one."""
