@@ -21,7 +21,7 @@ from lightning_det.inspection.recommendation import Recommendation, recommend
 from lightning_det.protocols.detector import Detector
 from lightning_det.views.resolution import scale_factor
 
-FEWEST = 0.005
+FEWEST = 0.001
 """Share of the chips below which a scale is left out: none of its objects needs it, or they are too thin there."""
 
 STRIDE = 16.0

@@ -16,7 +16,7 @@ from lightning_det.data.coco import Coco
 from lightning_det.data.voc import Voc
 from lightning_det.data.yolo import Yolo
 
-EXAMPLES = 120
+EXAMPLES = 80
 
 FUZZ = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
