@@ -39,7 +39,7 @@ def step_losses(detector: Detector, batch: Batch) -> dict[str, Tensor]:
 
 @contextmanager
 def many_graphs() -> Iterator[None]:
-    """Allows `MOST_GRAPHS` graphs of what is compiled.
+    """Lets the compiler make up to `MOST_GRAPHS` graphs of a function.
 
     Raises:
         UserError: there are more.
