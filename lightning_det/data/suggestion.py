@@ -60,7 +60,7 @@ SINGLE_SMALL = 21.0
 """Maximum size of a small object at the resolution of single-scale training, pixels: COCO's."""
 
 THINNEST = 4.0
-"""Pixels that the short side of a thin object should have at that resolution."""
+"""Short side of a thin object at the resolution of single-scale training, pixels."""
 
 SINGLE_LEAST = 40
 """Minimum long side of that resolution, in cells of the finest feature map, if images are that large."""
@@ -90,7 +90,7 @@ def suggest(
         stride: pixels of the view per cell of the detector's finest feature map.
         thin: 10th percentile of the short sides of the boxes, pixels: thin objects must not vanish.
         labels: (n,) int, classes of the boxes; a class of large objects keeps its scale. None: there is one class.
-        without: scales that SNIPER leaves out, by number, the finest is 0.
+        without: numbers of the scales that SNIPER leaves out; the finest is 0.
 
     Returns:
         The nodes as plain data, with the keys of ``conf/dataset/coco.yaml``; None if there are no boxes. For images of

@@ -19,8 +19,8 @@ PUBLISHED_VIEW = 1408 * 2016
 detections."""
 
 SPARE = 4
-"""How many times a view's limit the detector finds where detections are removed because of their place. Otherwise
-the small objects that tiles show whole would take the places of a large one."""
+"""Factor of a view's limit up to which the detector finds detections if some are removed because of their place.
+Otherwise the small objects that tiles show whole would take the places of a large one."""
 
 
 class Inference(NamedTuple):

@@ -113,8 +113,8 @@ def report_boxes(cfg: DictConfig, detector: Detector, store: AnnotationStore, da
         )
     if counts["boxes_learned"] and (names := counts["classes_unlearned"]):
         log.warning(
-            "train: in the first epoch, no view learns from any box of %s: AP of these classes will be 0 unless other "
-            "epochs do (lightning-det inspect draws the views)",
+            "train: in the first epoch, no view learns from any box of %s: AP of these classes stays 0 unless later "
+            "epochs show them (lightning-det inspect draws the views)",
             one_line(", ".join(names), 200),
         )
     boxes = boxes_in_views(store, looks, **data.visibility)
